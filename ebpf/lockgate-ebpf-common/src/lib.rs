@@ -1,0 +1,1 @@
+//! Kernel ABI shared by the eBPF programs and lockgate-intercept

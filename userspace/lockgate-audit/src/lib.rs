@@ -1,0 +1,1 @@
+//! Audit records: canonical encoding, hash chain, checkpoints, verification

@@ -1,0 +1,1 @@
+//! From protocol messages to operations and mask plans

@@ -1,0 +1,1 @@
+//! Kernel side: loading the eBPF programs, capture, attribution

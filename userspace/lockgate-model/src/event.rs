@@ -1,0 +1,232 @@
+//! Every step that is recorded. An event is made once, hashed by lockgate-audit, and never rewritten.
+//!
+//! Events carry no secret, and of statements that touch a masked table only the normalized text.
+
+use crate::{
+    approval::{Resolution, Vote},
+    id::{DecisionId, NodeName, OperationId, PolicyVersion, RequestId, SessionId, TargetName},
+    operation::{Digest, Facts, Operation, Parameter, SqlContext},
+    outcome::{Closing, Outcome},
+    session::Session,
+    time::Timestamp,
+    verdict::{Denial, RecordStatements, Verdict},
+};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// One recorded step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When.
+    pub at: Timestamp,
+    /// The session it belongs to, when it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
+    /// What.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "event", content = "data")]
+pub enum EventKind {
+    /// A flow was accepted, attributed and matched to a target.
+    SessionStarted(Box<Session>),
+    /// An operation was decided. Written before anything of it is forwarded.
+    OperationDecided {
+        /// What was asked.
+        operation: RecordedOperation,
+        /// What policy said.
+        verdict: Box<Verdict>,
+        /// Set when the operation is refused now: the words the client got.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        denial: Option<Denial>,
+    },
+    /// It waits for people.
+    ApprovalRequested {
+        /// The request.
+        request: RequestId,
+        /// The operation that waits.
+        operation: OperationId,
+        /// What a decision must echo.
+        command_digest: Digest,
+        /// When it is denied by itself.
+        expires_at: Timestamp,
+    },
+    /// A notification was tried.
+    Notified {
+        /// The request.
+        request: RequestId,
+        /// `webhook:approvals`.
+        channel: String,
+        /// How often it was tried, this one included.
+        attempt: u32,
+        /// HTTP status, when there was an answer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        status: Option<u16>,
+        /// What went wrong, when it did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
+    /// Somebody voted.
+    VoteCast {
+        /// The request.
+        request: RequestId,
+        /// The vote.
+        vote: Vote,
+    },
+    /// Somebody tried to decide and was refused.
+    DecisionRefused {
+        /// The request, when one was named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        request: Option<RequestId>,
+        /// `webhook:approvals`, `local:1000`.
+        channel: String,
+        /// Who it claimed to be, when known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+        /// Machine-readable: `bad_signature`, `stale`, `replayed`, …
+        code: String,
+        /// For people.
+        detail: String,
+    },
+    /// A request ended.
+    ApprovalResolved {
+        /// The request.
+        request: RequestId,
+        /// How.
+        resolution: Resolution,
+    },
+    /// An allowed (or approved) operation is sent on now. Written before its first byte goes upstream.
+    Forwarded {
+        /// The operation.
+        operation: OperationId,
+        /// The decision that lets it pass (after a hold: the evaluation made when the hold ended).
+        decision: DecisionId,
+        /// The approval that lets it pass, after a hold.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        approval: Option<RequestId>,
+    },
+    /// An operation that waited is refused after all.
+    Refused {
+        /// The operation.
+        operation: OperationId,
+        /// The decision quoted to the client.
+        decision: DecisionId,
+        /// The words the client got.
+        denial: Denial,
+    },
+    /// The first rows of a result, as the client saw them (masked).
+    ResultRows {
+        /// The operation.
+        operation: OperationId,
+        /// Column names.
+        columns: Vec<String>,
+        /// Values as text; binary as hex; None is NULL.
+        rows: Vec<Vec<Option<String>>>,
+        /// True when the result went on.
+        truncated: bool,
+    },
+    /// The target answered.
+    Responded {
+        /// The operation.
+        operation: OperationId,
+        /// What it answered.
+        outcome: Outcome,
+    },
+    /// A session ended. Exactly one a session.
+    SessionEnded(Closing),
+    /// A connection ended before it became a session.
+    FlowRefused {
+        /// Why, for people.
+        detail: String,
+        /// How it ended.
+        closing: Closing,
+        /// What is known of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        flow: Option<Box<crate::flow::Flow>>,
+        /// The target, when it was matched.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        target: Option<TargetName>,
+    },
+    /// The agent started.
+    AgentStarted {
+        /// Its node.
+        node: NodeName,
+        /// Its version.
+        version: String,
+        /// The policy in force.
+        policy: PolicyVersion,
+    },
+    /// The agent stops in order.
+    AgentStopped {
+        /// Its node.
+        node: NodeName,
+    },
+    /// A changed policy is in force.
+    PolicyLoaded {
+        /// Its version.
+        version: PolicyVersion,
+        /// Files it was made of.
+        files: Vec<String>,
+        /// Warnings of the loader.
+        warnings: Vec<String>,
+    },
+    /// A changed policy is broken; the last good one stays in force.
+    PolicyRejected {
+        /// The one that stays.
+        in_force: PolicyVersion,
+        /// file:line:column: what is wrong.
+        errors: Vec<String>,
+    },
+    /// Something could not be recorded or seen; how much is known.
+    Gap {
+        /// Where (`kernel_events`, `crash`, `bypass`).
+        stage: String,
+        /// How many, when known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        count: Option<u64>,
+        /// For people.
+        detail: String,
+    },
+}
+
+/// An operation as it may rest in a record: literals and values only where no mask forbids them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedOperation {
+    /// Its id.
+    pub id: OperationId,
+    /// What it is and does.
+    pub facts: Arc<Facts>,
+    /// The statement, exact or normalized.
+    pub text: Arc<str>,
+    /// True when `text` has its literals replaced.
+    pub normalized: bool,
+    /// Bound values; empty when normalized.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parameters: Vec<Parameter>,
+    /// How many bound values there were.
+    pub parameter_count: u32,
+    /// What an approval of it is bound to.
+    pub digest: Digest,
+    /// Where it would run.
+    pub context: SqlContext,
+}
+
+impl RecordedOperation {
+    /// Cuts an operation to what may rest.
+    pub fn of(operation: &Operation, statements: RecordStatements) -> Self {
+        let normalized = operation.touches_masked || statements == RecordStatements::Normalized;
+        Self {
+            id: operation.id,
+            facts: operation.facts.clone(),
+            text: if normalized { operation.normalized.clone() } else { operation.text.clone() },
+            normalized,
+            parameters: if normalized { Vec::new() } else { operation.parameters.clone() },
+            parameter_count: u32::try_from(operation.parameters.len()).unwrap_or(u32::MAX),
+            digest: operation.digest,
+            context: operation.context.clone(),
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Domain types and ports of lockgate: the words every other crate speaks.
+//!
+//! ```text
+//! Flow ──attribute──▶ Session ──decode, inspect──▶ Operation ──evaluate──▶ Verdict ──enforce──▶ Permit ──relay, mask──▶ Outcome ──▶ Record
+//! ```
+//!
+//! Nothing here performs IO, reads a clock or draws randomness; ids and times are made by whoever
+//! owns the outside world ([`port::Ambient`]) and passed in. No type of a database, protocol grammar
+//! or kernel interface appears.
+
+pub mod addr;
+pub mod approval;
+pub mod event;
+pub mod flow;
+pub mod id;
+pub mod operation;
+pub mod outcome;
+pub mod port;
+pub mod principal;
+pub mod secret;
+pub mod session;
+pub mod sql;
+pub mod time;
+pub mod verdict;
+pub mod workload;
+
+pub use id::{DecisionId, OperationId, RequestId, SessionId};
+pub use secret::{Secret, SecretRef};
+pub use time::Timestamp;

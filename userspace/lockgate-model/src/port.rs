@@ -1,0 +1,117 @@
+//! Where the layers meet: what the data plane asks of its surroundings. Every port has at least a real
+//! implementation and a scripted one in tests.
+
+use crate::{
+    approval::{ApprovalRequest, Progress, WithdrawReason},
+    event::Event,
+    flow::Flow,
+    time::Timestamp,
+    workload::Workload,
+};
+use std::{future::Future, pin::Pin};
+
+/// A boxed future; ports are `dyn`.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Clock and randomness.
+pub trait Ambient: Send + Sync {
+    /// The wall clock.
+    fn now(&self) -> Timestamp;
+    /// 128 random bits from the operating system.
+    fn random(&self) -> u128;
+}
+
+/// How safe a record must be before the call returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Durability {
+    /// Written to the operating system: survives a SIGKILL of lockgate.
+    Written,
+    /// Synced to the device: survives power loss.
+    Synced,
+}
+
+/// Proof that events rest in the log. Made by recorders alone.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    last_seq: u64,
+}
+
+impl Receipt {
+    /// For recorders: the sequence number of the last event that rests.
+    pub fn new(last_seq: u64) -> Self {
+        Self { last_seq }
+    }
+
+    /// The sequence number of the last event that rests.
+    pub fn last_seq(self) -> u64 {
+        self.last_seq
+    }
+}
+
+/// The record could not be written. Whoever gets this refuses the operation.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// The device or file failed.
+    #[error("the audit log cannot be written: {0}")]
+    Io(String),
+    /// More is waiting to be written than may wait.
+    #[error("the audit log is behind: {0} events are waiting")]
+    Overloaded(usize),
+    /// One event is larger than a record may be.
+    #[error("an event of {0} bytes is larger than a record may be")]
+    TooLarge(usize),
+    /// The recorder has stopped.
+    #[error("the recorder has stopped")]
+    Stopped,
+}
+
+/// The audit log, as the data plane and the control plane see it.
+pub trait Recorder: Send + Sync {
+    /// Appends events in order, and answers when they are as safe as asked.
+    fn record(
+        &self,
+        events: Vec<Event>,
+        durability: Durability,
+    ) -> BoxFuture<'_, Result<Receipt, RecordError>>;
+
+    /// Queues events for the owner task without waiting: for drop guards and for what follows a forward.
+    /// Never loses an event silently: what cannot be queued is counted and becomes a `gap` record.
+    fn submit(&self, events: Vec<Event>);
+}
+
+/// Why a request could not be opened. The operation is then denied.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApprovalError {
+    /// Too many requests are pending.
+    #[error("{0} requests for approval are already pending")]
+    TooManyPending(usize),
+    /// The control plane is away.
+    #[error("approvals are unavailable: {0}")]
+    Unavailable(String),
+}
+
+/// The control plane, as the data plane sees it.
+pub trait Approvals: Send + Sync {
+    /// Opens a request: recorded (synced) and queued for notification when this returns.
+    fn open(
+        &self,
+        request: ApprovalRequest,
+    ) -> BoxFuture<'_, Result<Box<dyn PendingApproval>, ApprovalError>>;
+}
+
+/// A request that waits. Dropping it withdraws it as [`WithdrawReason::Disconnected`].
+pub trait PendingApproval: Send {
+    /// Where it stands now.
+    fn progress(&self) -> Progress;
+    /// Waits until it changes; cancel-safe. After a resolution it returns at once.
+    fn changed(&mut self) -> BoxFuture<'_, Progress>;
+    /// Takes it back. Returns when the withdrawal is recorded.
+    fn withdraw(self: Box<Self>, reason: WithdrawReason) -> BoxFuture<'static, ()>;
+}
+
+/// The kernel side, as the data plane sees it.
+pub trait Attributor: Send + Sync {
+    /// The workload behind a flow. Never fails: what cannot be read is absent. May read /proc (bounded).
+    fn attribute(&self, flow: &Flow) -> Workload;
+}

@@ -1,0 +1,210 @@
+//! Who a flow comes from, and how sure that is.
+
+use serde::{Deserialize, Serialize};
+
+/// How an identity was established; ordered from weakest to strongest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Assurance {
+    /// Text that the job could have written.
+    Claimed,
+    /// uid, unit, cgroup, executable: what the kernel says.
+    Kernel,
+    /// A Kubernetes or CI object says so.
+    Platform,
+    /// Issuer-signed or provider-confirmed, and bound to this pod or runner.
+    Attested,
+}
+
+impl Assurance {
+    /// The name used in policy and in records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Claimed => "claimed",
+            Self::Kernel => "kernel",
+            Self::Platform => "platform",
+            Self::Attested => "attested",
+        }
+    }
+}
+
+/// What kind of actor an identity is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdentityKind {
+    /// A human at a keyboard.
+    Person,
+    /// A service account or daemon.
+    ServiceAccount,
+    /// A job of a CI system.
+    CiJob,
+    /// An autonomous agent.
+    Agent,
+    /// Not known.
+    Unknown,
+}
+
+impl IdentityKind {
+    /// The name used in policy and in records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Person => "person",
+            Self::ServiceAccount => "service_account",
+            Self::CiJob => "ci_job",
+            Self::Agent => "agent",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// The identity behind a flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workload {
+    /// Kind of actor.
+    pub kind: IdentityKind,
+    /// Assurance of the kernel-level facts below (`ci` has its own).
+    pub assurance: Assurance,
+    /// How `assurance` was established, in words for an approver.
+    pub established_by: String,
+    /// The process.
+    pub process: Process,
+    /// cgroup-v2 path, relative to the mount, when it could be resolved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+    /// systemd unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
+    /// Container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
+    /// CI job facts, with an assurance of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ci: Option<CiJob>,
+}
+
+/// The connecting process. Fields are empty when it had exited before it could be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Thread group id.
+    pub pid: u32,
+    /// Start time, nanoseconds on CLOCK_BOOTTIME.
+    pub start_boottime_ns: u64,
+    /// Real user id.
+    pub uid: u32,
+    /// Real group id.
+    pub gid: u32,
+    /// User name, when the host knows one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Executable path as the process's own mount namespace shows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exe: Option<String>,
+    /// SHA-256 of the executable, lower-case hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exe_sha256: Option<String>,
+    /// Arguments, bounded; written by the process, so `claimed`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub argv: Vec<String>,
+    /// Working directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// Parents, nearest first, bounded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ancestry: Vec<Ancestor>,
+    /// True when the process had exited (or its pid was reused) before it could be read.
+    #[serde(default)]
+    pub exited: bool,
+}
+
+/// One parent process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ancestor {
+    /// Its pid.
+    pub pid: u32,
+    /// Its name.
+    pub name: String,
+}
+
+/// A systemd unit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unit {
+    /// `actions.runner.acme.service`
+    pub name: String,
+    /// systemd's InvocationID, when it can be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invocation_id: Option<String>,
+    /// True for a unit of a user manager (`--user`), which the user can make.
+    #[serde(default)]
+    pub user_unit: bool,
+}
+
+/// A container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// `docker`, `containerd`, `podman`, `cri-o`, or `unknown`.
+    pub runtime: String,
+    /// Kubernetes pod UID from the cgroup path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
+}
+
+/// Facts of a CI job.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CiJob {
+    /// `github_actions`, `gitlab`, `buildkite`, `circleci`, `jenkins`.
+    pub provider: String,
+    /// How sure these facts are; from the environment alone: claimed.
+    pub assurance: CiAssurance,
+    /// `acme/billing`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+    /// `deploy.yml`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<String>,
+    /// Job name or id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// Run id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<String>,
+    /// Attempt of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_attempt: Option<String>,
+    /// Where a person can look at the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_url: Option<String>,
+    /// Full ref (`refs/heads/main`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git_ref: Option<String>,
+    /// Whether the provider protects that ref.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ref_protected: Option<bool>,
+    /// Commit id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// Who wrote that commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit_author: Option<String>,
+    /// `push`, `pull_request`, …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_name: Option<String>,
+    /// Who owns the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// Who triggered this attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub triggering_actor: Option<String>,
+}
+
+/// Assurance of CI facts; a newtype so that its default is the weakest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CiAssurance(pub Assurance);
+
+impl Default for CiAssurance {
+    fn default() -> Self {
+        Self(Assurance::Claimed)
+    }
+}

@@ -1,0 +1,1 @@
+//! The policy language: compile, evaluate, explain, approve, permit

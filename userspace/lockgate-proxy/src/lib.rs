@@ -1,0 +1,1 @@
+//! Data plane: accept, gate, relay, mask

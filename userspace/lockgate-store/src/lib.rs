@@ -1,0 +1,1 @@
+//! How records and state rest: append-only segments and sled
