@@ -2,13 +2,14 @@
 //! implementation and a scripted one in tests.
 
 use crate::{
+    addr::ClientAddr,
     approval::{ApprovalRequest, Progress, WithdrawReason},
     event::Event,
     flow::Flow,
     time::Timestamp,
     workload::Workload,
 };
-use std::{future::Future, pin::Pin};
+use std::{future::Future, os::fd::BorrowedFd, pin::Pin};
 
 /// A boxed future; ports are `dyn`.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -110,8 +111,24 @@ pub trait PendingApproval: Send {
     fn withdraw(self: Box<Self>, reason: WithdrawReason) -> BoxFuture<'static, ()>;
 }
 
+/// Why an accepted connection has no flow. It is then closed, never served.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FlowError {
+    /// Nobody redirected it here: somebody dialled the proxy itself.
+    #[error("the connection was not redirected by lockgate's hooks")]
+    Unattributed,
+    /// The kernel's answer does not fit the connection.
+    #[error("the kernel's facts do not fit the connection: {0}")]
+    Mismatch(String),
+    /// The kernel could not be asked.
+    #[error("the kernel cannot be asked: {0}")]
+    Io(String),
+}
+
 /// The kernel side, as the data plane sees it.
 pub trait Attributor: Send + Sync {
+    /// The flow behind an accepted connection, by its file descriptor.
+    fn flow(&self, accepted: BorrowedFd<'_>, client: ClientAddr) -> Result<Flow, FlowError>;
     /// The workload behind a flow. Never fails: what cannot be read is absent. May read /proc (bounded).
     fn attribute(&self, flow: &Flow) -> Workload;
 }
