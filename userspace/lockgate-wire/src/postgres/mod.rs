@@ -10,7 +10,7 @@
 //!
 //! Deliberately absent: authentication exchanges (SCRAM needs randomness), SQL, and policy.
 
-//AUTOMATON
+pub mod automaton;
 pub mod backend;
 pub mod error;
 pub mod frame;
