@@ -1,1 +1,11 @@
-//! End-to-end tests on real servers, clients and kernel hooks
+//! Harness of the end-to-end tests, the demo and the side-by-side run: real servers, real clients, the
+//! real daemon, each owned by a guard that ends it and removes what it left.
+//!
+//! Nothing here mocks lockgate. The one stand-in is [`receiver`]: the far side of the webhook, which in
+//! production is somebody's approval tool.
+
+pub mod agent;
+pub mod job;
+pub mod postgres;
+pub mod receiver;
+pub mod scratch;

@@ -1,1 +1,96 @@
-fn main() {}
+//! `cargo xtask VERB`: everything CI does, and nothing CI does is written elsewhere.
+//!
+//! `setup` installs what is missing; `test` is what `.ci/run` calls; `demo` is the README's first
+//! command. xtask itself stays small: it must compile before anything else is installed.
+
+mod bench;
+mod bpf;
+mod demo;
+mod fuzz;
+mod lint;
+mod setup;
+mod shell;
+mod test;
+mod tidy;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Builds, checks and shows lockgate.
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    after_help = "Examples:\n  cargo xtask demo                 see a psql held, approved, masked and recorded\n  cargo xtask demo --interactive   the same, and you approve\n  cargo xtask test                 all tests, the privileged ones too\n  cargo xtask bench --peers        pgbench beside haproxy and pgbouncer"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what is missing (apt packages, the eBPF toolchain)
+    Setup,
+    /// Run an unmodified psql through lockgate and say what everybody saw
+    Demo {
+        /// Wait for you to approve, from another terminal
+        #[arg(long)]
+        interactive: bool,
+    },
+    /// Install what is missing, check format, lints and layers, run every test
+    Test {
+        /// Only tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Format, clippy with warnings denied, tidy
+    Lint,
+    /// Fail on a dependency that points up, or on a pure crate that reaches IO
+    Tidy,
+    /// Build the eBPF object alone
+    BuildEbpf,
+    /// The end-to-end suite alone (root, cgroups, BPF)
+    E2e {
+        /// Only tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Run the fuzz targets
+    Fuzz {
+        /// Seconds per target
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Only this target
+        target: Option<String>,
+    },
+    /// Criterion benches, and the side-by-side run
+    Bench {
+        /// pgbench through lockgate, haproxy and pgbouncer, interleaved; writes bench/RESULTS.md
+        #[arg(long)]
+        peers: bool,
+        /// Interleaved rounds of the side-by-side run
+        #[arg(long, default_value_t = 5)]
+        rounds: u32,
+        /// Seconds per measurement
+        #[arg(long, default_value_t = 3)]
+        seconds: u32,
+    },
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().verb {
+        Verb::Setup => setup::setup(setup::For::Tests),
+        Verb::Demo { interactive } => demo::run(interactive),
+        Verb::Test { filter } => test::all(filter.as_deref()),
+        Verb::Lint => lint::all(),
+        Verb::Tidy => tidy::check(),
+        Verb::BuildEbpf => {
+            setup::setup(setup::For::Build)?;
+            bpf::build_ebpf()
+        }
+        Verb::E2e { filter } => {
+            setup::setup(setup::For::Tests)?;
+            test::end_to_end(filter.as_deref())
+        }
+        Verb::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref()),
+        Verb::Bench { peers, rounds, seconds } => bench::run(peers, rounds, seconds),
+    }
+}
