@@ -1,1 +1,19 @@
-//! The policy language: compile, evaluate, explain, approve, permit
+//! The policy language: compile, evaluate, explain, approve, permit.
+//!
+//! YAML rules with a typed `match:` block and an optional CEL `when:` become a [`CompiledPolicy`]; a session's
+//! operation evaluated against it becomes a [`Verdict`](lockgate_model::verdict::Verdict); [`approval`] moves a
+//! held one through its votes; [`permit`] turns an allowed and recorded one into the right to send its bytes.
+//!
+//! Pure: no IO, clock or randomness; `now` and ids are arguments, files are handed over as text. The one
+//! exception is a short-lived thread with a large stack on which CEL text is compiled while a policy loads.
+//! Nothing here parses SQL (facts come from lockgate-inspect) or knows how approvals are notified.
+
+pub mod approval;
+pub mod diagnostic;
+pub mod permit;
+pub mod yaml;
+
+mod policy;
+
+pub use diagnostic::Diagnostic;
+pub use policy::{CompiledPolicy, Loaded, SessionPolicy, SourceFile, TestOutcome};
