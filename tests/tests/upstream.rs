@@ -1,0 +1,17 @@
+//! The harness's own server, and lockgate's upstream connector against it.
+
+use lockgate_tests::postgres::{HostAuth, PostgresOptions, TestPostgres};
+
+#[test]
+fn a_test_server_starts_crashes_restarts_and_leaves_nothing() {
+    let mut server = TestPostgres::start(PostgresOptions::new().tls().auth(HostAuth::Md5)).expect("start");
+    let dir = server.socket_dir().to_owned();
+    assert_eq!(server.psql("SELECT left(rolpassword, 3) FROM pg_authid WHERE rolname = 'postgres'").expect("query"), "md5");
+    assert!(server.ca_pem().expect("tls").contains("BEGIN CERTIFICATE"));
+    server.kill().expect("kill");
+    server.psql("SELECT 1").expect_err("it is down");
+    server.restart().expect("restart");
+    assert_eq!(server.psql("SELECT 1").expect("query"), "1");
+    drop(server);
+    assert!(!dir.exists());
+}
