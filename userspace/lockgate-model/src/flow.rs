@@ -11,8 +11,10 @@ pub struct Flow {
     /// Where the client wanted to go.
     pub original_dst: OriginalDst,
     /// The client socket's `SO_COOKIE`.
+    #[serde(with = "crate::wide")]
     pub socket_cookie: u64,
     /// The client's network namespace (`SO_NETNS_COOKIE`); 0 when the kernel does not tell.
+    #[serde(with = "crate::wide")]
     pub netns_cookie: u64,
     /// The connecting task.
     pub process: ProcessFacts,
@@ -28,12 +30,14 @@ pub struct ProcessFacts {
     /// The connecting thread.
     pub tid: u32,
     /// Start of the thread-group leader, nanoseconds on CLOCK_BOOTTIME: with `tgid`, the process's identity.
+    #[serde(with = "crate::wide")]
     pub start_boottime_ns: u64,
     /// Real user id.
     pub uid: u32,
     /// Real group id.
     pub gid: u32,
     /// cgroup-v2 id (inode of its directory).
+    #[serde(with = "crate::wide")]
     pub cgroup_id: u64,
     /// The connecting *thread's* name; a label, never an identity.
     pub comm: String,

@@ -22,6 +22,7 @@ pub mod session;
 pub mod sql;
 pub mod time;
 pub mod verdict;
+pub mod wide;
 pub mod workload;
 
 pub use id::{DecisionId, OperationId, RequestId, SessionId};

@@ -88,6 +88,7 @@ pub struct Process {
     /// Thread group id.
     pub pid: u32,
     /// Start time, nanoseconds on CLOCK_BOOTTIME.
+    #[serde(with = "crate::wide")]
     pub start_boottime_ns: u64,
     /// Real user id.
     pub uid: u32,
