@@ -1,0 +1,195 @@
+//! What lockgate knows of a target's schema: plain data, loaded by the proxy over a side connection of its own.
+//!
+//! It resolves names as the server does, tells which relation a view reads, and carries attribute numbers so that masks
+//! follow the server's own (table OID, attribute number). It never asks the server anything itself, and whatever it does
+//! not know is unknown, not absent.
+
+use std::collections::{HashMap, HashSet};
+
+/// What kind of relation (`pg_class.relkind`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelationKind {
+    /// `r`: an ordinary table.
+    Table,
+    /// `p`: a partitioned table.
+    PartitionedTable,
+    /// `v`: a view.
+    View,
+    /// `m`: a materialized view.
+    MaterializedView,
+    /// `f`: a foreign table.
+    ForeignTable,
+    /// `S`: a sequence.
+    Sequence,
+    /// `t`: a TOAST table; holds pieces of values.
+    Toast,
+    /// `c`: a composite type.
+    Composite,
+}
+
+impl RelationKind {
+    /// From `pg_class.relkind`; None for kinds without columns of their own (indexes).
+    pub fn from_relkind(relkind: char) -> Option<Self> {
+        Some(match relkind {
+            'r' => Self::Table,
+            'p' => Self::PartitionedTable,
+            'v' => Self::View,
+            'm' => Self::MaterializedView,
+            'f' => Self::ForeignTable,
+            'S' => Self::Sequence,
+            't' => Self::Toast,
+            'c' => Self::Composite,
+            _ => return None,
+        })
+    }
+}
+
+/// One relation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relation {
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// Its schema (`pg_temp_3` and the like included).
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: RelationKind,
+    /// Its columns with attnum > 0 that are not dropped, by attribute number.
+    pub columns: Vec<RelationColumn>,
+    /// OIDs of the relations it inherits from or is a partition of (`pg_inherits`).
+    pub parents: Vec<u32>,
+    /// Views and materialized views: what they show.
+    pub view: Option<ViewDefinition>,
+}
+
+/// One column of a relation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelationColumn {
+    /// `pg_attribute.attnum`.
+    pub attnum: i16,
+    /// Its name.
+    pub name: String,
+    /// `pg_attribute.atttypid`.
+    pub type_oid: u32,
+    /// For a generated column, the columns of the same relation that its expression names, and for an ordinary one nothing.
+    pub generated_from: Vec<i16>,
+}
+
+/// What a view shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ViewDefinition {
+    /// `pg_get_viewdef(oid)`, taken with an empty `search_path`, so that every name in it is qualified.
+    pub text: Option<String>,
+    /// What `pg_depend` says its rewrite rule needs: (relation OID, attribute number; 0 for the whole relation).
+    /// Used when the text is missing or not understood.
+    pub depends_on: Vec<(u32, i16)>,
+}
+
+/// What the loader read, before it is indexed.
+#[derive(Clone, Debug, Default)]
+pub struct CatalogueParts {
+    /// Every relation of every schema, `pg_catalog` and `information_schema` included (system views differ in OID from
+    /// one version to the next, so nothing about them is built in).
+    pub relations: Vec<Relation>,
+    /// Names of functions, procedures and aggregates outside `pg_catalog` and `information_schema`: an unqualified call
+    /// of such a name is not taken for the built-in.
+    pub functions: HashSet<String>,
+    /// Names of operators outside `pg_catalog`.
+    pub operators: HashSet<String>,
+    /// `current_schemas(false)` of a fresh session of the upstream role: the search path when a session set none.
+    pub search_path: Vec<String>,
+}
+
+/// A target's schema at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct CatalogueSnapshot {
+    relations: Vec<Relation>,
+    by_oid: HashMap<u32, usize>,
+    by_name: HashMap<String, Vec<usize>>,
+    functions: HashSet<String>,
+    operators: HashSet<String>,
+    search_path: Vec<String>,
+}
+
+/// What a relation name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolution<'a> {
+    /// This relation, for sure.
+    Found(&'a Relation),
+    /// Not in the snapshot, or a temporary relation of that name may stand before it.
+    Unknown,
+}
+
+impl CatalogueSnapshot {
+    /// Indexes what the loader read.
+    pub fn new(parts: CatalogueParts) -> Self {
+        let mut by_oid = HashMap::with_capacity(parts.relations.len());
+        let mut by_name: HashMap<String, Vec<usize>> = HashMap::with_capacity(parts.relations.len());
+        for (index, relation) in parts.relations.iter().enumerate() {
+            by_oid.insert(relation.oid, index);
+            by_name.entry(relation.name.clone()).or_default().push(index);
+        }
+        Self {
+            relations: parts.relations,
+            by_oid,
+            by_name,
+            functions: parts.functions,
+            operators: parts.operators,
+            search_path: parts.search_path,
+        }
+    }
+
+    /// Every relation.
+    pub fn relations(&self) -> &[Relation] {
+        &self.relations
+    }
+
+    /// The relation with this OID.
+    pub fn relation(&self, oid: u32) -> Option<&Relation> {
+        self.by_oid.get(&oid).and_then(|index| self.relations.get(*index))
+    }
+
+    /// What a name stands for under a search path (None: the role's default). As the server resolves it: temporary
+    /// relations first, then `pg_catalog` unless the path names it, then the path in order.
+    pub fn resolve(
+        &self,
+        schema: Option<&str>,
+        name: &str,
+        search_path: Option<&[String]>,
+    ) -> Resolution<'_> {
+        let candidates =
+            || self.by_name.get(name).into_iter().flatten().filter_map(|index| self.relations.get(*index));
+        let within = |schema: &str| candidates().find(|relation| relation.schema == schema);
+        if let Some(schema) = schema {
+            return within(schema).map_or(Resolution::Unknown, Resolution::Found);
+        }
+        if candidates().any(|relation| relation.schema.starts_with("pg_temp")) {
+            return Resolution::Unknown;
+        }
+        let path = search_path.unwrap_or(&self.search_path);
+        let implicit = (!path.iter().any(|schema| schema == "pg_catalog")).then_some("pg_catalog");
+        implicit
+            .into_iter()
+            .chain(path.iter().map(String::as_str))
+            .find_map(within)
+            .map_or(Resolution::Unknown, Resolution::Found)
+    }
+
+    /// Whether a function of this name exists outside `pg_catalog`.
+    pub fn has_user_function(&self, name: &str) -> bool {
+        self.functions.contains(name)
+    }
+
+    /// Whether an operator of this name exists outside `pg_catalog`.
+    pub fn has_user_operator(&self, name: &str) -> bool {
+        self.operators.contains(name)
+    }
+}
+
+impl Relation {
+    /// The column of this name.
+    pub fn column(&self, name: &str) -> Option<&RelationColumn> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+}

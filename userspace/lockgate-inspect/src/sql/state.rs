@@ -1,0 +1,391 @@
+//! What of a session's state changes the meaning of a text: how strings are lexed, in which encoding, where names are
+//! looked up, and what its prepared statements and cursors are. Fed by startup parameters, ParameterStatus and the
+//! statements that ran; never asks the server.
+//!
+//! Knowledge only shrinks when it is in doubt: what a statement may or may not have changed is unknown until the server
+//! says so.
+
+use super::{Control, Setting, Statement};
+use std::{collections::HashMap, sync::Arc};
+
+/// How many prepared statements and how many cursors are remembered by name; one more is simply not known, and what is
+/// not known is opaque. Drivers keep tens to a few hundred.
+const MAX_NAMES: usize = 4096;
+
+/// Where unqualified names are looked up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SearchPath {
+    /// The role's default; `pg_catalog` comes first.
+    #[default]
+    Default,
+    /// These schemas.
+    Known(Vec<String>),
+    /// Something changed it, or may have.
+    Unknown,
+}
+
+impl SearchPath {
+    /// Whether an unqualified function or operator name can be taken for `pg_catalog`'s: nothing stands before it.
+    pub fn catalog_first(&self) -> bool {
+        match self {
+            Self::Default => true,
+            Self::Known(schemas) => {
+                let first = schemas.iter().find(|schema| *schema != "pg_temp");
+                !schemas.iter().any(|schema| schema == "pg_catalog")
+                    || first.is_some_and(|schema| schema == "pg_catalog")
+            }
+            Self::Unknown => false,
+        }
+    }
+
+    /// The path to resolve relation names with: None is the role's default, and an unknown path resolves nothing.
+    pub fn schemas(&self) -> Option<&[String]> {
+        match self {
+            Self::Default => None,
+            Self::Known(schemas) => Some(schemas),
+            Self::Unknown => Some(&[]),
+        }
+    }
+}
+
+/// The settings that a transaction's end can take back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Settings {
+    standard_conforming_strings: Option<bool>,
+    client_encoding_utf8: bool,
+    search_path: SearchPath,
+    role: Option<String>,
+}
+
+/// What of a session's state changes the meaning of a text.
+#[derive(Clone, Debug)]
+pub struct SessionState {
+    /// Whether a backslash in plain quotes is an ordinary character; None means unknown, and then both are judged.
+    pub standard_conforming_strings: Option<bool>,
+    /// Whether the client's encoding is UTF-8; in others a byte of a character can be a backslash or a quote.
+    pub client_encoding_utf8: bool,
+    /// Where unqualified names are looked up.
+    pub search_path: SearchPath,
+    /// The role that SET ROLE or SET SESSION AUTHORIZATION put in force.
+    pub role: Option<String>,
+    /// As the session began: what RESET and DISCARD ALL go back to.
+    initial: Settings,
+    /// What COMMIT leaves in force, while a transaction is open.
+    at_commit: Option<Settings>,
+    /// What ROLLBACK goes back to, while a transaction is open.
+    at_rollback: Option<Settings>,
+    prepared: HashMap<String, Arc<Statement>>,
+    cursors: HashMap<String, Arc<Statement>>,
+}
+
+impl Default for SessionState {
+    fn default() -> Self {
+        Self::from_startup(&[])
+    }
+}
+
+impl SessionState {
+    /// From the parameters of a StartupMessage (`client_encoding`, `search_path`, `options`, …).
+    pub fn from_startup(parameters: &[(String, String)]) -> Self {
+        let initial = Settings {
+            standard_conforming_strings: None,
+            client_encoding_utf8: true,
+            search_path: SearchPath::Default,
+            role: None,
+        };
+        let mut state = Self {
+            standard_conforming_strings: None,
+            client_encoding_utf8: true,
+            search_path: SearchPath::Default,
+            role: None,
+            initial: initial.clone(),
+            at_commit: None,
+            at_rollback: None,
+            prepared: HashMap::new(),
+            cursors: HashMap::new(),
+        };
+        for (name, value) in parameters {
+            match name.as_str() {
+                "options" => {
+                    for (name, value) in startup_options(value) {
+                        state.assign(&name, &Setting::Values(vec![value]));
+                    }
+                }
+                _ => state.assign(&name.to_ascii_lowercase(), &Setting::Values(vec![value.clone()])),
+            }
+        }
+        state.initial = state.settings();
+        state
+    }
+
+    /// A statement ran and the server said that it succeeded.
+    pub fn apply(&mut self, statement: &Statement) {
+        match &statement.control {
+            Control::None | Control::Savepoint | Control::Fetch { .. } | Control::Execute { .. } => {}
+            Control::Begin => {
+                if self.at_rollback.is_none() {
+                    self.at_rollback = Some(self.settings());
+                    self.at_commit = self.at_rollback.clone();
+                }
+            }
+            Control::Commit { chain } => {
+                if let Some(settings) = self.at_commit.take() {
+                    self.restore(settings);
+                }
+                self.end_transaction(*chain);
+            }
+            Control::Rollback { chain } => {
+                if let Some(settings) = self.at_rollback.take() {
+                    self.restore(settings);
+                }
+                self.end_transaction(*chain);
+            }
+            // Which settings were made after the savepoint is not kept: in doubt is unknown.
+            Control::RollbackTo => self.doubt(),
+            Control::Set { name, value, local } => {
+                self.assign(name, value);
+                if !local && self.at_commit.is_some() {
+                    self.at_commit = Some(self.settings());
+                }
+            }
+            Control::ResetAll | Control::DiscardAll => {
+                self.restore(self.initial.clone());
+                if self.at_commit.is_some() {
+                    self.at_commit = Some(self.initial.clone());
+                }
+                if matches!(statement.control, Control::DiscardAll) {
+                    self.prepared.clear();
+                    self.cursors.clear();
+                }
+            }
+            Control::Prepare { name, inner } => self.prepare(name, inner.clone()),
+            Control::Deallocate { name: Some(name) } => self.forget_prepared(name),
+            Control::Deallocate { name: None } => self.prepared.clear(),
+            Control::Declare { name, inner } => self.open_cursor(name, inner.clone()),
+            Control::Close { name: Some(name) } => self.close_cursor(name),
+            Control::Close { name: None } => self.cursors.clear(),
+            Control::Anything => self.doubt(),
+        }
+    }
+
+    /// A statement was sent, and the next one is judged before the server has answered: whatever it could change is
+    /// unknown from here on.
+    pub fn sent(&mut self, statement: &Statement) {
+        let before = self.settings();
+        self.apply(statement);
+        let after = self.settings();
+        if before.standard_conforming_strings != after.standard_conforming_strings {
+            self.standard_conforming_strings = None;
+        }
+        self.client_encoding_utf8 = before.client_encoding_utf8 && after.client_encoding_utf8;
+        if before.search_path != after.search_path {
+            self.search_path = SearchPath::Unknown;
+        }
+    }
+
+    /// The server reported a parameter.
+    pub fn parameter_status(&mut self, name: &str, value: &str) {
+        let name = name.to_ascii_lowercase();
+        if matches!(name.as_str(), "standard_conforming_strings" | "client_encoding" | "search_path") {
+            self.assign(&name, &Setting::Values(split_path_if(&name, value)));
+            if self.at_rollback.is_none() {
+                self.initial.standard_conforming_strings =
+                    self.initial.standard_conforming_strings.or(self.standard_conforming_strings);
+            }
+        }
+    }
+
+    /// A statement was prepared under this name (by Parse, or by PREPARE).
+    pub fn prepare(&mut self, name: &str, statement: Arc<Statement>) {
+        remember(&mut self.prepared, name, statement);
+    }
+
+    /// A prepared statement was closed.
+    pub fn forget_prepared(&mut self, name: &str) {
+        self.prepared.remove(name);
+    }
+
+    /// A cursor or portal of this name reads this query.
+    pub fn open_cursor(&mut self, name: &str, statement: Arc<Statement>) {
+        remember(&mut self.cursors, name, statement);
+    }
+
+    /// A cursor or portal was closed.
+    pub fn close_cursor(&mut self, name: &str) {
+        self.cursors.remove(name);
+    }
+
+    /// What EXECUTE of this name runs, when known.
+    pub fn prepared(&self, name: &str) -> Option<&Arc<Statement>> {
+        self.prepared.get(name)
+    }
+
+    /// What FETCH of this name reads, when known.
+    pub fn cursor(&self, name: &str) -> Option<&Arc<Statement>> {
+        self.cursors.get(name)
+    }
+
+    fn end_transaction(&mut self, chain: bool) {
+        // Cursors WITH HOLD survive a commit; a name that no longer exists makes FETCH fail, which harms nobody.
+        let settings = chain.then(|| self.settings());
+        self.at_commit.clone_from(&settings);
+        self.at_rollback = settings;
+    }
+
+    fn doubt(&mut self) {
+        self.standard_conforming_strings = None;
+        self.search_path = SearchPath::Unknown;
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            standard_conforming_strings: self.standard_conforming_strings,
+            client_encoding_utf8: self.client_encoding_utf8,
+            search_path: self.search_path.clone(),
+            role: self.role.clone(),
+        }
+    }
+
+    fn restore(&mut self, settings: Settings) {
+        self.standard_conforming_strings = settings.standard_conforming_strings;
+        self.client_encoding_utf8 = settings.client_encoding_utf8;
+        self.search_path = settings.search_path;
+        self.role = settings.role;
+    }
+
+    fn assign(&mut self, name: &str, value: &Setting) {
+        let one = match value {
+            Setting::Values(values) => values.first().map(String::as_str),
+            Setting::Default | Setting::Unknown => None,
+        };
+        match name {
+            "standard_conforming_strings" => {
+                self.standard_conforming_strings = match value {
+                    Setting::Default => self.initial.standard_conforming_strings,
+                    Setting::Values(_) | Setting::Unknown => one.and_then(boolean),
+                };
+            }
+            "client_encoding" | "names" => {
+                self.client_encoding_utf8 = match value {
+                    Setting::Default => self.initial.client_encoding_utf8,
+                    Setting::Values(_) | Setting::Unknown => one.is_some_and(is_utf8),
+                };
+            }
+            "search_path" => {
+                self.search_path = match value {
+                    Setting::Default => self.initial.search_path.clone(),
+                    Setting::Unknown => SearchPath::Unknown,
+                    Setting::Values(values) => SearchPath::Known(
+                        // A value that came as one text (startup, ParameterStatus, set_config) is a list in itself.
+                        match values.as_slice() {
+                            [list] => split_path(list),
+                            _ => values.clone(),
+                        },
+                    ),
+                };
+            }
+            "role" | "session_authorization" => {
+                self.role = match value {
+                    Setting::Default => None,
+                    Setting::Values(_) | Setting::Unknown => {
+                        Some(one.unwrap_or("unknown").to_owned()).filter(|role| role != "none")
+                    }
+                };
+            }
+            _ => {}
+        }
+    }
+}
+
+fn remember(names: &mut HashMap<String, Arc<Statement>>, name: &str, statement: Arc<Statement>) {
+    if names.len() < MAX_NAMES || names.contains_key(name) {
+        names.insert(name.to_owned(), statement);
+    }
+}
+
+fn split_path_if(name: &str, value: &str) -> Vec<String> {
+    if name == "search_path" { split_path(value) } else { vec![value.to_owned()] }
+}
+
+/// `"$user", public` to its schemas, folding what is not quoted (SplitIdentifierString in varlena.c).
+fn split_path(list: &str) -> Vec<String> {
+    let mut schemas = Vec::new();
+    let mut current = String::new();
+    let mut quoted = false;
+    let mut characters = list.chars().peekable();
+    while let Some(c) = characters.next() {
+        match c {
+            '"' if quoted && characters.peek() == Some(&'"') => {
+                characters.next();
+                current.push('"');
+            }
+            '"' => quoted = !quoted,
+            ',' if !quoted => schemas.push(std::mem::take(&mut current)),
+            c if !quoted && c.is_whitespace() => {}
+            c if !quoted => current.extend(c.to_lowercase()),
+            c => current.push(c),
+        }
+    }
+    schemas.push(current);
+    schemas.retain(|schema| !schema.is_empty());
+    schemas
+}
+
+/// A boolean setting's value (parse_bool in bool.c: unique prefixes count).
+fn boolean(value: &str) -> Option<bool> {
+    match value.trim().to_ascii_lowercase().as_str() {
+        "on" | "true" | "tru" | "tr" | "t" | "yes" | "ye" | "y" | "1" => Some(true),
+        "off" | "of" | "false" | "fals" | "fal" | "fa" | "f" | "no" | "n" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+/// Encoding names ignore case and everything but letters and digits (pg_char_to_encoding in encnames.c).
+fn is_utf8(value: &str) -> bool {
+    let name: String =
+        value.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    matches!(name.as_str(), "utf8" | "unicode")
+}
+
+/// The settings in the startup parameter `options`: `-c name=value`, `-cname=value`, `--name=value`; a backslash keeps the
+/// next character (pg_split_opts in postinit.c).
+fn startup_options(options: &str) -> Vec<(String, String)> {
+    let mut words = Vec::new();
+    let mut word = String::new();
+    let mut characters = options.chars();
+    let mut started = false;
+    while let Some(c) = characters.next() {
+        match c {
+            '\\' => {
+                started = true;
+                word.extend(characters.next());
+            }
+            c if c.is_whitespace() => {
+                if started {
+                    words.push(std::mem::take(&mut word));
+                }
+                started = false;
+            }
+            c => {
+                started = true;
+                word.push(c);
+            }
+        }
+    }
+    if started {
+        words.push(word);
+    }
+    let mut settings = Vec::new();
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        let setting = match word.strip_prefix("-c").or_else(|| word.strip_prefix("--")) {
+            Some("") => words.next(),
+            Some(rest) => Some(rest.to_owned()),
+            None => None,
+        };
+        if let Some((name, value)) = setting.as_deref().and_then(|setting| setting.split_once('=')) {
+            settings.push((name.trim().replace('-', "_").to_ascii_lowercase(), value.to_owned()));
+        }
+    }
+    settings
+}
