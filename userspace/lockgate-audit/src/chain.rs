@@ -1,0 +1,179 @@
+//! The chain: every record carries the hash of the one before it.
+//!
+//! ```text
+//! line(n) = JCS {at, data, event, node, prev: hash(n-1), seq: n, session?, v}     one line, no spaces
+//! hash(n) = SHA-256("lockgate/audit/record/v1\0" ‖ line(n))                        without the newline
+//! hash(0) = 64 zeros
+//! ```
+//!
+//! An event is encoded where it is made ([`Encoded`], the costly part, in parallel); the chain's owner only
+//! adds `node`, `prev`, `seq` and hashes.
+
+use crate::{
+    canonical::{self, EncodeError},
+    record::VERSION,
+};
+use lockgate_model::{SessionId, event::Event, id::NodeName};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use sha2::{Digest as _, Sha256};
+use std::{fmt, io::Write as _, str::FromStr};
+
+/// Keeps a record's hash from being the hash of anything else that lockgate hashes.
+const RECORD_DOMAIN: &[u8] = b"lockgate/audit/record/v1\0";
+
+/// SHA-256 of one record, and through `prev` of all records before it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ChainHash(pub [u8; 32]);
+
+impl ChainHash {
+    /// What the first record names as the one before it.
+    pub const GENESIS: Self = Self([0; 32]);
+
+    /// The hash of a line (without its newline).
+    pub fn of_line(line: &[u8]) -> Self {
+        Self(Sha256::new().chain_update(RECORD_DOMAIN).chain_update(line).finalize().into())
+    }
+}
+
+impl fmt::Display for ChainHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = [0; 64];
+        match hex::encode_to_slice(self.0, &mut text) {
+            Ok(()) => f.write_str(str::from_utf8(&text).map_err(|_| fmt::Error)?),
+            Err(_) => Err(fmt::Error),
+        }
+    }
+}
+
+impl fmt::Debug for ChainHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Not a chain hash.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected 64 lower-case hexadecimal digits (SHA-256)")]
+pub struct HashError;
+
+impl FromStr for ChainHash {
+    type Err = HashError;
+
+    fn from_str(text: &str) -> Result<Self, HashError> {
+        if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Err(HashError);
+        }
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes).map_err(|_| HashError)?;
+        Ok(Self(bytes))
+    }
+}
+
+impl Serialize for ChainHash {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ChainHash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// The end of a chain: how many records, and the hash of the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tip {
+    /// Number of the last record; 0 before the first.
+    pub seq: u64,
+    /// Its hash.
+    pub hash: ChainHash,
+}
+
+impl Tip {
+    /// The end of an empty chain.
+    pub const EMPTY: Self = Self { seq: 0, hash: ChainHash::GENESIS };
+}
+
+/// An event, encoded up to the members that only the chain knows.
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    /// `{"at":…,"data":…,"event":…`: the members that sort before `node`.
+    opening: Vec<u8>,
+    /// Sorts after `seq`.
+    session: Option<SessionId>,
+}
+
+impl Encoded {
+    /// Encodes an event.
+    pub fn of(event: &Event) -> Result<Self, EncodeError> {
+        let mut opening = Vec::with_capacity(OPENING_CAPACITY);
+        opening.extend_from_slice(b"{\"at\":");
+        canonical::write(&event.at, &mut opening)?;
+        let kind = opening.len();
+        canonical::write(&event.kind, &mut opening)?;
+        // `{"data":…,"event":…}` becomes `,"data":…,"event":…`: both sort between `at` and `node`.
+        if let Some(brace) = opening.get_mut(kind) {
+            *brace = b',';
+        }
+        opening.pop();
+        Ok(Self { opening, session: event.session })
+    }
+
+    /// About how long its line will be.
+    pub fn line_len(&self) -> usize {
+        self.opening.len() + CHAIN_MEMBERS_BYTES
+    }
+}
+
+/// A typical decided SELECT; saves growing.
+const OPENING_CAPACITY: usize = 2048;
+
+/// `prev`, `seq`, `session` and `v` with their names, and a node name of usual length.
+const CHAIN_MEMBERS_BYTES: usize = 220;
+
+/// The writing end of a chain.
+#[derive(Clone, Debug)]
+pub struct Chain {
+    /// `,"node":"…","prev":"`
+    node_member: Vec<u8>,
+    tip: Tip,
+}
+
+impl Chain {
+    /// Goes on after `tip` ([`Tip::EMPTY`] for a new chain).
+    pub fn resume(node: &NodeName, tip: Tip) -> Self {
+        let mut node_member = b",\"node\":".to_vec();
+        canonical::write_str(node.as_str(), &mut node_member);
+        node_member.extend_from_slice(b",\"prev\":\"");
+        Self { node_member, tip }
+    }
+
+    /// The last record.
+    pub fn tip(&self) -> Tip {
+        self.tip
+    }
+
+    /// Forgets records that could not be written: back to an earlier tip.
+    pub fn rewind(&mut self, tip: Tip) {
+        self.tip = tip;
+    }
+
+    /// Writes the next line, newline included, to the end of `out`.
+    pub fn append(&mut self, event: &Encoded, out: &mut Vec<u8>) -> Tip {
+        let start = out.len();
+        let seq = self.tip.seq + 1;
+        out.extend_from_slice(&event.opening);
+        out.extend_from_slice(&self.node_member);
+        // Writing to a Vec cannot fail.
+        let _ = write!(out, "{}\",\"seq\":{seq}", self.tip.hash);
+        if let Some(session) = event.session {
+            let _ = write!(out, ",\"session\":\"{session}\"");
+        }
+        let _ = write!(out, ",\"v\":{VERSION}}}");
+        let hash = ChainHash::of_line(out.get(start..).unwrap_or_default());
+        out.push(b'\n');
+        self.tip = Tip { seq, hash };
+        self.tip
+    }
+}
