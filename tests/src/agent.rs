@@ -156,7 +156,8 @@ impl Agent {
 
     /// Runs `lockgate ARGUMENTS --config …` as root and waits for it.
     pub fn cli(&self, arguments: &[&str]) -> Result<Output> {
-        let (verb, rest) = arguments.split_at(arguments.iter().take_while(|part| !part.starts_with('-')).count());
+        let (verb, rest) =
+            arguments.split_at(arguments.iter().take_while(|part| !part.starts_with('-')).count());
         Command::new(&self.binary)
             .args(verb)
             .arg("--config")
@@ -287,10 +288,9 @@ pub async fn http_status(port: u16, path: &str) -> Option<u16> {
 pub fn built_binary(name: &str) -> Result<PathBuf> {
     let here = std::env::current_exe()?;
     let candidates = here.ancestors().skip(1).take(2).map(|dir| dir.join(name));
-    candidates
-        .into_iter()
-        .find(|path| path.is_file())
-        .with_context(|| format!("{name} is not built; run `cargo build --package {name}` (cargo xtask test does)"))
+    candidates.into_iter().find(|path| path.is_file()).with_context(|| {
+        format!("{name} is not built; run `cargo build --package {name}` (cargo xtask test does)")
+    })
 }
 
 /// Where cgroup v2 is mounted.

@@ -5,6 +5,7 @@
 //! production is somebody's approval tool.
 
 pub mod agent;
+pub mod certificate;
 pub mod job;
 pub mod postgres;
 pub mod receiver;

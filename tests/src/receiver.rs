@@ -114,7 +114,9 @@ impl Receiver {
     pub async fn requested(&self, text: &str) -> Result<Delivery> {
         self.wait_for(Duration::from_secs(15), |delivery| {
             delivery.kind() == "lockgate.approval.requested"
-                && delivery.data()["operation"]["statement"].as_str().is_some_and(|statement| statement.contains(text))
+                && delivery.data()["operation"]["statement"]
+                    .as_str()
+                    .is_some_and(|statement| statement.contains(text))
         })
         .await
     }
@@ -127,8 +129,10 @@ impl Drop for Receiver {
 }
 
 async fn deliver(State(inner): State<Arc<Inner>>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-    let (id, stamp, signature) = (header("webhook-id"), header("webhook-timestamp"), header("webhook-signature"));
+    let header =
+        |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let (id, stamp, signature) =
+        (header("webhook-id"), header("webhook-timestamp"), header("webhook-signature"));
     if !verify(SECRET, &id, &stamp, &body, &signature) {
         return StatusCode::UNAUTHORIZED;
     }
@@ -209,13 +213,15 @@ impl Decision {
 /// Posts a body with headers to an http:// URL of this machine.
 pub async fn post_raw(url: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Result<(u16, Value)> {
     use http_body_util::{BodyExt, Full};
-    let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build_http();
+    let client =
+        hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build_http();
     let mut request = hyper::Request::post(url).header("content-type", "application/json");
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
     let response =
-        timeout(Duration::from_secs(10), client.request(request.body(Full::new(Bytes::from(body)))?)).await??;
+        timeout(Duration::from_secs(10), client.request(request.body(Full::new(Bytes::from(body)))?))
+            .await??;
     let status = response.status().as_u16();
     let bytes = response.into_body().collect().await?.to_bytes();
     Ok((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))

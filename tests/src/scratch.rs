@@ -14,7 +14,8 @@ pub struct Scratch(tempfile::TempDir);
 impl Scratch {
     /// Makes one under the system's temporary directory.
     pub fn new(name: &str) -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix(&format!("lockgate-{name}-")).tempdir().context("scratch")?;
+        let dir =
+            tempfile::Builder::new().prefix(&format!("lockgate-{name}-")).tempdir().context("scratch")?;
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))?;
         Ok(Self(dir))
     }

@@ -6,7 +6,10 @@ use lockgate_tests::postgres::{HostAuth, PostgresOptions, TestPostgres};
 fn a_test_server_starts_crashes_restarts_and_leaves_nothing() {
     let mut server = TestPostgres::start(PostgresOptions::new().tls().auth(HostAuth::Md5)).expect("start");
     let dir = server.socket_dir().to_owned();
-    assert_eq!(server.psql("SELECT left(rolpassword, 3) FROM pg_authid WHERE rolname = 'postgres'").expect("query"), "md5");
+    assert_eq!(
+        server.psql("SELECT left(rolpassword, 3) FROM pg_authid WHERE rolname = 'postgres'").expect("query"),
+        "md5"
+    );
     assert!(server.ca_pem().expect("tls").contains("BEGIN CERTIFICATE"));
     server.kill().expect("kill");
     server.psql("SELECT 1").expect_err("it is down");
