@@ -1,0 +1,10 @@
+//! End to end: a real PostgreSQL, a real psql, the real daemon and the real kernel hooks.
+//!
+//! Needs root, cgroup v2 and BPF, and fails without. One test binary, so that it links once.
+
+mod approvals;
+mod attacks;
+mod masking;
+mod protocol;
+mod records;
+mod world;
