@@ -1,1 +1,324 @@
-//! Kernel ABI shared by the eBPF programs and lockgate-intercept
+//! Kernel ABI: what the eBPF programs and lockgate-intercept both know.
+//!
+//! `repr(C)` types without implicit padding, map names, statistic slots and [`ABI_VERSION`], which is the first word of the pinned
+//! `CFG` map and is compared before anything else of a pinned set is believed. No logic beyond
+//! address arithmetic lives here, and nobody but `lockgate-ebpf` and `lockgate-intercept` sees it.
+#![no_std]
+
+/// Version of every type and map below. Raise it with any change of size, meaning or map type;
+/// a pinned set of another version is refused, never reinterpreted.
+pub const ABI_VERSION: u32 = 1;
+
+/// IPv4 is kept as `::ffff:a.b.c.d`; four words in network byte order, as the kernel hands them out.
+pub type Address = [u32; 4];
+
+/// The third word of a v4-mapped address.
+pub const V4_MAPPED: u32 = 0x0000_ffffu32.to_be();
+
+/// `IPPROTO_TCP`, `IPPROTO_UDP`, `IPPROTO_ICMP`, `IPPROTO_ICMPV6` (IANA protocol numbers).
+pub mod protocol {
+    /// TCP.
+    pub const TCP: u32 = 6;
+    /// UDP.
+    pub const UDP: u32 = 17;
+    /// ICMP.
+    pub const ICMP: u32 = 1;
+    /// ICMPv6.
+    pub const ICMPV6: u32 = 58;
+}
+
+/// Deepest cgroup level a governed cgroup may have: the programs walk the ancestors 1..=12 of the
+/// current task. Kubernetes under nested systemd stays below 10.
+pub const MAX_CGROUP_LEVEL: i32 = 12;
+
+/// Capacity of the maps that userspace fills.
+pub mod capacity {
+    /// Governed cgroups.
+    pub const CGROUPS: u32 = 4096;
+    /// Governed users.
+    pub const UIDS: u32 = 4096;
+    /// Protected destinations (prefix and port).
+    pub const TARGETS: u32 = 16384;
+    /// Handshakes in flight between `connect()` and the accepted socket.
+    pub const FLOWS: u32 = 65536;
+    /// Bytes of the denial ring; a full ring drops events and counts them.
+    pub const EVENT_BYTES: u32 = 256 * 1024;
+}
+
+/// The only element of `CFG`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// [`ABI_VERSION`]; first, so that any build can read it.
+    pub abi: u32,
+    /// The listener's port, host byte order; 0 while there is none.
+    pub port: u32,
+    /// The proxy's own cgroup: its traffic is never touched, and it alone may bind `port`.
+    pub proxy_cgroup: u64,
+    /// Offset of `start_boottime` in `struct task_struct` of the running kernel.
+    pub start_boottime_offset: u32,
+    /// Offset of `group_leader` in `struct task_struct`.
+    pub group_leader_offset: u32,
+}
+
+/// Where a [`Flow`] stands.
+pub mod state {
+    /// Not redirected (or the last `connect()` was let through).
+    pub const NONE: u32 = 0;
+    /// `connect()` was rewritten to the listener.
+    pub const REDIRECTED: u32 = 1;
+}
+
+/// What is known of a client socket; from `connect()` on it also describes the accepted socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// `SO_COOKIE` of the client socket.
+    pub cookie: u64,
+    /// `SO_NETNS_COOKIE` of the client socket; 0 when the kernel does not tell (before 5.15).
+    pub netns: u64,
+    /// cgroup-v2 id of the connecting task.
+    pub cgroup: u64,
+    /// `start_boottime` of the thread-group leader, ns.
+    pub start_ns: u64,
+    /// When `connect()` was seen, CLOCK_BOOTTIME ns.
+    pub seen_ns: u64,
+    /// Thread group of the connecting task.
+    pub tgid: u32,
+    /// The connecting thread.
+    pub tid: u32,
+    /// Real uid, in the initial user namespace.
+    pub uid: u32,
+    /// Real gid, in the initial user namespace.
+    pub gid: u32,
+    /// Where the client wanted to go.
+    pub daddr: Address,
+    /// Its port, host byte order.
+    pub dport: u32,
+    /// Governed thread group that made the socket; 0 when no governed task did.
+    pub creator_tgid: u32,
+    /// [`state`].
+    pub state: u32,
+    /// Address family of the client socket.
+    pub family: u32,
+    /// Name of the connecting thread.
+    pub comm: [u8; 16],
+}
+
+/// Key of `FLOWS`: one TCP handshake. Ports in host byte order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Handshake {
+    /// Network namespace cookie: equal 4-tuples exist in two namespaces.
+    pub netns: u64,
+    /// Client address.
+    pub client: Address,
+    /// Listener address.
+    pub listener: Address,
+    /// Client port.
+    pub client_port: u32,
+    /// Listener port.
+    pub listener_port: u32,
+}
+
+/// Data part of a `TARGETS` key: the port first, then the address, then zeroes; a prefix of
+/// [`TARGET_PORT_BITS`]` + n` bits means "this port, first n bits of the v6 (or v4-mapped) address".
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TargetKey {
+    /// Port, big endian.
+    pub port: [u8; 2],
+    /// Address bytes, then two zero bytes that keep the size a multiple of four.
+    pub address: [u8; 18],
+}
+
+/// Bits of [`TargetKey::port`].
+pub const TARGET_PORT_BITS: u32 = 16;
+/// Prefix length of a whole address with its port.
+pub const TARGET_EXACT_BITS: u32 = TARGET_PORT_BITS + 128;
+
+impl TargetKey {
+    /// The key of one address (words in network byte order) and port (host order).
+    #[inline(always)]
+    pub fn new(address: &Address, port: u32) -> Self {
+        let mut key = Self { port: (port as u16).to_be_bytes(), address: [0; 18] };
+        let mut word = 0;
+        while word < 4 {
+            let bytes = address[word].to_ne_bytes();
+            key.address[word * 4] = bytes[0];
+            key.address[word * 4 + 1] = bytes[1];
+            key.address[word * 4 + 2] = bytes[2];
+            key.address[word * 4 + 3] = bytes[3];
+            word += 1;
+        }
+        key
+    }
+}
+
+/// What `EVENTS` carries.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Denial {
+    /// CLOCK_BOOTTIME ns.
+    pub seen_ns: u64,
+    /// cgroup-v2 id of the task.
+    pub cgroup: u64,
+    /// Where it wanted to go.
+    pub daddr: Address,
+    /// Port, host byte order.
+    pub dport: u32,
+    /// A [`Refusal`] as its code.
+    pub reason: u32,
+    /// Thread group.
+    pub tgid: u32,
+    /// Real uid.
+    pub uid: u32,
+    /// IP protocol.
+    pub protocol: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Name of the thread.
+    pub comm: [u8; 16],
+}
+
+/// Why the kernel side refused something.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// `CFG` could not be read.
+    NoConfig = 1,
+    /// A governed task dialled lockgate's own port.
+    DialsProxy = 2,
+    /// A protected destination by something other than TCP.
+    NotTcp = 3,
+    /// No listener of lockgate in the client's network namespace (lockgate is down, or another netns).
+    NoListener = 4,
+    /// Socket storage could not be allocated.
+    NoMemory = 5,
+    /// Somebody else tried to bind lockgate's port.
+    BindsProxyPort = 6,
+    /// A governed task asked for a socket type that no hook can follow.
+    SocketType = 7,
+}
+
+impl Refusal {
+    /// Every refusal, in code order.
+    pub const ALL: [Self; 7] = [
+        Self::NoConfig,
+        Self::DialsProxy,
+        Self::NotTcp,
+        Self::NoListener,
+        Self::NoMemory,
+        Self::BindsProxyPort,
+        Self::SocketType,
+    ];
+
+    /// The errno that the caller sees (Linux numbers, the same on every architecture aya supports but MIPS).
+    pub const fn errno(self) -> i32 {
+        const EPERM: i32 = 1;
+        const EPROTONOSUPPORT: i32 = 93;
+        const ECONNREFUSED: i32 = 111;
+        match self {
+            Self::NoListener | Self::NoConfig | Self::NoMemory => ECONNREFUSED,
+            Self::SocketType => EPROTONOSUPPORT,
+            Self::DialsProxy | Self::NotTcp | Self::BindsProxyPort => EPERM,
+        }
+    }
+
+    /// The refusal of a code, when there is one.
+    pub fn from_code(code: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|refusal| *refusal as u32 == code)
+    }
+
+    /// A metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoConfig => "no_config",
+            Self::DialsProxy => "dials_proxy",
+            Self::NotTcp => "not_tcp",
+            Self::NoListener => "no_listener",
+            Self::NoMemory => "no_memory",
+            Self::BindsProxyPort => "binds_proxy_port",
+            Self::SocketType => "socket_type",
+        }
+    }
+}
+
+/// Slots of `STATS`; a refusal counts in the slot of its code.
+pub mod stat {
+    /// `connect()` rewritten to the listener.
+    pub const REDIRECTED: u32 = 16;
+    /// Accepted sockets that received their flow.
+    pub const ATTRIBUTED: u32 = 17;
+    /// Connections accepted on the port without a flow: somebody dialled it, or `FLOWS` overflowed.
+    pub const UNATTRIBUTED: u32 = 18;
+    /// A flow found for an accepted socket but too old to be its own.
+    pub const STALE: u32 = 19;
+    /// `FLOWS` refused an entry.
+    pub const FLOWS_FULL: u32 = 20;
+    /// `EVENTS` was full.
+    pub const EVENTS_LOST: u32 = 21;
+    /// Number of slots.
+    pub const SLOTS: u32 = 32;
+}
+
+/// Value of `LISTENER`: this socket is lockgate's.
+pub const LISTENER_TAG: u32 = 0x4c4b_4754;
+
+/// Names of the maps that are pinned.
+pub mod map {
+    /// [`Config`](super::Config).
+    pub const CFG: &str = "CFG";
+    /// cgroup id → 1.
+    pub const CAPTURE_CG: &str = "CAPTURE_CG";
+    /// uid → 1.
+    pub const CAPTURE_UID: &str = "CAPTURE_UID";
+    /// [`TargetKey`](super::TargetKey) → 1.
+    pub const TARGETS: &str = "TARGETS";
+    /// Client socket → [`Flow`](super::Flow).
+    pub const CONN: &str = "CONN";
+    /// [`Handshake`](super::Handshake) → [`Flow`](super::Flow).
+    pub const FLOWS: &str = "FLOWS";
+    /// Accepted socket → [`Flow`](super::Flow).
+    pub const ACC: &str = "ACC";
+    /// Listener → [`LISTENER_TAG`](super::LISTENER_TAG).
+    pub const LISTENER: &str = "LISTENER";
+    /// [`Denial`](super::Denial)s.
+    pub const EVENTS: &str = "EVENTS";
+    /// [`stat`](super::stat) counters.
+    pub const STATS: &str = "STATS";
+    /// All of them.
+    pub const ALL: [&str; 10] =
+        [CFG, CAPTURE_CG, CAPTURE_UID, TARGETS, CONN, FLOWS, ACC, LISTENER, EVENTS, STATS];
+}
+
+const _: () = {
+    assert!(size_of::<Config>() == 24);
+    assert!(size_of::<Flow>() == 104);
+    assert!(size_of::<Handshake>() == 48);
+    assert!(size_of::<TargetKey>() == 20);
+    assert!(size_of::<Denial>() == 72);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_keep_their_codes_and_stay_clear_of_the_other_statistics() {
+        for refusal in Refusal::ALL {
+            assert_eq!(Refusal::from_code(refusal as u32), Some(refusal));
+            assert!((refusal as u32) < stat::REDIRECTED);
+        }
+        assert_eq!(Refusal::from_code(0), None);
+        assert_eq!(Refusal::from_code(99), None);
+    }
+
+    #[test]
+    fn target_keys_are_port_then_address_in_network_order() {
+        let address = [0, 0, V4_MAPPED, u32::from_ne_bytes([10, 20, 0, 1])];
+        let key = TargetKey::new(&address, 5432);
+        assert_eq!(key.port, [0x15, 0x38]);
+        assert_eq!(key.address, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 20, 0, 1, 0, 0]);
+    }
+}

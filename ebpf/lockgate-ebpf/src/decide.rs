@@ -1,0 +1,222 @@
+//! The decisions, without the kernel: the same file is compiled into the BPF object and, on the
+//! host, into the unit tests of lockgate-intercept.
+//!
+//! What has to be asked of the kernel goes through [`World`], so that the *order* of the rules is
+//! tested as well as their outcome. Every rule comes from a way around capture that was measured;
+//! its comment names it.
+
+use lockgate_ebpf_common::{Address, Config, Handshake, Refusal, V4_MAPPED, protocol};
+
+/// One `connect()` as its caller wrote it.
+#[derive(Clone, Copy)]
+pub struct Dial {
+    /// Where to; IPv4 already v4-mapped.
+    pub address: Address,
+    /// Port, host byte order.
+    pub port: u32,
+    /// IP protocol of the socket.
+    pub protocol: u32,
+    /// The address family the rewritten address must be written in.
+    pub socket: Socket,
+}
+
+/// What addresses a socket takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Socket {
+    /// `AF_INET`.
+    V4,
+    /// `AF_INET6`.
+    V6,
+}
+
+/// Where a redirected connection goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Loopback {
+    /// 127.0.0.1, written as such or v4-mapped, as the socket asks.
+    V4,
+    /// `::1`.
+    V6,
+}
+
+/// What happens to a `connect()`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Not ours: unchanged.
+    Pass,
+    /// To the listener.
+    Redirect(Loopback),
+}
+
+/// What the decisions ask of the kernel, about the current task and socket.
+pub trait World {
+    /// The configuration that userspace wrote.
+    fn config(&self) -> Option<Config>;
+    /// Forgets an earlier redirection of this socket.
+    fn forget(&mut self);
+    /// Is the current task in this very cgroup?
+    fn in_cgroup(&self, id: u64) -> bool;
+    /// Is the task (cgroup, ancestors, uid) or the socket's creator governed?
+    fn governed(&self) -> bool;
+    /// Is this destination registered?
+    fn protected(&self, address: &Address, port: u32) -> bool;
+    /// Is there a listener with lockgate's tag at this address in the socket's namespace?
+    fn listener(&self, at: Loopback, port: u32) -> bool;
+    /// Removes a device binding, with which the loopback listener could not be reached.
+    fn unbind_device(&mut self);
+    /// Stores the flow with the socket; false when there is no memory for it.
+    fn record(&mut self, config: &Config, address: &Address, port: u32) -> bool;
+}
+
+/// `connect4` and `connect6`, rule by rule.
+#[inline(always)]
+pub fn connect<W: World>(world: &mut W, dial: &Dial) -> Result<Step, Refusal> {
+    let config = world.config().ok_or(Refusal::NoConfig)?;
+    // AF_UNSPEC and a second connect() would otherwise reuse the first one's attribution.
+    world.forget();
+    if world.in_cgroup(config.proxy_cgroup) || !world.governed() {
+        return Ok(Step::Pass);
+    }
+    // 0.0.0.0, :: and ::ffff:0.0.0.0 all reach services on loopback.
+    let address = normalise(dial.address);
+    // Nobody governed talks to the proxy without being attributed.
+    if dial.port == config.port && is_loopback(&address) {
+        return Err(Refusal::DialsProxy);
+    }
+    if !world.protected(&address, dial.port) {
+        return Ok(Step::Pass);
+    }
+    if dial.protocol != protocol::TCP {
+        return Err(Refusal::NotTcp);
+    }
+    let loopback = choose_listener(world, &config, dial.socket, &address)?;
+    // SO_BINDTODEVICE would make the loopback address unreachable.
+    world.unbind_device();
+    if world.record(&config, &address, dial.port) { Ok(Step::Redirect(loopback)) } else { Err(Refusal::NoMemory) }
+}
+
+/// A v6 destination prefers `::1`; without such a listener 127.0.0.1 is reached v4-mapped (a socket
+/// with IPV6_V6ONLY then gets ENETUNREACH). A destination that is IPv4 stays IPv4.
+#[inline(always)]
+fn choose_listener<W: World>(
+    world: &W,
+    config: &Config,
+    socket: Socket,
+    address: &Address,
+) -> Result<Loopback, Refusal> {
+    if config.port == 0 {
+        return Err(Refusal::NoListener);
+    }
+    if socket == Socket::V6 && !is_v4(address) && world.listener(Loopback::V6, config.port) {
+        return Ok(Loopback::V6);
+    }
+    if world.listener(Loopback::V4, config.port) { Ok(Loopback::V4) } else { Err(Refusal::NoListener) }
+}
+
+/// `sendmsg4` and `sendmsg6`: a governed task sends no datagram to a protected destination (QUIC).
+#[inline(always)]
+pub fn send<W: World>(world: &W, address: Address, port: u32) -> Result<(), Refusal> {
+    let config = world.config().ok_or(Refusal::NoConfig)?;
+    if world.in_cgroup(config.proxy_cgroup) || !world.governed() {
+        return Ok(());
+    }
+    if world.protected(&normalise(address), port) { Err(Refusal::NotTcp) } else { Ok(()) }
+}
+
+/// `bind4` and `bind6`: the listener's port belongs to the proxy's cgroup, also while nobody listens.
+#[inline(always)]
+pub fn bind<W: World>(world: &W, port: u32, ip_protocol: u32) -> Result<(), Refusal> {
+    // Before the first configuration there is no port to guard; binding is not egress.
+    let Some(config) = world.config() else { return Ok(()) };
+    if port == 0 || port != config.port || ip_protocol == protocol::UDP {
+        return Ok(());
+    }
+    if world.in_cgroup(config.proxy_cgroup) { Ok(()) } else { Err(Refusal::BindsProxyPort) }
+}
+
+/// What `sock_create` does with a new inet socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Birth {
+    /// Nobody governed made it.
+    Untagged,
+    /// Remember who made it: it may be connected by somebody else.
+    Tag,
+}
+
+/// `sock_create`: RAW, MPTCP, SCTP, DCCP, SMC and UDP-Lite have ways to send that no connect hook sees.
+#[inline(always)]
+pub fn create<W: World>(world: &W, kind: u32, ip_protocol: u32) -> Result<Birth, Refusal> {
+    const SOCK_RAW: u32 = 3;
+    let Some(config) = world.config() else { return Ok(Birth::Untagged) };
+    if world.in_cgroup(config.proxy_cgroup) || !world.governed() {
+        return Ok(Birth::Untagged);
+    }
+    match ip_protocol {
+        _ if kind == SOCK_RAW => Err(Refusal::SocketType),
+        protocol::TCP | protocol::UDP => Ok(Birth::Tag),
+        // An unprivileged ping: carries nothing to a protected service.
+        protocol::ICMP | protocol::ICMPV6 => Ok(Birth::Tag),
+        _ => Err(Refusal::SocketType),
+    }
+}
+
+/// Unspecified means loopback, as the kernel itself reads it in `connect()`.
+#[inline(always)]
+pub fn normalise(address: Address) -> Address {
+    if is_v4(&address) && address[3] == 0 {
+        return [0, 0, V4_MAPPED, LOCALHOST_V4];
+    }
+    if address[0] == 0 && address[1] == 0 && address[2] == 0 && address[3] == 0 {
+        return LOCALHOST_V6;
+    }
+    address
+}
+
+/// 127.0.0.1 in network byte order.
+pub const LOCALHOST_V4: u32 = 0x7f00_0001u32.to_be();
+/// `::1`.
+pub const LOCALHOST_V6: Address = [0, 0, 0, 1u32.to_be()];
+
+/// Is this an IPv4 address in its v4-mapped form?
+#[inline(always)]
+pub fn is_v4(address: &Address) -> bool {
+    address[0] == 0 && address[1] == 0 && address[2] == V4_MAPPED
+}
+
+/// 127.0.0.0/8 (also v4-mapped) or `::1`.
+#[inline(always)]
+pub fn is_loopback(address: &Address) -> bool {
+    let v4 = is_v4(address) && u32::from_be(address[3]) >> 24 == 127;
+    let v6 = address[0] == 0 && address[1] == 0 && address[2] == 0 && address[3] == 1u32.to_be();
+    v4 || v6
+}
+
+/// How long a handshake may take before its flow is no longer believed: SYN retransmission gives up
+/// after about 127 s with the kernel's default of six retries.
+pub const HANDSHAKE_MAX_NS: u64 = 150_000_000_000;
+
+/// Is a flow seen at `seen_ns` young enough to belong to a connection established at `now_ns`?
+#[inline(always)]
+pub fn is_fresh(seen_ns: u64, now_ns: u64) -> bool {
+    now_ns.wrapping_sub(seen_ns) <= HANDSHAKE_MAX_NS
+}
+
+/// One end of a TCP connection as sock_ops shows it.
+#[derive(Clone, Copy)]
+pub struct End {
+    /// Address; IPv4 v4-mapped.
+    pub address: Address,
+    /// Port, host byte order.
+    pub port: u32,
+}
+
+/// The key under which both ends of one handshake meet.
+#[inline(always)]
+pub fn handshake(netns: u64, client: End, listener: End) -> Handshake {
+    Handshake {
+        netns,
+        client: client.address,
+        listener: listener.address,
+        client_port: client.port,
+        listener_port: listener.port,
+    }
+}

@@ -1,0 +1,69 @@
+//! The maps. Names, types and sizes are part of the ABI: lockgate-intercept pins them by name.
+
+use aya_ebpf::{
+    bindings::{BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
+    btf_maps::SkStorage,
+    helpers::generated::bpf_sk_storage_get,
+    macros::{btf_map, map},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+};
+use lockgate_ebpf_common::{Config, Flow, Handshake, TargetKey, capacity, stat};
+
+#[map]
+pub static CFG: Array<Config> = Array::with_max_entries(1, 0);
+#[map]
+pub static CAPTURE_CG: HashMap<u64, u32> = HashMap::with_max_entries(capacity::CGROUPS, 0);
+#[map]
+pub static CAPTURE_UID: HashMap<u32, u32> = HashMap::with_max_entries(capacity::UIDS, 0);
+#[map]
+pub static TARGETS: LpmTrie<TargetKey, u32> = LpmTrie::with_max_entries(capacity::TARGETS, BPF_F_NO_PREALLOC);
+#[map]
+pub static FLOWS: LruHashMap<Handshake, Flow> = LruHashMap::with_max_entries(capacity::FLOWS, 0);
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(capacity::EVENT_BYTES, 0);
+#[map]
+pub static STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(stat::SLOTS, 0);
+
+#[btf_map]
+pub static CONN: SkStorage<Flow> = SkStorage::new();
+#[btf_map]
+pub static ACC: SkStorage<Flow> = SkStorage::new();
+#[btf_map]
+pub static LISTENER: SkStorage<u32> = SkStorage::new();
+
+/// The value stored with a socket, if any. aya's wrapper takes a sock_addr context only; sock_ops,
+/// sock_create and looked-up sockets need the helper itself.
+///
+/// # Safety
+/// `sk` is a socket pointer that the verifier has seen checked for null.
+#[inline(always)]
+pub unsafe fn stored<T>(map: &'static SkStorage<T>, sk: *mut bpf_sock) -> Option<&'static mut T> {
+    let map = core::ptr::from_ref(map).cast_mut().cast();
+    // SAFETY: the map is a static of this object; the socket is the caller's promise.
+    let value = unsafe { bpf_sk_storage_get(map, sk.cast(), core::ptr::null_mut(), 0) };
+    // SAFETY: the helper returns null or a value of the map's type that lives as long as the program runs.
+    unsafe { value.cast::<T>().as_mut() }
+}
+
+/// Like [`stored`], making a zeroed value when there is none; `None` when memory is short.
+///
+/// # Safety
+/// As [`stored`].
+#[inline(always)]
+pub unsafe fn stored_or_new<T>(map: &'static SkStorage<T>, sk: *mut bpf_sock) -> Option<&'static mut T> {
+    let map = core::ptr::from_ref(map).cast_mut().cast();
+    let create = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
+    // SAFETY: as in `stored`; a null initial value means zeroes.
+    let value = unsafe { bpf_sk_storage_get(map, sk.cast(), core::ptr::null_mut(), create) };
+    // SAFETY: as in `stored`.
+    unsafe { value.cast::<T>().as_mut() }
+}
+
+/// Adds one to a statistic.
+#[inline(always)]
+pub fn count(slot: u32) {
+    if let Some(counter) = STATS.get_ptr_mut(slot) {
+        // SAFETY: a per-CPU slot; the program is not preempted by another on the same CPU.
+        unsafe { *counter += 1 };
+    }
+}

@@ -1,0 +1,132 @@
+//! `sock_ops`: carries a flow from the client socket to the accepted one.
+//!
+//! TCP_CONNECT_CB and not ACTIVE_ESTABLISHED: with TCP Fast Open the accepted socket exists before
+//! the client's is established.
+
+use crate::{
+    decide::{End, handshake, is_fresh, is_loopback},
+    maps::{ACC, CFG, CONN, FLOWS, count, stored, stored_or_new},
+    netns,
+};
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock},
+    helpers::generated::bpf_ktime_get_boot_ns,
+    programs::SockOpsContext,
+};
+use aya_log_ebpf::{error, warn};
+use core::ptr::read_volatile;
+use lockgate_ebpf_common::{V4_MAPPED, stat, state};
+
+/// One callback; anything but the two handshake callbacks is none of ours.
+#[inline(always)]
+pub fn handle(context: &SockOpsContext) {
+    match context.op() {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(context),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(context),
+        _ => {}
+    }
+}
+
+/// The client's SYN is about to leave: its four-tuple is known now.
+#[inline(always)]
+fn connecting(context: &SockOpsContext) {
+    let (local, remote) = ends(context);
+    let Some(config) = CFG.get(0) else { return };
+    if remote.port != config.port || !is_loopback(&remote.address) {
+        return;
+    }
+    // SAFETY: the program's own context.
+    let key = handshake(unsafe { netns::cookie(context.as_ptr()) }, local, remote);
+    // SAFETY: `sk` is checked for null.
+    let flow = sk(context).and_then(|sk| unsafe { stored(&CONN, sk) });
+    match flow {
+        Some(flow) if flow.state == state::REDIRECTED => {
+            if FLOWS.insert(&key, flow, 0).is_err() {
+                count(stat::FLOWS_FULL);
+                error!(context, "FLOWS took no entry: the connection will be closed unattributed");
+            }
+        }
+        // A dial of the port by hand, from a source port that a failed handshake may have left in FLOWS:
+        // it must not inherit that flow.
+        _ => {
+            let _ = FLOWS.remove(&key);
+        }
+    }
+}
+
+/// A connection to the listener is established: its flow moves to the accepted socket.
+#[inline(always)]
+fn accepted(context: &SockOpsContext) {
+    let (local, remote) = ends(context);
+    let Some(config) = CFG.get(0) else { return };
+    if local.port != config.port || !is_loopback(&local.address) {
+        return;
+    }
+    // SAFETY: the program's own context.
+    let key = handshake(unsafe { netns::cookie(context.as_ptr()) }, remote, local);
+    // SAFETY: the value is read before anything can remove it: only this program does, below.
+    let Some(flow) = (unsafe { FLOWS.get(&key) }) else {
+        count(stat::UNATTRIBUTED);
+        return;
+    };
+    // SAFETY: the helper has no precondition.
+    if !is_fresh(flow.seen_ns, unsafe { bpf_ktime_get_boot_ns() }) {
+        count(stat::STALE);
+        let _ = FLOWS.remove(&key);
+        return;
+    }
+    // SAFETY: `sk` is checked for null.
+    match sk(context).and_then(|sk| unsafe { stored_or_new(&ACC, sk) }) {
+        Some(slot) => {
+            *slot = *flow;
+            count(stat::ATTRIBUTED);
+        }
+        None => warn!(context, "no socket storage for an accepted connection: it will be closed unattributed"),
+    }
+    let _ = FLOWS.remove(&key);
+}
+
+#[inline(always)]
+fn sk(context: &SockOpsContext) -> Option<*mut bpf_sock> {
+    // SAFETY: readable in every sock_ops program.
+    let sk = unsafe { read_volatile(&raw const (*context.ops).__bindgen_anon_2.sk) };
+    (!sk.is_null()).then_some(sk)
+}
+
+/// Local and remote end. All fields are loaded before the family is looked at: a branch between
+/// them would give the verifier a modified context pointer.
+#[inline(always)]
+fn ends(context: &SockOpsContext) -> (End, End) {
+    const AF_INET: u32 = 2;
+    let ops = context.ops;
+    // SAFETY: readable in every sock_ops program.
+    unsafe {
+        let family = read_volatile(&raw const (*ops).family);
+        let local4 = read_volatile(&raw const (*ops).local_ip4);
+        let remote4 = read_volatile(&raw const (*ops).remote_ip4);
+        let local6 = [
+            read_volatile(&raw const (*ops).local_ip6[0]),
+            read_volatile(&raw const (*ops).local_ip6[1]),
+            read_volatile(&raw const (*ops).local_ip6[2]),
+            read_volatile(&raw const (*ops).local_ip6[3]),
+        ];
+        let remote6 = [
+            read_volatile(&raw const (*ops).remote_ip6[0]),
+            read_volatile(&raw const (*ops).remote_ip6[1]),
+            read_volatile(&raw const (*ops).remote_ip6[2]),
+            read_volatile(&raw const (*ops).remote_ip6[3]),
+        ];
+        // The local port is in host order, the remote one in the upper half in network order (linux/bpf.h).
+        let local_port = read_volatile(&raw const (*ops).local_port);
+        let remote_port = u32::from_be(read_volatile(&raw const (*ops).remote_port));
+        if family == AF_INET {
+            (
+                End { address: [0, 0, V4_MAPPED, local4], port: local_port },
+                End { address: [0, 0, V4_MAPPED, remote4], port: remote_port },
+            )
+        } else {
+            (End { address: local6, port: local_port }, End { address: remote6, port: remote_port })
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The kernel ABI's types as aya wants them: plain old data in a local wrapper.
+
+use lockgate_ebpf_common::{Config, Flow, TargetKey};
+
+/// A value that is copied to and from the kernel byte by byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub(crate) struct Raw<T>(pub(crate) T);
+
+// SAFETY: repr(C) integers without padding (lockgate-ebpf-common asserts the sizes); any bits are valid.
+unsafe impl aya::Pod for Raw<Config> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<Flow> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<TargetKey> {}

@@ -1,0 +1,138 @@
+//! The cgroup-v2 tree: making and joining cgroups, their ids, and the way back from an id to a path.
+//!
+//! No controller is ever enabled here; lockgate uses cgroups as names for groups of processes.
+
+use crate::{
+    error::{Doing as _, InterceptError},
+    mount, sys,
+};
+use lockgate_ebpf_common::MAX_CGROUP_LEVEL;
+use rustix::fd::{AsFd as _, OwnedFd};
+use std::{
+    collections::HashMap,
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Component, Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+/// Paths remembered for cgroups that may be gone when their flow is attributed.
+const REMEMBERED_PATHS: usize = 8192;
+
+/// A cgroup-v2 id: the inode of its directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct CgroupId(pub(crate) u64);
+
+/// The hierarchy.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    mount: PathBuf,
+    root: OwnedFd,
+    known: Mutex<HashMap<CgroupId, String>>,
+}
+
+impl Tree {
+    pub(crate) fn open() -> Result<Self, InterceptError> {
+        let mount = mount::cgroup2_root()?;
+        let root = fs::File::open(&mount).doing(|| format!("open {}", mount.display()))?.into();
+        Ok(Self { mount, root, known: Mutex::default() })
+    }
+
+    /// Where programs are attached.
+    pub(crate) fn root(&self) -> &OwnedFd {
+        &self.root
+    }
+
+    pub(crate) fn mount(&self) -> &Path {
+        &self.mount
+    }
+
+    /// The directory of a path that is relative to the mount (`/lockgate/run`).
+    pub(crate) fn directory(&self, path: &str) -> Result<PathBuf, InterceptError> {
+        let invalid = || InterceptError::CgroupPath(path.to_owned());
+        let relative = Path::new(path.trim_start_matches('/'));
+        let levels = relative.components().count();
+        if levels == 0 || !relative.components().all(|part| matches!(part, Component::Normal(_))) {
+            return Err(invalid());
+        }
+        if levels > MAX_CGROUP_LEVEL as usize {
+            return Err(InterceptError::TooDeep { path: path.to_owned(), level: levels, max: MAX_CGROUP_LEVEL });
+        }
+        Ok(self.mount.join(relative))
+    }
+
+    /// Makes a cgroup if it is missing.
+    pub(crate) fn create(&self, path: &str) -> Result<CgroupId, InterceptError> {
+        let directory = self.directory(path)?;
+        fs::create_dir_all(&directory).doing(|| format!("create cgroup {}", directory.display()))?;
+        self.id_of(&directory).doing(|| format!("read cgroup {}", directory.display()))
+    }
+
+    /// The id of an existing cgroup; its path is remembered.
+    pub(crate) fn id_of(&self, directory: &Path) -> io::Result<CgroupId> {
+        let id = CgroupId(fs::metadata(directory)?.ino());
+        self.remember(id, self.relative(directory));
+        Ok(id)
+    }
+
+    /// Moves a process (all its threads) into a cgroup. `0` is the caller.
+    pub(crate) fn join(&self, directory: &Path, pid: u32) -> io::Result<()> {
+        fs::write(directory.join("cgroup.procs"), pid.to_string())
+    }
+
+    /// The path of a cgroup, relative to the mount; from memory when it is gone.
+    pub(crate) fn path(&self, id: CgroupId) -> Option<String> {
+        match sys::cgroup_path(self.root.as_fd(), id.0) {
+            Ok(directory) if directory.starts_with(&self.mount) => {
+                let path = self.relative(&directory);
+                self.remember(id, path.clone());
+                Some(path)
+            }
+            // Another mount of the hierarchy was shown; the part below it is unknown to us.
+            Ok(_) | Err(_) => self.known().get(&id).cloned(),
+        }
+    }
+
+    /// All cgroups below the root, as (relative path, directory), at most `bound` of them.
+    pub(crate) fn walk(&self, bound: usize) -> Vec<(String, PathBuf)> {
+        let mut found = Vec::new();
+        let mut open = vec![self.mount.clone()];
+        while let Some(directory) = open.pop() {
+            let Ok(entries) = fs::read_dir(&directory) else { continue };
+            for entry in entries.flatten() {
+                if found.len() >= bound {
+                    return found;
+                }
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    found.push((self.relative(&entry.path()), entry.path()));
+                    open.push(entry.path());
+                }
+            }
+        }
+        found
+    }
+
+    fn relative(&self, directory: &Path) -> String {
+        let below = directory.strip_prefix(&self.mount).unwrap_or(directory);
+        format!("/{}", below.display())
+    }
+
+    fn remember(&self, id: CgroupId, path: String) {
+        let mut known = self.known();
+        // Ids are inodes that are not soon reused; starting over is cheaper than tracking age.
+        if known.len() >= REMEMBERED_PATHS {
+            known.clear();
+        }
+        known.insert(id, path);
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<CgroupId, String>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The v2 path of a process, as /proc/<pid>/cgroup shows it (`0::/path`).
+pub(crate) fn path_of_process(pid: u32) -> io::Result<Option<String>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    Ok(text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned))
+}

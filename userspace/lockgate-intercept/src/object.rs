@@ -1,0 +1,137 @@
+//! The embedded eBPF object: loading it, and finding out by loading what this kernel allows.
+
+use crate::error::{InterceptError, chain};
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{Program, ProgramFd},
+};
+use lockgate_ebpf_common::map;
+use std::path::Path;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lockgate.bpf.o"));
+
+/// One program: its name in the object, the attach type of its link, what it is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spec {
+    pub(crate) name: &'static str,
+    /// `enum bpf_attach_type` (linux/bpf.h).
+    pub(crate) attach_type: u32,
+    pub(crate) job: &'static str,
+}
+
+/// In the order of attachment: redirection starts when everything it needs is in place.
+pub(crate) const PROGRAMS: [Spec; 10] = [
+    Spec { name: "lg_sock_ops", attach_type: 3, job: "carries the flow to the accepted socket" },
+    Spec { name: "lg_getpeername4", attach_type: 29, job: "shows the client its real peer (IPv4)" },
+    Spec { name: "lg_getpeername6", attach_type: 30, job: "shows the client its real peer (IPv6)" },
+    Spec { name: "lg_bind4", attach_type: 8, job: "keeps the listener's port (IPv4)" },
+    Spec { name: "lg_bind6", attach_type: 9, job: "keeps the listener's port (IPv6)" },
+    Spec { name: "lg_sock_create", attach_type: 2, job: "tags sockets, refuses raw ones" },
+    Spec { name: "lg_sendmsg4", attach_type: 14, job: "refuses datagrams to protected targets (IPv4)" },
+    Spec { name: "lg_sendmsg6", attach_type: 15, job: "refuses datagrams to protected targets (IPv6)" },
+    Spec { name: "lg_connect4", attach_type: 10, job: "redirects connect() (IPv4)" },
+    Spec { name: "lg_connect6", attach_type: 11, job: "redirects connect() (IPv6)" },
+];
+
+/// What the programs may use on this kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Features {
+    /// `bpf_set_retval` in these programs (5.18).
+    pub(crate) set_retval: bool,
+    /// The network namespace cookie in sock_ops (5.15).
+    pub(crate) netns_cookie: bool,
+}
+
+impl Features {
+    /// From the newest kernel down; the first set that loads is used.
+    const LADDER: [Self; 3] = [
+        Self { set_retval: true, netns_cookie: true },
+        Self { set_retval: false, netns_cookie: true },
+        Self { set_retval: false, netns_cookie: false },
+    ];
+}
+
+/// The loaded object.
+pub(crate) struct Object {
+    pub(crate) ebpf: Ebpf,
+    pub(crate) features: Features,
+}
+
+impl Object {
+    /// Loads all programs with their maps pinned in (or taken from) `maps`.
+    pub(crate) fn load(maps: &Path) -> Result<Self, InterceptError> {
+        let mut first_error = None;
+        for features in Features::LADDER {
+            match try_load(Some(maps), features) {
+                Ok(ebpf) => return Ok(Self { ebpf, features }),
+                // The newest set's refusal is the one worth telling.
+                Err(error) => drop(first_error.get_or_insert(error)),
+            }
+        }
+        Err(InterceptError::Load { reason: first_error.unwrap_or_default() })
+    }
+
+    /// The descriptor of one loaded program.
+    pub(crate) fn program(&self, spec: Spec) -> Result<&ProgramFd, InterceptError> {
+        let missing = |reason: String| InterceptError::Load { reason: format!("{}: {reason}", spec.name) };
+        let program = self.ebpf.program(spec.name).ok_or_else(|| missing("not in the object".to_owned()))?;
+        program_fd(program).map_err(|error| missing(chain(&error)))
+    }
+}
+
+fn program_fd(program: &Program) -> Result<&ProgramFd, aya::programs::ProgramError> {
+    program.fd()
+}
+
+fn try_load(maps: Option<&Path>, features: Features) -> Result<Ebpf, String> {
+    let (retval, cookie) = (u8::from(features.set_retval), u8::from(features.netns_cookie));
+    let mut loader = EbpfLoader::new();
+    loader.override_global("HAVE_SET_RETVAL", &retval, true).override_global("HAVE_NETNS_COOKIE", &cookie, true);
+    if let Some(maps) = maps {
+        for name in map::ALL {
+            loader.map_pin_path(name, maps.join(name));
+        }
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(|error| chain(&error))?;
+    for spec in PROGRAMS {
+        let program = ebpf.program_mut(spec.name).ok_or_else(|| format!("{} is not in the object", spec.name))?;
+        load_program(program).map_err(|error| format!("{}: {error}", spec.name))?;
+    }
+    Ok(ebpf)
+}
+
+fn load_program(program: &mut Program) -> Result<(), String> {
+    match program {
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        Program::SockOps(program) => program.load(),
+        other => return Err(format!("unexpected program type {:?}", other.prog_type())),
+    }
+    .map_err(|error| chain(&error))
+}
+
+/// Loads every program on its own, without pins and without attaching: what `doctor` reports.
+pub(crate) fn try_programs() -> Vec<(Spec, Result<Features, String>)> {
+    PROGRAMS.iter().map(|spec| (*spec, try_program(*spec))).collect()
+}
+
+fn try_program(spec: Spec) -> Result<Features, String> {
+    let mut first_error = None;
+    for features in Features::LADDER {
+        let (retval, cookie) = (u8::from(features.set_retval), u8::from(features.netns_cookie));
+        let result = EbpfLoader::new()
+            .override_global("HAVE_SET_RETVAL", &retval, true)
+            .override_global("HAVE_NETNS_COOKIE", &cookie, true)
+            .load(OBJECT)
+            .map_err(|error| chain(&error))
+            .and_then(|mut ebpf| {
+                let program = ebpf.program_mut(spec.name).ok_or_else(|| "not in the object".to_owned())?;
+                load_program(program)
+            });
+        match result {
+            Ok(()) => return Ok(features),
+            Err(error) => drop(first_error.get_or_insert(error)),
+        }
+    }
+    Err(first_error.unwrap_or_default())
+}

@@ -1,0 +1,164 @@
+//! System calls without a safe wrapper: bpf(2) on links and pins, socket cookies, file handles.
+//!
+//! aya 0.14 cannot update a cgroup link in place, which is what keeps a restart free of gaps.
+
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::{
+    ffi::CString,
+    io,
+    os::unix::ffi::OsStrExt as _,
+    path::Path,
+};
+
+/// bpf(2) commands (linux/bpf.h, `enum bpf_cmd`).
+mod command {
+    pub(super) const OBJ_PIN: i32 = 6;
+    pub(super) const OBJ_GET: i32 = 7;
+    pub(super) const OBJ_GET_INFO_BY_FD: i32 = 15;
+    pub(super) const LINK_CREATE: i32 = 28;
+    pub(super) const LINK_UPDATE: i32 = 29;
+    pub(super) const LINK_DETACH: i32 = 34;
+}
+
+/// Calls bpf(2) with one member of `union bpf_attr`.
+fn bpf<T>(command: i32, attr: &mut T) -> io::Result<i32> {
+    // SAFETY: `attr` is a repr(C) prefix of union bpf_attr of the given size; the kernel reads missing bytes as zero.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}
+
+fn owned(fd: i32) -> OwnedFd {
+    // SAFETY: bpf(2) has just returned this descriptor (O_CLOEXEC) and nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+#[repr(C)]
+struct ObjAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+/// Pins a map, program or link.
+pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    bpf(command::OBJ_PIN, &mut ObjAttr { pathname: path.as_ptr() as u64, bpf_fd: object.as_raw_fd() as u32, file_flags: 0 })?;
+    Ok(())
+}
+
+/// Opens a pinned object.
+pub(crate) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    bpf(command::OBJ_GET, &mut ObjAttr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 }).map(owned)
+}
+
+/// Attaches a program to a cgroup as a link. Links are always "multi": others' programs run as well.
+pub(crate) fn link_create(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        prog_fd: u32,
+        target_fd: u32,
+        attach_type: u32,
+        flags: u32,
+    }
+    let mut attr = Attr { prog_fd: program.as_raw_fd() as u32, target_fd: cgroup.as_raw_fd() as u32, attach_type, flags: 0 };
+    bpf(command::LINK_CREATE, &mut attr).map(owned)
+}
+
+/// Replaces a link's program atomically: no connect() sees neither or both.
+pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        link_fd: u32,
+        new_prog_fd: u32,
+        flags: u32,
+        old_prog_fd: u32,
+    }
+    let mut attr = Attr { link_fd: link.as_raw_fd() as u32, new_prog_fd: program.as_raw_fd() as u32, flags: 0, old_prog_fd: 0 };
+    bpf(command::LINK_UPDATE, &mut attr)?;
+    Ok(())
+}
+
+/// Takes a link off its cgroup, whoever still holds it.
+pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        link_fd: u32,
+    }
+    bpf(command::LINK_DETACH, &mut Attr { link_fd: link.as_raw_fd() as u32 })?;
+    Ok(())
+}
+
+/// The cgroup that a link is attached to; 0 once it was detached.
+pub(crate) fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
+    /// `struct bpf_link_info` with its cgroup member.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        kind: u32,
+        id: u32,
+        prog_id: u32,
+        padding: u32,
+        cgroup_id: u64,
+        attach_type: u32,
+        reserved: u32,
+    }
+    #[repr(C)]
+    struct Attr {
+        bpf_fd: u32,
+        info_len: u32,
+        info: u64,
+    }
+    let mut info = Info::default();
+    let mut attr = Attr {
+        bpf_fd: link.as_raw_fd() as u32,
+        info_len: size_of::<Info>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    bpf(command::OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info.cgroup_id)
+}
+
+/// `SO_NETNS_COOKIE` of a socket.
+pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    const SO_NETNS_COOKIE: i32 = 71; // asm-generic/socket.h, since 5.14
+    let mut value = 0u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the option writes at most `length` bytes into `value`.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, (&raw mut value).cast(), &raw mut length)
+    };
+    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The path of a cgroup by its id, absolute below `mount`; ESTALE when it is gone.
+pub(crate) fn cgroup_path(mount: BorrowedFd<'_>, id: u64) -> io::Result<std::path::PathBuf> {
+    /// `struct file_handle` with the 8 bytes of a kernfs handle.
+    #[repr(C)]
+    struct Handle {
+        bytes: u32,
+        kind: i32,
+        id: u64,
+    }
+    const FILEID_KERNFS: i32 = 0xfe; // linux/exportfs.h
+    let mut handle = Handle { bytes: 8, kind: FILEID_KERNFS, id };
+    // SAFETY: a file_handle with `bytes` bytes behind it, as the call asks.
+    let fd = unsafe {
+        libc::open_by_handle_at(mount.as_raw_fd(), (&raw mut handle).cast(), libc::O_PATH | libc::O_CLOEXEC)
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    std::fs::read_link(format!("/proc/self/fd/{}", owned(fd).as_fd().as_raw_fd()))
+}
+
+/// Is this process gone? A pidfd becomes readable at exit.
+pub(crate) fn has_exited(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut poll = [rustix::event::PollFd::from_borrowed_fd(pidfd, rustix::event::PollFlags::IN)];
+    let ready = rustix::event::poll(&mut poll, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    Ok(ready > 0)
+}

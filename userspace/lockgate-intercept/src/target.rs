@@ -1,0 +1,211 @@
+//! Protected destinations: from configuration to keys of the kernel's prefix tree.
+//!
+//! A service on this host can be reached by many addresses: any 127.x.y.z, `::1`, and every address of
+//! the host. A destination that names one of them therefore captures all of them on that port. Such a
+//! connection keeps the address the client named; whoever looks up the target treats them alike.
+
+use crate::{
+    abi::Raw,
+    error::InterceptError,
+};
+use aya::maps::{LpmTrie, MapData, lpm_trie::Key};
+use lockgate_ebpf_common::{TARGET_PORT_BITS, TargetKey, capacity, map};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+/// Addresses of one prefix on one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TargetNet {
+    address: IpAddr,
+    prefix: u8,
+    port: u16,
+}
+
+impl TargetNet {
+    /// `prefix` bits of `address`; `None` when it is longer than the address or the port is 0. A v4-mapped address means its
+    /// IPv4 one; the unspecified address with a full prefix means loopback.
+    pub fn new(address: IpAddr, prefix: u8, port: u16) -> Option<Self> {
+        let (address, prefix) = match (address, address.to_canonical()) {
+            (IpAddr::V6(_), IpAddr::V4(v4)) => (IpAddr::V4(v4), prefix.checked_sub(96)?),
+            (_, canonical) => (canonical, prefix),
+        };
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        if prefix > longest || port == 0 {
+            return None;
+        }
+        let address = match address {
+            IpAddr::V4(ip) if ip.is_unspecified() && prefix == 32 => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(ip) if ip.is_unspecified() && prefix == 128 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            other => mask(other, prefix),
+        };
+        Some(Self { address, prefix, port })
+    }
+
+    /// One address.
+    pub fn host(address: IpAddr, port: u16) -> Option<Self> {
+        Self::new(address, if address.is_ipv4() { 32 } else { 128 }, port)
+    }
+
+    /// Does it cover this address?
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        address.is_ipv4() == self.address.is_ipv4() && mask(address, self.prefix) == self.address
+    }
+
+    fn key(&self) -> (u32, TargetKey) {
+        let (octets, bits) = match self.address {
+            IpAddr::V4(ip) => (ip.to_ipv6_mapped().octets(), 96 + u32::from(self.prefix)),
+            IpAddr::V6(ip) => (ip.octets(), u32::from(self.prefix)),
+        };
+        let mut key = TargetKey { port: self.port.to_be_bytes(), address: [0; 18] };
+        key.address[..16].copy_from_slice(&octets);
+        (TARGET_PORT_BITS + bits, key)
+    }
+}
+
+impl fmt::Display for TargetNet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            IpAddr::V4(ip) => write!(f, "{ip}/{}:{}", self.prefix, self.port),
+            IpAddr::V6(ip) => write!(f, "[{ip}]/{}:{}", self.prefix, self.port),
+        }
+    }
+}
+
+fn mask(address: IpAddr, prefix: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(ip) => IpAddr::V4((ip.to_bits() & u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)).into()),
+        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() & u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0)).into()),
+    }
+}
+
+/// Adds every other way to reach this host, on each port on which one of its addresses is protected.
+pub(crate) fn with_local_forms(targets: &[TargetNet], local: &[IpAddr]) -> BTreeSet<TargetNet> {
+    let loopback = [(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8), (IpAddr::V6(Ipv6Addr::LOCALHOST), 128)];
+    let own: Vec<(IpAddr, u8)> = local.iter().map(|ip| (*ip, if ip.is_ipv4() { 32 } else { 128 })).collect();
+    let is_local = |target: &TargetNet| {
+        local.iter().any(|ip| target.contains(*ip))
+            || matches!(target.address, IpAddr::V4(ip) if ip.is_loopback())
+            || target.contains(Ipv4Addr::LOCALHOST.into())
+            || target.contains(Ipv6Addr::LOCALHOST.into())
+    };
+    let mut all: BTreeSet<TargetNet> = targets.iter().copied().collect();
+    for target in targets.iter().filter(|target| is_local(target)) {
+        all.extend(loopback.iter().chain(&own).filter_map(|(ip, prefix)| TargetNet::new(*ip, *prefix, target.port)));
+    }
+    all
+}
+
+/// Addresses of this host's interfaces.
+pub(crate) fn local_addresses() -> Vec<IpAddr> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    interfaces
+        .filter_map(|interface| interface.address)
+        .filter_map(|address| {
+            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+        })
+        .collect()
+}
+
+/// The kernel's `TARGETS`.
+pub(crate) struct TargetMap(LpmTrie<MapData, Raw<TargetKey>, u32>);
+
+impl TargetMap {
+    pub(crate) fn new(map: LpmTrie<MapData, Raw<TargetKey>, u32>) -> Self {
+        Self(map)
+    }
+
+    /// Makes the map hold exactly `targets`: new ones first, so that nothing is open in between.
+    pub(crate) fn set(&mut self, targets: &BTreeSet<TargetNet>) -> Result<(), InterceptError> {
+        if targets.len() > capacity::TARGETS as usize {
+            return Err(InterceptError::TooMany { what: "target addresses", got: targets.len(), max: capacity::TARGETS });
+        }
+        let wanted: BTreeSet<(u32, [u8; 20])> = targets.iter().map(TargetNet::key).map(|(bits, key)| (bits, bytes(key))).collect();
+        let present: BTreeSet<(u32, [u8; 20])> = self.0.keys().flatten().map(|key| (key.prefix_len(), bytes(key.data().0))).collect();
+        for target in targets {
+            let (bits, key) = target.key();
+            if !present.contains(&(bits, bytes(key))) {
+                self.0.insert(&Key::new(bits, Raw(key)), 1, 0).map_err(InterceptError::map(map::TARGETS))?;
+            }
+        }
+        for (bits, stale) in present.difference(&wanted) {
+            self.0.remove(&Key::new(*bits, Raw(from_bytes(*stale)))).map_err(InterceptError::map(map::TARGETS))?;
+        }
+        Ok(())
+    }
+}
+
+fn bytes(key: TargetKey) -> [u8; 20] {
+    let mut all = [0; 20];
+    all[..2].copy_from_slice(&key.port);
+    all[2..].copy_from_slice(&key.address);
+    all
+}
+
+fn from_bytes(all: [u8; 20]) -> TargetKey {
+    let mut key = TargetKey { port: [all[0], all[1]], address: [0; 18] };
+    key.address.copy_from_slice(&all[2..]);
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn net(text: &str) -> TargetNet {
+        let (rest, port) = text.rsplit_once(':').unwrap();
+        let (ip, prefix) = rest.split_once('/').unwrap();
+        TargetNet::new(ip.parse().unwrap(), prefix.parse().unwrap(), port.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn prefixes_are_masked_and_v4_mapped_is_ipv4() {
+        for (input, expected) in [
+            ("10.20.3.4/16:5432", "10.20.0.0/16:5432"),
+            ("10.20.3.4/32:1", "10.20.3.4/32:1"),
+            ("0.0.0.0/0:1", "0.0.0.0/0:1"),
+            ("0.0.0.0/32:1", "127.0.0.1/32:1"),
+            ("::/128:1", "[::1]/128:1"),
+            ("::ffff:10.0.0.1/128:1", "10.0.0.1/32:1"),
+            ("2001:db8:1::9/32:1", "[2001:db8::]/32:1"),
+        ] {
+            assert_eq!(net(input).to_string(), expected, "{input}");
+        }
+        assert_eq!(TargetNet::new("10.0.0.1".parse().unwrap(), 33, 1), None);
+        assert_eq!(TargetNet::new("10.0.0.1".parse().unwrap(), 32, 0), None);
+        assert_eq!(TargetNet::new("::ffff:10.0.0.1".parse().unwrap(), 64, 1), None);
+    }
+
+    #[test]
+    fn a_local_target_captures_every_way_to_this_host() {
+        let local = ["127.0.0.1".parse().unwrap(), "::1".parse().unwrap(), "192.0.2.7".parse().unwrap()];
+        for (input, covers_local) in [
+            ("127.0.0.1/32:5432", true),
+            ("127.0.0.9/32:5432", true),
+            ("192.0.2.7/32:5432", true),
+            ("192.0.2.0/24:5432", true),
+            ("::1/128:5432", true),
+            ("0.0.0.0/0:5432", true),
+            ("10.0.0.0/8:5432", false),
+            ("2001:db8::/32:5432", false),
+        ] {
+            let all = with_local_forms(&[net(input)], &local);
+            let covered = |ip: &str| all.iter().any(|target| target.contains(ip.parse().unwrap()));
+            for way in ["127.0.0.1", "127.9.9.9", "::1", "192.0.2.7", "::ffff:192.0.2.7"] {
+                assert_eq!(covered(way), covers_local, "{input} {way}");
+            }
+        }
+    }
+
+    #[test]
+    fn keys_carry_the_port_and_count_its_bits() {
+        let (bits, key) = net("10.20.0.0/16:5432").key();
+        assert_eq!(bits, 16 + 96 + 16);
+        assert_eq!(from_bytes(bytes(key)), key);
+        assert_eq!(&key.address[10..14], &[0xff, 0xff, 10, 20]);
+    }
+}

@@ -1,0 +1,74 @@
+//! The thread that keeps an attached instance true: units that come and go, pins that somebody
+//! removes, addresses the host gains, denials that the kernel reports.
+
+use crate::interceptor::{Core, Health};
+use std::{
+    io,
+    sync::{
+        Arc,
+        mpsc::{RecvTimeoutError, SyncSender, sync_channel},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+/// Without globs nothing is urgent.
+const CALM: Duration = Duration::from_secs(1);
+/// A restarted unit has a new cgroup; until it is found its egress is direct.
+const WITH_GLOBS: Duration = Duration::from_millis(200);
+
+/// Stops with its owner.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    stop: Option<SyncSender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    pub(crate) fn start(core: Arc<Core>) -> io::Result<Self> {
+        let (stop, stopped) = sync_channel(0);
+        let thread = thread::Builder::new().name("lockgate-watch".to_owned()).spawn(move || {
+            let mut last = Health::default();
+            loop {
+                let pause = if core.has_globs() { WITH_GLOBS } else { CALM };
+                match stopped.recv_timeout(pause) {
+                    Err(RecvTimeoutError::Timeout) => last = wake(&core, &last),
+                    Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+        })?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn wake(core: &Core, last: &Health) -> Health {
+    for denial in core.tick() {
+        tracing::info!(
+            reason = denial.reason,
+            pid = denial.tgid,
+            uid = denial.uid,
+            cgroup = denial.cgroup_id,
+            destination = %denial.destination,
+            protocol = denial.protocol,
+            comm = denial.comm,
+            "refused in the kernel"
+        );
+    }
+    let health = core.health();
+    if !health.repinned.is_empty() {
+        tracing::error!(programs = ?health.repinned, "pins of capture hooks had been removed; they are back");
+    }
+    if health != *last && !health.is_whole() {
+        tracing::error!(detached = ?health.detached, unknown = ?health.unknown, "capture hooks are gone: governed connections may be direct");
+    }
+    health
+}
