@@ -1,0 +1,213 @@
+//! The smallest agent: attaches one instance, answers every redirected connection with `proxy`, and
+//! tells on standard output whose it was. Driven by `tests/capture.rs`; speaks JSON lines.
+//!
+//! It is a process of its own because an agent moves itself into its own cgroup, and because it has to be
+//! killed. Standard input takes one command a line; its end means quit.
+
+use anyhow::{Context as _, Result};
+use lockgate_intercept::{Governed, Instance, Interceptor, Settings, TargetNet};
+use lockgate_model::{addr::ClientAddr, port::Attributor as _};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::{
+    io::{BufRead as _, ErrorKind, Write as _},
+    net::{IpAddr, TcpListener, TcpStream},
+    os::fd::AsFd as _,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
+
+/// What to attach, as the first argument.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    instance: String,
+    #[serde(default)]
+    cgroups: Vec<String>,
+    #[serde(default)]
+    uids: Vec<u32>,
+    #[serde(default)]
+    units: Vec<String>,
+    #[serde(default)]
+    targets: Vec<String>,
+    #[serde(default)]
+    port: Option<u16>,
+    #[serde(default)]
+    run_cgroup: Option<String>,
+    /// Attribute each flow as well (reads /proc).
+    #[serde(default)]
+    attribute: bool,
+    /// Count flows instead of telling each.
+    #[serde(default)]
+    quiet: bool,
+    /// Dial this address all the time: traffic of the proxy itself.
+    #[serde(default)]
+    dial: Option<std::net::SocketAddr>,
+    /// Wait this long before the first accept, so that clients are gone by then.
+    #[serde(default)]
+    accept_after_ms: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+enum Command {
+    Targets { targets: Vec<String> },
+    Counters,
+    Health,
+    Place { pid: u32, start_ticks: u64 },
+}
+
+fn main() -> Result<()> {
+    let argument = std::env::args().nth(1).context("one argument: the request as JSON, or detach")?;
+    if argument == "detach" {
+        let instance = Instance::new(&std::env::args().nth(2).context("detach INSTANCE")?)?;
+        tell(&json!({ "event": "detached", "found": lockgate_intercept::detach(&instance, None)? }));
+        return Ok(());
+    }
+    let request: Request = serde_json::from_str(&argument)?;
+    match Interceptor::attach(settings(&request)?) {
+        Ok(interceptor) => serve(&request, interceptor),
+        Err(error) => {
+            tell(&json!({ "event": "failed", "kind": error.kind(), "error": error.to_string() }));
+            std::process::exit(1)
+        }
+    }
+}
+
+fn settings(request: &Request) -> Result<Settings> {
+    let governed = request.cgroups.iter().cloned().map(Governed::Cgroup);
+    let governed = governed.chain(request.uids.iter().copied().map(Governed::Uid));
+    let governed = governed.chain(request.units.iter().cloned().map(Governed::Unit)).collect();
+    Ok(Settings {
+        instance: Instance::new(&request.instance)?,
+        governed,
+        targets: targets(&request.targets)?,
+        port: request.port,
+        bpffs: None,
+        run_cgroup: request.run_cgroup.clone(),
+    })
+}
+
+/// `10.0.0.0/8:5432`
+fn targets(texts: &[String]) -> Result<Vec<TargetNet>> {
+    texts.iter().map(|text| target(text).with_context(|| format!("target {text:?}"))).collect()
+}
+
+fn target(text: &str) -> Option<TargetNet> {
+    let (net, port) = text.rsplit_once(':')?;
+    let (address, prefix) = net.split_once('/')?;
+    let address: IpAddr = address.trim_matches(['[', ']']).parse().ok()?;
+    TargetNet::new(address, prefix.parse().ok()?, port.parse().ok()?)
+}
+
+fn serve(request: &Request, interceptor: Interceptor) -> Result<()> {
+    let interceptor = Arc::new(interceptor);
+    if let Some(address) = request.dial {
+        let (report, results) = mpsc::sync_channel::<Value>(1024);
+        thread::spawn(move || dial_for_ever(address, &report));
+        thread::spawn(move || results.iter().for_each(|result| tell(&result)));
+    }
+    for listener in interceptor.listeners()? {
+        listener.set_nonblocking(false)?;
+        let interceptor = Arc::clone(&interceptor);
+        let (attribute, quiet, wait) = (request.attribute, request.quiet, request.accept_after_ms);
+        thread::spawn(move || {
+            thread::sleep(Duration::from_millis(wait));
+            accept(&listener, &interceptor, attribute, quiet);
+        });
+    }
+    tell(&json!({
+        "event": "ready",
+        "port": interceptor.port(),
+        "adopted": interceptor.adopted(),
+        "pins": interceptor.pin_directory(),
+        "listeners": interceptor.listeners()?.len(),
+        "abilities": interceptor.abilities(),
+    }));
+    for line in std::io::stdin().lock().lines() {
+        tell(&answer(&interceptor, &line?));
+    }
+    Ok(())
+}
+
+fn answer(interceptor: &Interceptor, line: &str) -> Value {
+    let result = serde_json::from_str(line).map_err(anyhow::Error::from).and_then(|command| match command {
+        Command::Targets { targets: texts } => {
+            interceptor.set_targets(targets(&texts)?)?;
+            Ok(json!({}))
+        }
+        Command::Counters => {
+            let counters = interceptor.counters();
+            Ok(json!({
+                "redirected": counters.redirected,
+                "attributed": counters.attributed,
+                "unattributed": counters.unattributed,
+                "refused": counters.refused,
+            }))
+        }
+        Command::Health => {
+            let health = interceptor.health();
+            Ok(json!({ "whole": health.whole, "repinned": health.repinned, "detached": health.detached }))
+        }
+        Command::Place { pid, start_ticks } => {
+            let run = interceptor.place(pid, start_ticks)?;
+            Ok(json!({ "path": run.path, "id": run.id }))
+        }
+    });
+    match result {
+        Ok(answer) => json!({ "event": "answer", "answer": answer }),
+        Err(error) => json!({ "event": "answer", "error": format!("{error:#}") }),
+    }
+}
+
+fn accept(listener: &TcpListener, interceptor: &Interceptor, attribute: bool, quiet: bool) {
+    for connection in listener.incoming() {
+        match connection {
+            Ok(connection) => answer_one(connection, interceptor, attribute, quiet),
+            // A client that was gone before accept.
+            Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+            Err(error) => tell(&json!({ "event": "accept_failed", "error": error.to_string() })),
+        }
+    }
+}
+
+fn answer_one(mut connection: TcpStream, interceptor: &Interceptor, attribute: bool, quiet: bool) {
+    let Ok(peer) = connection.peer_addr() else {
+        tell(&json!({ "event": "no_peer" }));
+        return;
+    };
+    match interceptor.flow(connection.as_fd(), ClientAddr(peer)) {
+        Ok(flow) => {
+            // A client that did not wait is no error here.
+            let _ = connection.write_all(b"proxy\n");
+            if !quiet {
+                let workload = attribute.then(|| interceptor.attribute(&flow));
+                tell(&json!({ "event": "flow", "flow": flow, "workload": workload }));
+            }
+        }
+        Err(error) => tell(&json!({ "event": "unattributed", "error": error.to_string() })),
+    }
+}
+
+/// The proxy's own connections; told each time, so that the test sees that they go on.
+fn dial_for_ever(address: std::net::SocketAddr, report: &mpsc::SyncSender<Value>) {
+    use std::io::Read as _;
+    loop {
+        let mut answer = String::new();
+        let result = TcpStream::connect(address).and_then(|mut connection| connection.read_to_string(&mut answer));
+        let outcome = result.map_or_else(|error| error.to_string(), |_| answer.trim().to_owned());
+        if report.send(json!({ "event": "dialled", "outcome": outcome })).is_err() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// One line; a reader that is gone ends the agent.
+fn tell(value: &Value) {
+    let mut out = std::io::stdout().lock();
+    if writeln!(out, "{value}").and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
+}
