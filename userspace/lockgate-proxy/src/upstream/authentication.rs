@@ -1,0 +1,162 @@
+//! Answers the target's authentication requests with the injected credential.
+//!
+//! Supported: trust, cleartext password (over TLS only), md5, SCRAM-SHA-256 and, over TLS, SCRAM-SHA-256-PLUS. The
+//! cryptography is `postgres-protocol`'s; here is which exchange is acceptable, and in which order.
+
+use super::UpstreamError;
+use super::login::Credential;
+use crate::credential::{self, SecretBytes};
+use lockgate_wire::postgres::PgString;
+use lockgate_wire::postgres::backend::Authentication;
+use lockgate_wire::postgres::frontend::{Frontend, PasswordFamily};
+use postgres_protocol::authentication::md5_hash;
+use postgres_protocol::authentication::sasl::{
+    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
+use zeroize::Zeroizing;
+
+/// One login's side of the exchange.
+pub(super) struct Authenticator<'a> {
+    credential: &'a Credential,
+    encrypted: bool,
+    binding: Option<Vec<u8>>,
+    state: State,
+}
+
+enum State {
+    /// Nothing was asked yet.
+    Start,
+    /// A password was sent; the target's word is all that can come.
+    Answered,
+    /// SCRAM: the first message was sent.
+    ScramFirst(Box<ScramSha256>),
+    /// SCRAM: the proof was sent; the target has to prove itself in turn.
+    ScramFinal(Box<ScramSha256>),
+    /// SCRAM: the target has proved that it knows the password.
+    ScramProved,
+    /// AuthenticationOk came.
+    Done,
+}
+
+impl<'a> Authenticator<'a> {
+    pub(super) fn new(credential: &'a Credential, encrypted: bool, binding: Option<Vec<u8>>) -> Self {
+        Self { credential, encrypted, binding, state: State::Start }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+
+    /// The answer to one step; `None` when there is nothing to say.
+    pub(super) async fn answer(&mut self, step: Authentication) -> Result<Option<Frontend>, UpstreamError> {
+        let name = step.name();
+        match (std::mem::replace(&mut self.state, State::Answered), step) {
+            // In the middle of SCRAM the target may not skip its own proof.
+            (State::Start | State::Answered | State::ScramProved, Authentication::Ok) => {
+                self.state = State::Done;
+                Ok(None)
+            }
+            (State::Start, Authentication::CleartextPassword) => self.cleartext().await.map(Some),
+            (State::Start, Authentication::Md5Password { salt }) => self.md5(salt).await.map(Some),
+            (State::Start, Authentication::Sasl(mechanisms)) => self.scram(&mechanisms).await.map(Some),
+            (State::ScramFirst(scram), Authentication::SaslContinue(data)) => {
+                let (scram, answer) = prove(scram, data).await?;
+                self.state = State::ScramFinal(scram);
+                Ok(Some(answer))
+            }
+            (State::ScramFinal(mut scram), Authentication::SaslFinal(data)) => {
+                scram.finish(&data).map_err(scram_failed)?;
+                self.state = State::ScramProved;
+                Ok(None)
+            }
+            (
+                State::Start,
+                Authentication::KerberosV5
+                | Authentication::Gss
+                | Authentication::GssContinue(_)
+                | Authentication::Sspi,
+            ) => Err(UpstreamError::Method { method: name.to_owned() }),
+            (state, _) => Err(UpstreamError::Unexpected { got: name, expected: state.expects() }),
+        }
+    }
+
+    async fn cleartext(&self) -> Result<Frontend, UpstreamError> {
+        if !self.encrypted {
+            return Err(UpstreamError::CleartextWithoutTls);
+        }
+        let password = self.password("password").await?;
+        Ok(Frontend::Password(PasswordFamily::password(&PgString::new(password.expose().clone())?)))
+    }
+
+    async fn md5(&self, salt: [u8; 4]) -> Result<Frontend, UpstreamError> {
+        let password = self.password("md5").await?;
+        let hash = md5_hash(self.credential.user.as_bytes(), password.expose(), salt);
+        Ok(Frontend::Password(PasswordFamily::password(&PgString::lossy(&hash))))
+    }
+
+    async fn scram(&mut self, mechanisms: &[PgString]) -> Result<Frontend, UpstreamError> {
+        let offers = |wanted: &str| mechanisms.iter().any(|offered| *offered == wanted);
+        let (mechanism, binding) = match self.binding.take() {
+            Some(binding) if offers(SCRAM_SHA_256_PLUS) => {
+                (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(binding))
+            }
+            // "I could have, had you offered it": a target that did offer it sees that somebody took the offer away
+            // (RFC 5802 §6).
+            Some(_) if offers(SCRAM_SHA_256) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
+            None if offers(SCRAM_SHA_256) => (SCRAM_SHA_256, ChannelBinding::unsupported()),
+            Some(_) | None => {
+                let offered: Vec<_> = mechanisms.iter().map(PgString::to_string_lossy).collect();
+                return Err(UpstreamError::Method { method: format!("SASL with {}", offered.join(", ")) });
+            }
+        };
+        let password = self.password("scram-sha-256").await?;
+        let scram = Box::new(ScramSha256::new(password.expose(), binding));
+        let first = PasswordFamily::sasl_initial(&PgString::lossy(mechanism), scram.message())?;
+        self.state = State::ScramFirst(scram);
+        Ok(Frontend::Password(first))
+    }
+
+    async fn password(&self, method: &'static str) -> Result<SecretBytes, UpstreamError> {
+        match &self.credential.password {
+            None => Err(UpstreamError::NoPassword { method }),
+            Some(reference) => Ok(credential::resolve(reference).await?),
+        }
+    }
+}
+
+impl State {
+    fn expects(&self) -> &'static str {
+        match self {
+            State::Start => "a request for authentication",
+            State::Answered => "AuthenticationOk",
+            State::ScramFirst(_) => "AuthenticationSASLContinue",
+            State::ScramFinal(_) => "AuthenticationSASLFinal",
+            State::ScramProved => "AuthenticationOk",
+            State::Done => "no more authentication",
+        }
+    }
+}
+
+/// The proof costs thousands of hashes, as many as the target asks for: not on a worker that serves sessions.
+async fn prove(
+    mut scram: Box<ScramSha256>,
+    data: bytes::Bytes,
+) -> Result<(Box<ScramSha256>, Frontend), UpstreamError> {
+    let work = move || {
+        scram.update(&data)?;
+        let answer = Zeroizing::new(scram.message().to_vec());
+        Ok((scram, answer))
+    };
+    let outcome: std::io::Result<_> = match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(error) => Err(std::io::Error::other(error)),
+    };
+    let (scram, answer) = outcome.map_err(scram_failed)?;
+    let answer = Frontend::Password(PasswordFamily::raw(bytes::Bytes::copy_from_slice(&answer)));
+    Ok((scram, answer))
+}
+
+/// What `postgres-protocol` says is about the exchange, never about the password.
+fn scram_failed(error: std::io::Error) -> UpstreamError {
+    UpstreamError::Scram { detail: error.to_string() }
+}

@@ -1,0 +1,137 @@
+//! From an address to a session: TCP, TLS, login; and cancellation, which is a connection of its own.
+
+use super::login::{Credential, Opening, SessionRequest};
+use super::{Connected, DIAL_TIME, LOGIN_TIME, Stream, UpstreamError};
+use crate::tls::{UpstreamTls, server_end_point};
+use bytes::BytesMut;
+use lockgate_model::addr::UpstreamAddr;
+use lockgate_wire::postgres::backend::BackendKeyData;
+use lockgate_wire::postgres::startup::{CancelRequest, StartupPacket};
+use std::cell::Cell;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Where a target is and how it proves itself.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// What is dialled.
+    pub addr: UpstreamAddr,
+    /// The name that its certificate must be for under `verify-full`: a DNS name or an IP address.
+    pub host: String,
+    /// How it is verified.
+    pub tls: UpstreamTls,
+}
+
+/// Opens a session on the target with the injected credential.
+///
+/// Bounded by [`DIAL_TIME`] and [`LOGIN_TIME`]. Dropping the future drops the connection.
+pub async fn connect(
+    endpoint: &Endpoint,
+    credential: &Credential,
+    request: &SessionRequest,
+) -> Result<Connected, UpstreamError> {
+    request.check()?;
+    let tcp = dial(endpoint.addr).await?;
+    let step = Cell::new("TLS");
+    let open = async {
+        let (stream, binding) = secure(tcp, endpoint).await?;
+        let encrypted = matches!(stream, Secured::Tls(_));
+        let mut opening = Opening::new(stream, &step, encrypted, binding);
+        let session = opening.log_in(credential, request).await?;
+        let (stream, buffer) = opening.into_parts();
+        Ok(session.hand_over(stream.split(), buffer, encrypted))
+    };
+    match timeout(LOGIN_TIME, open).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(UpstreamError::LoginSlow { step: step.get() }),
+    }
+}
+
+/// Delivers a CancelRequest to the target. It never answers; the end of the connection means that it was taken.
+pub async fn cancel(endpoint: &Endpoint, key: &BackendKeyData) -> Result<(), UpstreamError> {
+    let tcp = dial(endpoint.addr).await?;
+    let step = "a cancellation";
+    let deliver = async {
+        let (mut stream, _) = secure(tcp, endpoint).await?;
+        let request = CancelRequest { process_id: key.process_id, key: key.key.clone() };
+        let mut bytes = BytesMut::new();
+        StartupPacket::Cancel(request).encode(&mut bytes)?;
+        let io = |error: std::io::Error| UpstreamError::io(step, &error);
+        stream.as_stream().write_all(&bytes).await.map_err(io)?;
+        stream.as_stream().flush().await.map_err(io)?;
+        // Some servers close without a TLS farewell, or reset; either way the request was read.
+        let _ = stream.as_stream().read(&mut [0; 1]).await;
+        Ok(())
+    };
+    match timeout(LOGIN_TIME, deliver).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(UpstreamError::LoginSlow { step }),
+    }
+}
+
+async fn dial(addr: UpstreamAddr) -> Result<TcpStream, UpstreamError> {
+    let tcp = match timeout(DIAL_TIME, TcpStream::connect(addr.0)).await {
+        Err(_) => return Err(UpstreamError::DialSlow { addr }),
+        Ok(Err(error)) => return Err(UpstreamError::Dial { addr, kind: error.kind() }),
+        Ok(Ok(tcp)) => tcp,
+    };
+    // Small requests and small answers: Nagle would hold them for the other side's delayed ACK.
+    tcp.set_nodelay(true).map_err(|error| UpstreamError::Dial { addr, kind: error.kind() })?;
+    Ok(tcp)
+}
+
+/// A connection that is as safe as the target's settings demand.
+pub(super) enum Secured {
+    Plain(TcpStream),
+    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+}
+
+/// Both halves of a connection.
+pub(super) type Halves = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>);
+
+impl Secured {
+    pub(super) fn as_stream(&mut self) -> &mut dyn Stream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => tls,
+        }
+    }
+
+    fn split(self) -> Halves {
+        match self {
+            Self::Plain(tcp) => {
+                let (reader, writer) = tcp.into_split();
+                (Box::new(reader), Box::new(writer))
+            }
+            Self::Tls(tls) => {
+                let (reader, writer) = tokio::io::split(tls);
+                (Box::new(reader), Box::new(writer))
+            }
+        }
+    }
+}
+
+/// Asks for TLS as §55.2.10 has it, and never goes on without when it is demanded. Answers the channel binding data too.
+async fn secure(
+    mut tcp: TcpStream,
+    endpoint: &Endpoint,
+) -> Result<(Secured, Option<Vec<u8>>), UpstreamError> {
+    let Some(connector) = endpoint.tls.connector(&endpoint.host)? else {
+        return Ok((Secured::Plain(tcp), None));
+    };
+    let mut request = BytesMut::new();
+    StartupPacket::SslRequest.encode(&mut request)?;
+    let io = |error: std::io::Error| UpstreamError::io("TLS", &error);
+    tcp.write_all(&request).await.map_err(io)?;
+    // Exactly one byte is read: what a man in the middle put behind it goes into the handshake and breaks it.
+    match tcp.read_u8().await.map_err(io)? {
+        b'S' => {}
+        b'N' => return Err(UpstreamError::TlsRefused),
+        got => return Err(UpstreamError::TlsAnswer { got }),
+    }
+    let tls = connector.connect(tcp).await?;
+    let certificate = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let binding = certificate.and_then(|certificate| server_end_point(certificate));
+    Ok((Secured::Tls(Box::new(tls)), binding))
+}

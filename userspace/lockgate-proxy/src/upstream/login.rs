@@ -1,0 +1,196 @@
+//! StartupMessage to ReadyForQuery, with the injected user (§55.2.1 "Start-up").
+
+use super::authentication::Authenticator;
+use super::connect::{Halves, Secured};
+use super::{Connected, MAX_LOGIN_MESSAGE, MAX_LOGIN_MESSAGES, Upstream, UpstreamError, UpstreamReader};
+use bytes::BytesMut;
+use lockgate_model::SecretRef;
+use lockgate_wire::postgres::backend::{Backend, BackendKeyData, ReportFields};
+use lockgate_wire::postgres::frame::{FrameDecoder, Limits};
+use lockgate_wire::postgres::startup::{EXTENSION_PREFIX, ProtocolVersion, StartupMessage};
+use lockgate_wire::postgres::{PgString, TransactionStatus};
+use std::cell::Cell;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Parameters that are the proxy's to set: who logs in where, and modes that have a protocol of their own.
+const RESERVED: [&[u8]; 3] = [b"user", b"database", b"replication"];
+
+/// Who logs in on the target.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    /// The role.
+    pub user: String,
+    /// Where its password rests; none for `trust`, or a server that knows the proxy otherwise.
+    pub password: Option<SecretRef>,
+}
+
+/// What session is asked for.
+#[derive(Clone, Debug)]
+pub struct SessionRequest {
+    /// The database.
+    pub database: PgString,
+    /// Run-time parameters, as far as the session lets the client's go on (`application_name`, …).
+    pub parameters: Vec<(PgString, PgString)>,
+}
+
+impl SessionRequest {
+    /// Refuses parameters that would change who logs in, or in what protocol.
+    pub(super) fn check(&self) -> Result<(), UpstreamError> {
+        let reserved = |name: &PgString| {
+            let name = name.as_bytes();
+            name.is_empty()
+                || name.starts_with(EXTENSION_PREFIX)
+                || RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved))
+        };
+        match self.parameters.iter().find(|(name, _)| reserved(name)) {
+            None => Ok(()),
+            Some((name, _)) => Err(UpstreamError::Parameter { name: name.to_string_lossy().into_owned() }),
+        }
+    }
+
+    fn startup(&self, user: &str) -> Result<StartupMessage, UpstreamError> {
+        let mut parameters = vec![
+            (PgString::from_static("user"), PgString::new(user.as_bytes().to_vec())?),
+            (PgString::from_static("database"), self.database.clone()),
+        ];
+        parameters.extend(self.parameters.iter().cloned());
+        Ok(StartupMessage { version: ProtocolVersion::V3_0, parameters })
+    }
+}
+
+/// A connection whose session is not open yet.
+pub(super) struct Opening<'a> {
+    stream: Secured,
+    step: &'a Cell<&'static str>,
+    encrypted: bool,
+    binding: Option<Vec<u8>>,
+    buffer: BytesMut,
+}
+
+/// What the login told.
+pub(super) struct LoggedIn {
+    parameters: Vec<(PgString, PgString)>,
+    key: Option<BackendKeyData>,
+    notices: Vec<ReportFields>,
+    status: TransactionStatus,
+}
+
+impl LoggedIn {
+    pub(super) fn hand_over(self, (reader, writer): Halves, buffer: BytesMut, encrypted: bool) -> Connected {
+        let Self { parameters, key, notices, status } = self;
+        let upstream = Upstream::new(writer);
+        let reader = UpstreamReader::new(reader, buffer);
+        Connected { upstream, reader, parameters, key, notices, status, encrypted }
+    }
+}
+
+impl<'a> Opening<'a> {
+    pub(super) fn new(
+        stream: Secured,
+        step: &'a Cell<&'static str>,
+        encrypted: bool,
+        binding: Option<Vec<u8>>,
+    ) -> Self {
+        Self { stream, step, encrypted, binding, buffer: BytesMut::new() }
+    }
+
+    pub(super) fn into_parts(self) -> (Secured, BytesMut) {
+        (self.stream, self.buffer)
+    }
+
+    pub(super) async fn log_in(
+        &mut self,
+        credential: &Credential,
+        request: &SessionRequest,
+    ) -> Result<LoggedIn, UpstreamError> {
+        self.step.set("a session");
+        let mut bytes = BytesMut::new();
+        request.startup(&credential.user)?.encode(&mut bytes)?;
+        self.write(&bytes).await?;
+        let mut authenticator = Authenticator::new(credential, self.encrypted, self.binding.take());
+        let mut session = LoggedIn {
+            parameters: Vec::new(),
+            key: None,
+            notices: Vec::new(),
+            status: TransactionStatus::Idle,
+        };
+        for _ in 0..MAX_LOGIN_MESSAGES {
+            match self.read().await? {
+                Backend::Authentication(step) => {
+                    self.step.set("authentication");
+                    if let Some(answer) = authenticator.answer(step).await? {
+                        self.write(&answer.to_bytes()?).await?;
+                    }
+                }
+                Backend::ErrorResponse(report) => return Err(UpstreamError::Refused(Box::new(report))),
+                Backend::NoticeResponse(report) => session.notices.push(report),
+                // An older server that names what it does not know; nothing newer than 3.0 was asked for.
+                Backend::NegotiateProtocolVersion(_) => {}
+                message if !authenticator.is_done() => {
+                    return Err(UpstreamError::Unexpected {
+                        got: message.name(),
+                        expected: "authentication",
+                    });
+                }
+                Backend::ParameterStatus { name, value } => session.parameters.push((name, value)),
+                Backend::BackendKeyData(key) => session.key = Some(key),
+                Backend::ReadyForQuery(status) => {
+                    session.status = status;
+                    return Ok(session);
+                }
+                message => {
+                    let expected = "ParameterStatus, BackendKeyData or ReadyForQuery";
+                    return Err(UpstreamError::Unexpected { got: message.name(), expected });
+                }
+            }
+        }
+        Err(UpstreamError::TooChatty { limit: MAX_LOGIN_MESSAGES })
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), UpstreamError> {
+        let step = self.step.get();
+        let stream = self.stream.as_stream();
+        stream.write_all(bytes).await.map_err(|error| UpstreamError::io(step, &error))?;
+        stream.flush().await.map_err(|error| UpstreamError::io(step, &error))
+    }
+
+    async fn read(&mut self) -> Result<Backend, UpstreamError> {
+        let decoder = FrameDecoder::new(Limits { max_message: MAX_LOGIN_MESSAGE, ..Limits::SERVER });
+        loop {
+            if let Some(frame) = decoder.next(&mut self.buffer)? {
+                return Ok(Backend::decode(&frame)?);
+            }
+            let step = self.step.get();
+            let read = self.stream.as_stream().read_buf(&mut self.buffer).await;
+            match read.map_err(|error| UpstreamError::io(step, &error))? {
+                0 => return Err(UpstreamError::Closed { step }),
+                _ => continue,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_logs_in_is_not_the_client_s_to_say() {
+        for (name, allowed) in [
+            ("application_name", true),
+            ("options", true),
+            ("user", false),
+            ("USER", false),
+            ("database", false),
+            ("replication", false),
+            ("_pq_.command_compression", false),
+            ("", false),
+        ] {
+            let request = SessionRequest {
+                database: PgString::from_static("orders"),
+                parameters: vec![(PgString::lossy(name), PgString::from_static("x"))],
+            };
+            assert_eq!(request.check().is_ok(), allowed, "{name}");
+        }
+    }
+}
