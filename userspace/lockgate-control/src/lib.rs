@@ -1,1 +1,28 @@
-//! Control plane: approvals, notifications, API
+//! The control plane of one node: requests for approval, the people who decide them, and those who are told.
+//!
+//! [`Control`] is the port ([`lockgate_model::port::Approvals`]) that the data plane holds operations
+//! against; it notifies webhooks (Standard Webhooks 1.0, CloudEvents 1.0), takes decisions of integrations
+//! over TCP and of this host's users over a unix socket, and records every step before it has effect.
+//!
+//! It deliberately does not decide who may vote and what counts (lockgate-policy's approval machine does),
+//! does not evaluate policy, never touches a connection to a target, and reads no configuration file: the
+//! binary hands it [`ControlSettings`] and serves its routers with [`serve_tcp`] and [`serve_unix`].
+//!
+#![doc = include_str!("../api.md")]
+
+pub mod api;
+mod approvals;
+mod desk;
+mod link;
+pub mod notify;
+pub mod serve;
+mod settings;
+#[cfg(test)]
+mod testing;
+pub mod text;
+mod view;
+
+pub use api::{finish, peer::PeerCred, problem::Problem};
+pub use desk::Control;
+pub use serve::{ServeError, UnixSocket, serve_tcp, serve_unix};
+pub use settings::{ControlError, ControlSettings, WebhookSettings};

@@ -1,0 +1,68 @@
+//! HTTP: what integrations and people send. Two routers, because they have two kinds of callers: the public
+//! one (TCP; integrations prove themselves by signature, readers by their link's token) and the host's (unix
+//! socket; callers are known by their uid).
+
+mod decision;
+mod host;
+pub mod peer;
+pub mod problem;
+mod public;
+pub(crate) mod refusal;
+pub(crate) mod replay;
+mod vote;
+
+use crate::Control;
+use axum::{
+    Router,
+    extract::{FromRequestParts, Path},
+    http::request::Parts,
+};
+use problem::Problem;
+use std::convert::Infallible;
+
+impl Control {
+    /// The host's API, to be served on the unix socket; the binary merges routes of its own into it.
+    ///
+    /// - `GET /v1/approvals?state=pending|resolved|approved|denied|expired|cancelled|all&limit=N&before=ID`
+    /// - `GET /v1/approvals/{id}`
+    /// - `POST /v1/approvals/{id}/approve|deny` with `{"reason": …, "command_digest": …}`
+    /// - `GET /healthz`, `GET /readyz`
+    pub fn router(&self) -> Router {
+        host::routes(self.desk.clone()).merge(public::health(self.desk.clone()))
+    }
+
+    /// What may be reached over TCP: decisions of integrations, the page behind a notification's link, health.
+    ///
+    /// - `POST /v1/approvals/{id}/decision`
+    /// - `GET /v1/approvals/{id}?token=…`
+    /// - `GET /healthz`, `GET /readyz`
+    pub fn public_router(&self) -> Router {
+        finish(public::routes(self.desk.clone()).merge(public::health(self.desk.clone())))
+    }
+}
+
+/// The `{id}` of a path, as sent: what cannot be read names nothing, and is answered like any unknown id.
+struct PathId(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathId {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        Ok(Self(path.map_or_else(|_| String::new(), |Path(id)| id)))
+    }
+}
+
+/// Gives a router the answers for paths and methods it does not have, as problem documents.
+pub fn finish(router: Router) -> Router {
+    router
+        .fallback(async || Problem::not_found("there is nothing at this path; see the API reference"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(
+                axum::http::StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "Method not allowed",
+                "this path does not take this method; see the API reference",
+            )
+        })
+}

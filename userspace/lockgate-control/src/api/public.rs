@@ -1,0 +1,83 @@
+//! What TCP answers besides decisions: the page behind a notification's link, and health. A GET never decides:
+//! mail scanners and chat previews open links.
+
+use super::{PathId, decision, host, problem::Problem};
+use crate::desk::Desk;
+use axum::{
+    Router,
+    extract::{Query, State, rejection::QueryRejection},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use lockgate_model::RequestId;
+use serde::Deserialize;
+use std::sync::{Arc, atomic::Ordering};
+
+pub(super) fn routes(desk: Arc<Desk>) -> Router {
+    Router::new()
+        .route("/v1/approvals/{id}", get(view))
+        .route("/v1/approvals/{id}/decision", post(decision::post))
+        .with_state(desk)
+}
+
+pub(super) fn health(desk: Arc<Desk>) -> Router {
+    Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(ready)).with_state(desk)
+}
+
+async fn ready(State(desk): State<Arc<Desk>>) -> Response {
+    if desk.ready.load(Ordering::Relaxed) && !desk.drain.is_cancelled() {
+        "ready\n".into_response()
+    } else {
+        Problem::unavailable("the agent is starting or stopping").into_response()
+    }
+}
+
+#[derive(Deserialize)]
+struct Link {
+    #[serde(default)]
+    token: String,
+}
+
+async fn view(
+    State(desk): State<Arc<Desk>>,
+    PathId(id): PathId,
+    link: Result<Query<Link>, QueryRejection>,
+) -> Response {
+    match show(&desk, &id, link.as_ref().map_or("", |Query(link)| &link.token)) {
+        Ok(body) => (
+            [
+                (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+                (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+                (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+                (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+            ],
+            body,
+        )
+            .into_response(),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// The token is judged before anything is looked up: without it nobody learns which requests exist.
+fn show(desk: &Desk, id: &str, token: &str) -> Result<String, Problem> {
+    let id = id.parse::<RequestId>().ok().filter(|id| desk.links.admits(*id, token)).ok_or_else(|| {
+        Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "link_required",
+            "This page opens by its full link",
+            "open the whole link of the notification, or run `lockgate approvals show <id>` on the host",
+        )
+    })?;
+    let waits = desk.registry.find(id).filter(|case| case.resolution().is_none());
+    let case = waits.ok_or_else(|| {
+        Problem::new(
+            StatusCode::GONE,
+            "link_expired",
+            "The request is over",
+            "the link lived as long as the request; `lockgate sessions show` on the host has its record",
+        )
+        .about(id)
+    })?;
+    Ok(format!("{:#}\n", host::whole(desk, &case)))
+}

@@ -1,0 +1,304 @@
+//! One request and the task that owns it: votes, stages, expiry, withdrawal, one after the other.
+//!
+//! What changes a request is recorded (synced) before anybody learns of it: the machine is copied, moved,
+//! recorded, and only then put in place. A vote that cannot be recorded never happened; an expiry or a
+//! withdrawal that cannot be recorded happens all the same, because it refuses, and its record is queued.
+
+use super::registry::Seat;
+use crate::{desk::Desk, notify::event::EventType};
+use lockgate_model::{
+    Timestamp,
+    approval::{ApprovalRequest, Progress, Resolution, Vote, WithdrawReason},
+    event::{Event, EventKind},
+    port::{Durability, RecordError},
+};
+use lockgate_policy::approval::{Machine, Step, VoteRefusal};
+use parking_lot::Mutex;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Votes that may wait for one request while an earlier one is being recorded.
+const BALLOTS_WAITING_MAX: usize = 32;
+
+/// A wall clock may be stepped while a task sleeps: it looks again at least this often.
+const CLOCK_RECHECK: Duration = Duration::from_secs(15);
+
+/// A stage change that approves but cannot be recorded is tried again after this long.
+const RECORD_RETRY: Duration = Duration::from_secs(1);
+
+/// One request, as the API and the notifier see it.
+pub(crate) struct Case {
+    pub(crate) request: Arc<ApprovalRequest>,
+    pub(crate) state: watch::Receiver<State>,
+    pub(crate) ballots: mpsc::Sender<Ballot>,
+    /// What became of its notification, by channel; at most one entry a configured channel.
+    pub(crate) deliveries: Mutex<BTreeMap<String, Delivery>>,
+}
+
+impl Case {
+    /// How it ended, when it has.
+    pub(crate) fn resolution(&self) -> Option<Resolution> {
+        self.state.borrow().progress.resolution.clone()
+    }
+}
+
+/// Where a request stands.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    pub(crate) progress: Progress,
+    pub(crate) votes: Vec<Vote>,
+    pub(crate) resolved_at: Option<Timestamp>,
+}
+
+/// What became of a request's notification on one channel.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub(crate) struct Delivery {
+    pub(crate) attempts: u32,
+    pub(crate) delivered: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_error: Option<String>,
+}
+
+/// A vote on its way to the request's task.
+pub(crate) struct Ballot {
+    pub(crate) vote: Vote,
+    pub(crate) reply: oneshot::Sender<Result<Progress, BallotError>>,
+}
+
+/// Why a vote did not count.
+#[derive(Debug)]
+pub(crate) enum BallotError {
+    /// The machine refused it.
+    Refused(VoteRefusal),
+    /// It could not be recorded.
+    Record(RecordError),
+}
+
+/// The waiting client takes its request back.
+pub(crate) struct Withdrawal {
+    pub(crate) reason: WithdrawReason,
+    pub(crate) done: oneshot::Sender<()>,
+}
+
+/// The task's half of a request.
+pub(crate) struct CaseTask {
+    desk: Arc<Desk>,
+    case: Arc<Case>,
+    machine: Machine,
+    state: watch::Sender<State>,
+    ballots: mpsc::Receiver<Ballot>,
+    /// Closed when the waiting client is gone.
+    waiter: oneshot::Receiver<Withdrawal>,
+    /// Set after a record failed: when to try again at the earliest.
+    retry: Option<Duration>,
+    _seat: Seat,
+}
+
+impl CaseTask {
+    /// A request nobody has seen yet.
+    pub(crate) fn new(
+        desk: Arc<Desk>,
+        request: ApprovalRequest,
+        seat: Seat,
+        waiter: oneshot::Receiver<Withdrawal>,
+    ) -> (Self, Arc<Case>) {
+        let machine = Machine::new(request.clone()).with_url(desk.links.person(request.id));
+        let progress = machine.progress(request.created_at);
+        let (state, seen) = watch::channel(State { progress, votes: Vec::new(), resolved_at: None });
+        let (sender, ballots) = mpsc::channel(BALLOTS_WAITING_MAX);
+        let case = Arc::new(Case {
+            request: Arc::new(request),
+            state: seen,
+            ballots: sender,
+            deliveries: Mutex::default(),
+        });
+        let task =
+            Self { desk, case: case.clone(), machine, state, ballots, waiter, retry: None, _seat: seat };
+        (task, case)
+    }
+
+    /// Records the request (synced), shows it and queues its notifications.
+    pub(crate) async fn open(&mut self) -> Result<(), RecordError> {
+        let request = &self.case.request;
+        let requested = self.event(
+            request.created_at,
+            EventKind::ApprovalRequested {
+                request: request.id,
+                operation: request.operation.id,
+                command_digest: request.operation.digest,
+                expires_at: self.machine.expires_at(),
+            },
+        );
+        let _receipt = self.desk.recorder.record(vec![requested], Durability::Synced).await?;
+        self.desk.registry.insert(self.case.clone());
+        self.notify(EventType::Requested);
+        tracing::info!(request = %request.id, session = %request.session.id, target_name = %request.session.target.name, "approval requested");
+        Ok(())
+    }
+
+    /// Drives the request to its end.
+    pub(crate) async fn run(mut self) {
+        let drain = self.desk.drain.clone();
+        while self.machine.resolution().is_none() {
+            let pause = self.pause();
+            tokio::select! {
+                ballot = self.ballots.recv() => match ballot {
+                    Some(ballot) => self.vote(ballot).await,
+                    // The case itself holds a sender, so this is unreachable; ending is the safe answer.
+                    None => self.withdraw(WithdrawReason::Drained).await,
+                },
+                withdrawal = &mut self.waiter => match withdrawal {
+                    Ok(Withdrawal { reason, done }) => {
+                        self.withdraw(reason).await;
+                        // Nobody waits for the answer when the client's task was dropped meanwhile.
+                        let _ = done.send(());
+                    }
+                    Err(_) => self.withdraw(WithdrawReason::Disconnected).await,
+                },
+                () = tokio::time::sleep(pause) => self.pass_time().await,
+                () = drain.cancelled() => self.withdraw(WithdrawReason::Drained).await,
+            }
+        }
+        self.end();
+    }
+
+    /// How long nothing happens by itself.
+    fn pause(&mut self) -> Duration {
+        if let Some(retry) = self.retry.take() {
+            return retry;
+        }
+        let Some(next) = self.machine.poll_timeout() else { return Duration::ZERO };
+        let left = Duration::try_from(next.duration_since(self.desk.ambient.now())).unwrap_or(Duration::ZERO);
+        left.min(CLOCK_RECHECK)
+    }
+
+    async fn vote(&mut self, ballot: Ballot) {
+        let Ballot { vote, reply } = ballot;
+        let now = self.desk.ambient.now();
+        let mut moved = self.machine.clone();
+        let mut answer = match moved.handle_vote(now, vote) {
+            Err(refusal) => Err(BallotError::Refused(refusal)),
+            Ok(step) => {
+                let cast = moved.votes().last().cloned();
+                match self.record_vote(now, cast, &step).await {
+                    Err(error) => Err(BallotError::Record(error)),
+                    Ok(()) => {
+                        self.machine = moved;
+                        Ok(self.publish(now))
+                    }
+                }
+            }
+        };
+        if let Ok(progress) = &mut answer {
+            tracing::info!(request = %self.case.request.id, resolved = progress.resolution.is_some(), "vote counted");
+        }
+        // Nobody waits for the answer when the decider hung up; the vote counts all the same.
+        let _ = reply.send(answer);
+        // A refusal may be due to time that passed: an expiry takes effect now, not at the next wake-up.
+        if self.machine.resolution().is_none() {
+            self.pass_time().await;
+        }
+    }
+
+    async fn record_vote(&self, now: Timestamp, vote: Option<Vote>, step: &Step) -> Result<(), RecordError> {
+        let request = self.case.request.id;
+        let mut events = Vec::with_capacity(2);
+        if let Some(vote) = vote {
+            events.push(self.event(now, EventKind::VoteCast { request, vote }));
+        }
+        match step {
+            Step::Resolved(resolution) => events.push(self.resolved(now, resolution.clone())),
+            Step::Progressed | Step::Unchanged => {}
+        }
+        self.desk.recorder.record(events, Durability::Synced).await.map(|_receipt| ())
+    }
+
+    async fn pass_time(&mut self) {
+        let now = self.desk.ambient.now();
+        let mut moved = self.machine.clone();
+        match moved.handle_timeout(now) {
+            Step::Unchanged => {}
+            Step::Progressed => {
+                self.machine = moved;
+                self.publish(now);
+                self.notify(EventType::Escalated);
+            }
+            Step::Resolved(resolution) => {
+                let approves = matches!(resolution, Resolution::Approved { .. });
+                let event = self.resolved(now, resolution);
+                match self.desk.recorder.record(vec![event.clone()], Durability::Synced).await {
+                    Ok(_receipt) => {}
+                    Err(error) if approves => {
+                        tracing::error!(request = %self.case.request.id, %error, "recording an approval");
+                        self.retry = Some(RECORD_RETRY);
+                        return;
+                    }
+                    Err(error) => self.queue(event, &error),
+                }
+                self.machine = moved;
+                self.publish(now);
+            }
+        }
+    }
+
+    async fn withdraw(&mut self, reason: WithdrawReason) {
+        let now = self.desk.ambient.now();
+        let mut moved = self.machine.clone();
+        // It may have expired, or been approved by a stage that began, before the client went: `resolution` tells.
+        let _ = moved.withdraw(now, reason);
+        let resolution = moved.resolution().cloned().unwrap_or(Resolution::Withdrawn { reason });
+        let event = self.resolved(now, resolution);
+        if let Err(error) = self.desk.recorder.record(vec![event.clone()], Durability::Synced).await {
+            self.queue(event, &error);
+        }
+        self.machine = moved;
+        self.publish(now);
+    }
+
+    /// What refuses takes effect without its record; the recorder counts what it cannot even queue.
+    fn queue(&self, event: Event, error: &RecordError) {
+        tracing::error!(request = %self.case.request.id, %error, "recording the end of a request; queued");
+        self.desk.recorder.submit(vec![event]);
+    }
+
+    /// Tells everybody who looks. From here on the decision has effect.
+    fn publish(&self, now: Timestamp) -> Progress {
+        let progress = self.machine.progress(now);
+        let resolved_at = progress.resolution.is_some().then_some(now);
+        let votes = self.machine.votes().to_vec();
+        let told = progress.clone();
+        self.state.send_modify(|state| *state = State { progress, votes, resolved_at });
+        told
+    }
+
+    fn end(&mut self) {
+        let Some(resolution) = self.machine.resolution().cloned() else { return };
+        self.ballots.close();
+        let request = &self.case.request;
+        let waited = self.desk.ambient.now().duration_since(request.created_at).as_secs_f64();
+        metrics::histogram!("lockgate_approval_wait_seconds", "outcome" => resolution.as_str())
+            .record(waited.max(0.0));
+        tracing::info!(request = %request.id, outcome = resolution.as_str(), "approval resolved");
+        self.desk.registry.resolved(&self.case);
+        self.notify(match resolution {
+            Resolution::Approved { .. } => EventType::Approved,
+            Resolution::Denied { .. } => EventType::Denied,
+            Resolution::Expired => EventType::Expired,
+            Resolution::Withdrawn { .. } => EventType::Cancelled,
+        });
+    }
+
+    fn notify(&self, kind: EventType) {
+        self.desk.notify(kind, &self.case);
+    }
+
+    fn resolved(&self, at: Timestamp, resolution: Resolution) -> Event {
+        self.event(at, EventKind::ApprovalResolved { request: self.case.request.id, resolution })
+    }
+
+    fn event(&self, at: Timestamp, kind: EventKind) -> Event {
+        Event { at, session: Some(self.case.request.session.id), kind }
+    }
+}

@@ -1,0 +1,139 @@
+//! Every request that waits, and the latest that no longer do. Bounded in count and in bytes, as a whole and
+//! for each principal, so that one job cannot use up what others need.
+
+use super::case::Case;
+use lockgate_model::{RequestId, approval::ApprovalRequest, port::ApprovalError};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+/// Requests that may wait at once: far more than people can decide, far less than memory.
+pub(crate) const PENDING_MAX: usize = 8_192;
+
+/// Requests that one principal may have waiting: a quarter, so that a runaway job leaves room for others.
+pub(crate) const PENDING_PER_PRINCIPAL_MAX: usize = PENDING_MAX / 4;
+
+/// Bytes of statements and bound values that may wait at once.
+pub(crate) const PENDING_BYTES_MAX: usize = 256 << 20;
+
+/// Resolved requests that can still be looked at (the audit log has them all).
+pub(crate) const RECENT_MAX: usize = 1_024;
+
+/// Bytes of statements and bound values kept of resolved requests.
+pub(crate) const RECENT_BYTES_MAX: usize = 32 << 20;
+
+/// What one request costs besides its texts.
+const REQUEST_OVERHEAD_BYTES: usize = 4 << 10;
+
+/// The requests of this node.
+#[derive(Default)]
+pub(crate) struct Registry {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    cases: BTreeMap<RequestId, Arc<Case>>,
+    /// Order in which the resolved ones among `cases` were resolved, with their size.
+    recent: std::collections::VecDeque<(RequestId, usize)>,
+    recent_bytes: usize,
+    seats: usize,
+    seat_bytes: usize,
+    by_principal: HashMap<Arc<str>, usize>,
+}
+
+impl Registry {
+    /// Room for one more request, given back when the seat is dropped.
+    pub(crate) fn seat(self: &Arc<Self>, request: &ApprovalRequest) -> Result<Seat, ApprovalError> {
+        let bytes = weight(request);
+        let principal: Arc<str> = request.session.principal.id.as_str().into();
+        let mut inner = self.inner.lock();
+        let own = inner.by_principal.get(&principal).copied().unwrap_or(0);
+        if inner.seats >= PENDING_MAX || inner.seat_bytes.saturating_add(bytes) > PENDING_BYTES_MAX {
+            return Err(ApprovalError::TooManyPending(inner.seats));
+        }
+        if own >= PENDING_PER_PRINCIPAL_MAX {
+            return Err(ApprovalError::TooManyPending(own));
+        }
+        inner.seats += 1;
+        inner.seat_bytes += bytes;
+        inner.by_principal.insert(principal.clone(), own + 1);
+        metrics::gauge!("lockgate_approvals_pending").set(count(inner.seats));
+        Ok(Seat { registry: self.clone(), principal, bytes })
+    }
+
+    /// Shows a request from now on.
+    pub(crate) fn insert(&self, case: Arc<Case>) {
+        self.inner.lock().cases.insert(case.request.id, case);
+    }
+
+    /// Moves a request to the recent ones; the oldest of them make room.
+    pub(crate) fn resolved(&self, case: &Case) {
+        let bytes = weight(&case.request);
+        let mut inner = self.inner.lock();
+        inner.recent.push_back((case.request.id, bytes));
+        inner.recent_bytes += bytes;
+        while inner.recent.len() > RECENT_MAX || inner.recent_bytes > RECENT_BYTES_MAX {
+            let Some((oldest, bytes)) = inner.recent.pop_front() else { break };
+            inner.recent_bytes -= bytes;
+            inner.cases.remove(&oldest);
+        }
+    }
+
+    /// One request.
+    pub(crate) fn find(&self, id: RequestId) -> Option<Arc<Case>> {
+        self.inner.lock().cases.get(&id).cloned()
+    }
+
+    /// All of them before `before`, newest first.
+    pub(crate) fn newest_first(&self, before: Option<RequestId>) -> Vec<Arc<Case>> {
+        let inner = self.inner.lock();
+        match before {
+            Some(before) => inner.cases.range(..before).rev().map(|(_, case)| case.clone()).collect(),
+            None => inner.cases.values().rev().cloned().collect(),
+        }
+    }
+
+    /// How many wait.
+    pub(crate) fn pending(&self) -> usize {
+        self.inner.lock().seats
+    }
+}
+
+/// Room for one request.
+pub(crate) struct Seat {
+    registry: Arc<Registry>,
+    principal: Arc<str>,
+    bytes: usize,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut inner = self.registry.inner.lock();
+        inner.seats -= 1;
+        inner.seat_bytes -= self.bytes;
+        let left = inner.by_principal.get(&self.principal).copied().unwrap_or(0).saturating_sub(1);
+        if left == 0 {
+            inner.by_principal.remove(&self.principal);
+        } else {
+            inner.by_principal.insert(self.principal.clone(), left);
+        }
+        metrics::gauge!("lockgate_approvals_pending").set(count(inner.seats));
+    }
+}
+
+fn count(seats: usize) -> f64 {
+    f64::from(u32::try_from(seats).unwrap_or(u32::MAX))
+}
+
+fn weight(request: &ApprovalRequest) -> usize {
+    let operation = &request.operation;
+    let values = operation
+        .parameters
+        .iter()
+        .map(|parameter| 32 + parameter.value.as_ref().map_or(0, String::len))
+        .sum::<usize>();
+    REQUEST_OVERHEAD_BYTES + operation.text.len() + operation.normalized.len() + values
+}

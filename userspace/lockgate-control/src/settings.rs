@@ -1,0 +1,210 @@
+//! What the control plane is told at start. Files and secrets are already read by the binary; what is wrong
+//! with them is said here, once, with the key to change.
+
+use crate::notify::signing::{KeyError, SigningKeys};
+use lockgate_model::{
+    Secret,
+    id::{GroupName, NodeName},
+};
+use std::{collections::BTreeMap, net::SocketAddr};
+
+/// Everything [`crate::Control::start`] needs besides its ports.
+#[derive(Debug)]
+pub struct ControlSettings {
+    /// `node.name`; the source of every CloudEvent.
+    pub node: NodeName,
+    /// `api.public_url`: how people and integrations reach [`crate::Control::public_router`].
+    pub public_url: Option<String>,
+    /// The address that router is really served on (the port chosen, when `api.listen` asked for port 0).
+    pub listen: Option<SocketAddr>,
+    /// `webhooks:`
+    pub webhooks: Vec<WebhookSettings>,
+    /// `api.local_approvers`: which policy groups a uid of this host votes for. Root has none unless listed.
+    pub local_approvers: BTreeMap<u32, Vec<GroupName>>,
+}
+
+/// One entry of `webhooks:`.
+#[derive(Debug)]
+pub struct WebhookSettings {
+    /// Its name; becomes part of approver ids, so letters, digits, `.`, `_` and `-` only.
+    pub name: String,
+    /// Where notifications go: http or https. An address written here counts as configured, private or not.
+    pub url: String,
+    /// One or more `whsec_…` keys separated by white space; every one signs, so that keys can rotate.
+    pub secret: Secret<String>,
+    /// The key or keys that decisions of this integration are signed with; None: it only notifies.
+    pub decision_secret: Option<Secret<String>>,
+    /// The policy groups that it may speak for.
+    pub speaks_for: Vec<GroupName>,
+    /// PEM certificates trusted instead of the public roots.
+    pub ca_pem: Option<Vec<u8>>,
+    /// Lets `url`'s host *name* resolve to a private address.
+    pub allow_private: bool,
+    /// Also tell it how a request went on (escalated, approved, denied, expired, cancelled).
+    pub follow_ups: bool,
+}
+
+/// Why the control plane does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// A webhook's name cannot be used.
+    #[error("webhooks: the name {0:?} must be 1 to 64 letters, digits, `.`, `_` or `-`")]
+    Name(String),
+    /// Two webhooks share a name.
+    #[error("webhooks: two entries are named {0:?}; approver ids need distinct names")]
+    DuplicateName(String),
+    /// A webhook's url cannot be used.
+    #[error("webhooks: {name}: url: {detail}")]
+    Url {
+        /// Which.
+        name: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// A key cannot be used.
+    #[error("webhooks: {name}: {key}: {source}")]
+    Key {
+        /// Which webhook.
+        name: String,
+        /// `secret` or `decision_secret`.
+        key: &'static str,
+        /// What is wrong.
+        source: KeyError,
+    },
+    /// The trusted certificates cannot be used.
+    #[error("webhooks: {name}: ca: {detail}")]
+    Ca {
+        /// Which webhook.
+        name: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The public address cannot be used.
+    #[error("api.public_url: expected http(s)://host[:port][/path], got {0:?}")]
+    PublicUrl(String),
+    /// Integrations would have nowhere to send decisions to.
+    #[error("webhooks: {0}: decision_secret is set, but neither api.public_url nor api.listen is; set one")]
+    NoDecisionUrl(String),
+    /// The HTTP client could not be made.
+    #[error("webhooks: {name}: the HTTP client cannot be made: {detail}")]
+    Client {
+        /// Which webhook.
+        name: String,
+        /// What is wrong.
+        detail: String,
+    },
+}
+
+/// An integration that may decide.
+#[derive(Debug)]
+pub(crate) struct Integration {
+    pub(crate) name: String,
+    pub(crate) keys: SigningKeys,
+    pub(crate) speaks_for: Vec<GroupName>,
+}
+
+/// Refuses names that would blur approver ids (`webhook:<name>:<person>`).
+pub(crate) fn check_names(webhooks: &[WebhookSettings]) -> Result<(), ControlError> {
+    let mut seen = std::collections::BTreeSet::new();
+    for webhook in webhooks {
+        let name = &webhook.name;
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if name.is_empty() || name.len() > 64 || !name.chars().all(fits) {
+            return Err(ControlError::Name(name.clone()));
+        }
+        if !seen.insert(name.as_str()) {
+            return Err(ControlError::DuplicateName(name.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// The integrations among them that may decide.
+pub(crate) fn integrations(webhooks: &[WebhookSettings]) -> Result<Vec<Integration>, ControlError> {
+    webhooks
+        .iter()
+        .filter_map(|webhook| webhook.decision_secret.as_ref().map(|secret| (webhook, secret)))
+        .map(|(webhook, secret)| {
+            let keys = SigningKeys::parse(secret).map_err(|source| ControlError::Key {
+                name: webhook.name.clone(),
+                key: "decision_secret",
+                source,
+            })?;
+            Ok(Integration { name: webhook.name.clone(), keys, speaks_for: webhook.speaks_for.clone() })
+        })
+        .collect()
+}
+
+/// Where links and decision URLs point, without a trailing slash; None when nothing is reachable.
+pub(crate) fn base_url(settings: &ControlSettings) -> Result<Option<String>, ControlError> {
+    if let Some(url) = &settings.public_url {
+        let fail = || ControlError::PublicUrl(url.clone());
+        let parsed = reqwest::Url::parse(url).map_err(|_| fail())?;
+        let plain = parsed.query().is_none() && parsed.fragment().is_none() && parsed.password().is_none();
+        if !matches!(parsed.scheme(), "http" | "https") || !parsed.has_host() || !plain {
+            return Err(fail());
+        }
+        return Ok(Some(url.trim_end_matches('/').to_owned()));
+    }
+    Ok(settings.listen.map(|mut listen| {
+        // 0.0.0.0 is where to listen, not where to connect to.
+        if listen.ip().is_unspecified() {
+            listen.set_ip(match listen {
+                SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        format!("http://{listen}")
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(public_url: Option<&str>, listen: Option<&str>) -> ControlSettings {
+        ControlSettings {
+            node: "n".into(),
+            public_url: public_url.map(str::to_owned),
+            listen: listen.map(|text| text.parse().unwrap()),
+            webhooks: Vec::new(),
+            local_approvers: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn links_are_absolute_from_the_public_url_or_else_the_listener() {
+        for (public, listen, expected) in [
+            (Some("https://gate.example.com/"), None, Some("https://gate.example.com")),
+            (Some("https://gate.example.com/lg"), Some("127.0.0.1:1"), Some("https://gate.example.com/lg")),
+            (None, Some("127.0.0.1:8420"), Some("http://127.0.0.1:8420")),
+            (None, Some("0.0.0.0:8420"), Some("http://127.0.0.1:8420")),
+            (None, Some("[::]:8420"), Some("http://[::1]:8420")),
+            (None, None, None),
+        ] {
+            assert_eq!(base_url(&settings(public, listen)).unwrap().as_deref(), expected);
+        }
+        for bad in ["gate.example.com", "ftp://x", "http://x?a=b", "", "http://u:p@x"] {
+            assert!(base_url(&settings(Some(bad), None)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_that_would_blur_approver_ids_are_refused() {
+        let hook = |name: &str| WebhookSettings {
+            name: name.into(),
+            url: String::new(),
+            secret: Secret::new(String::new()),
+            decision_secret: None,
+            speaks_for: Vec::new(),
+            ca_pem: None,
+            allow_private: false,
+            follow_ups: true,
+        };
+        assert!(check_names(&[hook("approvals"), hook("chat-2")]).is_ok());
+        for bad in ["", "a:b", "a b", "ä", &"x".repeat(65)] {
+            assert!(matches!(check_names(&[hook(bad)]), Err(ControlError::Name(_))), "{bad}");
+        }
+        assert!(matches!(check_names(&[hook("a"), hook("a")]), Err(ControlError::DuplicateName(_))));
+    }
+}

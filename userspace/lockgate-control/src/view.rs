@@ -1,0 +1,244 @@
+//! What an approver sees of a request, in one shape for every channel: the notification's `data`, the page
+//! behind its link, and the host's API. Facts come from the parsed operation and the attributed workload.
+//!
+//! When the operation names a masked table, no literal, no bound value and no command line is in it.
+
+use crate::text::visible;
+use lockgate_model::{
+    approval::{ApprovalRequest, Progress},
+    operation::{Facts, Operation, Parameter},
+    session::{Mode, Target},
+    sql::SqlFacts,
+    workload::{CiJob, Process, Workload},
+};
+use serde_json::{Map, Value, json};
+
+/// What a request is about.
+pub(crate) fn subject(request: &ApprovalRequest) -> Map<String, Value> {
+    let session = &request.session;
+    let context = &request.operation.context;
+    let mut out = Map::new();
+    let mut put = |key: &str, value: Value| {
+        out.insert(key.to_owned(), value);
+    };
+    put("operation", operation(&request.operation));
+    put("in_transaction", json!(context.in_transaction));
+    put("database", json!(context.database));
+    put("role", json!(context.role));
+    put("search_path", json!(context.search_path));
+    put("target", target(&session.target));
+    put("identity", identity(request));
+    put("session_id", json!(session.id));
+    put("decision_id", json!(request.decision()));
+    put("node", json!(session.node));
+    put("policy", json!(request.verdict.policy));
+    out
+}
+
+/// Which rules hold it, and who must agree.
+pub(crate) fn demand(request: &ApprovalRequest, progress: &Progress) -> Map<String, Value> {
+    let requirements = &request.spec.requirements;
+    let rules: Vec<Value> = requirements
+        .iter()
+        .map(|requirement| {
+            json!({
+                "id": requirement.rule,
+                "description": requirement.description,
+                "stages": requirement.stages,
+                "deny_votes": requirement.deny_votes,
+                "exclude": requirement.exclude,
+                "require_reason": requirement.require_reason,
+            })
+        })
+        .collect();
+    let mut out = Map::new();
+    out.insert("rule".to_owned(), json!(requirements.first().map(|requirement| &requirement.rule)));
+    out.insert("rules".to_owned(), Value::Array(rules));
+    out.insert("need".to_owned(), json!(progress.requirements));
+    out
+}
+
+fn operation(operation: &Operation) -> Value {
+    let masked = operation.touches_masked;
+    let statement = if masked { &operation.normalized } else { &operation.text };
+    let values: Vec<Value> = operation
+        .parameters
+        .iter()
+        .enumerate()
+        .map(|(index, parameter)| bound_value(index + 1, parameter, masked))
+        .collect();
+    let mut out = json!({
+        "id": operation.id,
+        "statement": statement,
+        "statement_display": visible(statement),
+        "statement_bytes": statement.len(),
+        "literals": if masked { "masked" } else { "shown" },
+        "bound_values": values,
+        "bound_value_count": operation.parameters.len(),
+        "opaque": operation.facts.is_opaque(),
+    });
+    match &*operation.facts {
+        Facts::Sql(facts) => merge(&mut out, sql(facts, masked)),
+    }
+    out
+}
+
+fn sql(facts: &SqlFacts, masked: bool) -> Value {
+    // A parser's complaint quotes the text it stumbled over.
+    let opaque_reason = facts.opaque_reason.as_deref().map(|reason| if masked { "masked" } else { reason });
+    json!({
+        "class": facts.class,
+        "kind": facts.kind,
+        "tables_read": facts.tables_read,
+        "tables_written": facts.tables_written,
+        "columns": facts.columns,
+        "functions": facts.functions,
+        "bounded": facts.bounded,
+        "risk": facts.risk,
+        "effects": facts.effects,
+        "fingerprint": facts.fingerprint,
+        "opaque_reason": opaque_reason,
+        "second_opinion": facts.second_opinion,
+    })
+}
+
+fn bound_value(position: usize, parameter: &Parameter, masked: bool) -> Value {
+    let mut out = json!({
+        "position": position,
+        "type": type_name(parameter.type_oid),
+        "type_oid": parameter.type_oid,
+        "format": parameter.format,
+    });
+    if masked {
+        merge(&mut out, json!({ "masked": true }));
+        return out;
+    }
+    merge(&mut out, json!({ "value": parameter.value }));
+    if let Some(std::borrow::Cow::Owned(display)) = parameter.value.as_deref().map(visible) {
+        merge(&mut out, json!({ "display": display }));
+    }
+    out
+}
+
+/// Built-in types by OID (PostgreSQL, src/include/catalog/pg_type.dat).
+fn type_name(oid: u32) -> String {
+    let name = match oid {
+        0 => "unspecified",
+        16 => "bool",
+        17 => "bytea",
+        18 => "char",
+        19 => "name",
+        20 => "int8",
+        21 => "int2",
+        23 => "int4",
+        25 => "text",
+        26 => "oid",
+        114 => "json",
+        700 => "float4",
+        701 => "float8",
+        790 => "money",
+        869 => "inet",
+        1000 => "bool[]",
+        1005 => "int2[]",
+        1007 => "int4[]",
+        1009 => "text[]",
+        1015 => "varchar[]",
+        1016 => "int8[]",
+        1042 => "bpchar",
+        1043 => "varchar",
+        1082 => "date",
+        1083 => "time",
+        1114 => "timestamp",
+        1184 => "timestamptz",
+        1186 => "interval",
+        1266 => "timetz",
+        1700 => "numeric",
+        2950 => "uuid",
+        3802 => "jsonb",
+        other => return format!("oid {other}"),
+    };
+    name.to_owned()
+}
+
+fn target(target: &Target) -> Value {
+    let mode = match target.mode {
+        Mode::Observe => "observe",
+        Mode::Shadow => "shadow",
+        Mode::Enforce => "enforce",
+    };
+    json!({ "name": target.name, "protocol": target.protocol, "tags": target.tags, "mode": mode })
+}
+
+fn identity(request: &ApprovalRequest) -> Value {
+    let session = &request.session;
+    let workload: &Workload = &session.workload;
+    json!({
+        "principal": session.principal.id,
+        "display": visible(&session.principal.display),
+        "kind": session.principal.kind,
+        "assurance": session.principal.assurance,
+        "established_by": visible(&workload.established_by),
+        "process": process(&workload.process, request.operation.touches_masked),
+        "cgroup": workload.cgroup.as_deref().map(visible),
+        "unit": workload.unit,
+        "container": workload.container,
+        "ci": workload.ci.as_ref().map(ci),
+        "capture": session.flow.capture,
+        // Free text of the job: shown, never trusted.
+        "client_claims": {
+            "user": visible(&session.client.user),
+            "database": visible(&session.client.database),
+            "application_name": session.client.application_name.as_deref().map(visible),
+        },
+    })
+}
+
+/// `psql -c "…"` has the statement, literals and all, on its command line.
+fn process(process: &Process, masked: bool) -> Value {
+    let argv: Vec<_> = process.argv.iter().take(if masked { 1 } else { usize::MAX }).collect();
+    json!({
+        "pid": process.pid,
+        "uid": process.uid,
+        "gid": process.gid,
+        "user": process.user,
+        "exe": process.exe.as_deref().map(visible),
+        "exe_sha256": process.exe_sha256,
+        "argv": argv.into_iter().map(|argument| visible(argument)).collect::<Vec<_>>(),
+        "argv_count": process.argv.len(),
+        "cwd": process.cwd.as_deref().map(visible),
+        "ancestry": process
+            .ancestry
+            .iter()
+            .map(|ancestor| json!({ "pid": ancestor.pid, "name": visible(&ancestor.name) }))
+            .collect::<Vec<_>>(),
+        "exited": process.exited,
+    })
+}
+
+fn ci(ci: &CiJob) -> Value {
+    let shown = |text: &Option<String>| text.as_deref().map(|text| visible(text).into_owned());
+    json!({
+        "provider": visible(&ci.provider),
+        "assurance": ci.assurance,
+        "repository": shown(&ci.repository),
+        "workflow": shown(&ci.workflow),
+        "job": shown(&ci.job),
+        "run_id": shown(&ci.run_id),
+        "run_attempt": shown(&ci.run_attempt),
+        "run_url": shown(&ci.run_url),
+        "ref": shown(&ci.git_ref),
+        "ref_protected": ci.ref_protected,
+        "commit": shown(&ci.commit),
+        "commit_author": shown(&ci.commit_author),
+        "event_name": shown(&ci.event_name),
+        "actor": shown(&ci.actor),
+        "triggering_actor": shown(&ci.triggering_actor),
+    })
+}
+
+/// Adds the fields of one object to another; later ones win.
+pub(crate) fn merge(into: &mut Value, from: Value) {
+    if let (Value::Object(into), Value::Object(from)) = (into, from) {
+        into.extend(from);
+    }
+}
