@@ -13,7 +13,7 @@ use std::{
     io::{BufRead as _, ErrorKind, Write as _},
     net::{IpAddr, TcpListener, TcpStream},
     os::fd::AsFd as _,
-    sync::{Arc, mpsc},
+    sync::{Arc, Condvar, Mutex, PoisonError, mpsc},
     thread,
     time::Duration,
 };
@@ -44,9 +44,9 @@ struct Request {
     /// Dial this address all the time: traffic of the proxy itself.
     #[serde(default)]
     dial: Option<std::net::SocketAddr>,
-    /// Wait this long before the first accept, so that clients are gone by then.
+    /// Accept nothing before the command `accept`: clients can be gone by then.
     #[serde(default)]
-    accept_after_ms: u64,
+    hold: bool,
 }
 
 #[derive(Deserialize)]
@@ -55,6 +55,7 @@ enum Command {
     Targets { targets: Vec<String> },
     Counters,
     Health,
+    Accept,
     Place { pid: u32, start_ticks: u64 },
 }
 
@@ -64,6 +65,10 @@ fn main() -> Result<()> {
         let instance = Instance::new(&std::env::args().nth(2).context("detach INSTANCE")?)?;
         tell(&json!({ "event": "detached", "found": lockgate_intercept::detach(&instance, None)? }));
         return Ok(());
+    }
+    if argument == "set-abi" {
+        let path = std::env::args().nth(2).context("set-abi PATH VERSION")?;
+        return set_abi(&path, std::env::args().nth(3).context("set-abi PATH VERSION")?.parse()?);
     }
     let request: Request = serde_json::from_str(&argument)?;
     match Interceptor::attach(settings(&request)?) {
@@ -108,12 +113,16 @@ fn serve(request: &Request, interceptor: Interceptor) -> Result<()> {
         thread::spawn(move || dial_for_ever(address, &report));
         thread::spawn(move || results.iter().for_each(|result| tell(&result)));
     }
+    let gate = Arc::new(Gate::default());
+    if !request.hold {
+        gate.open();
+    }
     for listener in interceptor.listeners()? {
         listener.set_nonblocking(false)?;
-        let interceptor = Arc::clone(&interceptor);
-        let (attribute, quiet, wait) = (request.attribute, request.quiet, request.accept_after_ms);
+        let (interceptor, gate) = (Arc::clone(&interceptor), Arc::clone(&gate));
+        let (attribute, quiet) = (request.attribute, request.quiet);
         thread::spawn(move || {
-            thread::sleep(Duration::from_millis(wait));
+            gate.wait();
             accept(&listener, &interceptor, attribute, quiet);
         });
     }
@@ -126,12 +135,31 @@ fn serve(request: &Request, interceptor: Interceptor) -> Result<()> {
         "abilities": interceptor.abilities(),
     }));
     for line in std::io::stdin().lock().lines() {
-        tell(&answer(&interceptor, &line?));
+        tell(&answer(&interceptor, &gate, &line?));
     }
     Ok(())
 }
 
-fn answer(interceptor: &Interceptor, line: &str) -> Value {
+/// Closed until somebody opens it.
+#[derive(Default)]
+struct Gate {
+    open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn open(&self) {
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.opened.notify_all();
+    }
+
+    fn wait(&self) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.opened.wait_while(open, |open| !*open));
+    }
+}
+
+fn answer(interceptor: &Interceptor, gate: &Gate, line: &str) -> Value {
     let result = serde_json::from_str(line).map_err(anyhow::Error::from).and_then(|command| match command {
         Command::Targets { targets: texts } => {
             interceptor.set_targets(targets(&texts)?)?;
@@ -149,6 +177,10 @@ fn answer(interceptor: &Interceptor, line: &str) -> Value {
         Command::Health => {
             let health = interceptor.health();
             Ok(json!({ "whole": health.whole, "repinned": health.repinned, "detached": health.detached }))
+        }
+        Command::Accept => {
+            gate.open();
+            Ok(json!({}))
         }
         Command::Place { pid, start_ticks } => {
             let run = interceptor.place(pid, start_ticks)?;
@@ -202,6 +234,25 @@ fn dial_for_ever(address: std::net::SocketAddr, report: &mpsc::SyncSender<Value>
         }
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Overwrites the first word of a pinned configuration, as a build with another ABI would have written it.
+#[allow(unsafe_code, reason = "bpf(2) has no safe wrapper, and lockgate-intercept rightly offers no way to break its own pins")]
+fn set_abi(path: &str, abi: u32) -> Result<()> {
+    const CONFIG_BYTES: usize = 24;
+    let bpf = |command: i64, attr: &mut [u64; 4]| {
+        // SAFETY: 32 zero-padded bytes of union bpf_attr; the pointers in them outlive the call.
+        let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), size_of_val(attr)) };
+        if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(result) }
+    };
+    let path = std::ffi::CString::new(path)?;
+    let map = u64::try_from(bpf(7, &mut [path.as_ptr() as u64, 0, 0, 0])?)?;
+    let (key, mut value) = (0u32, [0u8; CONFIG_BYTES]);
+    let (key, pointer) = (&raw const key as u64, value.as_mut_ptr() as u64);
+    bpf(1, &mut [map, key, pointer, 0])?;
+    value[..4].copy_from_slice(&abi.to_ne_bytes());
+    bpf(2, &mut [map, key, value.as_ptr() as u64, 0])?;
+    Ok(())
 }
 
 /// One line; a reader that is gone ends the agent.

@@ -1,0 +1,131 @@
+//! Ways around capture that were measured, each with what it meets now.
+
+use crate::harness::{Lab, outcomes};
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+#[test]
+fn a_socket_made_before_joining_is_redirected() -> Result<()> {
+    let lab = Lab::new()?;
+    let _agent = lab.agent()?;
+    for way in ["127.0.0.1", "::1"] {
+        assert_eq!(outcomes(&lab.client(&lab.inside(), &["early-socket", &lab.server.at(way)])?), ["proxy"], "{way}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_socket_made_inside_is_redirected_when_connected_from_outside() -> Result<()> {
+    let lab = Lab::new()?;
+    let agent = lab.agent()?;
+    let outside = lab.outside();
+    let outside = outside.to_str().context("a path")?;
+    for scenario in ["socket-for-child", "moved-out"] {
+        let lines = lab.client(&lab.inside(), &[scenario, &lab.server.at("127.0.0.1"), outside])?;
+        assert_eq!(outcomes(&lines), ["proxy"], "{scenario}");
+        let process = agent.flow()?["flow"]["process"].clone();
+        let told = process["creator_tgid"].as_u64().unwrap_or(0);
+        // The child that connected is told apart from the governed process that made the socket.
+        assert_eq!(told != 0 && process["creator_tgid"] != process["tgid"], scenario == "socket-for-child", "{process}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_disconnected_socket_does_not_carry_its_attribution_to_the_proxy() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut agent = lab.agent()?;
+    for (target, proxy) in [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")] {
+        let proxy = format!("{proxy}:{}", agent.port);
+        let lines = lab.client(&lab.inside(), &["stale", &lab.server.at(target), &proxy])?;
+        assert_eq!(outcomes(&lines), ["proxy", "EPERM"], "{target}");
+    }
+    assert_eq!(agent.counter("attributed")?, 2);
+    Ok(())
+}
+
+#[test]
+fn nobody_governed_dials_the_proxy_and_others_are_not_served() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut agent = lab.agent()?;
+    let port = agent.port;
+    for address in [format!("127.0.0.1:{port}"), format!("0.0.0.0:{port}"), format!("[::1]:{port}"), format!("[::ffff:127.0.0.1]:{port}")] {
+        assert_eq!(outcomes(&lab.client(&lab.inside(), &["dial", &address])?), ["EPERM"], "{address}");
+    }
+    let lines = lab.client(&lab.outside(), &["dial", &format!("127.0.0.1:{port}")])?;
+    assert_ne!(outcomes(&lines), ["proxy"]);
+    agent.next("unattributed")?;
+    assert_eq!(agent.counter("unattributed")?, 1);
+    Ok(())
+}
+
+#[test]
+fn a_dial_by_hand_from_a_governed_source_port_inherits_nothing() -> Result<()> {
+    const SOURCE: &str = "9431";
+    let lab = Lab::new()?;
+    let mut agent = lab.agent()?;
+    assert_eq!(outcomes(&lab.client(&lab.inside(), &["from-port", &lab.server.at("127.0.0.1"), SOURCE])?), ["proxy"]);
+    let proxy = format!("127.0.0.1:{}", agent.port);
+    let lines = lab.client(&lab.outside(), &["from-port", &proxy, SOURCE])?;
+    assert_ne!(outcomes(&lines), ["proxy"]);
+    assert_eq!(agent.counter("attributed")?, 1);
+    Ok(())
+}
+
+#[test]
+fn data_in_the_syn_is_redirected_and_attributed() -> Result<()> {
+    let lab = Lab::new()?;
+    let agent = lab.agent()?;
+    for way in ["127.0.0.1", "::1"] {
+        assert_eq!(outcomes(&lab.client(&lab.inside(), &["fast-open", &lab.server.at(way)])?), ["proxy"], "{way}");
+        agent.flow()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn governed_processes_make_tcp_and_udp_sockets_only() -> Result<()> {
+    let lab = Lab::new()?;
+    let _agent = lab.agent()?;
+    for line in lab.client(&lab.inside(), &["sockets"])? {
+        let expected = match line["kind"].as_str() {
+            Some("tcp" | "udp") => "made",
+            _ => "EPROTONOSUPPORT",
+        };
+        assert_eq!(line["outcome"], expected, "{line}");
+    }
+    let outside = lab.client(&lab.outside(), &["sockets"])?;
+    let raw: Vec<&Value> = outside.iter().filter(|line| line["kind"] == "raw-tcp").collect();
+    assert!(raw.iter().all(|line| line["outcome"] == "made"), "{raw:?}");
+    Ok(())
+}
+
+#[test]
+fn datagrams_to_a_protected_service_are_refused() -> Result<()> {
+    let lab = Lab::new()?;
+    let other = Lab::new()?;
+    let _agent = lab.agent()?;
+    for way in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "0.0.0.0"] {
+        assert_eq!(outcomes(&lab.client(&lab.inside(), &["udp", &lab.server.at(way)])?), ["EPERM", "EPERM"], "{way}");
+        assert_eq!(outcomes(&lab.client(&lab.inside(), &["udp", &other.server.at(way)])?), ["sent", "sent"], "{way}");
+        assert_eq!(outcomes(&lab.client(&lab.outside(), &["udp", &lab.server.at(way)])?), ["sent", "sent"], "{way}");
+    }
+    Ok(())
+}
+
+#[test]
+fn another_network_namespace_is_refused_and_not_direct() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut agent = lab.agent()?;
+    let before = agent.counter("refused")?;
+    let address = lab.server.at("127.0.0.1");
+    let client = env!("CARGO_BIN_EXE_capture_client");
+    let inside = lab.inside();
+    let output = std::process::Command::new("unshare")
+        .args(["--net", client, "--cgroup", inside.to_str().context("a path")?, "dial", &address])
+        .output()?;
+    let line: Value = serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
+    assert_eq!(line["outcome"], "refused");
+    assert_eq!(agent.counter("refused")?, before + 1);
+    Ok(())
+}

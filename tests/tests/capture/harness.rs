@@ -1,0 +1,343 @@
+//! One laboratory per test: an instance of its own, cgroups of its own, a server that answers `direct`, and
+//! the agent and client binaries. Everything is gone when the test ends, also when it fails.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use lockgate_intercept::{Instance, detach};
+use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Nothing that a test waits for takes longer on a healthy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A name that no other test of this or another run uses.
+fn unique() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("t{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+pub(crate) struct Lab {
+    instance: String,
+    mount: PathBuf,
+    pub(crate) server: Server,
+}
+
+impl Lab {
+    pub(crate) fn new() -> Result<Self> {
+        ensure!(rustix::process::geteuid().is_root(), "capture tests need root: run `cargo xtask test` as root");
+        let mount = cgroup2_mount()?;
+        let lab = Self { instance: unique(), mount, server: Server::start()? };
+        fs::create_dir_all(lab.inside())?;
+        fs::create_dir_all(lab.outside())?;
+        Ok(lab)
+    }
+
+    pub(crate) fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// The governed cgroup as configuration names it.
+    pub(crate) fn governed(&self) -> String {
+        format!("/lockgate-test/{}/inside", self.instance)
+    }
+
+    fn base(&self) -> PathBuf {
+        self.mount.join("lockgate-test").join(&self.instance)
+    }
+
+    pub(crate) fn inside(&self) -> PathBuf {
+        self.base().join("inside")
+    }
+
+    pub(crate) fn outside(&self) -> PathBuf {
+        self.base().join("outside")
+    }
+
+    pub(crate) fn directory(&self, path: &str) -> PathBuf {
+        self.mount.join(path.trim_start_matches('/'))
+    }
+
+    /// The server's port as a protected loopback target.
+    pub(crate) fn target(&self) -> String {
+        format!("127.0.0.1/32:{}", self.server.port)
+    }
+
+    /// What most tests attach; more keys by `with`.
+    pub(crate) fn request(&self) -> Value {
+        json!({ "instance": self.instance, "cgroups": [self.governed()], "targets": [self.target()] })
+    }
+
+    pub(crate) fn agent(&self) -> Result<Agent> {
+        Agent::start(&self.request())
+    }
+
+    pub(crate) fn agent_with(&self, more: Value) -> Result<Agent> {
+        let mut request = self.request();
+        let (Some(all), Some(more)) = (request.as_object_mut(), more.as_object()) else { bail!("requests are objects") };
+        all.extend(more.clone());
+        Agent::start(&request)
+    }
+
+    /// Runs a client to its end and gives its lines.
+    pub(crate) fn client(&self, cgroup: &Path, arguments: &[&str]) -> Result<Vec<Value>> {
+        self.client_as(cgroup, None, arguments)
+    }
+
+    pub(crate) fn client_as(&self, cgroup: &Path, uid: Option<u32>, arguments: &[&str]) -> Result<Vec<Value>> {
+        let mut client = Client::start(cgroup, uid, arguments)?;
+        client.finish()
+    }
+
+    pub(crate) fn is_pinned(&self) -> bool {
+        Path::new("/sys/fs/bpf/lockgate").join(format!("v1-{}", self.instance)).exists()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Ok(instance) = Instance::new(&self.instance)
+            && let Err(error) = detach(&instance, None)
+        {
+            eprintln!("cleaning up instance {}: {error}", self.instance);
+        }
+        for cgroup in [self.inside(), self.outside()] {
+            let _ = fs::write(cgroup.join("cgroup.kill"), "1");
+        }
+        let start = Instant::now();
+        while remove_cgroups(&self.base()).is_err() && start.elapsed() < PATIENCE {
+            // Members are dying; there is no event to wait for on an unpopulated subtree that is portable.
+            thread::sleep(Duration::from_millis(20));
+        }
+        let _ = fs::remove_dir(self.mount.join("lockgate-test"));
+    }
+}
+
+fn remove_cgroups(directory: &Path) -> std::io::Result<()> {
+    let Ok(entries) = fs::read_dir(directory) else { return Ok(()) };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroups(&entry.path())?;
+        }
+    }
+    fs::remove_dir(directory)
+}
+
+/// The mount of the whole cgroup-v2 hierarchy.
+fn cgroup2_mount() -> Result<PathBuf> {
+    let text = fs::read_to_string("/proc/self/mountinfo")?;
+    let line = text.lines().find(|line| line.contains(" - cgroup2 ")).context("no cgroup2 mount")?;
+    Ok(line.split(' ').nth(4).context("mountinfo")?.into())
+}
+
+/// A service on every address of this host that answers `direct` and closes.
+pub(crate) struct Server {
+    pub(crate) port: u16,
+    listener: TcpListener,
+}
+
+impl Server {
+    fn start() -> Result<Self> {
+        let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
+        socket.set_only_v6(false)?;
+        socket.bind(&"[::]:0".parse::<SocketAddr>()?.into())?;
+        socket.listen(1024)?;
+        let listener: TcpListener = socket.into();
+        let port = listener.local_addr()?.port();
+        let accepting = listener.try_clone()?;
+        thread::spawn(move || {
+            for connection in accepting.incoming() {
+                let Ok(mut connection) = connection else { return };
+                // A client that does not read is none of the server's business.
+                let _ = connection.write_all(b"direct\n");
+            }
+        });
+        Ok(Self { port, listener })
+    }
+
+    pub(crate) fn at(&self, ip: &str) -> String {
+        if ip.contains(':') { format!("[{ip}]:{}", self.port) } else { format!("{ip}:{}", self.port) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Wakes the accepting thread, which then ends.
+        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
+    }
+}
+
+/// Lines of a child's standard output as JSON, with a bounded wait for each.
+struct Lines(Receiver<Value>);
+
+impl Lines {
+    fn of(child: &mut Child) -> Result<Self> {
+        let output = BufReader::new(child.stdout.take().context("standard output")?);
+        let (send, receive) = channel();
+        thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                let value = serde_json::from_str(&line).unwrap_or_else(|_| json!({ "garbage": line }));
+                if send.send(value).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self(receive))
+    }
+
+    fn next(&self) -> Result<Value> {
+        match self.0.recv_timeout(PATIENCE) {
+            Ok(value) => Ok(value),
+            Err(RecvTimeoutError::Timeout) => bail!("nothing within {PATIENCE:?}"),
+            Err(RecvTimeoutError::Disconnected) => bail!("the process ended"),
+        }
+    }
+}
+
+/// A running agent; killed when dropped.
+pub(crate) struct Agent {
+    child: Child,
+    input: Option<ChildStdin>,
+    lines: Lines,
+    pub(crate) port: u16,
+    pub(crate) ready: Value,
+}
+
+impl Agent {
+    /// Starts one and waits until it is attached; its own error otherwise.
+    pub(crate) fn start(request: &Value) -> Result<Self> {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_capture_agent"))
+            .arg(request.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let lines = Lines::of(&mut child)?;
+        let input = child.stdin.take();
+        let mut agent = Self { child, input, lines, port: 0, ready: Value::Null };
+        let first = agent.lines.next().context("the agent's first line")?;
+        ensure!(first["event"] == "ready", "the agent did not attach: {first}");
+        agent.port = u16::try_from(first["port"].as_u64().context("port")?)?;
+        agent.ready = first;
+        Ok(agent)
+    }
+
+    /// The next event of a kind; others are skipped.
+    pub(crate) fn next(&self, event: &str) -> Result<Value> {
+        loop {
+            let value = self.lines.next().with_context(|| format!("waiting for {event:?}"))?;
+            if value["event"] == event {
+                return Ok(value);
+            }
+        }
+    }
+
+    pub(crate) fn flow(&self) -> Result<Value> {
+        self.next("flow")
+    }
+
+    pub(crate) fn ask(&mut self, command: Value) -> Result<Value> {
+        let input = self.input.as_mut().context("standard input")?;
+        writeln!(input, "{command}")?;
+        let answer = self.next("answer")?;
+        if let Some(error) = answer["error"].as_str() {
+            bail!("{error}");
+        }
+        Ok(answer["answer"].clone())
+    }
+
+    pub(crate) fn counter(&mut self, name: &str) -> Result<u64> {
+        self.ask(json!({ "command": "counters" }))?[name].as_u64().context("a counter")
+    }
+
+    /// SIGKILL, and until it is gone.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// End of input: leaves in order, pins stay.
+    pub(crate) fn quit(mut self) -> Result<()> {
+        drop(self.input.take());
+        let start = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            ensure!(start.elapsed() < PATIENCE, "the agent does not leave");
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A running client; killed when dropped.
+pub(crate) struct Client {
+    child: Child,
+    lines: Lines,
+}
+
+impl Client {
+    pub(crate) fn start(cgroup: &Path, uid: Option<u32>, arguments: &[&str]) -> Result<Self> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_capture_client"));
+        command.arg("--cgroup").arg(cgroup);
+        if let Some(uid) = uid {
+            command.args(["--uid", &uid.to_string()]);
+        }
+        let mut child = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let lines = Lines::of(&mut child)?;
+        Ok(Self { child, lines })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn line(&self) -> Result<Value> {
+        self.lines.next()
+    }
+
+    /// Lets a client that was started with `--wait` go on.
+    pub(crate) fn go(&mut self) -> Result<()> {
+        writeln!(self.child.stdin.as_mut().context("standard input")?)?;
+        Ok(())
+    }
+
+    /// The rest of its lines, and success.
+    pub(crate) fn finish(&mut self) -> Result<Vec<Value>> {
+        let mut lines = Vec::new();
+        while let Ok(line) = self.lines.next() {
+            lines.push(line);
+        }
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the client failed ({status}) after {lines:?}");
+        Ok(lines)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The `outcome` of every line.
+pub(crate) fn outcomes(lines: &[Value]) -> Vec<&str> {
+    lines.iter().map(|line| line["outcome"].as_str().unwrap_or("none")).collect()
+}

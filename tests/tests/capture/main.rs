@@ -1,0 +1,8 @@
+//! Capture on the real kernel: what governed processes meet, what others do not notice, what survives
+//! a SIGKILL. Needs root; without it every test here fails and says so.
+
+mod attribution;
+mod bypass;
+mod harness;
+mod redirect;
+mod restart;
