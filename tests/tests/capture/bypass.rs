@@ -2,7 +2,7 @@
 
 use crate::harness::{Lab, outcomes};
 use anyhow::{Context as _, Result};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 #[test]
 fn a_socket_made_before_joining_is_redirected() -> Result<()> {

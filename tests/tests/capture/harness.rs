@@ -6,6 +6,8 @@ use lockgate_intercept::{Instance, detach};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use std::{
+    cell::RefCell,
+    collections::VecDeque,
     fs,
     io::{BufRead as _, BufReader, Write as _},
     net::{SocketAddr, TcpListener},
@@ -210,6 +212,7 @@ pub(crate) struct Agent {
     child: Child,
     input: Option<ChildStdin>,
     lines: Lines,
+    kept: RefCell<VecDeque<Value>>,
     pub(crate) port: u16,
     pub(crate) ready: Value,
 }
@@ -224,7 +227,7 @@ impl Agent {
             .spawn()?;
         let lines = Lines::of(&mut child)?;
         let input = child.stdin.take();
-        let mut agent = Self { child, input, lines, port: 0, ready: Value::Null };
+        let mut agent = Self { child, input, lines, kept: RefCell::default(), port: 0, ready: Value::Null };
         let first = agent.lines.next().context("the agent's first line")?;
         ensure!(first["event"] == "ready", "the agent did not attach: {first}");
         agent.port = u16::try_from(first["port"].as_u64().context("port")?)?;
@@ -232,13 +235,18 @@ impl Agent {
         Ok(agent)
     }
 
-    /// The next event of a kind; others are skipped.
+    /// The next event of a kind; others are kept for whoever asks for them.
     pub(crate) fn next(&self, event: &str) -> Result<Value> {
+        let kept = self.kept.borrow().iter().position(|value| value["event"] == event);
+        if let Some(value) = kept.and_then(|index| self.kept.borrow_mut().remove(index)) {
+            return Ok(value);
+        }
         loop {
-            let value = self.lines.next().with_context(|| format!("waiting for {event:?}"))?;
+            let value = self.lines.next().with_context(|| format!("waiting for {event:?}, got {:?}", self.kept))?;
             if value["event"] == event {
                 return Ok(value);
             }
+            self.kept.borrow_mut().push_back(value);
         }
     }
 

@@ -160,3 +160,49 @@ async fn prove(
 fn scram_failed(error: std::io::Error) -> UpstreamError {
     UpstreamError::Scram { detail: error.to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lockgate_model::SecretRef;
+
+    /// Mechanism and GS2 header (RFC 5802 §6) that answer an offer.
+    async fn choice(binding: Option<Vec<u8>>, offered: &[&str]) -> Result<(String, String), &'static str> {
+        // PATH is a secret that every test process has.
+        let credential = Credential { user: "app".into(), password: Some(SecretRef::Env("PATH".into())) };
+        let encrypted = binding.is_some();
+        let mut authenticator = Authenticator::new(&credential, encrypted, binding);
+        let offered = offered.iter().map(|name| PgString::lossy(name)).collect();
+        match authenticator.answer(Authentication::Sasl(offered)).await {
+            Err(error) => Err(error.kind()),
+            Ok(Some(Frontend::Password(first))) => {
+                let (mechanism, response) = first.as_sasl_initial().unwrap();
+                let response = String::from_utf8(response.unwrap().to_vec()).unwrap();
+                let header = response.split_inclusive(',').take(2).collect();
+                Ok((mechanism.to_string_lossy().into_owned(), header))
+            }
+            Ok(other) => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_strongest_mechanism_is_chosen_and_a_stolen_offer_shows() {
+        let tls = || Some(vec![1; 32]);
+        for (binding, offered, expected) in [
+            (
+                tls(),
+                &["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"][..],
+                Ok(("SCRAM-SHA-256-PLUS", "p=tls-server-end-point,,")),
+            ),
+            (tls(), &["SCRAM-SHA-256"], Ok(("SCRAM-SHA-256", "y,,"))),
+            (None, &["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"], Ok(("SCRAM-SHA-256", "n,,"))),
+            (None, &["SCRAM-SHA-256-PLUS"], Err("auth_method")),
+            (tls(), &["OAUTHBEARER"], Err("auth_method")),
+            (tls(), &[], Err("auth_method")),
+        ] {
+            let got = choice(binding, offered).await;
+            let got = got.as_ref().map(|(name, header)| (name.as_str(), header.as_str()));
+            assert_eq!(got.map_err(|kind| *kind), expected, "{offered:?}");
+        }
+    }
+}

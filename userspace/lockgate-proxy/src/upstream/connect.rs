@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use lockgate_model::addr::UpstreamAddr;
 use lockgate_wire::postgres::backend::BackendKeyData;
 use lockgate_wire::postgres::startup::{CancelRequest, StartupPacket};
-use std::cell::Cell;
+use std::{cell::Cell, time::Duration};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -21,19 +21,43 @@ pub struct Endpoint {
     pub host: String,
     /// How it is verified.
     pub tls: UpstreamTls,
+    /// How long it may take.
+    pub bounds: Bounds,
+}
+
+/// How long a target may take to open a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// For TCP; see [`DIAL_TIME`].
+    pub dial: Duration,
+    /// For TLS and login; see [`LOGIN_TIME`].
+    pub login: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { dial: DIAL_TIME, login: LOGIN_TIME }
+    }
+}
+
+impl Endpoint {
+    /// An endpoint with the usual bounds.
+    pub fn new(addr: UpstreamAddr, host: impl Into<String>, tls: UpstreamTls) -> Self {
+        Self { addr, host: host.into(), tls, bounds: Bounds::default() }
+    }
 }
 
 /// Opens a session on the target with the injected credential.
 ///
-/// Bounded by [`DIAL_TIME`] and [`LOGIN_TIME`]. Dropping the future drops the connection.
+/// Bounded by the endpoint's [`Bounds`]. Dropping the future drops the connection.
 pub async fn connect(
     endpoint: &Endpoint,
     credential: &Credential,
     request: &SessionRequest,
 ) -> Result<Connected, UpstreamError> {
     request.check()?;
-    let tcp = dial(endpoint.addr).await?;
-    let step = Cell::new("TLS");
+    let tcp = dial(endpoint).await?;
+    let (step, limit) = (Cell::new("TLS"), endpoint.bounds.login);
     let open = async {
         let (stream, binding) = secure(tcp, endpoint).await?;
         let encrypted = matches!(stream, Secured::Tls(_));
@@ -42,16 +66,16 @@ pub async fn connect(
         let (stream, buffer) = opening.into_parts();
         Ok(session.hand_over(stream.split(), buffer, encrypted))
     };
-    match timeout(LOGIN_TIME, open).await {
+    match timeout(limit, open).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(UpstreamError::LoginSlow { step: step.get() }),
+        Err(_) => Err(UpstreamError::LoginSlow { step: step.get(), limit }),
     }
 }
 
 /// Delivers a CancelRequest to the target. It never answers; the end of the connection means that it was taken.
 pub async fn cancel(endpoint: &Endpoint, key: &BackendKeyData) -> Result<(), UpstreamError> {
-    let tcp = dial(endpoint.addr).await?;
-    let step = "a cancellation";
+    let tcp = dial(endpoint).await?;
+    let (step, limit) = ("a cancellation", endpoint.bounds.login);
     let deliver = async {
         let (mut stream, _) = secure(tcp, endpoint).await?;
         let request = CancelRequest { process_id: key.process_id, key: key.key.clone() };
@@ -64,15 +88,16 @@ pub async fn cancel(endpoint: &Endpoint, key: &BackendKeyData) -> Result<(), Ups
         let _ = stream.as_stream().read(&mut [0; 1]).await;
         Ok(())
     };
-    match timeout(LOGIN_TIME, deliver).await {
+    match timeout(limit, deliver).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(UpstreamError::LoginSlow { step }),
+        Err(_) => Err(UpstreamError::LoginSlow { step, limit }),
     }
 }
 
-async fn dial(addr: UpstreamAddr) -> Result<TcpStream, UpstreamError> {
-    let tcp = match timeout(DIAL_TIME, TcpStream::connect(addr.0)).await {
-        Err(_) => return Err(UpstreamError::DialSlow { addr }),
+async fn dial(endpoint: &Endpoint) -> Result<TcpStream, UpstreamError> {
+    let (addr, limit) = (endpoint.addr, endpoint.bounds.dial);
+    let tcp = match timeout(limit, TcpStream::connect(addr.0)).await {
+        Err(_) => return Err(UpstreamError::DialSlow { addr, limit }),
         Ok(Err(error)) => return Err(UpstreamError::Dial { addr, kind: error.kind() }),
         Ok(Ok(tcp)) => tcp,
     };

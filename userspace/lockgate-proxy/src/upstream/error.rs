@@ -1,12 +1,11 @@
 //! Why there is no session on the target.
 
-use super::{DIAL_TIME, LOGIN_TIME};
 use crate::credential::CredentialError;
 use crate::tls::TlsError;
 use lockgate_model::addr::UpstreamAddr;
 use lockgate_wire::postgres::WireError;
 use lockgate_wire::postgres::backend::{ReportFields, sqlstate};
-use std::io;
+use std::{io, time::Duration};
 
 /// Why there is no session on the target.
 #[derive(Debug, thiserror::Error)]
@@ -20,16 +19,20 @@ pub enum UpstreamError {
         kind: io::ErrorKind,
     },
     /// TCP took too long.
-    #[error("{} did not accept a connection within {DIAL_TIME:?}", addr.0)]
+    #[error("{} did not accept a connection within {limit:?}", addr.0)]
     DialSlow {
         /// The target.
         addr: UpstreamAddr,
+        /// The bound.
+        limit: Duration,
     },
     /// The target accepted the connection and did not open a session.
-    #[error("the target did not open a session within {LOGIN_TIME:?}, it was last asked for {step}")]
+    #[error("the target did not open a session within {limit:?}, it was last asked for {step}")]
     LoginSlow {
         /// What lockgate waits for.
         step: &'static str,
+        /// The bound.
+        limit: Duration,
     },
     /// The target closed the connection.
     #[error("the target closed the connection when asked for {step}")]

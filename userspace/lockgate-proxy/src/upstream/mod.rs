@@ -12,7 +12,7 @@ mod error;
 mod login;
 mod writer;
 
-pub use connect::{Endpoint, cancel, connect};
+pub use connect::{Bounds, Endpoint, cancel, connect};
 pub use error::UpstreamError;
 pub use login::{Credential, SessionRequest};
 pub use writer::{Housekeeping, Upstream};

@@ -1,15 +1,18 @@
-//! The harness's own server, and lockgate's upstream connector against it.
+//! The target's leg against real PostgreSQL: logins of every kind, verification, refusals, servers that misbehave, and the
+//! catalogue's side connection.
+
+mod login;
+mod misbehaviour;
 
 use lockgate_tests::postgres::{HostAuth, PostgresOptions, TestPostgres};
 
 #[test]
 fn a_test_server_starts_crashes_restarts_and_leaves_nothing() {
-    let mut server = TestPostgres::start(PostgresOptions::new().tls().auth(HostAuth::Md5)).expect("start");
+    let options = PostgresOptions::new().tls().auth(HostAuth::Md5);
+    let mut server = TestPostgres::start(options).expect("start");
     let dir = server.socket_dir().to_owned();
-    assert_eq!(
-        server.psql("SELECT left(rolpassword, 3) FROM pg_authid WHERE rolname = 'postgres'").expect("query"),
-        "md5"
-    );
+    let method = server.psql("SELECT left(rolpassword, 3) FROM pg_authid WHERE rolname = 'postgres'");
+    assert_eq!(method.expect("query"), "md5");
     assert!(server.ca_pem().expect("tls").contains("BEGIN CERTIFICATE"));
     server.kill().expect("kill");
     server.psql("SELECT 1").expect_err("it is down");
