@@ -51,6 +51,7 @@ fn main() -> Result<()> {
     match scenario {
         "dial" => dial_often(&arguments),
         "hit-and-run" => hit_and_run(parse_address(&arguments)?),
+        "linger" => linger(parse_address(&arguments)?),
         "thread" => in_a_thread(parse_address(&arguments)?),
         "exec" => connect_then_exec(parse_address(&arguments)?),
         "early-socket" => tell_answer(early.context("made above")?.as_fd(), parse_address(&arguments)?),
@@ -129,6 +130,15 @@ fn read_answer(connection: &mut TcpStream) -> String {
 fn hit_and_run(address: SocketAddr) -> Result<()> {
     let connection = TcpStream::connect_timeout(&address, PATIENCE)?;
     tell(&json!({ "outcome": "connected", "pid": std::process::id(), "local": connection.local_addr()?.to_string() }));
+    Ok(())
+}
+
+/// Connected until somebody ends it.
+fn linger(address: SocketAddr) -> Result<()> {
+    let connection = TcpStream::connect_timeout(&address, PATIENCE)?;
+    tell(&json!({ "outcome": "connected", "pid": std::process::id() }));
+    std::io::stdin().read_line(&mut String::new())?;
+    drop(connection);
     Ok(())
 }
 

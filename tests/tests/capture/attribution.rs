@@ -60,7 +60,7 @@ fn hundreds_of_clients_that_have_exited_are_each_attributed() -> Result<()> {
 fn a_living_client_is_read_through_proc() -> Result<()> {
     let lab = Lab::new()?;
     let agent = lab.agent_with(json!({ "attribute": true }))?;
-    let client = Client::start(&lab.inside(), None, &["exec", &lab.server.at("127.0.0.1")])?;
+    let client = Client::start(&lab.inside(), None, &["linger", &lab.server.at("127.0.0.1")])?;
     client.line()?;
     let flow = agent.flow()?;
     let workload = &flow["workload"];
@@ -114,7 +114,8 @@ fn environment_facts_of_a_ci_job_are_claimed_and_change_nothing_else() -> Result
     let mut child = Command::new(env!("CARGO_BIN_EXE_capture_client"))
         .arg("--cgroup")
         .arg(lab.inside())
-        .args(["exec", &lab.server.at("127.0.0.1")])
+        .args(["linger", &lab.server.at("127.0.0.1")])
+        .stdin(Stdio::piped())
         .envs([("GITHUB_ACTIONS", "true"), ("GITHUB_REPOSITORY", "acme/billing"), ("GITHUB_JOB", "migrate")])
         .stdout(Stdio::null())
         .spawn()?;
