@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn only_what_had_an_effect_is_remembered_and_not_for_ever() {
         let replays = Replays::default();
-        let at = |seconds| Timestamp::from_second(1_800_000_000 + seconds).unwrap();
+        let at = |seconds: i64| Timestamp::from_second(1_800_000_000 + seconds).unwrap();
         drop(replays.claim(at(0), "a", "1").unwrap());
         let claim = replays.claim(at(0), "a", "1").unwrap();
         assert!(replays.claim(at(0), "a", "1").is_none(), "two copies do not race");

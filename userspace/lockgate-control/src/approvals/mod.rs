@@ -4,3 +4,6 @@
 pub(crate) mod case;
 pub(crate) mod port;
 pub(crate) mod registry;
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ mod channel;
 pub(crate) mod event;
 pub(crate) mod retry;
 pub mod signing;
-mod transport;
+pub(crate) mod transport;
 
 use crate::{
     approvals::case::Case,
@@ -96,3 +96,6 @@ impl Channels {
         self.halted.cancel();
     }
 }
+
+#[cfg(test)]
+mod tests;
