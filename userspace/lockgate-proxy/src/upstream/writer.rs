@@ -1,6 +1,7 @@
-//! The sending half. Private fields, two ways in: a permit, or housekeeping.
+//! The sending half. Private fields, and two ways in: a permit, or words of lockgate's own from a closed list.
 
-use bytes::{Buf, Bytes, BytesMut};
+use crate::catalogue::CatalogueQuery;
+use bytes::{Buf, Bytes};
 use lockgate_policy::permit::Permit;
 use lockgate_wire::postgres::frontend::{Frontend, Parse};
 use lockgate_wire::postgres::{PgString, Target, WireError};
@@ -76,10 +77,12 @@ impl Upstream {
 
     /// Queues a message of lockgate's own.
     pub fn housekeeping(&mut self, what: Housekeeping) -> Result<(), WireError> {
-        let mut bytes = BytesMut::new();
-        what.into_message().encode(&mut bytes)?;
-        self.push(bytes.freeze());
-        Ok(())
+        self.message(&what.into_message())
+    }
+
+    /// Queues a statement of the catalogue's side connection: one of a closed list of constants.
+    pub(crate) fn catalogue(&mut self, query: CatalogueQuery) -> Result<(), WireError> {
+        self.message(&Frontend::Query(PgString::from_static(query.sql())))
     }
 
     /// Bytes that are queued and not yet written.
@@ -108,6 +111,11 @@ impl Upstream {
     pub async fn shutdown(&mut self) -> io::Result<()> {
         self.flush().await?;
         self.stream.shutdown().await
+    }
+
+    fn message(&mut self, message: &Frontend) -> Result<(), WireError> {
+        self.push(message.to_bytes()?);
+        Ok(())
     }
 
     fn push(&mut self, bytes: Bytes) {
