@@ -4,6 +4,11 @@
 //! follow the server's own (table OID, attribute number). It never asks the server anything itself, and whatever it does
 //! not know is unknown, not absent.
 
+use super::{
+    Inspector, SearchPath, SessionState,
+    usage::{Lineage, Query},
+};
+use lockgate_model::sql::SqlClass;
 use std::collections::{HashMap, HashSet};
 
 /// What kind of relation (`pg_class.relkind`).
@@ -92,10 +97,10 @@ pub struct CatalogueParts {
     /// Every relation of every schema, `pg_catalog` and `information_schema` included (system views differ in OID from
     /// one version to the next, so nothing about them is built in).
     pub relations: Vec<Relation>,
-    /// Names of functions, procedures and aggregates outside `pg_catalog` and `information_schema`: an unqualified call
-    /// of such a name is not taken for the built-in.
+    /// Names of functions, procedures and aggregates outside `pg_catalog` and `information_schema` that are not members
+    /// of an extension (`pg_depend.deptype = 'e'`): an unqualified call of such a name is not taken for the built-in.
     pub functions: HashSet<String>,
-    /// Names of operators outside `pg_catalog`.
+    /// Names of operators outside `pg_catalog` that are not members of an extension.
     pub operators: HashSet<String>,
     /// `current_schemas(false)` of a fresh session of the upstream role: the search path when a session set none.
     pub search_path: Vec<String>,
@@ -110,6 +115,14 @@ pub struct CatalogueSnapshot {
     functions: HashSet<String>,
     operators: HashSet<String>,
     search_path: Vec<String>,
+    views: HashMap<u32, View>,
+}
+
+/// A view's text, understood once.
+#[derive(Clone, Debug)]
+struct View {
+    query: Option<Query>,
+    calls_unknown: bool,
 }
 
 /// What a relation name stands for.
@@ -130,13 +143,41 @@ impl CatalogueSnapshot {
             by_oid.insert(relation.oid, index);
             by_name.entry(relation.name.clone()).or_default().push(index);
         }
-        Self {
+        let mut snapshot = Self {
             relations: parts.relations,
             by_oid,
             by_name,
             functions: parts.functions,
             operators: parts.operators,
             search_path: parts.search_path,
+            views: HashMap::new(),
+        };
+        snapshot.views = snapshot
+            .relations
+            .iter()
+            .filter(|relation| {
+                relation.kind == RelationKind::View && !super::walk::is_system(&relation.schema)
+            })
+            .map(|relation| (relation.oid, snapshot.understand(relation)))
+            .collect();
+        snapshot
+    }
+
+    fn understand(&self, relation: &Relation) -> View {
+        // The text was written for an empty search path, where only pg_catalog needs no qualifier.
+        let mut state = SessionState::default();
+        state.search_path = SearchPath::Known(Vec::new());
+        state.standard_conforming_strings = Some(true);
+        let text = relation.view.as_ref().and_then(|view| view.text.as_deref()).unwrap_or_default();
+        let statements = Inspector.script(text, &state, Some(self)).statements;
+        match statements.as_slice() {
+            [one] if one.class() != SqlClass::Opaque => match &one.usage.lineage {
+                Lineage::Rows(query) => {
+                    View { query: Some(query.clone()), calls_unknown: one.usage.unknown_function }
+                }
+                _ => View { query: None, calls_unknown: true },
+            },
+            _ => View { query: None, calls_unknown: true },
         }
     }
 
@@ -174,6 +215,41 @@ impl CatalogueSnapshot {
             .chain(path.iter().map(String::as_str))
             .find_map(within)
             .map_or(Resolution::Unknown, Resolution::Found)
+    }
+
+    /// The tables that a view reads in the end, other views between included.
+    pub(crate) fn bases(&self, oid: u32) -> Vec<&Relation> {
+        let mut seen = HashSet::from([oid]);
+        let mut open = vec![oid];
+        let mut bases = Vec::new();
+        while let Some(next) = open.pop() {
+            let Some(view) = self.relation(next).and_then(|relation| relation.view.as_ref()) else {
+                continue;
+            };
+            for (base, _) in &view.depends_on {
+                if seen.insert(*base)
+                    && let Some(relation) = self.relation(*base)
+                {
+                    bases.push(relation);
+                    open.push(*base);
+                }
+            }
+        }
+        bases
+    }
+
+    /// Whether a view, or one that it reads, calls a function that is not known to be harmless.
+    pub(crate) fn view_calls_unknown(&self, oid: u32) -> bool {
+        self.views.get(&oid).is_some_and(|view| view.calls_unknown)
+            || self
+                .bases(oid)
+                .iter()
+                .any(|base| self.views.get(&base.oid).is_some_and(|view| view.calls_unknown))
+    }
+
+    /// What a view shows, when its text was understood.
+    pub(crate) fn view_query(&self, oid: u32) -> Option<&Query> {
+        self.views.get(&oid).and_then(|view| view.query.as_ref())
     }
 
     /// Whether a function of this name exists outside `pg_catalog`.

@@ -68,6 +68,8 @@ pub struct SessionState {
     pub search_path: SearchPath,
     /// The role that SET ROLE or SET SESSION AUTHORIZATION put in force.
     pub role: Option<String>,
+    /// The server's major version, when it was told.
+    pub server_major: Option<u32>,
     /// As the session began: what RESET and DISCARD ALL go back to.
     initial: Settings,
     /// What COMMIT leaves in force, while a transaction is open.
@@ -98,6 +100,7 @@ impl SessionState {
             client_encoding_utf8: true,
             search_path: SearchPath::Default,
             role: None,
+            server_major: None,
             initial: initial.clone(),
             at_commit: None,
             at_rollback: None,
@@ -183,9 +186,22 @@ impl SessionState {
         }
     }
 
+    /// Another statement of the same text comes after this one. The text was lexed before any of it ran, so only what
+    /// names mean can change.
+    pub(super) fn sent_within(&mut self, statement: &Statement) {
+        let (lexing, encoding) = (self.standard_conforming_strings, self.client_encoding_utf8);
+        self.apply(statement);
+        self.standard_conforming_strings = lexing;
+        self.client_encoding_utf8 = encoding;
+    }
+
     /// The server reported a parameter.
     pub fn parameter_status(&mut self, name: &str, value: &str) {
         let name = name.to_ascii_lowercase();
+        if name == "server_version" {
+            let digits: String = value.chars().take_while(char::is_ascii_digit).collect();
+            self.server_major = digits.parse().ok();
+        }
         if matches!(name.as_str(), "standard_conforming_strings" | "client_encoding" | "search_path") {
             self.assign(&name, &Setting::Values(split_path_if(&name, value)));
             if self.at_rollback.is_none() {

@@ -1,0 +1,343 @@
+//! Which functions and operators change nothing. A name that is not on the list makes a statement at least a write: a
+//! function can do anything, and neither text nor grammar says what.
+
+use super::{SessionState, catalogue::CatalogueSnapshot};
+use lockgate_model::sql::{SqlClass, SqlEffect};
+use std::{collections::HashMap, collections::HashSet, sync::LazyLock};
+
+/// The list, with how it was made in its head.
+const BUILTINS: &str = include_str!("builtins.txt");
+
+/// A server whose version nobody told is taken for the oldest that the list knows.
+const OLDEST_MAJOR: u32 = 15;
+
+/// What is known of a harmless function.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Harmless {
+    /// Returns a set: its arguments can decide how many rows come out.
+    pub(super) rows: bool,
+    /// Shows values of other statements or tables.
+    pub(super) values: bool,
+    since: u32,
+}
+
+struct Builtins {
+    functions: HashMap<&'static str, Harmless>,
+    operators: HashSet<&'static str>,
+}
+
+static LIST: LazyLock<Builtins> = LazyLock::new(|| {
+    let mut list = Builtins { functions: HashMap::new(), operators: HashSet::new() };
+    for line in BUILTINS.lines() {
+        let mut words = line.split(' ');
+        match (words.next(), words.next()) {
+            (Some("f"), Some(name)) => {
+                let mut harmless = Harmless::default();
+                for flag in words {
+                    match flag {
+                        "rows" => harmless.rows = true,
+                        "values" => harmless.values = true,
+                        other => harmless.since = other.strip_prefix("since=").map_or(u32::MAX, major),
+                    }
+                }
+                list.functions.insert(name, harmless);
+            }
+            (Some("o"), Some(name)) => {
+                list.operators.insert(name);
+            }
+            _ => {}
+        }
+    }
+    list
+});
+
+fn major(text: &str) -> u32 {
+    text.parse().unwrap_or(u32::MAX)
+}
+
+/// A function as called; None when it is not known to be harmless.
+pub(super) fn harmless(
+    schema: Option<&str>,
+    name: &str,
+    state: &SessionState,
+    catalogue: Option<&CatalogueSnapshot>,
+) -> Option<Harmless> {
+    match schema {
+        // Its helpers are SQL functions over the catalogue (information_schema.sql); drivers call them.
+        Some("information_schema") => {
+            name.starts_with("_pg_").then_some(Harmless { rows: true, ..Harmless::default() })
+        }
+        Some("pg_catalog") => builtin(name, state),
+        Some(_) => None,
+        None if !state.search_path.catalog_first() => None,
+        // A better match for the arguments' types wins wherever it is in the path (func_select_candidate).
+        None if catalogue.is_some_and(|catalogue| catalogue.has_user_function(name)) => None,
+        None => builtin(name, state),
+    }
+}
+
+fn builtin(name: &str, state: &SessionState) -> Option<Harmless> {
+    let server = state.server_major.unwrap_or(OLDEST_MAJOR);
+    LIST.functions.get(name).copied().filter(|harmless| harmless.since <= server)
+}
+
+/// Whether an operator is a built-in one.
+pub(super) fn known_operator(
+    schema: Option<&str>,
+    name: &str,
+    state: &SessionState,
+    catalogue: Option<&CatalogueSnapshot>,
+) -> bool {
+    // The grammar turns != into <> before names are looked up.
+    let builtin = LIST.operators.contains(name) || name == "!=";
+    match schema {
+        Some("pg_catalog") => builtin,
+        Some(_) => false,
+        None => {
+            builtin
+                && state.search_path.catalog_first()
+                && !catalogue.is_some_and(|catalogue| catalogue.has_user_operator(name))
+        }
+    }
+}
+
+/// What some functions off the list are known to do, beyond "anything".
+pub(super) struct Harm {
+    pub(super) class: SqlClass,
+    pub(super) effects: &'static [SqlEffect],
+}
+
+/// The harm that a name off the list announces.
+pub(super) fn harm(name: &str) -> Harm {
+    use SqlEffect::{ChangesMeaning, DynamicSql, Locks, Notifies, ServerFile, UnknownFunction, WritesRows};
+    let (class, effects): (_, &[SqlEffect]) = match name {
+        "query_to_xml"
+        | "query_to_xmlschema"
+        | "query_to_xml_and_xmlschema"
+        | "cursor_to_xml"
+        | "cursor_to_xmlschema"
+        | "table_to_xml"
+        | "table_to_xmlschema"
+        | "table_to_xml_and_xmlschema"
+        | "schema_to_xml"
+        | "schema_to_xmlschema"
+        | "schema_to_xml_and_xmlschema"
+        | "database_to_xml"
+        | "database_to_xmlschema"
+        | "database_to_xml_and_xmlschema"
+        | "ts_stat"
+        | "ts_rewrite"
+        | "dblink"
+        | "dblink_exec"
+        | "dblink_send_query"
+        | "dblink_open" => (SqlClass::Write, &[UnknownFunction, DynamicSql]),
+        "nextval" | "setval" => (SqlClass::Write, &[UnknownFunction, WritesRows]),
+        "set_config" => (SqlClass::Write, &[UnknownFunction, ChangesMeaning]),
+        "pg_notify" => (SqlClass::Write, &[UnknownFunction, Notifies]),
+        "lo_import"
+        | "lo_export"
+        | "pg_stat_file"
+        | "pg_file_write"
+        | "pg_file_read"
+        | "pg_file_rename"
+        | "pg_file_unlink"
+        | "pg_file_sync"
+        | "pg_logdir_ls"
+        | "pg_current_logfile"
+        | "pg_hba_file_rules"
+        | "pg_ident_file_mappings"
+        | "pg_show_all_file_settings" => (SqlClass::Admin, &[UnknownFunction, ServerFile]),
+        name if name.starts_with("pg_read_") || name.starts_with("pg_ls_") => {
+            (SqlClass::Admin, &[UnknownFunction, ServerFile])
+        }
+        "pg_terminate_backend"
+        | "pg_cancel_backend"
+        | "pg_reload_conf"
+        | "pg_rotate_logfile"
+        | "pg_switch_wal"
+        | "pg_promote"
+        | "pg_create_restore_point"
+        | "pg_backup_start"
+        | "pg_backup_stop"
+        | "pg_start_backup"
+        | "pg_stop_backup"
+        | "pg_wal_replay_pause"
+        | "pg_wal_replay_resume"
+        | "pg_log_backend_memory_contexts"
+        | "pg_drop_replication_slot"
+        | "pg_replication_slot_advance"
+        | "pg_import_system_collations"
+        | "pg_extension_config_dump"
+        | "pg_nextoid" => (SqlClass::Admin, &[UnknownFunction]),
+        name if name.starts_with("pg_logical_")
+            || name.starts_with("pg_create_")
+            || name.starts_with("pg_copy_")
+            || name.starts_with("pg_replication_origin_")
+            || name.starts_with("pg_stat_reset")
+            || name.starts_with("binary_upgrade_") =>
+        {
+            (SqlClass::Admin, &[UnknownFunction])
+        }
+        name if name.contains("advisory") => (SqlClass::Write, &[UnknownFunction, Locks]),
+        name if name.starts_with("lo_") || name == "lowrite" => {
+            (SqlClass::Write, &[UnknownFunction, WritesRows])
+        }
+        _ => (SqlClass::Write, &[UnknownFunction]),
+    };
+    Harm { class, effects }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::SearchPath;
+
+    fn check(schema: Option<&str>, name: &str, path: &SearchPath) -> bool {
+        let mut state = SessionState::default();
+        state.search_path.clone_from(path);
+        harmless(schema, name, &state, None).is_some()
+    }
+
+    #[test]
+    fn names_count_as_built_in_only_where_nothing_stands_before_pg_catalog() {
+        let known = |schemas: &[&str]| SearchPath::Known(schemas.iter().map(|s| (*s).to_owned()).collect());
+        let table = [
+            (None, "lower", SearchPath::Default, true),
+            (Some("pg_catalog"), "lower", SearchPath::Unknown, true),
+            (Some("public"), "lower", SearchPath::Default, false),
+            (None, "lower", SearchPath::Unknown, false),
+            (None, "lower", known(&["evil", "pg_catalog"]), false),
+            (None, "lower", known(&["pg_catalog", "evil"]), true),
+            (None, "lower", known(&["evil"]), true),
+            (None, "lower", known(&["pg_temp", "pg_catalog"]), true),
+            (Some("information_schema"), "_pg_expandarray", SearchPath::Default, true),
+            (None, "_pg_expandarray", SearchPath::Default, false),
+            (None, "my_function", SearchPath::Default, false),
+        ];
+        for (schema, name, path, expected) in table {
+            assert_eq!(check(schema, name, &path), expected, "{schema:?}.{name} with {path:?}");
+        }
+    }
+
+    #[test]
+    fn functions_that_do_something_are_not_on_the_list() {
+        for name in [
+            "set_config",
+            "pg_sleep",
+            "pg_sleep_for",
+            "pg_terminate_backend",
+            "pg_cancel_backend",
+            "lo_import",
+            "lo_export",
+            "lo_get",
+            "lo_create",
+            "loread",
+            "lowrite",
+            "pg_read_file",
+            "pg_read_binary_file",
+            "pg_ls_dir",
+            "pg_stat_file",
+            "query_to_xml",
+            "table_to_xml",
+            "schema_to_xml",
+            "database_to_xml",
+            "cursor_to_xml",
+            "ts_stat",
+            "ts_rewrite",
+            "nextval",
+            "setval",
+            "setseed",
+            "pg_notify",
+            "pg_advisory_lock",
+            "pg_try_advisory_lock",
+            "pg_advisory_unlock",
+            "pg_logical_emit_message",
+            "pg_logical_slot_get_changes",
+            "pg_create_restore_point",
+            "pg_drop_replication_slot",
+            "txid_current",
+            "pg_current_xact_id",
+            "pg_export_snapshot",
+            "pg_reload_conf",
+            "pg_rotate_logfile",
+            "pg_switch_wal",
+            "pg_promote",
+            "pg_stat_reset",
+            "pg_import_system_collations",
+            "dblink",
+            "dblink_exec",
+            "pg_replication_origin_create",
+            "binary_upgrade_set_next_pg_type_oid",
+            "pg_backup_start",
+            "brin_summarize_range",
+            "gin_clean_pending_list",
+            "unique_key_recheck",
+            "pg_event_trigger_ddl_commands",
+            "pg_extension_config_dump",
+            "currtid2",
+            "textin",
+            "plpgsql_call_handler",
+        ] {
+            assert!(!check(Some("pg_catalog"), name, &SearchPath::Default), "{name}");
+            assert!(harm(name).class.strictness() >= SqlClass::Write.strictness(), "{name}");
+        }
+    }
+
+    #[test]
+    fn everyday_functions_are_on_the_list() {
+        for name in [
+            "count",
+            "sum",
+            "avg",
+            "min",
+            "max",
+            "now",
+            "lower",
+            "upper",
+            "coalesce_is_not_one",
+            "random",
+            "version",
+            "gen_random_uuid",
+            "current_setting",
+            "has_table_privilege",
+            "json_build_object",
+            "jsonb_agg",
+            "row_to_json",
+            "date_trunc",
+            "extract",
+            "to_char",
+            "generate_series",
+            "unnest",
+            "array_agg",
+            "string_agg",
+            "regexp_replace",
+            "format_type",
+            "pg_get_viewdef",
+            "pg_table_is_visible",
+            "obj_description",
+            "pg_size_pretty",
+            "pg_total_relation_size",
+            "row_number",
+            "lag",
+            "substring",
+            "length",
+            "md5",
+            "sha256",
+            "timezone",
+        ] {
+            assert_eq!(check(None, name, &SearchPath::Default), name != "coalesce_is_not_one", "{name}");
+        }
+    }
+
+    #[test]
+    fn newer_built_ins_count_only_on_newer_servers() {
+        let on = |server_major| {
+            let mut state = SessionState::default();
+            state.server_major = server_major;
+            state
+        };
+        assert!(harmless(None, "uuidv7", &on(None), None).is_none());
+        assert!(harmless(None, "uuidv7", &on(Some(17)), None).is_none());
+        assert!(harmless(None, "uuidv7", &on(Some(18)), None).is_some());
+    }
+}

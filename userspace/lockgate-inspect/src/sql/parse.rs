@@ -1,0 +1,105 @@
+//! From text to the grammar's trees, within bounds, and split into statements by the grammar itself.
+
+use pg_query::{NodeEnum, ParserOptions};
+
+/// The longest text that is parsed. Migrations and bulk inserts of drivers stay below; what is longer is opaque.
+pub const MAX_TEXT_BYTES: usize = 1 << 20;
+
+/// The most statements that one text may hold: each costs a walk, a fingerprint and a record.
+pub const MAX_STATEMENTS: usize = 10_000;
+
+/// The deepest nesting of brackets that is handed to the grammar. It decodes nothing deeper than 100 messages anyhow; the
+/// bound keeps its C code off the end of a small stack.
+const MAX_BRACKETS: usize = 500;
+
+/// How backslashes in plain quotes are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// standard_conforming_strings = on: as ordinary characters.
+    Standard,
+    /// standard_conforming_strings = off: as escapes.
+    Escapes,
+}
+
+impl Reading {
+    pub(super) fn options(self) -> ParserOptions {
+        match self {
+            Self::Standard => ParserOptions::DEFAULT,
+            Self::Escapes => ParserOptions::DISABLE_STANDARD_CONFORMING_STRINGS,
+        }
+    }
+}
+
+/// One statement: its exact text and its tree.
+pub(super) struct Parsed<'a> {
+    pub(super) text: &'a str,
+    pub(super) node: NodeEnum,
+}
+
+/// Why a text is opaque. Safe to record: it quotes nothing of the text.
+pub(super) type Opaque = String;
+
+/// Parses and splits a text.
+pub(super) fn parse(text: &str, reading: Reading) -> Result<Vec<Parsed<'_>>, Opaque> {
+    if text.len() > MAX_TEXT_BYTES {
+        return Err(format!("the text has {} bytes, and at most {MAX_TEXT_BYTES} are inspected", text.len()));
+    }
+    if text.contains('\0') {
+        return Err("the text holds a zero byte".to_owned());
+    }
+    if deeper_than(text, MAX_BRACKETS) {
+        return Err(format!("brackets nest deeper than {MAX_BRACKETS}"));
+    }
+    let result = pg_query::parse(text, reading.options()).map_err(|error| reason(&error))?;
+    let statements = result.protobuf.stmts;
+    if statements.len() > MAX_STATEMENTS {
+        return Err(format!(
+            "the text has {} statements, and at most {MAX_STATEMENTS} are inspected",
+            statements.len()
+        ));
+    }
+    statements
+        .into_iter()
+        .map(|raw| {
+            let start = usize::try_from(raw.stmt_location).ok();
+            let length = usize::try_from(raw.stmt_len).ok();
+            // A length of nought is the rest of the text.
+            let slice = match (start, length) {
+                (Some(start), Some(0)) => text.get(start..),
+                (Some(start), Some(length)) => start.checked_add(length).and_then(|end| text.get(start..end)),
+                _ => None,
+            };
+            let node = raw.stmt.and_then(|node| node.node);
+            match (slice, node) {
+                (Some(slice), Some(node)) => Ok(Parsed { text: slice.trim(), node }),
+                _ => Err("the grammar's statement boundaries do not fit the text".to_owned()),
+            }
+        })
+        .collect()
+}
+
+/// What went wrong, without the piece of text that the grammar quotes.
+fn reason(error: &pg_query::Error) -> Opaque {
+    match error {
+        pg_query::Error::Parse(message) => {
+            let message = message.split(" at or near").next().unwrap_or_default();
+            let message = message.split('"').next().unwrap_or_default().trim_end_matches([':', ' ']);
+            format!("PostgreSQL's grammar does not accept it: {message}")
+        }
+        pg_query::Error::Decode(_) => "it nests deeper than is inspected".to_owned(),
+        _ => "PostgreSQL's grammar does not accept it".to_owned(),
+    }
+}
+
+/// Counts brackets wherever they stand, in strings too: it only ever counts too many.
+fn deeper_than(text: &str, limit: usize) -> bool {
+    let mut depth = 0_usize;
+    text.bytes().any(|byte| {
+        match byte {
+            b'(' | b'[' => depth += 1,
+            b')' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth > limit
+    })
+}

@@ -1,0 +1,329 @@
+//! Expressions: which columns they name and in what role, which functions and operators they call.
+
+use super::{Walk, inner, qualified, string};
+use crate::sql::{
+    Control, Setting,
+    catalogue::Resolution,
+    function,
+    tree::{self, Child},
+    usage::{ColumnRef, Expr, Place, Shape, SubQuery, Use},
+};
+use lockgate_model::sql::{SqlClass, SqlEffect};
+use pg_query::{
+    NodeEnum,
+    protobuf::{self, AExprKind, Node, SubLinkType, a_const::Val},
+};
+
+/// Columns that every table has (sysattr.h).
+const SYSTEM_COLUMNS: [&str; 7] = ["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid", "oid"];
+
+impl Walk<'_> {
+    /// An expression that stands by itself.
+    pub(super) fn expr(&mut self, node: Option<&Node>) -> Expr {
+        let mut out = Expr::default();
+        let Some(node) = node.and_then(|node| node.node.as_ref()) else { return out };
+        self.expr_into(node, None, &mut out);
+        out.shape = match node {
+            NodeEnum::ColumnRef(_) => match out.columns.as_slice() {
+                [Use { column: ColumnRef { name: None, .. }, .. }] => Shape::Star,
+                _ => Shape::Column,
+            },
+            NodeEnum::AConst(constant) => match &constant.val {
+                Some(Val::Ival(value)) => usize::try_from(value.ival).map_or(Shape::Computed, Shape::Ordinal),
+                _ => Shape::Computed,
+            },
+            _ => Shape::Computed,
+        };
+        out
+    }
+
+    /// Expressions that stand in one place.
+    pub(super) fn places(&mut self, place: Place, nodes: &[Node], out: &mut Vec<(Place, Expr)>) {
+        for node in nodes {
+            match &node.node {
+                Some(NodeEnum::SortBy(sort)) => {
+                    if !sort.use_op.is_empty() {
+                        self.operator(&sort.use_op);
+                    }
+                    let expr = self.expr(sort.node.as_deref());
+                    out.push((place, expr));
+                }
+                Some(NodeEnum::GroupingSet(set)) => self.places(place, &set.content, out),
+                Some(NodeEnum::List(list)) => self.places(place, &list.items, out),
+                Some(NodeEnum::WindowDef(window)) => self.window(window, out),
+                Some(NodeEnum::RowExpr(row)) => self.places(place, &row.args, out),
+                Some(_) => {
+                    let expr = self.expr(Some(node));
+                    out.push((place, expr));
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn window(&mut self, window: &protobuf::WindowDef, out: &mut Vec<(Place, Expr)>) {
+        self.places(Place::Window, &window.partition_clause, out);
+        self.places(Place::Window, &window.order_clause, out);
+        for offset in [&window.start_offset, &window.end_offset].into_iter().flatten() {
+            let expr = self.expr(Some(offset));
+            out.push((Place::Window, expr));
+        }
+    }
+
+    pub(super) fn expr_into(&mut self, node: &NodeEnum, place: Option<Place>, out: &mut Expr) {
+        match node {
+            NodeEnum::ColumnRef(column) => self.column(column, place, out),
+            NodeEnum::FuncCall(call) => self.call(call, place, out),
+            NodeEnum::SubLink(link) => self.sub_link(link, place, out),
+            NodeEnum::AExpr(expr) => self.operation(expr, place, out),
+            NodeEnum::CaseExpr(case) => {
+                self.optional(&case.arg, place.or(Some(Place::Condition)), out);
+                for when in case.args.iter().filter_map(|when| when.node.as_ref()) {
+                    match when {
+                        NodeEnum::CaseWhen(when) => {
+                            self.optional(&when.expr, place.or(Some(Place::Condition)), out);
+                            self.optional(&when.result, place, out);
+                        }
+                        other => self.expr_into(other, place, out),
+                    }
+                }
+                self.optional(&case.defresult, place, out);
+            }
+            NodeEnum::TypeCast(cast) => {
+                if let Some(name) = &cast.type_name {
+                    self.type_name(name, out);
+                }
+                self.optional(&cast.arg, place, out);
+            }
+            NodeEnum::CurrentOfExpr(_) | NodeEnum::AConst(_) | NodeEnum::ParamRef(_) => {}
+            other => self.below(other, place, out),
+        }
+    }
+
+    /// A node without words of its own: whatever hangs below it counts.
+    fn below(&mut self, node: &NodeEnum, place: Option<Place>, out: &mut Expr) {
+        tree::children(node, &mut |child| self.child(child, place, out));
+    }
+
+    fn child(&mut self, child: Child<'_>, place: Option<Place>, out: &mut Expr) {
+        match child {
+            Child::Node(NodeEnum::SelectStmt(select)) => self.child(Child::Select(select), place, out),
+            Child::Select(select) => {
+                let query = self.query(select);
+                out.queries.push(SubQuery { query, flows: true, place });
+            }
+            Child::Node(node) => self.expr_into(node, place, out),
+            Child::Relation(relation) => {
+                if !self.is_cte(relation) {
+                    self.read(relation);
+                }
+            }
+            Child::Type(name) => self.type_name(name, out),
+        }
+    }
+
+    fn optional(&mut self, node: &Option<Box<Node>>, place: Option<Place>, out: &mut Expr) {
+        match inner(node) {
+            Some(NodeEnum::SelectStmt(select)) => self.child(Child::Select(select), place, out),
+            Some(node) => self.expr_into(node, place, out),
+            None => {}
+        }
+    }
+
+    pub(super) fn all(&mut self, nodes: &[Node], place: Option<Place>, out: &mut Expr) {
+        for node in nodes.iter().filter_map(|node| node.node.as_ref()) {
+            self.expr_into(node, place, out);
+        }
+    }
+
+    fn column(&mut self, column: &protobuf::ColumnRef, place: Option<Place>, out: &mut Expr) {
+        let star =
+            matches!(column.fields.last().and_then(|node| node.node.as_ref()), Some(NodeEnum::AStar(_)));
+        let mut parts: Vec<String> = column.fields.iter().map(|node| string(node).to_owned()).collect();
+        let name = parts.pop().filter(|_| !star);
+        self.note_column(&parts, name.as_deref());
+        if let (Some(qualifier), Some(name)) = (parts.last(), &name)
+            && self.is_functional_notation(qualifier, name)
+        {
+            self.unknown(SqlClass::Write, &[SqlEffect::UnknownFunction]);
+            out.unknown_function = true;
+        }
+        out.columns.push(Use { column: ColumnRef { qualifier: parts, name }, place });
+    }
+
+    /// What the facts say of a column: `table.column` where the text tells the table.
+    fn note_column(&mut self, qualifier: &[String], name: Option<&str>) {
+        let name = name.unwrap_or("*");
+        let noted = match qualifier.last() {
+            None => name.to_owned(),
+            Some(alias) => {
+                let relation = self.aliases.iter().rev().find(|(known, _)| known == alias);
+                match relation {
+                    Some((_, Some(relation))) => format!("{}.{name}", relation.name),
+                    Some((_, None)) | None => format!("{alias}.{name}"),
+                }
+            }
+        };
+        self.gathered.columns.insert(noted);
+    }
+
+    /// `t.f` calls the function f of the row t where t has no such column (ParseFuncOrColumn in parse_func.c).
+    fn is_functional_notation(&self, qualifier: &str, name: &str) -> bool {
+        let Some(catalogue) = self.catalogue else { return false };
+        let Some((_, Some(relation))) = self.aliases.iter().rev().find(|(known, _)| known == qualifier)
+        else {
+            return false;
+        };
+        match self.look_up(relation.schema.as_deref(), &relation.name) {
+            Resolution::Found(found) => {
+                found.column(name).is_none()
+                    && !SYSTEM_COLUMNS.contains(&name)
+                    && catalogue.has_user_function(name)
+            }
+            Resolution::Unknown => false,
+        }
+    }
+
+    fn call(&mut self, call: &protobuf::FuncCall, place: Option<Place>, out: &mut Expr) {
+        let (schema, name) = qualified(&call.funcname);
+        self.gathered.functions.insert(match schema {
+            Some(schema) => format!("{schema}.{name}"),
+            None => name.to_owned(),
+        });
+        let argument_place = match function::harmless(schema, name, self.state, self.catalogue) {
+            Some(harmless) => {
+                // It shows what other statements hold: as good as a function that nobody knows.
+                out.unknown_function |= harmless.values;
+                place.or(harmless.rows.then_some(Place::RowCount))
+            }
+            None => {
+                let harm = function::harm(name);
+                self.unknown(harm.class, harm.effects);
+                out.unknown_function = true;
+                if name == "set_config" {
+                    self.set_config(call);
+                }
+                place.or(Some(Place::UnknownFunction))
+            }
+        };
+        self.all(&call.args, argument_place, out);
+        for order in call.agg_order.iter().filter_map(|node| node.node.as_ref()) {
+            self.expr_into(order, place.or(Some(Place::OrderBy)), out);
+        }
+        self.optional(&call.agg_filter, place.or(Some(Place::Condition)), out);
+        if let Some(over) = &call.over {
+            let mut places = Vec::new();
+            self.window(over, &mut places);
+            for (inner_place, expr) in places {
+                out.absorb(expr, place.unwrap_or(inner_place));
+            }
+        }
+    }
+
+    /// set_config('name', 'value', is_local): a SET in a function's clothes.
+    fn set_config(&mut self, call: &protobuf::FuncCall) {
+        let mut arguments = call.args.iter().map(literal);
+        self.gathered.setting = Some(match (arguments.next().flatten(), arguments.next().flatten()) {
+            (Some(name), value) => Control::Set {
+                name: name.to_ascii_lowercase(),
+                value: value.map_or(Setting::Unknown, |value| Setting::Values(vec![value])),
+                local: false,
+            },
+            (None, _) => Control::Anything,
+        });
+    }
+
+    fn sub_link(&mut self, link: &protobuf::SubLink, place: Option<Place>, out: &mut Expr) {
+        if !link.oper_name.is_empty() {
+            self.operator(&link.oper_name);
+        }
+        let kind = SubLinkType::try_from(link.sub_link_type);
+        let compares = matches!(
+            kind,
+            Ok(SubLinkType::AnySublink | SubLinkType::AllSublink | SubLinkType::RowcompareSublink)
+        );
+        let place = if compares { place.or(Some(Place::Condition)) } else { place };
+        self.optional(&link.testexpr, place, out);
+        if let Some(NodeEnum::SelectStmt(select)) = inner(&link.subselect) {
+            let query = self.query(select);
+            // EXISTS asks whether there is a row; what is in it is not even computed.
+            out.queries.push(SubQuery {
+                query,
+                flows: !matches!(kind, Ok(SubLinkType::ExistsSublink)),
+                place,
+            });
+        } else {
+            self.optional(&link.subselect, place, out);
+        }
+    }
+
+    fn operation(&mut self, expr: &protobuf::AExpr, place: Option<Place>, out: &mut Expr) {
+        let (_, name) = qualified(&expr.name);
+        match AExprKind::try_from(expr.kind) {
+            // BETWEEN and the like carry a keyword in the place of the operator.
+            Ok(
+                AExprKind::AexprBetween
+                | AExprKind::AexprNotBetween
+                | AExprKind::AexprBetweenSym
+                | AExprKind::AexprNotBetweenSym,
+            ) => {}
+            _ => self.operator(&expr.name),
+        }
+        self.optional(&expr.lexpr, place, out);
+        // A divisor of nought is an error, so whether there is one is an answer.
+        let right = if matches!(name, "/" | "%") { place.or(Some(Place::Condition)) } else { place };
+        self.optional(&expr.rexpr, right, out);
+    }
+
+    /// A cast to a type that is not the catalogue's runs its input function or a cast function of its maker.
+    fn type_name(&mut self, name: &protobuf::TypeName, out: &mut Expr) {
+        if let (Some(schema), _) = qualified(&name.names)
+            && !super::is_system(schema)
+        {
+            self.unknown(SqlClass::Write, &[SqlEffect::UnknownFunction]);
+            out.unknown_function = true;
+        }
+        self.all(&name.typmods, None, out);
+    }
+}
+
+impl Expr {
+    /// Takes over what another expression is made of, with a place for what has none.
+    pub(in crate::sql) fn absorb(&mut self, other: Self, place: Place) {
+        self.unknown_function |= other.unknown_function;
+        self.columns.extend(other.columns.into_iter().map(|mut used| {
+            used.place = used.place.or(Some(place));
+            used
+        }));
+        self.queries.extend(other.queries.into_iter().map(|mut query| {
+            query.place = query.place.or(Some(place));
+            query
+        }));
+    }
+}
+
+/// An option's value: a constant, a bare word, or a number.
+pub(super) fn literal_or_number(node: &Node) -> Option<String> {
+    match node.node.as_ref()? {
+        NodeEnum::Integer(value) => Some(value.ival.to_string()),
+        NodeEnum::Float(value) => Some(value.fval.clone()),
+        NodeEnum::Boolean(value) => Some(if value.boolval { "on" } else { "off" }.to_owned()),
+        _ => literal(node),
+    }
+}
+
+/// The text of a constant, through casts.
+pub(super) fn literal(node: &Node) -> Option<String> {
+    match node.node.as_ref()? {
+        NodeEnum::AConst(constant) => match constant.val.as_ref()? {
+            Val::Sval(value) => Some(value.sval.clone()),
+            Val::Ival(value) => Some(value.ival.to_string()),
+            Val::Fval(value) => Some(value.fval.clone()),
+            Val::Boolval(value) => Some(if value.boolval { "on" } else { "off" }.to_owned()),
+            Val::Bsval(_) => None,
+        },
+        NodeEnum::TypeCast(cast) => literal(cast.arg.as_deref()?),
+        NodeEnum::String(text) => Some(text.sval.clone()),
+        _ => None,
+    }
+}

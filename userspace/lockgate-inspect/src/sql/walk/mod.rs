@@ -1,0 +1,275 @@
+//! One walk over the grammar's tree gathers both: what a statement does (class, relations, columns, effects) and its
+//! lineage. Names of WITH queries are scoped as the server scopes them; what the walk has no words for is still searched
+//! for relations, columns and functions.
+//!
+//! Nodes nest at most as deep as prost decodes (100 messages), so recursion here is bounded by the parser.
+
+mod change;
+mod definition;
+mod expr;
+mod query;
+mod utility;
+
+use super::{
+    Control, SessionState,
+    catalogue::{CatalogueSnapshot, RelationKind, Resolution},
+    function,
+    usage::Lineage,
+};
+use lockgate_model::sql::{RelationName, SqlClass, SqlEffect};
+use pg_query::{
+    NodeEnum,
+    protobuf::{Node, RangeVar},
+};
+use std::collections::BTreeSet;
+
+/// The texts of a statement: what is kept with it, and with the statement that it gives a name to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Texts<'a> {
+    pub(super) exact: &'a str,
+    pub(super) normalized: &'a str,
+    pub(super) fingerprint: &'a str,
+}
+
+/// What one statement turned out to be.
+pub(super) struct Understood {
+    pub(super) kind: &'static str,
+    pub(super) bounded: Option<bool>,
+    pub(super) lineage: Lineage,
+    pub(super) control: Control,
+    pub(super) gathered: Gathered,
+    /// Set when it must count as opaque: why.
+    pub(super) opaque: Option<String>,
+}
+
+impl Understood {
+    /// Not understood, and this is why.
+    pub(super) fn opaque(kind: &'static str, why: String) -> Self {
+        Self {
+            kind,
+            bounded: None,
+            lineage: Lineage::Unknown,
+            control: Control::Anything,
+            gathered: Gathered { unknown_function: true, ..Gathered::default() },
+            opaque: Some(why),
+        }
+    }
+}
+
+/// What the walk picks up on its way.
+#[derive(Debug)]
+pub(super) struct Gathered {
+    pub(super) class: SqlClass,
+    pub(super) read: BTreeSet<RelationName>,
+    pub(super) written: BTreeSet<RelationName>,
+    pub(super) columns: BTreeSet<String>,
+    pub(super) functions: BTreeSet<String>,
+    pub(super) effects: BTreeSet<SqlEffect>,
+    /// Relations in any role, as they resolve.
+    pub(super) named: BTreeSet<RelationName>,
+    pub(super) unknown_function: bool,
+    /// It removes what cannot be had back.
+    pub(super) destroys: bool,
+    /// The data-modifying part that does most, when there is one below the top.
+    verb: Option<Verb>,
+    /// set_config() was seen.
+    setting: Option<Control>,
+}
+
+impl Default for Gathered {
+    fn default() -> Self {
+        Self {
+            class: SqlClass::Read,
+            read: BTreeSet::new(),
+            written: BTreeSet::new(),
+            columns: BTreeSet::new(),
+            functions: BTreeSet::new(),
+            effects: BTreeSet::new(),
+            named: BTreeSet::new(),
+            unknown_function: false,
+            destroys: false,
+            verb: None,
+            setting: None,
+        }
+    }
+}
+
+/// A data-modifying verb and whether it is bounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Verb {
+    unbounded: bool,
+    weight: u8,
+    kind: &'static str,
+}
+
+impl Verb {
+    fn new(kind: &'static str, bounded: Option<bool>) -> Self {
+        let weight = match kind {
+            "delete" => 4,
+            "update" => 3,
+            "merge" => 2,
+            _ => 1,
+        };
+        Self { unbounded: bounded == Some(false), weight, kind }
+    }
+
+    fn bounded(self) -> Option<bool> {
+        (self.kind != "insert").then_some(!self.unbounded)
+    }
+}
+
+/// The walk over one statement.
+pub(super) struct Walk<'a> {
+    texts: Texts<'a>,
+    state: &'a SessionState,
+    catalogue: Option<&'a CatalogueSnapshot>,
+    gathered: Gathered,
+    /// Names of WITH queries in scope, innermost last.
+    ctes: Vec<String>,
+    /// Names that columns can be qualified with, innermost last, and the relation each stands for.
+    aliases: Vec<(String, Option<RelationName>)>,
+}
+
+impl<'a> Walk<'a> {
+    /// Understands one statement.
+    pub(super) fn statement(
+        node: &NodeEnum,
+        texts: Texts<'a>,
+        state: &'a SessionState,
+        catalogue: Option<&'a CatalogueSnapshot>,
+    ) -> Understood {
+        let mut walk = Self {
+            texts,
+            state,
+            catalogue,
+            gathered: Gathered::default(),
+            ctes: Vec::new(),
+            aliases: Vec::new(),
+        };
+        let utility::Told { kind, bounded, lineage, control, opaque } = walk.dispatch(node);
+        let gathered = walk.gathered;
+        // EXPLAIN, COPY and WITH run what is inside them: the verb that does most names the statement.
+        let (kind, bounded) = match gathered.verb {
+            Some(verb) if matches!(kind, "select" | "insert" | "update" | "delete" | "merge" | "copy") => {
+                let own = Verb::new(kind, bounded);
+                if kind == "select" || kind == "copy" || verb > own {
+                    (verb.kind, verb.bounded())
+                } else {
+                    (kind, bounded)
+                }
+            }
+            _ => (kind, bounded),
+        };
+        let control = match (control, &gathered.setting) {
+            (Control::None, Some(setting)) => setting.clone(),
+            (control, _) => control,
+        };
+        Understood { kind, bounded, lineage, control, gathered, opaque }
+    }
+
+    fn raise(&mut self, class: SqlClass) {
+        self.gathered.class = self.gathered.class.stricter(class);
+    }
+
+    fn effect(&mut self, effect: SqlEffect) {
+        self.gathered.effects.insert(effect);
+    }
+
+    /// The relation that is meant: with its schema, when it is written or the catalogue tells.
+    fn resolve(&mut self, relation: &RangeVar) -> RelationName {
+        let schema = Some(relation.schemaname.clone()).filter(|schema| !schema.is_empty());
+        let name = match self.look_up(schema.as_deref(), &relation.relname) {
+            Resolution::Found(found) => {
+                RelationName { schema: Some(found.schema.clone()), name: found.name.clone() }
+            }
+            Resolution::Unknown => RelationName { schema, name: relation.relname.clone() },
+        };
+        self.gathered.named.insert(name.clone());
+        name
+    }
+
+    fn look_up(&self, schema: Option<&str>, name: &str) -> Resolution<'a> {
+        match self.catalogue {
+            Some(catalogue) => catalogue.resolve(schema, name, self.state.search_path.schemas()),
+            None => Resolution::Unknown,
+        }
+    }
+
+    /// A relation that is read; a view with what it shows.
+    fn read(&mut self, relation: &RangeVar) -> RelationName {
+        let name = self.resolve(relation);
+        self.gathered.read.insert(name.clone());
+        let Some(catalogue) = self.catalogue else { return name };
+        let Resolution::Found(found) = self.look_up(name.schema.as_deref(), &name.name) else { return name };
+        if found.kind == RelationKind::View && !is_system(&found.schema) {
+            for base in catalogue.bases(found.oid) {
+                self.gathered
+                    .read
+                    .insert(RelationName { schema: Some(base.schema.clone()), name: base.name.clone() });
+            }
+            if catalogue.view_calls_unknown(found.oid) {
+                self.unknown(SqlClass::Write, &[SqlEffect::UnknownFunction]);
+            }
+        }
+        name
+    }
+
+    fn write(&mut self, relation: &RangeVar) -> RelationName {
+        let name = self.resolve(relation);
+        self.gathered.written.insert(name.clone());
+        name
+    }
+
+    /// Something runs that nobody can vouch for.
+    fn unknown(&mut self, class: SqlClass, effects: &[SqlEffect]) {
+        self.raise(class);
+        self.gathered.effects.extend(effects);
+        self.gathered.unknown_function = true;
+    }
+
+    fn is_cte(&self, relation: &RangeVar) -> bool {
+        relation.schemaname.is_empty()
+            && relation.catalogname.is_empty()
+            && self.ctes.contains(&relation.relname)
+    }
+
+    fn verb(&mut self, kind: &'static str, bounded: Option<bool>) {
+        let verb = Verb::new(kind, bounded);
+        self.gathered.verb = Some(self.gathered.verb.map_or(verb, |known| known.max(verb)));
+    }
+
+    fn operator(&mut self, name: &[Node]) {
+        let (schema, name) = qualified(name);
+        if !function::known_operator(schema, name, self.state, self.catalogue) {
+            self.unknown(SqlClass::Write, &[SqlEffect::UnknownFunction]);
+        }
+    }
+}
+
+/// System schemas hold nothing that a session made.
+pub(super) fn is_system(schema: &str) -> bool {
+    matches!(schema, "pg_catalog" | "information_schema")
+}
+
+/// The last part of a name, and the one before it.
+fn qualified(name: &[Node]) -> (Option<&str>, &str) {
+    let mut parts = name.iter().rev().map(string);
+    let last = parts.next().unwrap_or_default();
+    (parts.next(), last)
+}
+
+/// The text of a String node; empty for others.
+fn string(node: &Node) -> &str {
+    match &node.node {
+        Some(NodeEnum::String(text)) => &text.sval,
+        _ => "",
+    }
+}
+
+fn strings(nodes: &[Node]) -> Vec<String> {
+    nodes.iter().map(|node| string(node).to_owned()).collect()
+}
+
+fn inner(node: &Option<Box<Node>>) -> Option<&NodeEnum> {
+    node.as_ref().and_then(|node| node.node.as_ref())
+}

@@ -1,0 +1,423 @@
+//! Statements: which kind and class each one is, and what the rest of the session learns from it. Everything that defines
+//! schema objects is in [`super::definition`].
+//!
+//! A node that has no arm here is opaque; what comes out of a new grammar is not guessed at.
+
+use super::{Walk, definition, inner, query, string};
+use crate::sql::{
+    Control, Setting, Statement,
+    usage::{Body, Expr, Lineage, Output, Query, Select},
+};
+use lockgate_model::sql::{SqlClass, SqlEffect, SqlFacts};
+use pg_query::{
+    NodeEnum,
+    protobuf::{self, DiscardMode, Node, TransactionStmtKind, VariableSetKind},
+};
+use std::sync::Arc;
+
+/// Settings that change what later texts mean, or which checks and triggers run.
+const MEANING: [&str; 10] = [
+    "search_path",
+    "standard_conforming_strings",
+    "client_encoding",
+    "names",
+    "backslash_quote",
+    "session_replication_role",
+    "row_security",
+    "transform_null_equals",
+    "xmloption",
+    "local_preload_libraries",
+];
+
+/// What dispatch tells of one statement.
+pub(super) struct Told {
+    pub(super) kind: &'static str,
+    pub(super) bounded: Option<bool>,
+    pub(super) lineage: Lineage,
+    pub(super) control: Control,
+    pub(super) opaque: Option<String>,
+}
+
+impl Told {
+    pub(super) fn new(kind: &'static str, lineage: Lineage) -> Self {
+        Self { kind, bounded: None, lineage, control: Control::None, opaque: None }
+    }
+
+    fn opaque(kind: &'static str, why: String) -> Self {
+        Self { opaque: Some(why), control: Control::Anything, ..Self::new(kind, Lineage::Unknown) }
+    }
+
+    fn control(kind: &'static str, control: Control) -> Self {
+        Self { control, ..Self::new(kind, Lineage::Nothing) }
+    }
+}
+
+impl Walk<'_> {
+    pub(super) fn dispatch(&mut self, node: &NodeEnum) -> Told {
+        match node {
+            NodeEnum::SelectStmt(select) => self.top_select(select),
+            NodeEnum::InsertStmt(_)
+            | NodeEnum::UpdateStmt(_)
+            | NodeEnum::DeleteStmt(_)
+            | NodeEnum::MergeStmt(_) => match self.change(node) {
+                Some((kind, bounded, change)) => {
+                    Told { bounded, ..Told::new(kind, Lineage::Change(Box::new(change))) }
+                }
+                None => Told::opaque("opaque", "a data-modifying statement of an unknown kind".to_owned()),
+            },
+            NodeEnum::ExplainStmt(explain) => self.explain(explain),
+            NodeEnum::CopyStmt(copy) => self.copy(copy),
+            NodeEnum::PrepareStmt(prepare) => self.prepare(prepare),
+            NodeEnum::ExecuteStmt(execute) => self.execute(execute),
+            NodeEnum::DeallocateStmt(deallocate) => {
+                self.raise(SqlClass::Session);
+                let name = (!deallocate.isall).then(|| deallocate.name.clone());
+                Told::control("deallocate", Control::Deallocate { name })
+            }
+            NodeEnum::DeclareCursorStmt(declare) => self.declare(declare),
+            NodeEnum::FetchStmt(fetch) => self.fetch(fetch),
+            NodeEnum::ClosePortalStmt(close) => {
+                self.raise(SqlClass::Session);
+                let name = Some(close.portalname.clone()).filter(|name| !name.is_empty());
+                Told::control("close", Control::Close { name })
+            }
+            NodeEnum::TransactionStmt(transaction) => self.transaction(transaction),
+            NodeEnum::ConstraintsSetStmt(_) => {
+                self.raise(SqlClass::Transaction);
+                Told::new("set_constraints", Lineage::Nothing)
+            }
+            NodeEnum::VariableSetStmt(set) => self.set(set),
+            NodeEnum::VariableShowStmt(_) => Told::new("show", Lineage::Nothing),
+            NodeEnum::DiscardStmt(discard) => {
+                self.raise(SqlClass::Session);
+                if discard.target == DiscardMode::DiscardAll as i32 {
+                    self.effect(SqlEffect::ChangesMeaning);
+                    Told::control("discard", Control::DiscardAll)
+                } else {
+                    Told::new("discard", Lineage::Nothing)
+                }
+            }
+            NodeEnum::ListenStmt(_) => self.notification("listen"),
+            NodeEnum::UnlistenStmt(_) => self.notification("unlisten"),
+            NodeEnum::NotifyStmt(_) => self.notification("notify"),
+            NodeEnum::LockStmt(lock) => {
+                self.raise(SqlClass::Write);
+                self.effect(SqlEffect::Locks);
+                for relation in relations(&lock.relations) {
+                    self.read(relation);
+                }
+                Told::new("lock", Lineage::Nothing)
+            }
+            NodeEnum::CallStmt(call) => {
+                self.raise(SqlClass::Call);
+                self.effect(SqlEffect::UnknownFunction);
+                self.gathered.unknown_function = true;
+                let arguments = call.funccall.as_ref().map(|call| {
+                    let node = Node { node: Some(NodeEnum::FuncCall(call.clone())) };
+                    self.expr(Some(&node))
+                });
+                let outputs = arguments.into_iter().map(|value| Output { name: None, value }).collect();
+                Told {
+                    control: Control::Anything,
+                    ..Told::new("call", Lineage::Rows(Query::outputs(outputs)))
+                }
+            }
+            NodeEnum::DoStmt(block) => {
+                self.raise(SqlClass::Call);
+                self.gathered.effects.extend([SqlEffect::DynamicSql, SqlEffect::UnknownFunction]);
+                self.gathered.unknown_function = true;
+                if definition::untrusted(&definition::language(&block.args)) {
+                    self.raise(SqlClass::Admin);
+                    self.effect(SqlEffect::ServerFile);
+                }
+                let body = Some(definition::body(&block.args));
+                Told {
+                    control: Control::Anything,
+                    ..Told::new("do", Lineage::Define { what: "a DO block", body })
+                }
+            }
+            other => match self.define(other) {
+                Some(told) => told,
+                None => Told::opaque(
+                    "opaque",
+                    "a statement that this version of lockgate has no words for".to_owned(),
+                ),
+            },
+        }
+    }
+
+    fn top_select(&mut self, select: &protobuf::SelectStmt) -> Told {
+        let bounded = query::bounded(select);
+        let query = self.query(select);
+        if leftmost(select).into_clause.is_some() {
+            return Told::new("create_table", Lineage::Store(query));
+        }
+        Told { bounded: Some(bounded), ..Told::new("select", Lineage::Rows(query)) }
+    }
+
+    fn explain(&mut self, explain: &protobuf::ExplainStmt) -> Told {
+        let analyze = explain.options.iter().any(|option| match &option.node {
+            Some(NodeEnum::DefElem(option)) => option.defname == "analyze" && switched_on(option),
+            _ => false,
+        });
+        let Some(node) = inner(&explain.query) else {
+            return Told::opaque("explain", "EXPLAIN of nothing".to_owned());
+        };
+        let outer = self.gathered.class;
+        let told = self.dispatch(node);
+        if told.opaque.is_some() {
+            return told;
+        }
+        if analyze {
+            // It runs: it is what it explains.
+            let lineage = Lineage::Plan(Box::new(told.lineage));
+            return Told {
+                kind: if told.kind == "select" { "explain" } else { told.kind },
+                bounded: told.bounded,
+                ..Told::new("explain", lineage)
+            };
+        }
+        // It is planned and not run. Planning folds functions that call themselves immutable, so unknown ones still count.
+        self.gathered.class =
+            if self.gathered.unknown_function { outer.stricter(SqlClass::Write) } else { outer };
+        self.gathered
+            .effects
+            .retain(|effect| matches!(effect, SqlEffect::UnknownFunction | SqlEffect::DynamicSql));
+        let written = std::mem::take(&mut self.gathered.written);
+        self.gathered.read.extend(written);
+        self.gathered.verb = None;
+        self.gathered.setting = None;
+        Told::new("explain", Lineage::Plan(Box::new(told.lineage)))
+    }
+
+    fn copy(&mut self, copy: &protobuf::CopyStmt) -> Told {
+        for name in &copy.attlist {
+            self.gathered.columns.insert(string(name).to_owned());
+        }
+        let columns = super::strings(&copy.attlist);
+        let mut lineage = Lineage::Nothing;
+        match (&copy.relation, inner(&copy.query)) {
+            (Some(relation), _) if copy.is_from => {
+                self.write(relation);
+                self.raise(SqlClass::CopyIn);
+                self.gathered.effects.extend([SqlEffect::Imports, SqlEffect::WritesRows]);
+                // Its WHERE sees the rows that come in, not those of the table.
+                self.expr(copy.where_clause.as_deref());
+            }
+            (Some(relation), _) => {
+                let relation = self.read(relation);
+                self.raise(SqlClass::CopyOut);
+                self.effect(SqlEffect::Exports);
+                lineage = Lineage::CopyOut { relation, columns };
+            }
+            (None, Some(query)) => {
+                self.raise(SqlClass::CopyOut);
+                self.effect(SqlEffect::Exports);
+                lineage = match query {
+                    NodeEnum::SelectStmt(select) => {
+                        Lineage::CopyQuery(Box::new(Lineage::Rows(self.query(select))))
+                    }
+                    other => match self.change(other) {
+                        Some((kind, bounded, change)) => {
+                            self.verb(kind, bounded);
+                            Lineage::CopyQuery(Box::new(Lineage::Change(Box::new(change))))
+                        }
+                        None => Lineage::Unknown,
+                    },
+                };
+            }
+            (None, None) => return Told::opaque("copy", "COPY of nothing".to_owned()),
+        }
+        if copy.is_program || !copy.filename.is_empty() {
+            self.raise(SqlClass::Admin);
+            self.effect(SqlEffect::ServerFile);
+        }
+        Told::new("copy", lineage)
+    }
+
+    fn prepare(&mut self, prepare: &protobuf::PrepareStmt) -> Told {
+        let Some(node) = inner(&prepare.query) else {
+            return Told::opaque("prepare", "PREPARE of nothing".to_owned());
+        };
+        let told = self.dispatch(node);
+        if let Some(why) = told.opaque {
+            return Told::opaque("prepare", why);
+        }
+        let inner = self.inner_statement(node);
+        Told {
+            bounded: told.bounded,
+            control: Control::Prepare { name: prepare.name.clone(), inner },
+            ..Told::new("prepare", told.lineage)
+        }
+    }
+
+    fn declare(&mut self, declare: &protobuf::DeclareCursorStmt) -> Told {
+        let Some(node @ NodeEnum::SelectStmt(select)) = inner(&declare.query) else {
+            return Told::opaque("declare", "a cursor over something that is not a query".to_owned());
+        };
+        let bounded = query::bounded(select);
+        let query = self.query(select);
+        let inner = self.inner_statement(node);
+        Told {
+            bounded: Some(bounded),
+            control: Control::Declare { name: declare.portalname.clone(), inner },
+            ..Told::new("declare", Lineage::Rows(query))
+        }
+    }
+
+    /// What a name that is given here will stand for.
+    fn inner_statement(&self, node: &NodeEnum) -> Arc<Statement> {
+        let understood = Walk::statement(node, self.texts, self.state, self.catalogue);
+        Arc::new(Statement::of(understood, self.texts, self.state))
+    }
+
+    fn execute(&mut self, execute: &protobuf::ExecuteStmt) -> Told {
+        let mut arguments = Expr::default();
+        self.all(&execute.params, None, &mut arguments);
+        let Some(prepared) = self.state.prepared(&execute.name).cloned() else {
+            self.gathered.unknown_function = true;
+            return Told {
+                control: Control::Execute { name: execute.name.clone() },
+                ..Told::opaque(
+                    "execute",
+                    "EXECUTE of a statement that this session is not known to have prepared".to_owned(),
+                )
+            };
+        };
+        let kind = self.as_if(&prepared);
+        Told {
+            kind: kind.unwrap_or("execute"),
+            bounded: prepared.sql().bounded,
+            control: Control::Execute { name: execute.name.clone() },
+            opaque: prepared.sql().opaque_reason.clone(),
+            ..Told::new("execute", prepared.usage.lineage.clone())
+        }
+    }
+
+    fn fetch(&mut self, fetch: &protobuf::FetchStmt) -> Told {
+        let kind = if fetch.ismove { "move" } else { "fetch" };
+        let control = Control::Fetch { name: fetch.portalname.clone() };
+        match self.state.cursor(&fetch.portalname).cloned() {
+            Some(cursor) => {
+                self.as_if(&cursor);
+                let lineage = if fetch.ismove { Lineage::Nothing } else { cursor.usage.lineage.clone() };
+                Told { control, opaque: cursor.sql().opaque_reason.clone(), ..Told::new(kind, lineage) }
+            }
+            // The statement that opened it was judged; where its rows come from is not known here.
+            None => Told { control, ..Told::new(kind, Lineage::Unknown) },
+        }
+    }
+
+    /// Takes over the facts of a statement that runs by name.
+    fn as_if(&mut self, other: &Statement) -> Option<&'static str> {
+        let facts: &SqlFacts = other.sql();
+        self.raise(facts.class);
+        self.gathered.read.extend(facts.tables_read.iter().cloned());
+        self.gathered.written.extend(facts.tables_written.iter().cloned());
+        self.gathered.columns.extend(facts.columns.iter().cloned());
+        self.gathered.functions.extend(facts.functions.iter().cloned());
+        self.gathered.effects.extend(facts.effects.iter().copied());
+        self.gathered.named.extend(other.usage.relations.iter().cloned());
+        self.gathered.unknown_function |= other.usage.unknown_function;
+        ["select", "insert", "update", "delete", "merge"].into_iter().find(|kind| *kind == facts.kind)
+    }
+
+    fn transaction(&mut self, transaction: &protobuf::TransactionStmt) -> Told {
+        self.raise(SqlClass::Transaction);
+        let chain = transaction.chain;
+        let (kind, control) = match TransactionStmtKind::try_from(transaction.kind) {
+            Ok(TransactionStmtKind::TransStmtBegin | TransactionStmtKind::TransStmtStart) => {
+                ("begin", Control::Begin)
+            }
+            Ok(TransactionStmtKind::TransStmtCommit) => ("commit", Control::Commit { chain }),
+            Ok(TransactionStmtKind::TransStmtRollback) => ("rollback", Control::Rollback { chain }),
+            Ok(TransactionStmtKind::TransStmtSavepoint) => ("savepoint", Control::Savepoint),
+            Ok(TransactionStmtKind::TransStmtRelease) => ("release", Control::None),
+            Ok(TransactionStmtKind::TransStmtRollbackTo) => ("rollback_to", Control::RollbackTo),
+            Ok(TransactionStmtKind::TransStmtPrepare) => {
+                ("prepare_transaction", Control::Commit { chain: false })
+            }
+            Ok(TransactionStmtKind::TransStmtCommitPrepared) => ("commit_prepared", Control::None),
+            Ok(TransactionStmtKind::TransStmtRollbackPrepared) => ("rollback_prepared", Control::None),
+            Ok(TransactionStmtKind::Undefined) | Err(_) => {
+                return Told::opaque("transaction", "an unknown transaction statement".to_owned());
+            }
+        };
+        Told::control(kind, control)
+    }
+
+    fn set(&mut self, set: &protobuf::VariableSetStmt) -> Told {
+        let kind = VariableSetKind::try_from(set.kind);
+        let name = set.name.to_ascii_lowercase();
+        // SET TRANSACTION … and SET SESSION CHARACTERISTICS … come as several settings at once.
+        if matches!(kind, Ok(VariableSetKind::VarSetMulti)) {
+            self.raise(SqlClass::Transaction);
+            return Told::new("set_transaction", Lineage::Nothing);
+        }
+        self.raise(SqlClass::Session);
+        if matches!(kind, Ok(VariableSetKind::VarResetAll)) {
+            self.effect(SqlEffect::ChangesMeaning);
+            return Told::control("reset", Control::ResetAll);
+        }
+        if matches!(name.as_str(), "role" | "session_authorization") {
+            self.effect(SqlEffect::SetsRole);
+        }
+        if MEANING.contains(&name.as_str()) {
+            self.effect(SqlEffect::ChangesMeaning);
+        }
+        let (kind, value) = match kind {
+            Ok(VariableSetKind::VarSetValue) => ("set", setting(&set.args)),
+            Ok(VariableSetKind::VarSetDefault) => ("set", Setting::Default),
+            Ok(VariableSetKind::VarReset) => ("reset", Setting::Default),
+            Ok(_) | Err(_) => ("set", Setting::Unknown),
+        };
+        Told::control(kind, Control::Set { name, value, local: set.is_local })
+    }
+
+    fn notification(&mut self, kind: &'static str) -> Told {
+        self.raise(SqlClass::Session);
+        self.effect(SqlEffect::Notifies);
+        Told::new(kind, Lineage::Nothing)
+    }
+}
+
+/// The relations in a list of nodes.
+pub(super) fn relations(nodes: &[Node]) -> impl Iterator<Item = &protobuf::RangeVar> {
+    nodes.iter().filter_map(|node| match &node.node {
+        Some(NodeEnum::RangeVar(relation)) => Some(relation),
+        _ => None,
+    })
+}
+
+/// INTO of a set operation hangs on its leftmost SELECT.
+fn leftmost(select: &protobuf::SelectStmt) -> &protobuf::SelectStmt {
+    let mut select = select;
+    while let Some(left) = &select.larg {
+        select = left;
+    }
+    select
+}
+
+/// A boolean option: on unless it says otherwise (defGetBoolean in define.c).
+pub(super) fn switched_on(option: &protobuf::DefElem) -> bool {
+    match option.arg.as_deref().and_then(super::expr::literal_or_number) {
+        None => true,
+        Some(value) => !matches!(value.to_ascii_lowercase().as_str(), "off" | "false" | "0"),
+    }
+}
+
+fn setting(arguments: &[Node]) -> Setting {
+    let values: Option<Vec<String>> = arguments.iter().map(super::expr::literal).collect();
+    values.map_or(Setting::Unknown, Setting::Values)
+}
+
+impl Query {
+    /// One row of these outputs.
+    pub(in crate::sql) fn outputs(outputs: Vec<Output>) -> Self {
+        Self {
+            ctes: Vec::new(),
+            body: Body::Select(Select { from: Vec::new(), outputs, places: Vec::new(), distinct: false }),
+            places: Vec::new(),
+        }
+    }
+}
