@@ -10,10 +10,29 @@
 
 pub mod approval;
 pub mod diagnostic;
+pub mod document;
 pub mod permit;
 pub mod yaml;
 
+mod case;
+mod compile;
+mod eval;
+mod explain;
+mod lint;
+mod matcher;
+mod pattern;
 mod policy;
+mod rule;
+mod schema;
+mod when;
 
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;
+
+pub use case::TestOutcome;
 pub use diagnostic::Diagnostic;
-pub use policy::{CompiledPolicy, Loaded, SessionPolicy, SourceFile, TestOutcome};
+pub use explain::{ConditionExplanation, Explanation, RuleExplanation};
+pub use policy::{CompiledPolicy, Loaded, SessionPolicy, SourceFile};
+pub use when::paths;

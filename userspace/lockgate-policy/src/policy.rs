@@ -1,13 +1,29 @@
-//! A loaded policy.
-use crate::Diagnostic;
+//! A loaded policy: what the rest of lockgate holds, shares and swaps.
+//!
+//! [`CompiledPolicy::load`] can fail and says everything that is wrong; evaluating what it gave cannot. Whoever
+//! reads files, watches them and swaps policies is outside; so is whoever parses the statements of tests.
+
+use crate::{
+    Diagnostic,
+    case::{self, TestOutcome},
+    compile,
+    document::{Document, RuleMode},
+    eval,
+    explain::{self, Explanation},
+    lint,
+    rule::Rule,
+    yaml::Spanned,
+};
 use lockgate_model::{
     DecisionId, SecretRef, Timestamp,
-    id::{GroupName, PolicyVersion},
+    id::{GroupName, PolicyVersion, RuleId},
     operation::Operation,
-    session::Session,
-    verdict::{Denial, DenialCause, Effect, MaskSpec, Obligations, Verdict},
+    session::{Mode, Session},
+    sql::SqlFacts,
+    verdict::{MaskMethod, MaskSpec, Verdict},
 };
-use std::sync::Arc;
+use sha2::{Digest as _, Sha256};
+use std::{collections::BTreeSet, sync::Arc};
 
 /// One file of policy, already read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,52 +39,75 @@ pub struct SourceFile {
 pub struct Loaded {
     /// The policy.
     pub policy: CompiledPolicy,
-    /// What is odd about it.
+    /// What is odd about it, in the order of the files.
     pub warnings: Vec<Diagnostic>,
-}
-
-/// A test of a policy file, run.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct TestOutcome {
-    /// Its name.
-    pub name: String,
-    /// Where it stands.
-    pub file: String,
-    /// Where it stands.
-    pub line: u64,
-    /// Empty when it passed: what was expected and what came.
-    pub failures: Vec<String>,
 }
 
 /// A compiled policy.
 #[derive(Debug)]
 pub struct CompiledPolicy {
     version: PolicyVersion,
-    groups: Vec<GroupName>,
+    group_names: Vec<GroupName>,
+    rules: Vec<Rule>,
+    cases: Vec<(String, Spanned<crate::document::Case>)>,
 }
 
 impl CompiledPolicy {
-    /// Loads files into one policy.
-    pub fn load(_files: Vec<SourceFile>) -> Result<Loaded, Vec<Diagnostic>> {
-        Ok(Loaded { policy: Self { version: "unfinished".into(), groups: Vec::new() }, warnings: Vec::new() })
+    /// Loads files into one policy. Their order does not matter, nor do their names for what the policy says.
+    ///
+    /// # Errors
+    /// Everything that is wrong, with file, line, column and the nearest right word.
+    pub fn load(files: Vec<SourceFile>) -> Result<Loaded, Vec<Diagnostic>> {
+        let compiled = compile::compile(&files)?;
+        let mut warnings = lint::lint(&compiled);
+        warnings.extend(compiled.warnings);
+        warnings.sort();
+        warnings.dedup();
+        let policy = Self {
+            version: version(&files),
+            group_names: compiled.groups.keys().cloned().collect(),
+            rules: compiled.rules,
+            cases: compiled.cases,
+        };
+        Ok(Loaded { policy, warnings })
     }
-    /// Which policy this is.
+
+    /// A policy without rules: every target's default decides, and the opaque is denied.
+    pub fn empty() -> Self {
+        Self { version: version(&[]), group_names: Vec::new(), rules: Vec::new(), cases: Vec::new() }
+    }
+
+    /// SHA-256 over all files, whatever their order: which policy was in force.
     pub fn version(&self) -> &PolicyVersion {
         &self.version
     }
-    /// Every group the policy names.
+
+    /// Every group the policy defines, sorted.
     pub fn groups(&self) -> &[GroupName] {
-        &self.groups
+        &self.group_names
     }
-    /// Keys of hash masks.
+
+    /// Every rule's id, in the order of the files.
+    pub fn rules(&self) -> impl Iterator<Item = &RuleId> {
+        self.rules.iter().map(|rule| &rule.id)
+    }
+
+    /// Keys of hash masks, each once: the binary loads them before the policy is taken over.
     pub fn mask_keys(&self) -> Vec<SecretRef> {
-        Vec::new()
+        let keys: BTreeSet<&SecretRef> = self
+            .rules
+            .iter()
+            .filter_map(|rule| rule.mask.as_ref())
+            .flat_map(|mask| &mask.columns)
+            .filter_map(|column| match &column.method {
+                MaskMethod::Hash { key } => Some(key),
+                MaskMethod::Redact | MaskMethod::Partial { .. } | MaskMethod::Null => None,
+            })
+            .collect();
+        keys.into_iter().cloned().collect()
     }
-    /// The candidate rules of one session.
-    pub fn for_session(self: &Arc<Self>, _session: &Session) -> SessionPolicy {
-        SessionPolicy { policy: self.clone() }
-    }
-    /// Decides one operation.
+
+    /// Decides one operation. Never fails; prefer [`CompiledPolicy::for_session`] where many are decided.
     pub fn evaluate(
         &self,
         session: &Session,
@@ -76,29 +115,70 @@ impl CompiledPolicy {
         now: Timestamp,
         decision: DecisionId,
     ) -> Verdict {
-        let _ = (session, operation, now);
-        let denial = Denial {
-            rule: None,
-            cause: DenialCause::NoRuleMatched,
-            reason: "no rule matches".into(),
-            remedy: None,
+        let candidates = self.active().filter(|rule| rule.fits_session(session));
+        eval::evaluate(candidates, &self.version, session, operation, now, decision)
+    }
+
+    /// The rules that could match this session's operations, found once.
+    pub fn for_session(self: &Arc<Self>, session: &Session) -> SessionPolicy {
+        let fits = |(index, rule): (usize, &Rule)| {
+            (rule.mode != RuleMode::Off && rule.fits_session(session)).then_some(index)
         };
-        Verdict {
-            decision,
-            effect: Effect::Deny(denial),
-            rules: Vec::new(),
-            obligations: Obligations::default(),
-            policy: self.version.clone(),
-            would: None,
+        let candidates = self.rules.iter().enumerate().filter_map(fits).collect();
+        SessionPolicy { policy: self.clone(), candidates }
+    }
+
+    /// Every mask that could apply to this session, for building its plan: rules with conditions on the
+    /// statement count as applying. None where nothing is masked, as in shadow.
+    pub fn masks_for(&self, session: &Session) -> Option<MaskSpec> {
+        match session.target.mode {
+            Mode::Enforce => {}
+            Mode::Shadow | Mode::Observe => return None,
         }
+        let masks = self
+            .active()
+            .filter(|rule| rule.mode == RuleMode::Enforce && rule.fits_session(session))
+            .filter_map(|rule| rule.mask.as_ref());
+        eval::merge_masks(masks)
     }
-    /// The masks that could apply to this session.
-    pub fn masks_for(&self, _session: &Session) -> Option<MaskSpec> {
-        None
+
+    /// Runs the tests of all files. `inspect` turns a statement text into the facts of each statement in it
+    /// (this crate knows no grammar).
+    pub fn run_tests(&self, inspect: &dyn Fn(&str) -> Vec<SqlFacts>) -> Vec<TestOutcome> {
+        self.cases.iter().map(|(file, case)| case::run(self, file, case, inspect)).collect()
     }
-    /// Runs the tests of all files.
-    pub fn run_tests(&self) -> Vec<TestOutcome> {
-        Vec::new()
+
+    /// Says of every rule whether it matches this operation, key by key, and what comes of it.
+    pub fn explain(
+        &self,
+        session: &Session,
+        operation: &Operation,
+        now: Timestamp,
+        decision: DecisionId,
+    ) -> Explanation {
+        explain::explain(self, session, operation, now, decision)
+    }
+
+    /// Groups whose vote some rule needs and nobody can give: `spoken_for` are the groups that integrations and
+    /// local approvers vote for, by configuration.
+    pub fn unreachable_groups(&self, spoken_for: &BTreeSet<GroupName>) -> Vec<Diagnostic> {
+        lint::unreachable_groups(&self.rules, spoken_for)
+    }
+
+    /// The JSON schema of a policy file, for editors.
+    pub fn schema() -> serde_json::Value {
+        let settings = schemars::generate::SchemaSettings::draft2020_12();
+        let mut schema = settings.into_generator().into_root_schema_for::<Document>().to_value();
+        crate::schema::close(&mut schema);
+        schema
+    }
+
+    pub(crate) fn all_rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    fn active(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().filter(|rule| rule.mode != RuleMode::Off)
     }
 }
 
@@ -106,6 +186,7 @@ impl CompiledPolicy {
 #[derive(Clone, Debug)]
 pub struct SessionPolicy {
     policy: Arc<CompiledPolicy>,
+    candidates: Vec<usize>,
 }
 
 impl SessionPolicy {
@@ -113,7 +194,8 @@ impl SessionPolicy {
     pub fn policy(&self) -> &Arc<CompiledPolicy> {
         &self.policy
     }
-    /// Decides one operation of that session.
+
+    /// Decides one operation of that session, as [`CompiledPolicy::evaluate`] would.
     pub fn evaluate(
         &self,
         session: &Session,
@@ -121,6 +203,22 @@ impl SessionPolicy {
         now: Timestamp,
         decision: DecisionId,
     ) -> Verdict {
-        self.policy.evaluate(session, operation, now, decision)
+        let candidates = self.candidates.iter().filter_map(|index| self.policy.rules.get(*index));
+        eval::evaluate(candidates, &self.policy.version, session, operation, now, decision)
     }
+}
+
+/// Paths and texts, each with its length in front so that none can pretend to be another's end. Line ends and
+/// a byte-order mark do not change what a policy says, but they change its text: the version names the text.
+fn version(files: &[SourceFile]) -> PolicyVersion {
+    let mut files: Vec<&SourceFile> = files.iter().collect();
+    files.sort_by(|a, b| (&a.path, &a.text).cmp(&(&b.path, &b.text)));
+    let mut hash = Sha256::new();
+    for file in files {
+        for part in [&file.path, &file.text] {
+            hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+    }
+    PolicyVersion::from(hex::encode(hash.finalize()).as_str())
 }

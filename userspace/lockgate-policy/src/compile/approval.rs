@@ -1,0 +1,166 @@
+//! The `approval:` and `break_glass:` blocks.
+
+use super::{Compiler, Report};
+use crate::{
+    SourceFile,
+    document::{Approval, BreakGlass, Covers, Rule as RuleBlock, RuleEffect, StageFrom},
+    rule::Hold,
+    yaml::{Position, Spanned},
+};
+use lockgate_model::{
+    id::{GroupName, RuleId},
+    verdict::{Exclude, Requirement, Stage},
+};
+use std::{collections::BTreeSet, time::Duration};
+
+/// A request that waits longer has been forgotten, and its connection with it.
+const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 86_400);
+/// More people than this never agree before any timeout.
+const MAX_NEED: u32 = 50;
+
+impl Compiler {
+    pub(super) fn requirement(&mut self, file: &SourceFile, block: &Spanned<RuleBlock>) -> Option<Hold> {
+        let effect = &block.effect;
+        let approval = match (effect.value, &block.approval) {
+            (RuleEffect::RequireApproval, Some(approval)) => approval,
+            (RuleEffect::RequireApproval, None) => {
+                let help = Some("say who must agree: `approval: { stages: [...], timeout: 15m }`".to_owned());
+                self.report.error(file, effect.at, "require_approval needs an `approval:` block", help);
+                return None;
+            }
+            (RuleEffect::Allow | RuleEffect::Deny | RuleEffect::None, Some(approval)) => {
+                let message =
+                    format!("`approval:` is for require_approval, this rule says {}", effect.as_str());
+                self.report.error(file, approval.at, message, None);
+                return None;
+            }
+            (RuleEffect::Allow | RuleEffect::Deny | RuleEffect::None, None) => return None,
+        };
+        self.unacted(file, block, approval);
+        let stages = self.stages(file, approval);
+        let deny_votes = approval.deny_votes.unwrap_or(Spanned { value: 1, at: approval.at });
+        if deny_votes.value == 0 {
+            let message = "`deny_votes: 0` would deny everything; at least 1";
+            self.report.error(file, deny_votes.at, message, None);
+        }
+        bounded(&mut self.report, file, approval.timeout.at, approval.timeout.value, "timeout");
+        if let Some(cap) = approval.max_wait_in_transaction {
+            bounded(&mut self.report, file, cap.at, cap.value, "max_wait_in_transaction");
+        }
+        // Whoever triggered the run asked for it; only the commit's author is a matter of taste.
+        let mut exclude: BTreeSet<Exclude> = match &approval.exclude {
+            Some(named) => named.0.iter().map(|excluded| excluded.0).collect(),
+            None => [Exclude::TriggeringActor].into(),
+        };
+        exclude.insert(Exclude::Requester);
+        let requirement = Requirement {
+            rule: RuleId::from(block.id.value.as_str()),
+            description: block.description.clone().or_else(|| block.message.clone()),
+            stages,
+            deny_votes: deny_votes.value,
+            exclude,
+            min_assurance: approval.min_assurance.map(|least| least.0),
+            require_reason: approval.require_reason,
+        };
+        let max_wait_in_transaction = approval.max_wait_in_transaction.map(|cap| cap.value);
+        Some(Hold { requirement, timeout: approval.timeout.value, max_wait_in_transaction })
+    }
+
+    /// Accepted because leaving it out is stricter, and said so.
+    fn unacted(&mut self, file: &SourceFile, block: &Spanned<RuleBlock>, approval: &Approval) {
+        let id = &block.id.value;
+        if let Some(covers) = approval.covers.filter(|covers| covers.value != Covers::Statement) {
+            let message = format!(
+                "rule `{id}`: `covers: {}` is not acted on by this version, each statement is approved on its own",
+                format!("{:?}", covers.value).to_lowercase()
+            );
+            self.report.warn(file, covers.at, message);
+        }
+        if let Some(reuse) = &approval.reuse {
+            let message =
+                format!("rule `{id}`: `reuse` is not acted on by this version, every request is new");
+            self.report.warn(file, reuse.at, message);
+        }
+        if let Some(coalesce) = &approval.coalesce {
+            let message =
+                format!("rule `{id}`: `coalesce` is not acted on by this version, each request is told");
+            self.report.warn(file, coalesce.at, message);
+        }
+    }
+
+    fn stages(&mut self, file: &SourceFile, approval: &Spanned<Approval>) -> Vec<Stage> {
+        let mut stages: Vec<Stage> = Vec::with_capacity(approval.stages.len());
+        let first = approval.stages.first().map(|stage| stage.value.at.value);
+        if first != Some(Duration::ZERO) {
+            let help = Some("begin with `{ at: 0m, from: { group: … }, need: 1 }`".to_owned());
+            self.report.error(file, approval.at, "the first stage must be at 0m", help);
+        }
+        for stage in &approval.stages {
+            let at = stage.value.at;
+            if stages.last().is_some_and(|earlier| earlier.at >= at.value) {
+                self.report.error(file, at.at, "stages stand in order of `at`", None);
+            }
+            if at.value >= approval.timeout.value && at.value > Duration::ZERO {
+                self.report.error(file, at.at, "this stage begins when the request has expired", None);
+            }
+            if stage.need.value == 0 || stage.need.value > MAX_NEED {
+                let message = format!("`need` is between 1 and {MAX_NEED}, got {}", stage.need.value);
+                self.report.error(file, stage.need.at, message, None);
+            }
+            let any_of = self.voters(file, stage.at, &stage.value.from);
+            stages.push(Stage { at: at.value, any_of, need: stage.need.value });
+        }
+        stages
+    }
+
+    /// The groups of a `{ group: … }` or `{ any_of: […] }`.
+    pub(super) fn voters(&mut self, file: &SourceFile, at: Position, from: &StageFrom) -> Vec<GroupName> {
+        let names: &[Spanned<String>] = match from {
+            StageFrom::Group(name) => std::slice::from_ref(name),
+            StageFrom::AnyOf(names) => names,
+        };
+        if names.is_empty() {
+            self.report.error(file, at, "`any_of: []` is nobody; name a group", None);
+        }
+        names.iter().map(|name| self.groups.resolve(&mut self.report, file, name)).collect()
+    }
+
+    pub(super) fn break_glass(&mut self, file: &SourceFile, block: &Spanned<BreakGlass>) {
+        if let Some((path, line)) =
+            self.ids.insert(block.id.value.clone(), (file.path.clone(), block.id.at.line))
+        {
+            let message =
+                format!("`{}` is defined a second time, the first is at {path}:{line}", block.id.value);
+            self.report.error(file, block.id.at, message, None);
+        }
+        self.voters(file, block.at, &block.who);
+        for group in &block.notify {
+            self.groups.resolve(&mut self.report, file, group);
+        }
+        if let Some(review) = &block.review {
+            self.groups.resolve(&mut self.report, file, &review.by);
+            bounded(&mut self.report, file, review.within.at, review.within.value, "within");
+        }
+        if block.lifts.is_empty() {
+            self.report.error(file, block.at, "`lifts: []` lifts nothing", None);
+        }
+        bounded(&mut self.report, file, block.max.at, block.max.value, "max");
+        if let Some(ticket) = block.requires.as_ref().and_then(|requires| requires.ticket.as_ref())
+            && let Err(error) = regex::Regex::new(&ticket.value)
+        {
+            let error = error.to_string();
+            let last = error.lines().last().unwrap_or_default();
+            self.report.error(file, ticket.at, format!("not a regular expression: {last}"), None);
+        }
+        let message =
+            format!("`break_glass` `{}` is not acted on by this version: nothing is lifted", block.id.value);
+        self.report.warn(file, block.id.at, message);
+    }
+}
+
+fn bounded(report: &mut Report, file: &SourceFile, at: Position, value: Duration, what: &str) {
+    if value.is_zero() || value > MAX_TIMEOUT {
+        let longest = lockgate_model::time::format_duration(MAX_TIMEOUT);
+        report.error(file, at, format!("`{what}` must be longer than 0 and at most {longest}"), None);
+    }
+}

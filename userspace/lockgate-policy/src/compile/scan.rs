@@ -1,0 +1,356 @@
+//! The `match:` block: from words to conditions.
+
+use super::{Compiler, default_assurance};
+use crate::{
+    SourceFile,
+    diagnostic::suggest,
+    document::{
+        Globs, IdentityMatch, OneOrMany, ProtocolName, Rule as RuleBlock, RuleEffect, SqlMatch, TargetMatch,
+    },
+    matcher::{Condition, OperationTest, SessionTest, Trust, mode_name},
+    pattern::{Pattern, Patterns, Strictness, TablePattern},
+    yaml::{Position, Spanned},
+};
+use lockgate_model::{
+    sql::SqlClass,
+    workload::{Assurance, CiJob},
+};
+
+/// What a `match:` block became.
+pub(super) struct Scanned {
+    pub(super) session: Vec<Condition<SessionTest>>,
+    pub(super) operation: Vec<Condition<OperationTest>>,
+    pub(super) trust: Trust,
+    pub(super) names_opaque: bool,
+}
+
+/// Verbs a `kinds:` entry may begin with; another is probably a slip, and would never match.
+const VERBS: &[&str] = &[
+    "alter",
+    "analyze",
+    "begin",
+    "call",
+    "checkpoint",
+    "close",
+    "cluster",
+    "comment",
+    "commit",
+    "copy",
+    "create",
+    "deallocate",
+    "declare",
+    "delete",
+    "discard",
+    "do",
+    "drop",
+    "execute",
+    "explain",
+    "fetch",
+    "grant",
+    "import",
+    "insert",
+    "listen",
+    "load",
+    "lock",
+    "merge",
+    "move",
+    "notify",
+    "prepare",
+    "reassign",
+    "refresh",
+    "reindex",
+    "release",
+    "rename",
+    "reset",
+    "revoke",
+    "rollback",
+    "savepoint",
+    "security",
+    "select",
+    "set",
+    "show",
+    "start",
+    "table",
+    "truncate",
+    "unlisten",
+    "update",
+    "vacuum",
+    "values",
+    "with",
+];
+
+impl Compiler {
+    pub(super) fn scan_match(
+        &mut self,
+        file: &SourceFile,
+        block: &Spanned<RuleBlock>,
+        strictness: Strictness,
+    ) -> Scanned {
+        let matches = &block.matches;
+        let effect = block.effect.value;
+        let stated = matches.identity.as_ref().and_then(|identity| identity.assurance);
+        let ci = stated.map_or(default_assurance(effect), |stated| stated.0);
+        // uid, unit and executable are never surer than `kernel`; asking for more is asking for CI facts.
+        let trust = Trust { ci, kernel: ci.min(Assurance::Kernel) };
+        let mut scan = Scan { compiler: self, file, strictness, session: Vec::new(), operation: Vec::new() };
+        if let Some(identity) = &matches.identity {
+            scan.identity(identity);
+        }
+        if let Some(target) = &matches.target {
+            scan.target(target, block.id.at);
+        }
+        if let Some(session) = &matches.session {
+            if effect == RuleEffect::Allow {
+                let message = "`match.session` is written by the job, and cannot allow anything";
+                let help = Some("match on identity or target".to_owned());
+                scan.compiler.report.error(file, session.at, message, help);
+            }
+            scan.globs("match.session.user", &session.user, SessionTest::ClientUser);
+            scan.globs(
+                "match.session.application_name",
+                &session.application_name,
+                SessionTest::ApplicationName,
+            );
+            if let Some((wanted, patterns)) = scan.patterns(&session.database) {
+                scan.push_operation("match.session.database", wanted, OperationTest::Database(patterns));
+            }
+        }
+        for (name, unread) in [("k8s", &matches.k8s), ("ssh", &matches.ssh), ("http", &matches.http)] {
+            if let Some(unread) = unread {
+                scan.never(&format!("match.{name}"), unread.at, &block.id.value);
+            }
+        }
+        let mut names_opaque = false;
+        if let Some(sql) = &matches.sql {
+            names_opaque = sql.opaque == Some(true);
+            scan.sql(sql, effect);
+        }
+        let Scan { session, operation, .. } = scan;
+        Scanned { session, operation, trust, names_opaque }
+    }
+}
+
+struct Scan<'c> {
+    compiler: &'c mut Compiler,
+    file: &'c SourceFile,
+    strictness: Strictness,
+    session: Vec<Condition<SessionTest>>,
+    operation: Vec<Condition<OperationTest>>,
+}
+
+impl Scan<'_> {
+    fn push(&mut self, key: &str, wanted: impl Into<String>, test: SessionTest) {
+        self.session.push(Condition { key: key.to_owned(), wanted: wanted.into(), test });
+    }
+
+    fn push_operation(&mut self, key: &str, wanted: impl Into<String>, test: OperationTest) {
+        self.operation.push(Condition { key: key.to_owned(), wanted: wanted.into(), test });
+    }
+
+    fn error(&mut self, at: Position, message: impl Into<String>, help: Option<String>) {
+        self.compiler.report.error(self.file, at, message, help);
+    }
+
+    fn never(&mut self, key: &str, at: Position, rule: &str) {
+        let message =
+            format!("rule `{rule}`: `{key}` is not spoken by this version, the rule matches nothing");
+        self.compiler.report.warn(self.file, at, message);
+        self.push(key, "—", SessionTest::Never);
+    }
+
+    fn patterns(&mut self, globs: &Option<Globs>) -> Option<(String, Patterns)> {
+        let globs = globs.as_ref()?;
+        let patterns = globs.0.iter().filter_map(|glob| match Pattern::new(&glob.value, self.strictness) {
+            Ok(pattern) => Some(pattern),
+            Err(message) => {
+                self.error(glob.at, message, None);
+                None
+            }
+        });
+        let patterns = Patterns(patterns.collect());
+        Some((words(globs), patterns))
+    }
+
+    fn globs(&mut self, key: &str, globs: &Option<Globs>, test: fn(Patterns) -> SessionTest) {
+        if let Some((wanted, patterns)) = self.patterns(globs) {
+            self.push(key, wanted, test(patterns));
+        }
+    }
+
+    fn ci(&mut self, key: &str, globs: &Option<Globs>, field: fn(&CiJob) -> Option<&str>) {
+        if let Some((wanted, patterns)) = self.patterns(globs) {
+            self.push(key, wanted, SessionTest::Ci(field, patterns));
+        }
+    }
+
+    fn identity(&mut self, identity: &IdentityMatch) {
+        if let Some(kinds) = &identity.kind {
+            let wanted = kinds.0.iter().map(|kind| kind.0.as_str()).collect::<Vec<_>>().join(", ");
+            self.push(
+                "match.identity.kind",
+                wanted,
+                SessionTest::Kind(kinds.0.iter().map(|kind| kind.0).collect()),
+            );
+        }
+        self.globs("match.identity.id", &identity.id, SessionTest::Id);
+        if let Some(least) = identity.assurance {
+            let wanted = format!("at least {}", least.0.as_str());
+            self.push("match.identity.assurance", wanted, SessionTest::Assurance(least.0));
+        }
+        self.ci("match.identity.provider", &identity.provider, |ci| Some(&ci.provider));
+        self.ci("match.identity.repository", &identity.repository, |ci| ci.repository.as_deref());
+        self.ci("match.identity.workflow", &identity.workflow, |ci| ci.workflow.as_deref());
+        self.ci("match.identity.job", &identity.job, |ci| ci.job.as_deref());
+        self.ci("match.identity.git_ref", &identity.git_ref, |ci| ci.git_ref.as_deref());
+        self.ci("match.identity.event_name", &identity.event_name, |ci| ci.event_name.as_deref());
+        self.ci("match.identity.actor", &identity.actor, |ci| ci.actor.as_deref());
+        self.ci("match.identity.triggering_actor", &identity.triggering_actor, |ci| {
+            ci.triggering_actor.as_deref()
+        });
+        self.ci("match.identity.run_id", &identity.run_id, |ci| ci.run_id.as_deref());
+        if let Some(wanted) = identity.ref_protected {
+            self.push("match.identity.ref_protected", wanted.to_string(), SessionTest::RefProtected(wanted));
+        }
+        if let Some(uids) = &identity.uid {
+            let wanted = uids.0.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+            self.push("match.identity.uid", wanted, SessionTest::Uid(uids.0.clone()));
+        }
+        self.globs("match.identity.user", &identity.user, SessionTest::User);
+        self.globs("match.identity.unit", &identity.unit, SessionTest::Unit);
+        self.globs("match.identity.exe", &identity.exe, SessionTest::Exe);
+        self.globs("match.identity.exe_sha256", &identity.exe_sha256, SessionTest::ExeSha256);
+        self.globs("match.identity.cgroup", &identity.cgroup, SessionTest::Cgroup);
+        self.globs("match.identity.container", &identity.container, SessionTest::Container);
+    }
+
+    fn target(&mut self, target: &TargetMatch, rule_at: Position) {
+        self.globs("match.target.name", &target.name, SessionTest::TargetName);
+        for (tag, globs) in &target.tags {
+            if let Some((wanted, patterns)) = self.patterns(&Some(globs.clone())) {
+                self.push(
+                    &format!("match.target.tags.{tag}"),
+                    wanted,
+                    SessionTest::Tag(tag.clone(), patterns),
+                );
+            }
+        }
+        if let Some(OneOrMany(names)) = &target.protocol {
+            if !names.contains(&ProtocolName::Postgres) {
+                let message = "its protocols are not spoken by this version, the rule matches nothing";
+                self.compiler.report.warn(self.file, rule_at, message);
+            }
+            let wanted = names.iter().map(|name| format!("{name:?}").to_lowercase()).collect::<Vec<_>>();
+            self.push("match.target.protocol", wanted.join(", "), SessionTest::Protocol(names.clone()));
+        }
+        if let Some(OneOrMany(modes)) = &target.mode {
+            let modes: Vec<_> = modes.iter().map(|mode| mode.0).collect();
+            let wanted = modes.iter().map(|mode| mode_name(*mode)).collect::<Vec<_>>().join(", ");
+            self.push("match.target.mode", wanted, SessionTest::Mode(modes));
+        }
+    }
+
+    fn sql(&mut self, sql: &Spanned<SqlMatch>, effect: RuleEffect) {
+        if let Some(OneOrMany(classes)) = &sql.class {
+            let classes: Vec<_> = classes.iter().map(|class| class.0).collect();
+            if classes.contains(&SqlClass::Opaque) {
+                let help = Some("write `opaque: true` in place of the class".to_owned());
+                self.error(sql.at, "`opaque` is not matched as a class", help);
+            }
+            let wanted = classes.iter().map(|class| class.as_str()).collect::<Vec<_>>().join(", ");
+            self.push_operation("match.sql.class", wanted, OperationTest::Class(classes));
+        }
+        if let Some(kinds) = &sql.kinds {
+            self.kinds(kinds);
+        }
+        if let Some(globs) = &sql.any_table {
+            let test = OperationTest::AnyTable(self.tables(globs));
+            self.push_operation("match.sql.any_table", words(globs), test);
+        }
+        if let Some(globs) = &sql.only_tables {
+            let test = OperationTest::OnlyTables(self.tables(globs));
+            let wanted = if globs.0.is_empty() { "no table".to_owned() } else { words(globs) };
+            self.push_operation("match.sql.only_tables", wanted, test);
+        }
+        if let Some((wanted, patterns)) = self.patterns(&sql.columns) {
+            self.push_operation("match.sql.columns", wanted, OperationTest::Columns(patterns));
+        }
+        if let Some((wanted, patterns)) = self.patterns(&sql.functions) {
+            self.push_operation("match.sql.functions", wanted, OperationTest::Functions(patterns));
+        }
+        if let Some(OneOrMany(effects)) = &sql.effects {
+            let wanted =
+                effects.iter().map(|effect| format!("{:?}", effect.0)).collect::<Vec<_>>().join(", ");
+            let effects = effects.iter().map(|effect| effect.0).collect();
+            self.push_operation("match.sql.effects", wanted, OperationTest::Effects(effects));
+        }
+        if let Some(wanted) = sql.bounded {
+            self.push_operation("match.sql.bounded", wanted.to_string(), OperationTest::Bounded(wanted));
+        }
+        if let Some(wanted) = sql.opaque {
+            self.push_operation("match.sql.opaque", wanted.to_string(), OperationTest::Opaque(wanted));
+        }
+        if let Some(least) = sql.risk {
+            let wanted = format!("at least {}", least.0.as_str());
+            self.push_operation("match.sql.risk", wanted, OperationTest::Risk(least.0));
+        }
+        if let Some(fingerprints) = &sql.fingerprint {
+            self.fingerprints(fingerprints);
+        }
+        let limits_tables = sql.only_tables.is_some() || sql.opaque == Some(true);
+        if effect == RuleEffect::Allow && !limits_tables {
+            for (key, named) in [("any_table", sql.any_table.is_some()), ("columns", sql.columns.is_some())] {
+                if named {
+                    let message = format!(
+                        "`{key}` in an allow rule also lets a statement reach other tables; `only_tables` limits it"
+                    );
+                    self.compiler.report.warn(self.file, sql.at, message);
+                }
+            }
+        }
+    }
+
+    fn kinds(&mut self, kinds: &OneOrMany<Spanned<String>>) {
+        for kind in &kinds.0 {
+            let verb = kind.value.split('_').next().unwrap_or_default();
+            if !VERBS.contains(&verb) {
+                let help = suggest(verb, VERBS.iter().copied());
+                self.error(kind.at, format!("`{}` is not a kind of statement", kind.value), help);
+            }
+        }
+        let names = kinds.0.iter().map(|kind| kind.value.clone()).collect();
+        self.push_operation("match.sql.kinds", words(kinds), OperationTest::Kinds(names));
+    }
+
+    fn tables(&mut self, globs: &OneOrMany<Spanned<String>>) -> Vec<TablePattern> {
+        let mut patterns = Vec::with_capacity(globs.0.len());
+        for glob in &globs.0 {
+            match TablePattern::new(&glob.value, self.strictness) {
+                Ok(pattern) => patterns.push(pattern),
+                Err(message) => {
+                    self.error(glob.at, message, Some("write `schema.table` or `table`".to_owned()))
+                }
+            }
+        }
+        patterns
+    }
+
+    fn fingerprints(&mut self, fingerprints: &OneOrMany<Spanned<String>>) {
+        for fingerprint in &fingerprints.0 {
+            let text = &fingerprint.value;
+            if text.is_empty() || !text.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c)) {
+                let help = Some("copy it from `lockgate inspect sql`".to_owned());
+                self.error(
+                    fingerprint.at,
+                    format!("`{text}` is not a fingerprint (lower-case hexadecimal)"),
+                    help,
+                );
+            }
+        }
+        let texts = fingerprints.0.iter().map(|fingerprint| fingerprint.value.clone()).collect();
+        self.push_operation("match.sql.fingerprint", words(fingerprints), OperationTest::Fingerprint(texts));
+    }
+}
+
+fn words(globs: &OneOrMany<Spanned<String>>) -> String {
+    globs.0.iter().map(|glob| glob.value.as_str()).collect::<Vec<_>>().join(", ")
+}

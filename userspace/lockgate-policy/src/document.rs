@@ -1,0 +1,885 @@
+//! The policy document as it is written: one struct a block, read by [`crate::yaml`].
+//!
+//! Shape only. What the words mean together, and what is wrong beyond their shape, is `compile`'s business.
+//! The JSON schema for editors is generated from these types, so their doc comments are user documentation.
+
+use crate::yaml::{Lenient, Position, Spanned};
+use lockgate_model::{
+    secret::SecretRef,
+    session::{DefaultEffect, Mode},
+    sql::{Risk, SqlClass, SqlEffect},
+    verdict::{Detector, Exclude, InPredicate, RecordResults, RecordStatements, UnknownLineage},
+    workload::{Assurance, IdentityKind},
+};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{SeqAccess, Visitor, value::SeqAccessDeserializer},
+};
+use std::{borrow::Cow, collections::BTreeMap, fmt, marker::PhantomData, time::Duration};
+
+/// A policy file.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Document {
+    /// `lockgate.dev/v1`
+    #[serde(rename = "apiVersion")]
+    pub api_version: Spanned<String>,
+    /// `Policy`
+    pub kind: Spanned<String>,
+    /// Its name.
+    pub metadata: Metadata,
+    /// IANA name of the zone in which `time` is read; UTC when absent.
+    #[serde(default)]
+    pub timezone: Option<Spanned<String>>,
+    /// People who may approve, by name.
+    #[serde(default)]
+    pub groups: BTreeMap<String, Spanned<Option<Group>>>,
+    /// Order does not matter.
+    #[serde(default)]
+    pub rules: Vec<Lenient<Spanned<Rule>>>,
+    /// Emergency overrides. Read and checked; this version lifts nothing.
+    #[serde(default, rename = "break_glass")]
+    pub break_glass: Vec<Lenient<Spanned<BreakGlass>>>,
+    /// What the rules are expected to say.
+    #[serde(default)]
+    pub tests: Vec<Lenient<Spanned<Case>>>,
+}
+
+/// The name of a policy.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct Metadata {
+    /// Its name.
+    pub name: Spanned<String>,
+    /// For people.
+    #[serde(default)]
+    pub description: Option<String>,
+}
+
+/// Where a group's members come from. Integrations that speak for the group and `api.local_approvers` name it
+/// in the agent's configuration; that needs nothing here.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+pub struct Group {
+    /// `claim:value` in tokens of the identity provider.
+    #[serde(default)]
+    pub oidc: Option<String>,
+    /// For people.
+    #[serde(default)]
+    pub description: Option<String>,
+}
+
+/// One rule.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct Rule {
+    /// Unique among all files; quoted in denials and records.
+    pub id: Spanned<String>,
+    /// For people: approvers see it.
+    #[serde(default)]
+    pub description: Option<String>,
+    /// What it is about. An empty block matches everything.
+    #[serde(rename = "match")]
+    pub matches: Match,
+    /// A CEL expression that must hold too.
+    #[serde(default)]
+    pub when: Option<Spanned<String>>,
+    /// What it says.
+    pub effect: Spanned<RuleEffect>,
+    /// `shadow` only notes what it would have done.
+    #[serde(default)]
+    pub mode: RuleMode,
+    /// A final deny is lifted by nothing.
+    #[serde(default, rename = "final")]
+    pub is_final: Option<Spanned<bool>>,
+    /// Told to the client when the rule denies.
+    #[serde(default)]
+    pub message: Option<String>,
+    /// Told to the client when the rule denies: where to go instead.
+    #[serde(default)]
+    pub remedy_url: Option<String>,
+    /// For `require_approval`.
+    #[serde(default)]
+    pub approval: Option<Spanned<Approval>>,
+    /// Masks for what the rule matches, whatever its effect.
+    #[serde(default)]
+    pub mask: Option<Spanned<Mask>>,
+    /// What is recorded of what the rule matches, whatever its effect.
+    #[serde(default)]
+    pub record: Option<Record>,
+}
+
+/// What a rule says: `deny > require_approval > allow > none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RuleEffect {
+    /// Only adds obligations.
+    None,
+    /// Lets it pass.
+    Allow,
+    /// Holds it for people.
+    RequireApproval,
+    /// Refuses it.
+    Deny,
+}
+
+impl RuleEffect {
+    /// As written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Allow => "allow",
+            Self::RequireApproval => "require_approval",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+/// Whether a rule acts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RuleMode {
+    /// It acts.
+    #[default]
+    Enforce,
+    /// It is noted and does not act.
+    Shadow,
+    /// It does nothing.
+    Off,
+}
+
+/// What a rule is about. Every block and every key in it must match.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Match {
+    /// Who asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<IdentityMatch>,
+    /// Where it goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetMatch>,
+    /// What the client says of itself. Not for allow rules: the job writes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Spanned<SessionMatch>>,
+    /// What a SQL statement does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sql: Option<Spanned<SqlMatch>>,
+    /// For the Kubernetes API. Read; matches nothing in this version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub k8s: Option<Spanned<Unread>>,
+    /// For SSH. Read; matches nothing in this version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<Spanned<Unread>>,
+    /// For HTTP. Read; matches nothing in this version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<Spanned<Unread>>,
+}
+
+/// Who asks. Texts are globs (`*`, `?`, `[a-z]`, `{a,b}`; `*` crosses `/`), one or a list.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct IdentityMatch {
+    /// person, service_account, ci_job, agent, unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<OneOrMany<Kind>>,
+    /// The principal's id: `github_actions:acme/billing`, `unit:backup.service`, `uid:1001`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Globs>,
+    /// The least sure identity the rule accepts. An allow rule takes CI facts only from `platform` up, unless
+    /// it says `claimed` here; other rules take any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assurance: Option<Sureness>,
+    /// CI system: github_actions, gitlab, buildkite, circleci, jenkins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<Globs>,
+    /// `acme/billing`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<Globs>,
+    /// `deploy.yml`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<Globs>,
+    /// Job name or id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<Globs>,
+    /// Full ref: `refs/heads/main`.
+    #[serde(default, alias = "ref", skip_serializing_if = "Option::is_none")]
+    pub git_ref: Option<Globs>,
+    /// Whether the provider protects that ref.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ref_protected: Option<bool>,
+    /// `push`, `pull_request`, …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_name: Option<Globs>,
+    /// Who owns the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<Globs>,
+    /// Who triggered this attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub triggering_actor: Option<Globs>,
+    /// Run id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<Globs>,
+    /// Real user id of the process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<OneOrMany<u32>>,
+    /// Its user name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<Globs>,
+    /// systemd unit. An allow rule takes only units of the system manager.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Globs>,
+    /// Executable path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exe: Option<Globs>,
+    /// SHA-256 of the executable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exe_sha256: Option<Globs>,
+    /// cgroup path, relative to the v2 mount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<Globs>,
+    /// Container id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Globs>,
+}
+
+/// Where it goes.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct TargetMatch {
+    /// Its name in configuration; globs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Globs>,
+    /// Every tag named here must be there and match; globs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, Globs>,
+    /// postgres; mysql, kubernetes, ssh and http are read and match nothing in this version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<OneOrMany<ProtocolName>>,
+    /// observe, shadow, enforce.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<OneOrMany<TargetMode>>,
+}
+
+/// What the client says of itself.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct SessionMatch {
+    /// The database it is connected to; globs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<Globs>,
+    /// The user it asked for (not the one lockgate logs in as); globs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<Globs>,
+    /// `application_name`; globs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub application_name: Option<Globs>,
+}
+
+/// What a SQL statement does.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct SqlMatch {
+    /// read, transaction, session, copy_out, write, copy_in, call, ddl, admin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<OneOrMany<Class>>,
+    /// `drop_table`, `alter_table`, `delete`, …: itself, or the word before the first underscore (`drop`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kinds: Option<OneOrMany<Spanned<String>>>,
+    /// Some table it reads or writes matches; globs `schema.table`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub any_table: Option<OneOrMany<Spanned<String>>>,
+    /// It names tables and all of them match; globs `schema.table`. `[]`: it names no table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only_tables: Option<OneOrMany<Spanned<String>>>,
+    /// Some column it names matches; globs `column` or `table.column`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Globs>,
+    /// Some function it calls matches; globs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub functions: Option<Globs>,
+    /// It has some of these side effects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effects: Option<OneOrMany<SideEffect>>,
+    /// `false`: no WHERE, or one that is always true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bounded: Option<bool>,
+    /// `true`: what was not understood, and nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opaque: Option<bool>,
+    /// At least this risk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub risk: Option<RiskLevel>,
+    /// The statement's shape, as `lockgate inspect sql` prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<OneOrMany<Spanned<String>>>,
+}
+
+/// Who must agree, by when.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct Approval {
+    /// In order of `at`; a later stage replaces the earlier one, votes are kept.
+    pub stages: Vec<Spanned<StageBlock>>,
+    /// Then it is denied.
+    pub timeout: DurationText,
+    /// Only `deny`.
+    #[serde(default)]
+    pub on_timeout: Option<OnTimeout>,
+    /// How many deny votes refuse (1).
+    #[serde(default)]
+    pub deny_votes: Option<Spanned<u32>>,
+    /// Who may not decide besides the requester (default: triggering_actor).
+    #[serde(default)]
+    pub exclude: Option<OneOrMany<Excluded>>,
+    /// An identity less sure than this is denied at once.
+    #[serde(default)]
+    pub min_assurance: Option<Sureness>,
+    /// What one approval covers. This version approves single statements only.
+    #[serde(default)]
+    pub covers: Option<Spanned<Covers>>,
+    /// Read; this version asks anew each time.
+    #[serde(default)]
+    pub reuse: Option<Spanned<Reuse>>,
+    /// Read; this version sends one message a request.
+    #[serde(default)]
+    pub coalesce: Option<Spanned<Coalesce>>,
+    /// Caps the wait while a transaction is open and its locks are held.
+    #[serde(default)]
+    pub max_wait_in_transaction: Option<DurationText>,
+    /// A vote without a reason does not count.
+    #[serde(default)]
+    pub require_reason: bool,
+}
+
+/// Who decides from some time on.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct StageBlock {
+    /// This long after the request.
+    pub at: DurationText,
+    /// Members of which groups may vote.
+    pub from: StageFrom,
+    /// How many distinct people must approve.
+    pub need: Spanned<u32>,
+}
+
+/// Members of which groups may vote: one of the two.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StageFrom {
+    /// Of this one.
+    Group(Spanned<String>),
+    /// Of any of these.
+    AnyOf(Vec<Spanned<String>>),
+}
+
+/// What happens at the timeout.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnTimeout {
+    /// It is denied.
+    Deny,
+}
+
+/// What one approval covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Covers {
+    /// The statement.
+    Statement,
+    /// The session.
+    Session,
+    /// The run.
+    Run,
+}
+
+/// Which later requests find an approval.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct Reuse {
+    /// What must be the same.
+    pub same: Vec<String>,
+    /// For how long.
+    #[serde(rename = "for")]
+    pub duration: DurationText,
+    /// How often.
+    #[serde(default)]
+    pub uses: Option<u32>,
+}
+
+/// Which requests are told in one message.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct Coalesce {
+    /// What must be the same.
+    pub by: Vec<String>,
+    /// Within what time.
+    pub window: DurationText,
+}
+
+/// What is masked.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct Mask {
+    /// By column.
+    #[serde(default)]
+    pub columns: Vec<Spanned<MaskColumn>>,
+    /// By content, in columns that carry no mask.
+    #[serde(default)]
+    pub detectors: Vec<DetectorName>,
+    /// A value of unknown lineage in a statement that could carry masked data (redact).
+    #[serde(default)]
+    pub on_unknown_lineage: Option<Lineage>,
+    /// A masked column in WHERE, GROUP BY, ORDER BY, JOIN or an aggregate (deny).
+    #[serde(default)]
+    pub in_predicate: Option<Predicate>,
+    /// Read; no workload is in a group in this version, so nothing is unmasked.
+    #[serde(default)]
+    pub unmask_for: Option<Spanned<StageFrom>>,
+}
+
+/// A mask for the columns a pattern names.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct MaskColumn {
+    /// `schema.table.column`, each a glob of `*` and `?`; `column` and `table.column` for any schema.
+    #[serde(rename = "match")]
+    pub pattern: Spanned<String>,
+    /// How.
+    pub method: Method,
+    /// For `partial`: how many characters stay (4).
+    #[serde(default)]
+    pub keep_last: Option<Spanned<u32>>,
+    /// For `hash`: where the key rests.
+    #[serde(default)]
+    pub key: Option<Spanned<KeyRef>>,
+}
+
+/// How a value is masked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// `[redacted]`; NULL for types that cannot say so.
+    Redact,
+    /// All but the last characters.
+    Partial,
+    /// HMAC-SHA-256 with a key.
+    Hash,
+    /// NULL.
+    Null,
+}
+
+/// What is recorded.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct Record {
+    /// Of the statement: its text with values (full), or its shape (normalized).
+    #[serde(default)]
+    pub statements: Option<Statements>,
+    /// Of results: nothing, or the first rows as the client saw them.
+    #[serde(default)]
+    pub results: Option<Results>,
+    /// Sync plain reads to disk too before they are forwarded.
+    #[serde(default)]
+    pub sync: bool,
+    /// How long records are kept.
+    #[serde(default)]
+    pub retain: Option<DurationText>,
+}
+
+/// An emergency override.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct BreakGlass {
+    /// Its id.
+    pub id: Spanned<String>,
+    /// Who may use it.
+    pub who: StageFrom,
+    /// What it lifts; never a final deny.
+    pub lifts: Vec<Lifted>,
+    /// What its user must give.
+    #[serde(default)]
+    pub requires: Option<Requires>,
+    /// For how long at most.
+    pub max: DurationText,
+    /// Groups that are told.
+    #[serde(default)]
+    pub notify: Vec<Spanned<String>>,
+    /// Who looks at it afterwards.
+    #[serde(default)]
+    pub review: Option<Review>,
+}
+
+/// What an override lifts.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Lifted {
+    /// The wait for people.
+    RequireApproval,
+    /// A deny that is not final.
+    Deny,
+}
+
+/// What the user of an override must give.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct Requires {
+    /// A reason.
+    #[serde(default)]
+    pub reason: bool,
+    /// A ticket that matches this regular expression.
+    #[serde(default)]
+    pub ticket: Option<Spanned<String>>,
+}
+
+/// Who looks at an override afterwards.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct Review {
+    /// Which group.
+    pub by: Spanned<String>,
+    /// By when.
+    pub within: DurationText,
+    /// Whether it cannot be used again before.
+    #[serde(default)]
+    pub blocks_next_use: bool,
+}
+
+/// A test: what is given, what is expected.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct Case {
+    /// Its name.
+    pub name: String,
+    /// Who asks for what, where.
+    pub given: Spanned<Given>,
+    /// What the policy must say.
+    pub expect: Expect,
+}
+
+/// Who asks for what, where.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct Given {
+    /// Who asks; nothing is known of it when absent. Its assurance is `attested` unless it says otherwise.
+    #[serde(default)]
+    pub identity: GivenIdentity,
+    /// Where it goes.
+    #[serde(default)]
+    pub target: GivenTarget,
+    /// postgres.
+    #[serde(default)]
+    pub protocol: Option<Spanned<ProtocolName>>,
+    /// The statement; several, separated by `;`, are judged one by one and the strictest verdict counts.
+    pub statement: String,
+    /// The database.
+    #[serde(default)]
+    pub database: Option<String>,
+    /// The user the client asks for.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// `application_name`.
+    #[serde(default)]
+    pub application_name: Option<String>,
+    /// Whether a transaction is open.
+    #[serde(default)]
+    pub in_transaction: bool,
+    /// When, RFC 3339; 2026-01-07T12:00:00Z (a Wednesday) when absent.
+    #[serde(default)]
+    pub time: Option<Spanned<String>>,
+}
+
+/// Who asks, in a test.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[expect(missing_docs, reason = "the same words as IdentityMatch, each a plain value")]
+pub struct GivenIdentity {
+    #[serde(default)]
+    pub kind: Option<Kind>,
+    #[serde(default)]
+    pub assurance: Option<Sureness>,
+    #[serde(default)]
+    pub provider: Option<String>,
+    #[serde(default)]
+    pub repository: Option<String>,
+    #[serde(default)]
+    pub workflow: Option<String>,
+    #[serde(default)]
+    pub job: Option<String>,
+    #[serde(default, alias = "ref")]
+    pub git_ref: Option<String>,
+    #[serde(default)]
+    pub ref_protected: Option<bool>,
+    #[serde(default)]
+    pub commit_author: Option<String>,
+    #[serde(default)]
+    pub event_name: Option<String>,
+    #[serde(default)]
+    pub actor: Option<String>,
+    #[serde(default)]
+    pub triggering_actor: Option<String>,
+    #[serde(default)]
+    pub run_id: Option<String>,
+    #[serde(default)]
+    pub uid: Option<u32>,
+    #[serde(default)]
+    pub user: Option<String>,
+    #[serde(default)]
+    pub unit: Option<String>,
+    #[serde(default)]
+    pub exe: Option<String>,
+    #[serde(default)]
+    pub exe_sha256: Option<String>,
+    #[serde(default)]
+    pub cgroup: Option<String>,
+    #[serde(default)]
+    pub container: Option<String>,
+}
+
+/// Where it goes, in a test.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+pub struct GivenTarget {
+    /// Its name.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Its tags.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// observe, shadow, enforce (enforce).
+    #[serde(default)]
+    pub mode: Option<TargetMode>,
+    /// allow or deny when no rule matches (deny).
+    #[serde(default)]
+    pub default: Option<GivenDefault>,
+}
+
+/// What a test expects. Only what is named is compared.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct Expect {
+    /// The verdict.
+    pub effect: ExpectedEffect,
+    /// A rule behind it.
+    #[serde(default)]
+    pub rule: Option<Spanned<String>>,
+    /// Exactly the rules behind it, in any order.
+    #[serde(default)]
+    pub rules: Option<Vec<Spanned<String>>>,
+    /// Exactly who must agree first: group and how many.
+    #[serde(default)]
+    pub need: Option<BTreeMap<String, u32>>,
+    /// Exactly the column patterns that are masked, in any order.
+    #[serde(default)]
+    pub masked: Option<Vec<String>>,
+    /// In shadow: what enforce would have said.
+    #[serde(default)]
+    pub would: Option<ExpectedEffect>,
+    /// Words the denial must contain.
+    #[serde(default)]
+    pub message: Option<String>,
+}
+
+/// The effect of a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpectedEffect {
+    /// It passes.
+    Allow,
+    /// It waits for people.
+    RequireApproval,
+    /// It is refused.
+    Deny,
+}
+
+impl ExpectedEffect {
+    /// As written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::RequireApproval => "require_approval",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+/// Protocols a rule may name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "each is its own name")]
+pub enum ProtocolName {
+    Postgres,
+    Mysql,
+    Kubernetes,
+    Ssh,
+    Http,
+}
+
+/// Globs, one or a list.
+pub type Globs = OneOrMany<Spanned<String>>;
+
+/// `x` or `[x, y]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct OneOrMany<T>(pub Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Either<T> {
+            type Value = OneOrMany<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value or a list of values")
+            }
+
+            fn visit_newtype_struct<D: Deserializer<'de>>(self, one: D) -> Result<Self::Value, D::Error> {
+                T::deserialize(one).map(|value| OneOrMany(vec![value]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(OneOrMany)
+            }
+        }
+        deserializer.deserialize_newtype_struct(crate::yaml::ONE_OR_MANY, Either(PhantomData))
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for OneOrMany<T> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("OneOrMany_{}", T::schema_name()).into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let one = generator.subschema_for::<T>();
+        schemars::json_schema!({ "anyOf": [one, { "type": "array", "items": one }] })
+    }
+}
+
+/// `30s`, `10m`, `1h30m`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DurationText {
+    /// How long.
+    pub value: Duration,
+    /// Where it stands.
+    pub at: Position,
+}
+
+impl<'de> Deserialize<'de> for DurationText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Parsed(Duration);
+        impl<'de> Deserialize<'de> for Parsed {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                lockgate_model::time::duration::deserialize(deserializer).map(Parsed)
+            }
+        }
+        Spanned::<Parsed>::deserialize(deserializer)
+            .map(|parsed| Self { value: parsed.value.0, at: parsed.at })
+    }
+}
+
+impl JsonSchema for DurationText {
+    fn schema_name() -> Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "pattern": "^(0|([0-9]+(ms|s|m|h|d))+)$",
+            "description": "30s, 10m, 1h30m, 400d"
+        })
+    }
+}
+
+/// A block that is accepted and not looked into.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Unread;
+
+impl<'de> Deserialize<'de> for Unread {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        serde::de::IgnoredAny::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+impl JsonSchema for Unread {
+    fn schema_name() -> Cow<'static, str> {
+        "Unread".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        schemars::json_schema!({ "type": "object" })
+    }
+}
+
+/// Wraps a word of the model, so that it has a JSON schema and a list of its spellings.
+macro_rules! words {
+    ($($(#[$doc:meta])* $name:ident($model:ty) = [$($word:literal),* $(,)?];)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub $model);
+
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                schemars::json_schema!({ "type": "string", "enum": [$($word),*] })
+            }
+        }
+
+        #[cfg(test)]
+        impl Words for $name {
+            const WORDS: &'static [&'static str] = &[$($word),*];
+        }
+    )*};
+}
+
+/// For a test that the schema's words are the model's words.
+#[cfg(test)]
+pub(crate) trait Words: serde::de::DeserializeOwned + Serialize {
+    /// All of them.
+    const WORDS: &'static [&'static str];
+}
+
+words! {
+    /// Kind of actor.
+    Kind(IdentityKind) = ["person", "service_account", "ci_job", "agent", "unknown"];
+    /// How sure an identity is.
+    Sureness(Assurance) = ["claimed", "kernel", "platform", "attested"];
+    /// Class of a statement.
+    Class(SqlClass) = ["read", "transaction", "session", "copy_out", "write", "copy_in", "call", "ddl", "admin", "opaque"];
+    /// Side effect of a statement.
+    SideEffect(SqlEffect) = ["writes_rows", "changes_schema", "locks", "unknown_function", "server_file", "sets_role", "changes_meaning", "exports", "imports", "dynamic_sql", "changes_privileges", "notifies"];
+    /// Risk of a statement.
+    RiskLevel(Risk) = ["low", "medium", "high", "critical"];
+    /// Mode of a target.
+    TargetMode(Mode) = ["observe", "shadow", "enforce"];
+    /// Default of a target.
+    GivenDefault(DefaultEffect) = ["allow", "deny"];
+    /// Who may not approve.
+    Excluded(Exclude) = ["requester", "triggering_actor", "commit_author"];
+    /// Content detector.
+    DetectorName(Detector) = ["card_number", "ssn", "email", "phone", "secret"];
+    /// For values of unknown lineage.
+    Lineage(UnknownLineage) = ["redact", "deny", "pass"];
+    /// For masked columns outside the output.
+    Predicate(InPredicate) = ["deny", "allow"];
+    /// What is kept of statements.
+    Statements(RecordStatements) = ["normalized", "full"];
+    /// What is kept of results.
+    Results(RecordResults) = ["none", "masked"];
+}
+
+/// Where a key rests: exactly one of `file`, `env`, `command`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(transparent)]
+pub struct KeyRef(pub SecretRef);
+
+impl JsonSchema for KeyRef {
+    fn schema_name() -> Cow<'static, str> {
+        "SecretRef".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        schemars::json_schema!({
+            "type": "object",
+            "minProperties": 1,
+            "maxProperties": 1,
+            "additionalProperties": false,
+            "properties": {
+                "file": { "type": "string" },
+                "env": { "type": "string" },
+                "command": { "type": "array", "items": { "type": "string" } }
+            }
+        })
+    }
+}

@@ -1,0 +1,288 @@
+//! The compiled `match:` block: a list of conditions, each on one key, all of which must hold.
+//!
+//! Conditions on identity, target and client are constant for a session and are checked once
+//! ([`SessionTest`]); conditions on the statement are checked for each operation ([`OperationTest`]). The same
+//! conditions say for `explain` what was wanted and what came. Nothing here knows effects beyond whether a
+//! rule permits or restricts, which decides how much doubt a match may carry.
+
+use crate::{
+    document::ProtocolName,
+    pattern::{Patterns, TablePattern},
+};
+use lockgate_model::{
+    operation::{Facts, Operation},
+    session::{Mode, Protocol, Session},
+    sql::{RelationName, Risk, SqlClass, SqlEffect, SqlFacts},
+    workload::{Assurance, CiJob, IdentityKind},
+};
+use std::collections::BTreeSet;
+
+/// One key of a `match:` block.
+#[derive(Debug)]
+pub(crate) struct Condition<T> {
+    /// `match.identity.repository`
+    pub(crate) key: String,
+    /// As written.
+    pub(crate) wanted: String,
+    pub(crate) test: T,
+}
+
+/// How sure a fact must be before a rule believes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trust {
+    /// For CI facts, and for the principal they name.
+    pub(crate) ci: Assurance,
+    /// For uid, unit, cgroup, container and executable.
+    pub(crate) kernel: Assurance,
+}
+
+/// A condition that is constant for a session.
+#[derive(Debug)]
+pub(crate) enum SessionTest {
+    Kind(Vec<IdentityKind>),
+    Id(Patterns),
+    Assurance(Assurance),
+    Ci(fn(&CiJob) -> Option<&str>, Patterns),
+    RefProtected(bool),
+    Uid(Vec<u32>),
+    User(Patterns),
+    Unit(Patterns),
+    Exe(Patterns),
+    ExeSha256(Patterns),
+    Cgroup(Patterns),
+    Container(Patterns),
+    TargetName(Patterns),
+    Tag(String, Patterns),
+    Protocol(Vec<ProtocolName>),
+    Mode(Vec<Mode>),
+    ClientUser(Patterns),
+    ApplicationName(Patterns),
+    /// A block for a protocol this version does not speak.
+    Never,
+}
+
+/// A condition on the statement.
+#[derive(Debug)]
+pub(crate) enum OperationTest {
+    Database(Patterns),
+    Class(Vec<SqlClass>),
+    Kinds(Vec<String>),
+    AnyTable(Vec<TablePattern>),
+    OnlyTables(Vec<TablePattern>),
+    Columns(Patterns),
+    Functions(Patterns),
+    Effects(BTreeSet<SqlEffect>),
+    Bounded(bool),
+    Opaque(bool),
+    Risk(Risk),
+    Fingerprint(Vec<String>),
+}
+
+impl SessionTest {
+    pub(crate) fn holds(&self, session: &Session, trust: Trust) -> bool {
+        let workload = &session.workload;
+        let process = &workload.process;
+        let kernel = workload.assurance >= trust.kernel;
+        let text = |patterns: &Patterns, got: Option<&str>| got.is_some_and(|got| patterns.matches(got));
+        match self {
+            Self::Kind(kinds) => {
+                kinds.contains(&session.principal.kind) && kind_assurance(session) >= trust.ci
+            }
+            Self::Id(patterns) => {
+                session.principal.assurance >= trust.ci && patterns.matches(&session.principal.id)
+            }
+            Self::Assurance(least) => session.principal.assurance >= *least,
+            Self::Ci(field, patterns) => text(patterns, believed_ci(session, trust).and_then(field)),
+            Self::RefProtected(wanted) => {
+                believed_ci(session, trust).and_then(|ci| ci.ref_protected) == Some(*wanted)
+            }
+            Self::Uid(uids) => kernel && uids.contains(&process.uid),
+            Self::User(patterns) => kernel && text(patterns, process.user.as_deref()),
+            Self::Unit(patterns) => {
+                // The user makes the units of a user manager; such a name is a claim.
+                let unit = workload.unit.as_ref();
+                let unit = unit.filter(|unit| !unit.user_unit || trust.kernel == Assurance::Claimed);
+                kernel && text(patterns, unit.map(|unit| unit.name.as_str()))
+            }
+            Self::Exe(patterns) => kernel && text(patterns, process.exe.as_deref()),
+            Self::ExeSha256(patterns) => kernel && text(patterns, process.exe_sha256.as_deref()),
+            Self::Cgroup(patterns) => kernel && text(patterns, workload.cgroup.as_deref()),
+            Self::Container(patterns) => {
+                kernel && text(patterns, workload.container.as_ref().map(|container| container.id.as_str()))
+            }
+            Self::TargetName(patterns) => patterns.matches(session.target.name.as_str()),
+            Self::Tag(tag, patterns) => text(patterns, session.target.tags.get(tag).map(String::as_str)),
+            Self::Protocol(names) => names.contains(&name_of(session.target.protocol)),
+            Self::Mode(modes) => modes.contains(&session.target.mode),
+            Self::ClientUser(patterns) => patterns.matches(&session.client.user),
+            Self::ApplicationName(patterns) => text(patterns, session.client.application_name.as_deref()),
+            Self::Never => false,
+        }
+    }
+
+    /// What came, for people.
+    pub(crate) fn got(&self, session: &Session) -> String {
+        let workload = &session.workload;
+        let process = &workload.process;
+        let sure = |got: Option<&str>, assurance: Assurance| match got {
+            Some(got) => format!("{got} ({})", assurance.as_str()),
+            None => "not known".to_owned(),
+        };
+        let kernel = |got: Option<&str>| sure(got, workload.assurance);
+        let ci = workload.ci.as_ref();
+        match self {
+            Self::Kind(_) => sure(Some(session.principal.kind.as_str()), kind_assurance(session)),
+            Self::Id(_) => sure(Some(&session.principal.id), session.principal.assurance),
+            Self::Assurance(_) => session.principal.assurance.as_str().to_owned(),
+            Self::Ci(field, _) => {
+                sure(ci.and_then(field), ci.map_or(Assurance::Claimed, |ci| ci.assurance.0))
+            }
+            Self::RefProtected(_) => ci
+                .and_then(|ci| ci.ref_protected)
+                .map_or_else(|| "not known".to_owned(), |got| got.to_string()),
+            Self::Uid(_) => kernel(Some(&process.uid.to_string())),
+            Self::User(_) => kernel(process.user.as_deref()),
+            Self::Unit(_) => match &workload.unit {
+                Some(unit) if unit.user_unit => format!("{} (a user's own unit: claimed)", unit.name),
+                unit => kernel(unit.as_ref().map(|unit| unit.name.as_str())),
+            },
+            Self::Exe(_) => kernel(process.exe.as_deref()),
+            Self::ExeSha256(_) => kernel(process.exe_sha256.as_deref()),
+            Self::Cgroup(_) => kernel(workload.cgroup.as_deref()),
+            Self::Container(_) => kernel(workload.container.as_ref().map(|container| container.id.as_str())),
+            Self::TargetName(_) => session.target.name.to_string(),
+            Self::Tag(tag, _) => {
+                session.target.tags.get(tag).cloned().unwrap_or_else(|| "no such tag".to_owned())
+            }
+            Self::Protocol(_) => session.target.protocol.to_string(),
+            Self::Mode(_) => mode_name(session.target.mode).to_owned(),
+            Self::ClientUser(_) => session.client.user.clone(),
+            Self::ApplicationName(_) => {
+                session.client.application_name.clone().unwrap_or_else(|| "not known".to_owned())
+            }
+            Self::Never => "not spoken by this version".to_owned(),
+        }
+    }
+}
+
+impl OperationTest {
+    /// What a statement that was not understood cannot be asked: then the condition does not hold.
+    fn needs_understanding(&self) -> bool {
+        match self {
+            Self::Database(_) | Self::Opaque(_) | Self::Risk(_) | Self::Fingerprint(_) => false,
+            Self::Class(_)
+            | Self::Kinds(_)
+            | Self::AnyTable(_)
+            | Self::OnlyTables(_)
+            | Self::Columns(_)
+            | Self::Functions(_)
+            | Self::Effects(_)
+            | Self::Bounded(_) => true,
+        }
+    }
+
+    pub(crate) fn holds(&self, operation: &Operation) -> bool {
+        let facts = sql(operation);
+        let opaque = operation.facts.is_opaque();
+        if opaque && self.needs_understanding() {
+            return false;
+        }
+        match self {
+            Self::Database(patterns) => patterns.matches(&operation.context.database),
+            Self::Class(classes) => classes.contains(&facts.class),
+            Self::Kinds(kinds) => {
+                let verb = facts.kind.split('_').next().unwrap_or_default();
+                kinds.iter().any(|kind| *kind == facts.kind || kind == verb)
+            }
+            Self::AnyTable(patterns) => tables(facts).any(|table| patterns.iter().any(|p| p.matches(table))),
+            // An empty set of tables would match vacuously: that lets `SELECT pg_sleep(1e9)` pass as "only
+            // reporting tables". Whoever means "no table" writes `[]`.
+            Self::OnlyTables(patterns) => {
+                let none = tables(facts).next().is_none();
+                none == patterns.is_empty()
+                    && tables(facts).all(|table| patterns.iter().any(|pattern| pattern.matches(table)))
+            }
+            // A star may stand for any column.
+            Self::Columns(patterns) => facts
+                .columns
+                .iter()
+                .any(|column| column == "*" || column.ends_with(".*") || patterns.matches_last_part(column)),
+            Self::Functions(patterns) => facts.functions.iter().any(|name| patterns.matches_last_part(name)),
+            Self::Effects(effects) => !effects.is_disjoint(&facts.effects),
+            Self::Bounded(wanted) => facts.bounded == Some(*wanted),
+            Self::Opaque(wanted) => opaque == *wanted,
+            Self::Risk(least) => facts.risk >= *least,
+            Self::Fingerprint(fingerprints) => fingerprints.contains(&facts.fingerprint),
+        }
+    }
+
+    /// What came, for people.
+    pub(crate) fn got(&self, operation: &Operation) -> String {
+        let facts = sql(operation);
+        if operation.facts.is_opaque() && self.needs_understanding() {
+            return "not known: the statement is opaque".to_owned();
+        }
+        let list = |items: Vec<String>| if items.is_empty() { "none".to_owned() } else { items.join(", ") };
+        match self {
+            Self::Database(_) => operation.context.database.clone(),
+            Self::Class(_) => facts.class.to_string(),
+            Self::Kinds(_) => facts.kind.clone(),
+            Self::AnyTable(_) | Self::OnlyTables(_) => list(tables(facts).map(ToString::to_string).collect()),
+            Self::Columns(_) => list(facts.columns.clone()),
+            Self::Functions(_) => list(facts.functions.clone()),
+            Self::Effects(_) => list(facts.effects.iter().map(|effect| format!("{effect:?}")).collect()),
+            Self::Bounded(_) => match facts.bounded {
+                Some(bounded) => bounded.to_string(),
+                None => "does not apply".to_owned(),
+            },
+            Self::Opaque(_) => operation.facts.is_opaque().to_string(),
+            Self::Risk(_) => facts.risk.as_str().to_owned(),
+            Self::Fingerprint(_) => facts.fingerprint.clone(),
+        }
+    }
+}
+
+/// The SQL facts of an operation.
+pub(crate) fn sql(operation: &Operation) -> &SqlFacts {
+    match operation.facts.as_ref() {
+        Facts::Sql(facts) => facts,
+    }
+}
+
+fn tables(facts: &SqlFacts) -> impl Iterator<Item = &RelationName> {
+    facts.tables_read.iter().chain(&facts.tables_written)
+}
+
+fn believed_ci(session: &Session, trust: Trust) -> Option<&CiJob> {
+    session.workload.ci.as_ref().filter(|ci| ci.assurance.0 >= trust.ci)
+}
+
+/// That something is a CI job is as sure as the facts that say so.
+pub(crate) fn kind_assurance(session: &Session) -> Assurance {
+    let workload = &session.workload;
+    match (session.principal.kind, &workload.ci) {
+        (IdentityKind::CiJob, Some(ci)) => ci.assurance.0,
+        (
+            IdentityKind::CiJob
+            | IdentityKind::Person
+            | IdentityKind::ServiceAccount
+            | IdentityKind::Agent
+            | IdentityKind::Unknown,
+            _,
+        ) => workload.assurance,
+    }
+}
+
+fn name_of(protocol: Protocol) -> ProtocolName {
+    match protocol {
+        Protocol::Postgres => ProtocolName::Postgres,
+    }
+}
+
+pub(crate) fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Observe => "observe",
+        Mode::Shadow => "shadow",
+        Mode::Enforce => "enforce",
+    }
+}
