@@ -7,10 +7,18 @@ use bytes::BytesMut;
 use lockgate_model::addr::UpstreamAddr;
 use lockgate_wire::postgres::backend::BackendKeyData;
 use lockgate_wire::postgres::startup::{CancelRequest, StartupPacket};
+use socket2::TcpKeepalive;
 use std::{cell::Cell, time::Duration};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+/// A target that vanished without a word (power, network) is noticed after two minutes, not after the system's two hours:
+/// a session waits for a long statement without any bound of its own.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(10))
+    .with_retries(6);
 
 /// Where a target is and how it proves itself.
 #[derive(Clone, Debug)]
@@ -102,7 +110,9 @@ async fn dial(endpoint: &Endpoint) -> Result<TcpStream, UpstreamError> {
         Ok(Ok(tcp)) => tcp,
     };
     // Small requests and small answers: Nagle would hold them for the other side's delayed ACK.
-    tcp.set_nodelay(true).map_err(|error| UpstreamError::Dial { addr, kind: error.kind() })?;
+    let failed = |error: std::io::Error| UpstreamError::Dial { addr, kind: error.kind() };
+    tcp.set_nodelay(true).map_err(failed)?;
+    socket2::SockRef::from(&tcp).set_tcp_keepalive(&KEEPALIVE).map_err(failed)?;
     Ok(tcp)
 }
 
