@@ -20,7 +20,13 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let ebpf = manifest.join("../../ebpf");
     // An ABI change must rebuild the object together with this crate.
-    for part in ["lockgate-ebpf/src", "lockgate-ebpf/Cargo.toml", "lockgate-ebpf/Cargo.lock", "lockgate-ebpf-common/src", "lockgate-ebpf-common/Cargo.toml"] {
+    for part in [
+        "lockgate-ebpf/src",
+        "lockgate-ebpf/Cargo.toml",
+        "lockgate-ebpf/Cargo.lock",
+        "lockgate-ebpf-common/src",
+        "lockgate-ebpf-common/Cargo.toml",
+    ] {
         println!("cargo:rerun-if-changed={}", ebpf.join(part).display());
     }
     println!("cargo:rerun-if-changed=build.rs");
@@ -33,7 +39,8 @@ fn main() {
 fn build(package: &Path, out: &Path) -> Result<(), String> {
     let target_dir = out.join("ebpf");
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets CARGO_CFG_TARGET_ARCH");
-    let rustflags = [&format!("--cfg=bpf_target_arch=\"{arch}\""), "-Cdebuginfo=2", "-Clink-arg=--btf"].join("\x1f");
+    let rustflags =
+        [&format!("--cfg=bpf_target_arch=\"{arch}\""), "-Cdebuginfo=2", "-Clink-arg=--btf"].join("\x1f");
     let mut cargo = toolchain()?.cargo();
     cargo
         .args(["build", "--release", "--locked", "-Z", "build-std=core", "--target", TARGET])
@@ -43,7 +50,9 @@ fn build(package: &Path, out: &Path) -> Result<(), String> {
         .arg(&target_dir)
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags)
         .env("PATH", path_with_linker()?);
-    let output = cargo.output().map_err(|error| format!("cargo for the eBPF object does not start ({error}): {REMEDY}"))?;
+    let output = cargo
+        .output()
+        .map_err(|error| format!("cargo for the eBPF object does not start ({error}): {REMEDY}"))?;
     if !output.status.success() {
         return Err(format!(
             "the eBPF object does not build ({}). If a tool is missing, {REMEDY}.\n{}",
@@ -74,10 +83,14 @@ fn toolchain() -> Result<Toolchain, String> {
         return Ok(Toolchain::Rustup);
     }
     let debian = command(DEBIAN_RUSTC).arg("--version").output();
-    if debian.is_ok_and(|output| output.status.success() && has_std_source(DEBIAN_RUSTC)) && Path::new(DEBIAN_CARGO).exists() {
+    if debian.is_ok_and(|output| output.status.success() && has_std_source(DEBIAN_RUSTC))
+        && Path::new(DEBIAN_CARGO).exists()
+    {
         return Ok(Toolchain::Debian);
     }
-    Err(format!("no toolchain for the eBPF object: {NIGHTLY} of rustup is missing, and so are Debian's rustc-web, cargo-web and rust-web-src: {REMEDY}"))
+    Err(format!(
+        "no toolchain for the eBPF object: {NIGHTLY} of rustup is missing, and so are Debian's rustc-web, cargo-web and rust-web-src: {REMEDY}"
+    ))
 }
 
 fn has_std_source(rustc: &str) -> bool {
@@ -111,7 +124,9 @@ fn command(program: &str) -> Command {
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
         let ours = ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN", "RUSTDOC", "RUSTFLAGS", "MAKEFLAGS", "MFLAGS"];
-        let registry = text.starts_with("CARGO_REGISTRIES_") || text.starts_with("CARGO_REGISTRY_") || text.starts_with("CARGO_HTTP_");
+        let registry = text.starts_with("CARGO_REGISTRIES_")
+            || text.starts_with("CARGO_REGISTRY_")
+            || text.starts_with("CARGO_HTTP_");
         if ours.iter().any(|prefix| text.starts_with(prefix)) && !KEPT.contains(&text.as_ref()) && !registry {
             command.env_remove(&name);
         }
@@ -122,7 +137,9 @@ fn command(program: &str) -> Command {
 /// PATH with cargo's own bin directory, where `cargo install bpf-linker` puts it.
 fn path_with_linker() -> Result<std::ffi::OsString, String> {
     let mut directories: Vec<PathBuf> = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect();
-    let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
+    let home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
     directories.extend(home.map(|home| home.join("bin")));
     if !directories.iter().any(|directory| directory.join("bpf-linker").exists()) {
         return Err(format!("bpf-linker is missing: {REMEDY}"));

@@ -66,7 +66,8 @@ fn ensure_linker() -> Result<()> {
     let line = format!("LLVM_PREFIX={LLVM_PREFIX} cargo {}", LINKER.join(" "));
     shell::step(&line);
     // The workspace's own toolchain: the linker is an ordinary program.
-    shell::run(shell::cargo(LINKER).env("LLVM_PREFIX", LLVM_PREFIX)).with_context(|| format!("type: {line}"))?;
+    shell::run(shell::cargo(LINKER).env("LLVM_PREFIX", LLVM_PREFIX))
+        .with_context(|| format!("type: {line}"))?;
     if !runs(clean(linker()).arg("--version")) {
         bail!("bpf-linker was installed but does not run: is {} there?", linker().display());
     }

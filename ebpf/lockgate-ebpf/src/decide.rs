@@ -91,7 +91,11 @@ pub fn connect<W: World>(world: &mut W, dial: &Dial) -> Result<Step, Refusal> {
     let loopback = choose_listener(world, &config, dial.socket, &address)?;
     // SO_BINDTODEVICE would make the loopback address unreachable.
     world.unbind_device();
-    if world.record(&config, &address, dial.port) { Ok(Step::Redirect(loopback)) } else { Err(Refusal::NoMemory) }
+    if world.record(&config, &address, dial.port) {
+        Ok(Step::Redirect(loopback))
+    } else {
+        Err(Refusal::NoMemory)
+    }
 }
 
 /// A v6 destination prefers `::1`; without such a listener 127.0.0.1 is reached v4-mapped (a socket

@@ -104,7 +104,9 @@ pub fn lg_getpeername6(context: SockAddrContext) -> i32 {
 #[cgroup_sock(sock_create)]
 pub fn lg_sock_create(context: SockContext) -> i32 {
     let (kind, protocol) = sock_create::kind(&context);
-    match decide::create(&sock_create::Maker, kind, protocol).and_then(|birth| sock_create::tag(&context, birth)) {
+    match decide::create(&sock_create::Maker, kind, protocol)
+        .and_then(|birth| sock_create::tag(&context, birth))
+    {
         Ok(()) => GO_ON,
         Err(refusal) => refuse(refusal, &[0; 4], 0, protocol),
     }

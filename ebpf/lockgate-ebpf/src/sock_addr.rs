@@ -18,7 +18,9 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use core::ptr::{read_volatile, write_volatile};
-use lockgate_ebpf_common::{Address, Config, LISTENER_TAG, TARGET_EXACT_BITS, TargetKey, V4_MAPPED, stat, state};
+use lockgate_ebpf_common::{
+    Address, Config, LISTENER_TAG, TARGET_EXACT_BITS, TargetKey, V4_MAPPED, stat, state,
+};
 
 /// The socket and task of one hook invocation.
 pub struct Hook<'a>(pub &'a SockAddrContext);
@@ -152,7 +154,13 @@ impl World for Hook<'_> {
         };
         // SAFETY: the tuple is initialised for `size` bytes, the size of its family's form.
         unsafe {
-            let sk = bpf_sk_lookup_tcp(self.0.as_ptr(), &raw mut tuple, size, BPF_F_CURRENT_NETNS as i64 as u64, 0);
+            let sk = bpf_sk_lookup_tcp(
+                self.0.as_ptr(),
+                &raw mut tuple,
+                size,
+                BPF_F_CURRENT_NETNS as i64 as u64,
+                0,
+            );
             if sk.is_null() {
                 return false;
             }

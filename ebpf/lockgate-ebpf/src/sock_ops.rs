@@ -82,7 +82,9 @@ fn accepted(context: &SockOpsContext) {
             *slot = *flow;
             count(stat::ATTRIBUTED);
         }
-        None => warn!(context, "no socket storage for an accepted connection: it will be closed unattributed"),
+        None => {
+            warn!(context, "no socket storage for an accepted connection: it will be closed unattributed")
+        }
     }
     let _ = FLOWS.remove(&key);
 }

@@ -4,8 +4,8 @@ use crate::maps::{CAPTURE_CG, CAPTURE_UID};
 use aya_ebpf::helpers::{
     bpf_get_current_comm,
     generated::{
-        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task,
-        bpf_get_current_uid_gid, bpf_probe_read_kernel,
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_pid_tgid,
+        bpf_get_current_task, bpf_get_current_uid_gid, bpf_probe_read_kernel,
     },
 };
 use lockgate_ebpf_common::{Config, MAX_CGROUP_LEVEL};

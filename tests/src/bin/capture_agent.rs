@@ -56,6 +56,7 @@ enum Command {
     Counters,
     Health,
     Accept,
+    SelfTest,
     Place { pid: u32, start_ticks: u64 },
 }
 
@@ -64,6 +65,15 @@ fn main() -> Result<()> {
     if argument == "detach" {
         let instance = Instance::new(&std::env::args().nth(2).context("detach INSTANCE")?)?;
         tell(&json!({ "event": "detached", "found": lockgate_intercept::detach(&instance, None)? }));
+        return Ok(());
+    }
+    if argument == "doctor" {
+        let instance = Instance::new(&std::env::args().nth(2).context("doctor INSTANCE")?)?;
+        let mut checks = lockgate_intercept::probe(&instance);
+        checks.push(lockgate_intercept::prove());
+        tell(
+            &json!({ "event": "checks", "checks": checks, "cgroup": std::fs::read_to_string("/proc/self/cgroup")? }),
+        );
         return Ok(());
     }
     if argument == "set-abi" {
@@ -182,6 +192,10 @@ fn answer(interceptor: &Interceptor, gate: &Gate, line: &str) -> Value {
             gate.open();
             Ok(json!({}))
         }
+        Command::SelfTest => {
+            interceptor.self_test()?;
+            Ok(json!({}))
+        }
         Command::Place { pid, start_ticks } => {
             let run = interceptor.place(pid, start_ticks)?;
             Ok(json!({ "path": run.path, "id": run.id }))
@@ -227,7 +241,8 @@ fn dial_for_ever(address: std::net::SocketAddr, report: &mpsc::SyncSender<Value>
     use std::io::Read as _;
     loop {
         let mut answer = String::new();
-        let result = TcpStream::connect(address).and_then(|mut connection| connection.read_to_string(&mut answer));
+        let result =
+            TcpStream::connect(address).and_then(|mut connection| connection.read_to_string(&mut answer));
         let outcome = result.map_or_else(|error| error.to_string(), |_| answer.trim().to_owned());
         if report.send(json!({ "event": "dialled", "outcome": outcome })).is_err() {
             return;
@@ -237,7 +252,10 @@ fn dial_for_ever(address: std::net::SocketAddr, report: &mpsc::SyncSender<Value>
 }
 
 /// Overwrites the first word of a pinned configuration, as a build with another ABI would have written it.
-#[allow(unsafe_code, reason = "bpf(2) has no safe wrapper, and lockgate-intercept rightly offers no way to break its own pins")]
+#[allow(
+    unsafe_code,
+    reason = "bpf(2) has no safe wrapper, and lockgate-intercept rightly offers no way to break its own pins"
+)]
 fn set_abi(path: &str, abi: u32) -> Result<()> {
     const CONFIG_BYTES: usize = 24;
     let bpf = |command: i64, attr: &mut [u64; 4]| {

@@ -8,7 +8,10 @@
 use anyhow::{Context as _, Result, bail};
 use rustix::{
     io::Errno,
-    net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketType, connect, connect_unspec, recv, sendto, socket},
+    net::{
+        AddressFamily, Protocol, RecvFlags, SendFlags, SocketType, connect, connect_unspec, recv, sendto,
+        socket,
+    },
 };
 use serde_json::{Value, json};
 use std::{
@@ -16,7 +19,10 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream, UdpSocket},
     num::NonZeroU32,
-    os::{fd::{AsFd, BorrowedFd, OwnedFd}, unix::process::CommandExt as _},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::process::CommandExt as _,
+    },
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -117,7 +123,8 @@ fn dial(address: SocketAddr) -> Value {
 
 fn read_answer(connection: &mut TcpStream) -> String {
     let mut answer = String::new();
-    let result = connection.set_read_timeout(Some(PATIENCE)).and_then(|()| connection.read_to_string(&mut answer));
+    let result =
+        connection.set_read_timeout(Some(PATIENCE)).and_then(|()| connection.read_to_string(&mut answer));
     match result {
         // A peer that closes at once, without a word.
         Ok(0) => "eof".to_owned(),
@@ -129,7 +136,9 @@ fn read_answer(connection: &mut TcpStream) -> String {
 /// Gone before anybody accepts.
 fn hit_and_run(address: SocketAddr) -> Result<()> {
     let connection = TcpStream::connect_timeout(&address, PATIENCE)?;
-    tell(&json!({ "outcome": "connected", "pid": std::process::id(), "local": connection.local_addr()?.to_string() }));
+    tell(
+        &json!({ "outcome": "connected", "pid": std::process::id(), "local": connection.local_addr()?.to_string() }),
+    );
     Ok(())
 }
 
@@ -249,7 +258,8 @@ fn socket_kinds() -> Result<()> {
     ];
     for (name, kind, protocol) in kinds {
         for family in [AddressFamily::INET, AddressFamily::INET6] {
-            let outcome = socket(family, kind, protocol).map_or_else(|error| errno_name(&error.into()), |_| "made".to_owned());
+            let outcome = socket(family, kind, protocol)
+                .map_or_else(|error| errno_name(&error.into()), |_| "made".to_owned());
             tell(&json!({ "kind": name, "family": family.as_raw(), "outcome": outcome }));
         }
     }

@@ -36,7 +36,10 @@ fn hundreds_of_clients_that_have_exited_are_each_attributed() -> Result<()> {
     let mut by_local: HashMap<String, u64> = HashMap::new();
     for _ in 0..CLIENTS {
         let line = lab.client(&lab.inside(), &["hit-and-run", &address])?.pop().context("a line")?;
-        by_local.insert(line["local"].as_str().context("local")?.to_owned(), line["pid"].as_u64().context("pid")?);
+        by_local.insert(
+            line["local"].as_str().context("local")?.to_owned(),
+            line["pid"].as_u64().context("pid")?,
+        );
     }
     agent.ask(json!({ "command": "accept" }))?;
     let inode = std::os::unix::fs::MetadataExt::ino(&fs::metadata(lab.inside())?);
@@ -157,7 +160,8 @@ impl Drop for Guard {
 fn a_reused_pid_is_never_taken_for_the_client() -> Result<()> {
     let lab = Lab::new()?;
     let mut agent = lab.agent_with(json!({ "hold": true, "attribute": true }))?;
-    let line = lab.client(&lab.inside(), &["hit-and-run", &lab.server.at("127.0.0.1")])?.pop().context("a line")?;
+    let line =
+        lab.client(&lab.inside(), &["hit-and-run", &lab.server.at("127.0.0.1")])?.pop().context("a line")?;
     let pid = u32::try_from(line["pid"].as_u64().context("pid")?)?;
     // The clock tick in which the client started has to be over for the start times to differ.
     std::thread::sleep(std::time::Duration::from_millis(30));

@@ -9,7 +9,11 @@ fn a_socket_made_before_joining_is_redirected() -> Result<()> {
     let lab = Lab::new()?;
     let _agent = lab.agent()?;
     for way in ["127.0.0.1", "::1"] {
-        assert_eq!(outcomes(&lab.client(&lab.inside(), &["early-socket", &lab.server.at(way)])?), ["proxy"], "{way}");
+        assert_eq!(
+            outcomes(&lab.client(&lab.inside(), &["early-socket", &lab.server.at(way)])?),
+            ["proxy"],
+            "{way}"
+        );
     }
     Ok(())
 }
@@ -26,7 +30,11 @@ fn a_socket_made_inside_is_redirected_when_connected_from_outside() -> Result<()
         let process = agent.flow()?["flow"]["process"].clone();
         let told = process["creator_tgid"].as_u64().unwrap_or(0);
         // The child that connected is told apart from the governed process that made the socket.
-        assert_eq!(told != 0 && process["creator_tgid"] != process["tgid"], scenario == "socket-for-child", "{process}");
+        assert_eq!(
+            told != 0 && process["creator_tgid"] != process["tgid"],
+            scenario == "socket-for-child",
+            "{process}"
+        );
     }
     Ok(())
 }
@@ -49,7 +57,12 @@ fn nobody_governed_dials_the_proxy_and_others_are_not_served() -> Result<()> {
     let lab = Lab::new()?;
     let mut agent = lab.agent()?;
     let port = agent.port;
-    for address in [format!("127.0.0.1:{port}"), format!("0.0.0.0:{port}"), format!("[::1]:{port}"), format!("[::ffff:127.0.0.1]:{port}")] {
+    for address in [
+        format!("127.0.0.1:{port}"),
+        format!("0.0.0.0:{port}"),
+        format!("[::1]:{port}"),
+        format!("[::ffff:127.0.0.1]:{port}"),
+    ] {
         assert_eq!(outcomes(&lab.client(&lab.inside(), &["dial", &address])?), ["EPERM"], "{address}");
     }
     let lines = lab.client(&lab.outside(), &["dial", &format!("127.0.0.1:{port}")])?;
@@ -64,7 +77,10 @@ fn a_dial_by_hand_from_a_governed_source_port_inherits_nothing() -> Result<()> {
     const SOURCE: &str = "9431";
     let lab = Lab::new()?;
     let mut agent = lab.agent()?;
-    assert_eq!(outcomes(&lab.client(&lab.inside(), &["from-port", &lab.server.at("127.0.0.1"), SOURCE])?), ["proxy"]);
+    assert_eq!(
+        outcomes(&lab.client(&lab.inside(), &["from-port", &lab.server.at("127.0.0.1"), SOURCE])?),
+        ["proxy"]
+    );
     let proxy = format!("127.0.0.1:{}", agent.port);
     let lines = lab.client(&lab.outside(), &["from-port", &proxy, SOURCE])?;
     assert_ne!(outcomes(&lines), ["proxy"]);
@@ -77,7 +93,11 @@ fn data_in_the_syn_is_redirected_and_attributed() -> Result<()> {
     let lab = Lab::new()?;
     let agent = lab.agent()?;
     for way in ["127.0.0.1", "::1"] {
-        assert_eq!(outcomes(&lab.client(&lab.inside(), &["fast-open", &lab.server.at(way)])?), ["proxy"], "{way}");
+        assert_eq!(
+            outcomes(&lab.client(&lab.inside(), &["fast-open", &lab.server.at(way)])?),
+            ["proxy"],
+            "{way}"
+        );
         agent.flow()?;
     }
     Ok(())
@@ -106,9 +126,21 @@ fn datagrams_to_a_protected_service_are_refused() -> Result<()> {
     let other = Lab::new()?;
     let _agent = lab.agent()?;
     for way in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "0.0.0.0"] {
-        assert_eq!(outcomes(&lab.client(&lab.inside(), &["udp", &lab.server.at(way)])?), ["EPERM", "EPERM"], "{way}");
-        assert_eq!(outcomes(&lab.client(&lab.inside(), &["udp", &other.server.at(way)])?), ["sent", "sent"], "{way}");
-        assert_eq!(outcomes(&lab.client(&lab.outside(), &["udp", &lab.server.at(way)])?), ["sent", "sent"], "{way}");
+        assert_eq!(
+            outcomes(&lab.client(&lab.inside(), &["udp", &lab.server.at(way)])?),
+            ["EPERM", "EPERM"],
+            "{way}"
+        );
+        assert_eq!(
+            outcomes(&lab.client(&lab.inside(), &["udp", &other.server.at(way)])?),
+            ["sent", "sent"],
+            "{way}"
+        );
+        assert_eq!(
+            outcomes(&lab.client(&lab.outside(), &["udp", &lab.server.at(way)])?),
+            ["sent", "sent"],
+            "{way}"
+        );
     }
     Ok(())
 }

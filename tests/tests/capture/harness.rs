@@ -38,7 +38,10 @@ pub(crate) struct Lab {
 
 impl Lab {
     pub(crate) fn new() -> Result<Self> {
-        ensure!(rustix::process::geteuid().is_root(), "capture tests need root: run `cargo xtask test` as root");
+        ensure!(
+            rustix::process::geteuid().is_root(),
+            "capture tests need root: run `cargo xtask test` as root"
+        );
         let mount = cgroup2_mount()?;
         let lab = Self { instance: unique(), mount, server: Server::start()? };
         fs::create_dir_all(lab.inside())?;
@@ -87,7 +90,9 @@ impl Lab {
 
     pub(crate) fn agent_with(&self, more: Value) -> Result<Agent> {
         let mut request = self.request();
-        let (Some(all), Some(more)) = (request.as_object_mut(), more.as_object()) else { bail!("requests are objects") };
+        let (Some(all), Some(more)) = (request.as_object_mut(), more.as_object()) else {
+            bail!("requests are objects")
+        };
         all.extend(more.clone());
         Agent::start(&request)
     }
@@ -97,7 +102,12 @@ impl Lab {
         self.client_as(cgroup, None, arguments)
     }
 
-    pub(crate) fn client_as(&self, cgroup: &Path, uid: Option<u32>, arguments: &[&str]) -> Result<Vec<Value>> {
+    pub(crate) fn client_as(
+        &self,
+        cgroup: &Path,
+        uid: Option<u32>,
+        arguments: &[&str],
+    ) -> Result<Vec<Value>> {
         let mut client = Client::start(cgroup, uid, arguments)?;
         client.finish()
     }
@@ -242,7 +252,8 @@ impl Agent {
             return Ok(value);
         }
         loop {
-            let value = self.lines.next().with_context(|| format!("waiting for {event:?}, got {:?}", self.kept))?;
+            let value =
+                self.lines.next().with_context(|| format!("waiting for {event:?}, got {:?}", self.kept))?;
             if value["event"] == event {
                 return Ok(value);
             }

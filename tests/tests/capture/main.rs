@@ -3,6 +3,7 @@
 
 mod attribution;
 mod bypass;
+mod doctor;
 mod harness;
 mod redirect;
 mod restart;

@@ -6,7 +6,8 @@ use serde_json::json;
 use std::fs;
 
 /// Every way to write the address of a service on this host.
-const WAYS: [&str; 7] = ["127.0.0.1", "127.9.8.7", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1", "::ffff:0.0.0.0"];
+const WAYS: [&str; 7] =
+    ["127.0.0.1", "127.9.8.7", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1", "::ffff:0.0.0.0"];
 
 #[test]
 fn every_address_form_of_a_protected_service_reaches_the_proxy() -> Result<()> {
@@ -37,8 +38,14 @@ fn the_host_s_own_addresses_are_the_same_service() -> Result<()> {
         .find(|ip| !ip.is_loopback());
     // A machine whose only interface is loopback has no other way in.
     if let Some(ip) = own {
-        assert_eq!(outcomes(&lab.client(&lab.inside(), &["dial", &lab.server.at(&ip.to_string())])?), ["proxy"]);
-        assert_eq!(outcomes(&lab.client(&lab.outside(), &["dial", &lab.server.at(&ip.to_string())])?), ["direct"]);
+        assert_eq!(
+            outcomes(&lab.client(&lab.inside(), &["dial", &lab.server.at(&ip.to_string())])?),
+            ["proxy"]
+        );
+        assert_eq!(
+            outcomes(&lab.client(&lab.outside(), &["dial", &lab.server.at(&ip.to_string())])?),
+            ["direct"]
+        );
     }
     Ok(())
 }
@@ -47,7 +54,12 @@ fn the_host_s_own_addresses_are_the_same_service() -> Result<()> {
 fn the_client_sees_the_peer_it_dialled() -> Result<()> {
     let lab = Lab::new()?;
     let _agent = lab.agent()?;
-    for (way, shown) in [("127.0.0.1", "127.0.0.1"), ("127.9.8.7", "127.9.8.7"), ("::1", "::1"), ("::ffff:127.0.0.1", "::ffff:127.0.0.1")] {
+    for (way, shown) in [
+        ("127.0.0.1", "127.0.0.1"),
+        ("127.9.8.7", "127.9.8.7"),
+        ("::1", "::1"),
+        ("::ffff:127.0.0.1", "::ffff:127.0.0.1"),
+    ] {
         let lines = lab.client(&lab.inside(), &["dial", &lab.server.at(way)])?;
         assert_eq!(lines[0]["peer"], lab.server.at(shown).as_str(), "{way}");
     }
@@ -59,7 +71,9 @@ fn a_remote_prefix_is_redirected_without_a_route_to_it() -> Result<()> {
     let lab = Lab::new()?;
     // TEST-NET-2 and the documentation prefix: nobody answers there.
     let agent = lab.agent_with(json!({ "targets": ["198.51.100.0/24:5432", "[2001:db8:7::]/48:5432"] }))?;
-    for (address, original) in [("198.51.100.77:5432", "198.51.100.77:5432"), ("[2001:db8:7::9]:5432", "[2001:db8:7::9]:5432")] {
+    for (address, original) in
+        [("198.51.100.77:5432", "198.51.100.77:5432"), ("[2001:db8:7::9]:5432", "[2001:db8:7::9]:5432")]
+    {
         assert_eq!(outcomes(&lab.client(&lab.inside(), &["dial", address])?), ["proxy"], "{address}");
         assert_eq!(agent.flow()?["flow"]["original_dst"], original);
     }
@@ -72,8 +86,16 @@ fn other_ports_and_ungoverned_processes_go_direct() -> Result<()> {
     let other = Lab::new()?;
     let mut agent = lab.agent()?;
     for way in WAYS {
-        assert_eq!(outcomes(&lab.client(&lab.outside(), &["dial", &lab.server.at(way)])?), ["direct"], "{way}");
-        assert_eq!(outcomes(&lab.client(&lab.inside(), &["dial", &other.server.at(way)])?), ["direct"], "{way}");
+        assert_eq!(
+            outcomes(&lab.client(&lab.outside(), &["dial", &lab.server.at(way)])?),
+            ["direct"],
+            "{way}"
+        );
+        assert_eq!(
+            outcomes(&lab.client(&lab.inside(), &["dial", &other.server.at(way)])?),
+            ["direct"],
+            "{way}"
+        );
     }
     assert_eq!(agent.counter("redirected")?, 0);
     Ok(())
@@ -109,7 +131,8 @@ fn a_governed_uid_is_redirected_wherever_it_runs_and_others_are_not() -> Result<
 fn a_unit_glob_follows_units_that_start_later() -> Result<()> {
     let lab = Lab::new()?;
     let name = format!("runner.{}.job.service", lab.instance());
-    let _agent = lab.agent_with(json!({ "cgroups": [], "units": [format!("runner.{}.*.service", lab.instance())] }))?;
+    let _agent =
+        lab.agent_with(json!({ "cgroups": [], "units": [format!("runner.{}.*.service", lab.instance())] }))?;
     let unit = lab.outside().join("system.slice").join(&name);
     fs::create_dir_all(&unit)?;
     // The tree is looked through several times a second.

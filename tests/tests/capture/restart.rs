@@ -13,8 +13,16 @@ fn with_the_agent_killed_governed_connects_are_refused_at_once() -> Result<()> {
     agent.kill()?;
     let start = std::time::Instant::now();
     for way in ["127.0.0.1", "127.9.8.7", "::1", "::ffff:127.0.0.1", "0.0.0.0"] {
-        assert_eq!(outcomes(&lab.client(&lab.inside(), &["dial", &lab.server.at(way)])?), ["refused"], "{way}");
-        assert_eq!(outcomes(&lab.client(&lab.outside(), &["dial", &lab.server.at(way)])?), ["direct"], "{way}");
+        assert_eq!(
+            outcomes(&lab.client(&lab.inside(), &["dial", &lab.server.at(way)])?),
+            ["refused"],
+            "{way}"
+        );
+        assert_eq!(
+            outcomes(&lab.client(&lab.outside(), &["dial", &lab.server.at(way)])?),
+            ["direct"],
+            "{way}"
+        );
     }
     assert!(start.elapsed() < Duration::from_secs(5), "refusals take {:?}", start.elapsed());
     Ok(())
@@ -175,7 +183,11 @@ fn detaching_leaves_nothing_and_everything_is_direct_again() -> Result<()> {
         let instance = lockgate_intercept::Instance::new(lab.instance())?;
         assert!(lockgate_intercept::detach(&instance, None)?);
         assert!(!lab.is_pinned());
-        assert_eq!(outcomes(&lab.client(&lab.inside(), &["dial", &lab.server.at("127.0.0.1")])?), ["direct"], "alive {alive}");
+        assert_eq!(
+            outcomes(&lab.client(&lab.inside(), &["dial", &lab.server.at("127.0.0.1")])?),
+            ["direct"],
+            "alive {alive}"
+        );
         let port = agent.port.to_string();
         if alive {
             let health = agent.ask(json!({ "command": "health" }))?;

@@ -26,7 +26,9 @@ impl TaskOffsets {
             return Err(missing(format!("{VMLINUX} has {size} bytes")));
         }
         let bytes = std::fs::read(VMLINUX).map_err(|error| missing(format!("{VMLINUX}: {error}")))?;
-        Self::read(&bytes).ok_or_else(|| missing("task_struct has no readable start_boottime and group_leader in BTF".to_owned()))
+        Self::read(&bytes).ok_or_else(|| {
+            missing("task_struct has no readable start_boottime and group_leader in BTF".to_owned())
+        })
     }
 
     /// From BTF bytes; `None` when they are not what the kernel documents.
@@ -95,7 +97,8 @@ impl<'a> Btf<'a> {
             let (kind, count, bitfields) = ((info >> 24) & 0x1f, (info & 0xffff) as usize, info >> 31 == 1);
             let body = at + 12;
             if kind == kind::STRUCT && self.name(u32_at(self.types, at)?)? == record.as_bytes() {
-                return (0..count).find_map(|index| self.matching_member(body + index * 12, names, bitfields));
+                return (0..count)
+                    .find_map(|index| self.matching_member(body + index * 12, names, bitfields));
             }
             at = body + body_size(kind, count);
         }

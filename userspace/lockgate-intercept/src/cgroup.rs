@@ -56,7 +56,11 @@ impl Tree {
             return Err(invalid());
         }
         if levels > MAX_CGROUP_LEVEL as usize {
-            return Err(InterceptError::TooDeep { path: path.to_owned(), level: levels, max: MAX_CGROUP_LEVEL });
+            return Err(InterceptError::TooDeep {
+                path: path.to_owned(),
+                level: levels,
+                max: MAX_CGROUP_LEVEL,
+            });
         }
         Ok(self.mount.join(relative))
     }

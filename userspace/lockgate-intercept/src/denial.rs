@@ -11,7 +11,7 @@ const EVENTS_PER_READ: usize = 4096;
 
 /// One refusal by the kernel side.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Denial {
+pub(crate) struct Denial {
     /// Why: `no_listener`, `dials_proxy`, `not_tcp`, `binds_proxy_port`, `socket_type`, …
     pub reason: &'static str,
     /// Thread group.

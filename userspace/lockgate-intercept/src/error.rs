@@ -13,10 +13,14 @@ pub enum InterceptError {
     #[error("no cgroup-v2 mount in /proc/self/mountinfo; run `mount -t cgroup2 none /sys/fs/cgroup/unified`")]
     NoCgroup2,
     /// The mount is not the root of the hierarchy.
-    #[error("{0} is not the root of the cgroup-v2 hierarchy (a cgroup namespace?); start lockgate in the host's cgroup namespace")]
+    #[error(
+        "{0} is not the root of the cgroup-v2 hierarchy (a cgroup namespace?); start lockgate in the host's cgroup namespace"
+    )]
     NotCgroupRoot(PathBuf),
     /// A governed cgroup that the programs could not see.
-    #[error("cgroup {path} lies {level} levels deep; at most {max} can be governed: name one of its ancestors")]
+    #[error(
+        "cgroup {path} lies {level} levels deep; at most {max} can be governed: name one of its ancestors"
+    )]
     TooDeep {
         /// As configured.
         path: String,

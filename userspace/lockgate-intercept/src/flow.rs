@@ -40,7 +40,10 @@ fn check_namespace(accepted: BorrowedFd<'_>, record: &abi::Flow) -> Result<(), F
     }
     match sys::netns_cookie(accepted) {
         Ok(cookie) if cookie == record.netns => Ok(()),
-        Ok(cookie) => Err(FlowError::Mismatch(format!("client in network namespace {}, connection in {cookie}", record.netns))),
+        Ok(cookie) => Err(FlowError::Mismatch(format!(
+            "client in network namespace {}, connection in {cookie}",
+            record.netns
+        ))),
         Err(error) => Err(FlowError::Io(format!("SO_NETNS_COOKIE: {error}"))),
     }
 }

@@ -81,7 +81,10 @@ fn glob(pattern: &str) -> Result<GlobMatcher, InterceptError> {
         return Err(invalid("expected a unit name such as actions.runner.*.service".to_owned()));
     }
     // systemd escapes with backslashes (`dev-disk-by\x2duuid`): they are part of the name here.
-    let glob = GlobBuilder::new(pattern).backslash_escape(false).build().map_err(|error| invalid(error.to_string()))?;
+    let glob = GlobBuilder::new(pattern)
+        .backslash_escape(false)
+        .build()
+        .map_err(|error| invalid(error.to_string()))?;
     Ok(glob.compile_matcher())
 }
 

@@ -17,6 +17,7 @@ use crate::{
     object::{Features, Object},
     pin::{Instance, Link, LinkState, Pins},
     run::Runs,
+    self_test::Expected,
     target::{TargetMap, TargetNet, local_addresses, with_local_forms},
     watch::Watch,
     workload::Reader,
@@ -75,6 +76,7 @@ pub(crate) struct Core {
     reader: Reader,
     runs: Option<Runs>,
     links: Vec<Link>,
+    pub(crate) expected: Expected,
     reports: Mutex<Reports>,
     targets: Mutex<Targets>,
     governed: Mutex<Governance>,
@@ -84,12 +86,16 @@ pub(crate) struct Core {
 
 struct Targets {
     configured: Vec<TargetNet>,
+    /// The address of a self-test, while one runs.
+    probe: Option<TargetNet>,
     local: Vec<IpAddr>,
     map: TargetMap,
 }
 
 struct Governance {
     rules: Rules,
+    /// The cgroup of a self-test, while one runs.
+    probe: Option<CgroupId>,
     maps: GovernMaps,
 }
 
@@ -106,7 +112,8 @@ impl Interceptor {
         let undo = Undo { pins: &pins, armed: pinned.is_none() };
         pins.create()?;
         let mut object = Object::load(&pins.maps())?;
-        let mut config = Config { abi: ABI_VERSION, proxy_cgroup: proxy_cgroup.0, ..pinned.unwrap_or_default() };
+        let mut config =
+            Config { abi: ABI_VERSION, proxy_cgroup: proxy_cgroup.0, ..pinned.unwrap_or_default() };
         offsets.put_into(&mut config);
         let mut config_map: Array<MapData, Raw<Config>> = take(&mut object, map::CFG)?;
         // The bind guard reads the proxy's cgroup from here; the port is still the old one, or none.
@@ -117,12 +124,16 @@ impl Interceptor {
         write_config(&mut config_map, config)?;
         let mut targets = Targets {
             configured: settings.targets,
+            probe: None,
             local: local_addresses(),
             map: TargetMap::new(take(&mut object, map::TARGETS)?),
         };
         targets.apply()?;
-        let maps = GovernMaps { cgroups: take(&mut object, map::CAPTURE_CG)?, uids: take(&mut object, map::CAPTURE_UID)? };
-        let mut governance = Governance { rules, maps };
+        let maps = GovernMaps {
+            cgroups: take(&mut object, map::CAPTURE_CG)?,
+            uids: take(&mut object, map::CAPTURE_UID)?,
+        };
+        let mut governance = Governance { rules, probe: None, maps };
         governance.apply(&tree)?;
         let runs = settings.run_cgroup.as_deref().map(|path| Runs::new(&tree, path)).transpose()?;
         let flows = FlowTable::new(take(&mut object, map::ACC)?);
@@ -140,6 +151,7 @@ impl Interceptor {
             reader: Reader::default(),
             runs,
             links,
+            expected: Expected::default(),
             reports: Mutex::new(reports),
             targets: Mutex::new(targets),
             governed: Mutex::new(governance),
@@ -147,6 +159,10 @@ impl Interceptor {
         });
         let watch = Watch::start(Arc::clone(&core)).doing(|| "start the watch thread".to_owned())?;
         Ok(Self { core, _watch: watch })
+    }
+
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
     }
 
     /// Which instance this is.
@@ -247,7 +263,11 @@ impl Health {
 
 impl Attributor for Interceptor {
     fn flow(&self, accepted: BorrowedFd<'_>, client: ClientAddr) -> Result<Flow, FlowError> {
-        self.core.flows.read(accepted, client)
+        let flow = self.core.flows.read(accepted, client)?;
+        if self.core.expected.take(&flow) {
+            return Err(FlowError::Mismatch("this is a self-test, there is nothing to serve".to_owned()));
+        }
+        Ok(flow)
     }
 
     fn attribute(&self, flow: &Flow) -> Workload {
@@ -268,6 +288,27 @@ impl Core {
             runs.sweep();
         }
         self.reports().read()
+    }
+
+    /// Where a self-test puts its child: inside what is governed, if that is a cgroup.
+    pub(crate) fn probe_cgroup(&self) -> String {
+        self.governance().rules.first_cgroup().unwrap_or("/lockgate").to_owned()
+    }
+
+    /// Protects the address of a self-test (or no longer), and governs its cgroup where nothing else does.
+    pub(crate) fn protect_probe(
+        &self,
+        target: Option<TargetNet>,
+        cgroup: Option<&str>,
+    ) -> Result<(), InterceptError> {
+        let mut governed = self.governance();
+        let needed = cgroup.filter(|_| governed.rules.first_cgroup().is_none());
+        governed.probe = needed.map(|path| self.tree.create(path)).transpose()?;
+        governed.apply(&self.tree)?;
+        drop(governed);
+        let mut targets = self.targets();
+        targets.probe = target;
+        targets.apply()
     }
 
     pub(crate) fn has_globs(&self) -> bool {
@@ -305,13 +346,18 @@ impl Core {
 
 impl std::fmt::Debug for Core {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Core").field("instance", &self.instance).field("port", &self.listeners.port).finish_non_exhaustive()
+        f.debug_struct("Core")
+            .field("instance", &self.instance)
+            .field("port", &self.listeners.port)
+            .finish_non_exhaustive()
     }
 }
 
 impl Targets {
     fn apply(&mut self) -> Result<(), InterceptError> {
-        self.map.set(&with_local_forms(&self.configured, &self.local))
+        let mut all = with_local_forms(&self.configured, &self.local);
+        all.extend(self.probe);
+        self.map.set(&all)
     }
 
     /// Follows addresses that come to and go from this host.
@@ -327,7 +373,9 @@ impl Targets {
 
 impl Governance {
     fn apply(&mut self, tree: &Tree) -> Result<(), InterceptError> {
-        self.maps.set(&self.rules.resolve(tree)?)
+        let mut resolved = self.rules.resolve(tree)?;
+        resolved.cgroups.extend(self.probe);
+        self.maps.set(&resolved)
     }
 
     fn refresh(&mut self, tree: &Tree) -> Result<(), InterceptError> {
@@ -392,7 +440,10 @@ fn write_config(map: &mut Array<MapData, Raw<Config>>, config: Config) -> Result
 }
 
 /// Takes a map out of the object in its typed form.
-pub(crate) fn take<T: TryFrom<Map, Error = aya::maps::MapError>>(object: &mut Object, name: &'static str) -> Result<T, InterceptError> {
+pub(crate) fn take<T: TryFrom<Map, Error = aya::maps::MapError>>(
+    object: &mut Object,
+    name: &'static str,
+) -> Result<T, InterceptError> {
     let missing = || InterceptError::Map { map: name, reason: "not in the object".to_owned() };
     let map = object.ebpf.take_map(name).ok_or_else(missing)?;
     T::try_from(map).map_err(|error| InterceptError::Map { map: name, reason: chain(&error) })
@@ -400,7 +451,11 @@ pub(crate) fn take<T: TryFrom<Map, Error = aya::maps::MapError>>(object: &mut Ob
 
 pub(crate) fn describe(features: Features) -> String {
     let errno = if features.set_retval { "fitting errno" } else { "EPERM only (kernel before 5.18)" };
-    let netns = if features.netns_cookie { "namespaces told apart" } else { "one namespace only (kernel before 5.15)" };
+    let netns = if features.netns_cookie {
+        "namespaces told apart"
+    } else {
+        "one namespace only (kernel before 5.15)"
+    };
     format!("refusals: {errno}; {netns}")
 }
 
@@ -414,6 +469,11 @@ pub fn detach(instance: &Instance, bpffs: Option<&std::path::Path>) -> Result<bo
     let tree = Tree::open()?;
     let directory = tree.directory(&instance.agent_cgroup())?;
     // Busy while the agent lives; it leaves the empty directory behind, which harms nobody.
-    let _ = fs::remove_dir(&directory);
+    if fs::remove_dir(&directory).is_ok()
+        && let Some(parent) = directory.parent()
+    {
+        // Stays when it holds governed cgroups or other instances.
+        let _ = fs::remove_dir(parent);
+    }
     Ok(pins.is_some())
 }

@@ -57,7 +57,9 @@ fn listen(ip: IpAddr, port: u16) -> Result<TcpListener, InterceptError> {
     let address = SocketAddr::new(ip, port);
     match try_listen(address) {
         Ok(listener) => Ok(listener),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(InterceptError::PortTaken { address: ip, port }),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            Err(InterceptError::PortTaken { address: ip, port })
+        }
         Err(error) => Err(error).doing(|| format!("listen on {address}")),
     }
 }
@@ -89,7 +91,8 @@ fn ephemeral_range() -> (u16, u16) {
 /// Ports to try: spread by `seed`, above 10000 and outside `ephemeral` as long as there are any.
 fn candidates(ephemeral: (u16, u16), seed: u32) -> impl Iterator<Item = u16> {
     const LOW: u16 = 10_000;
-    let free: Vec<u16> = (LOW..=u16::MAX).filter(|port| !(ephemeral.0..=ephemeral.1).contains(port)).collect();
+    let free: Vec<u16> =
+        (LOW..=u16::MAX).filter(|port| !(ephemeral.0..=ephemeral.1).contains(port)).collect();
     let pool = if free.is_empty() { (LOW..=u16::MAX).collect() } else { free };
     // A stride that is odd and large visits distant ports one after the other.
     const STRIDE: usize = 7919;

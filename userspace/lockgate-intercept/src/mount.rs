@@ -51,12 +51,14 @@ pub(crate) fn mount_bpffs() -> Result<PathBuf, InterceptError> {
     use rustix::mount::{MountFlags, mount};
     let point = PathBuf::from(BPFFS);
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RELATIME;
-    mount("bpf", &point, "bpf", flags, Some(c"mode=0700")).doing(|| format!("mount bpffs at {}", point.display()))?;
+    mount("bpf", &point, "bpf", flags, Some(c"mode=0700"))
+        .doing(|| format!("mount bpffs at {}", point.display()))?;
     Ok(point)
 }
 
 fn mounts() -> Result<Vec<Mount>, InterceptError> {
-    let text = std::fs::read_to_string("/proc/self/mountinfo").doing(|| "read /proc/self/mountinfo".to_owned())?;
+    let text =
+        std::fs::read_to_string("/proc/self/mountinfo").doing(|| "read /proc/self/mountinfo".to_owned())?;
     Ok(text.lines().filter_map(parse).collect())
 }
 
@@ -85,13 +87,31 @@ mod tests {
     #[test]
     fn mountinfo_lines_read_with_and_without_optional_fields() {
         for (line, root, point, filesystem) in [
-            ("41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw", "/", "/sys/fs/cgroup/unified", "cgroup2"),
-            ("30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate", "/", "/sys/fs/cgroup", "cgroup2"),
-            ("99 23 0:26 /docker/ab /mnt/a\\040b rw shared:4 master:2 - cgroup2 none rw", "/docker/ab", "/mnt/a b", "cgroup2"),
+            (
+                "41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw",
+                "/",
+                "/sys/fs/cgroup/unified",
+                "cgroup2",
+            ),
+            (
+                "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate",
+                "/",
+                "/sys/fs/cgroup",
+                "cgroup2",
+            ),
+            (
+                "99 23 0:26 /docker/ab /mnt/a\\040b rw shared:4 master:2 - cgroup2 none rw",
+                "/docker/ab",
+                "/mnt/a b",
+                "cgroup2",
+            ),
             ("50 23 0:40 / /sys/fs/bpf rw - bpf bpf rw,mode=700", "/", "/sys/fs/bpf", "bpf"),
         ] {
             let mount = parse(line).expect(line);
-            assert_eq!((mount.root.as_str(), mount.point.to_str().unwrap(), mount.filesystem.as_str()), (root, point, filesystem));
+            assert_eq!(
+                (mount.root.as_str(), mount.point.to_str().unwrap(), mount.filesystem.as_str()),
+                (root, point, filesystem)
+            );
         }
         assert_eq!(parse("garbage"), None);
         assert_eq!(parse(""), None);

@@ -86,7 +86,11 @@ fn program_fd(program: &Program) -> Result<&ProgramFd, aya::programs::ProgramErr
 fn try_load(maps: Option<&Path>, features: Features) -> Result<Ebpf, String> {
     let (retval, cookie) = (u8::from(features.set_retval), u8::from(features.netns_cookie));
     let mut loader = EbpfLoader::new();
-    loader.override_global("HAVE_SET_RETVAL", &retval, true).override_global("HAVE_NETNS_COOKIE", &cookie, true);
+    loader.override_global("HAVE_SET_RETVAL", &retval, true).override_global(
+        "HAVE_NETNS_COOKIE",
+        &cookie,
+        true,
+    );
     if let Some(maps) = maps {
         for name in map::ALL {
             loader.map_pin_path(name, maps.join(name));
@@ -94,7 +98,8 @@ fn try_load(maps: Option<&Path>, features: Features) -> Result<Ebpf, String> {
     }
     let mut ebpf = loader.load(OBJECT).map_err(|error| chain(&error))?;
     for spec in PROGRAMS {
-        let program = ebpf.program_mut(spec.name).ok_or_else(|| format!("{} is not in the object", spec.name))?;
+        let program =
+            ebpf.program_mut(spec.name).ok_or_else(|| format!("{} is not in the object", spec.name))?;
         load_program(program).map_err(|error| format!("{}: {error}", spec.name))?;
     }
     Ok(ebpf)

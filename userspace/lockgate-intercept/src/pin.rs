@@ -24,8 +24,13 @@ pub struct Instance(String);
 impl Instance {
     /// At most 32 of a-z, 0-9 and '-'; the empty name is the default instance.
     pub fn new(name: &str) -> Result<Self, InterceptError> {
-        let fits = name.len() <= 32 && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-        if fits { Ok(Self(name.to_owned())) } else { Err(InterceptError::Instance(name.chars().take(64).collect())) }
+        let fits =
+            name.len() <= 32 && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+        if fits {
+            Ok(Self(name.to_owned()))
+        } else {
+            Err(InterceptError::Instance(name.chars().take(64).collect()))
+        }
     }
 
     /// The name.
@@ -94,7 +99,8 @@ impl Pins {
     /// Makes the directories.
     pub(crate) fn create(&self) -> Result<(), InterceptError> {
         for directory in [self.maps(), self.base.join("links")] {
-            fs::create_dir_all(&directory).doing(|| format!("create {} (is it on bpffs?)", directory.display()))?;
+            fs::create_dir_all(&directory)
+                .doing(|| format!("create {} (is it on bpffs?)", directory.display()))?;
         }
         Ok(())
     }
@@ -105,7 +111,11 @@ impl Pins {
         if !path.exists() {
             return Ok(None);
         }
-        let incompatible = |found: String| InterceptError::IncompatiblePins { path: self.base.clone(), found, expected: ABI_VERSION };
+        let incompatible = |found: String| InterceptError::IncompatiblePins {
+            path: self.base.clone(),
+            found,
+            expected: ABI_VERSION,
+        };
         let data = MapData::from_pin(&path).map_err(InterceptError::map(map::CFG))?;
         let array: Array<_, Raw<Config>> = aya::maps::Map::Array(data)
             .try_into()
@@ -121,7 +131,10 @@ impl Pins {
 
     /// Attaches every program, in place of a pinned one where there is one. Returns the links.
     pub(crate) fn attach(&self, object: &Object, root: BorrowedFd<'_>) -> Result<Vec<Link>, InterceptError> {
-        let links = PROGRAMS.iter().map(|spec| self.attach_one(object, *spec, root)).collect::<Result<Vec<_>, _>>()?;
+        let links = PROGRAMS
+            .iter()
+            .map(|spec| self.attach_one(object, *spec, root))
+            .collect::<Result<Vec<_>, _>>()?;
         self.remove_foreign_links();
         Ok(links)
     }
@@ -145,7 +158,8 @@ impl Pins {
                 fd
             }
             None => {
-                let fd = sys::link_create(program, root, spec.attach_type).doing(|| format!("attach {}", spec.name))?;
+                let fd = sys::link_create(program, root, spec.attach_type)
+                    .doing(|| format!("attach {}", spec.name))?;
                 sys::pin(fd.as_fd(), &path).doing(|| format!("pin {}", path.display()))?;
                 fd
             }

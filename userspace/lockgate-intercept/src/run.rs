@@ -44,18 +44,28 @@ pub struct RunCgroup {
 impl Runs {
     pub(crate) fn new(tree: &Tree, path: &str) -> Result<Self, InterceptError> {
         tree.create(path)?;
-        Ok(Self { directory: tree.directory(path)?, path: path.trim_end_matches('/').to_owned(), filling: Mutex::default() })
+        Ok(Self {
+            directory: tree.directory(path)?,
+            path: path.trim_end_matches('/').to_owned(),
+            filling: Mutex::default(),
+        })
     }
 
     /// Moves a process into a new cgroup. A pidfd is held over the move and the start time compared
     /// before and after, so that a reused pid is never reported as placed.
     pub(crate) fn place(&self, tree: &Tree, pid: u32, start_ticks: u64) -> Result<RunCgroup, InterceptError> {
         let failed = |reason: String| InterceptError::Place { pid, reason };
-        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| failed("not a process id".to_owned()))?;
-        let pidfd = pidfd_open(raw, PidfdFlags::empty()).map_err(|error| failed(format!("it is gone ({error})")))?;
+        let raw = i32::try_from(pid)
+            .ok()
+            .and_then(Pid::from_raw)
+            .ok_or_else(|| failed("not a process id".to_owned()))?;
+        let pidfd =
+            pidfd_open(raw, PidfdFlags::empty()).map_err(|error| failed(format!("it is gone ({error})")))?;
         let check = || match stat_start_ticks(pid) {
             Ok(ticks) if ticks == start_ticks => Ok(()),
-            Ok(ticks) => Err(failed(format!("it started at tick {ticks}, the asking one at {start_ticks}: the pid was reused"))),
+            Ok(ticks) => Err(failed(format!(
+                "it started at tick {ticks}, the asking one at {start_ticks}: the pid was reused"
+            ))),
             Err(error) => Err(failed(format!("it is gone ({error})"))),
         };
         check()?;

@@ -3,12 +3,7 @@
 //! aya 0.14 cannot update a cgroup link in place, which is what keeps a restart free of gaps.
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::{
-    ffi::CString,
-    io,
-    os::unix::ffi::OsStrExt as _,
-    path::Path,
-};
+use std::{ffi::CString, io, os::unix::ffi::OsStrExt as _, path::Path};
 
 /// bpf(2) commands (linux/bpf.h, `enum bpf_cmd`).
 mod command {
@@ -46,18 +41,26 @@ fn c_path(path: &Path) -> io::Result<CString> {
 /// Pins a map, program or link.
 pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
-    bpf(command::OBJ_PIN, &mut ObjAttr { pathname: path.as_ptr() as u64, bpf_fd: object.as_raw_fd() as u32, file_flags: 0 })?;
+    bpf(
+        command::OBJ_PIN,
+        &mut ObjAttr { pathname: path.as_ptr() as u64, bpf_fd: object.as_raw_fd() as u32, file_flags: 0 },
+    )?;
     Ok(())
 }
 
 /// Opens a pinned object.
 pub(crate) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
-    bpf(command::OBJ_GET, &mut ObjAttr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 }).map(owned)
+    bpf(command::OBJ_GET, &mut ObjAttr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 })
+        .map(owned)
 }
 
 /// Attaches a program to a cgroup as a link. Links are always "multi": others' programs run as well.
-pub(crate) fn link_create(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<OwnedFd> {
+pub(crate) fn link_create(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Attr {
         prog_fd: u32,
@@ -65,7 +68,12 @@ pub(crate) fn link_create(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attac
         attach_type: u32,
         flags: u32,
     }
-    let mut attr = Attr { prog_fd: program.as_raw_fd() as u32, target_fd: cgroup.as_raw_fd() as u32, attach_type, flags: 0 };
+    let mut attr = Attr {
+        prog_fd: program.as_raw_fd() as u32,
+        target_fd: cgroup.as_raw_fd() as u32,
+        attach_type,
+        flags: 0,
+    };
     bpf(command::LINK_CREATE, &mut attr).map(owned)
 }
 
@@ -78,7 +86,12 @@ pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
         flags: u32,
         old_prog_fd: u32,
     }
-    let mut attr = Attr { link_fd: link.as_raw_fd() as u32, new_prog_fd: program.as_raw_fd() as u32, flags: 0, old_prog_fd: 0 };
+    let mut attr = Attr {
+        link_fd: link.as_raw_fd() as u32,
+        new_prog_fd: program.as_raw_fd() as u32,
+        flags: 0,
+        old_prog_fd: 0,
+    };
     bpf(command::LINK_UPDATE, &mut attr)?;
     Ok(())
 }
@@ -130,7 +143,13 @@ pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let mut length = size_of::<u64>() as libc::socklen_t;
     // SAFETY: the option writes at most `length` bytes into `value`.
     let result = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, (&raw mut value).cast(), &raw mut length)
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut value).cast(),
+            &raw mut length,
+        )
     };
     if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }

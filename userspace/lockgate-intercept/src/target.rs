@@ -4,10 +4,7 @@
 //! the host. A destination that names one of them therefore captures all of them on that port. Such a
 //! connection keeps the address the client named; whoever looks up the target treats them alike.
 
-use crate::{
-    abi::Raw,
-    error::InterceptError,
-};
+use crate::{abi::Raw, error::InterceptError};
 use aya::maps::{LpmTrie, MapData, lpm_trie::Key};
 use lockgate_ebpf_common::{TARGET_PORT_BITS, TargetKey, capacity, map};
 use std::{
@@ -77,8 +74,12 @@ impl fmt::Display for TargetNet {
 
 fn mask(address: IpAddr, prefix: u8) -> IpAddr {
     match address {
-        IpAddr::V4(ip) => IpAddr::V4((ip.to_bits() & u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)).into()),
-        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() & u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0)).into()),
+        IpAddr::V4(ip) => {
+            IpAddr::V4((ip.to_bits() & u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)).into())
+        }
+        IpAddr::V6(ip) => {
+            IpAddr::V6((ip.to_bits() & u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0)).into())
+        }
     }
 }
 
@@ -94,7 +95,9 @@ pub(crate) fn with_local_forms(targets: &[TargetNet], local: &[IpAddr]) -> BTree
     };
     let mut all: BTreeSet<TargetNet> = targets.iter().copied().collect();
     for target in targets.iter().filter(|target| is_local(target)) {
-        all.extend(loopback.iter().chain(&own).filter_map(|(ip, prefix)| TargetNet::new(*ip, *prefix, target.port)));
+        all.extend(
+            loopback.iter().chain(&own).filter_map(|(ip, prefix)| TargetNet::new(*ip, *prefix, target.port)),
+        );
     }
     all
 }
@@ -122,10 +125,16 @@ impl TargetMap {
     /// Makes the map hold exactly `targets`: new ones first, so that nothing is open in between.
     pub(crate) fn set(&mut self, targets: &BTreeSet<TargetNet>) -> Result<(), InterceptError> {
         if targets.len() > capacity::TARGETS as usize {
-            return Err(InterceptError::TooMany { what: "target addresses", got: targets.len(), max: capacity::TARGETS });
+            return Err(InterceptError::TooMany {
+                what: "target addresses",
+                got: targets.len(),
+                max: capacity::TARGETS,
+            });
         }
-        let wanted: BTreeSet<(u32, [u8; 20])> = targets.iter().map(TargetNet::key).map(|(bits, key)| (bits, bytes(key))).collect();
-        let present: BTreeSet<(u32, [u8; 20])> = self.0.keys().flatten().map(|key| (key.prefix_len(), bytes(key.data().0))).collect();
+        let wanted: BTreeSet<(u32, [u8; 20])> =
+            targets.iter().map(TargetNet::key).map(|(bits, key)| (bits, bytes(key))).collect();
+        let present: BTreeSet<(u32, [u8; 20])> =
+            self.0.keys().flatten().map(|key| (key.prefix_len(), bytes(key.data().0))).collect();
         for target in targets {
             let (bits, key) = target.key();
             if !present.contains(&(bits, bytes(key))) {
@@ -133,7 +142,9 @@ impl TargetMap {
             }
         }
         for (bits, stale) in present.difference(&wanted) {
-            self.0.remove(&Key::new(*bits, Raw(from_bytes(*stale)))).map_err(InterceptError::map(map::TARGETS))?;
+            self.0
+                .remove(&Key::new(*bits, Raw(from_bytes(*stale))))
+                .map_err(InterceptError::map(map::TARGETS))?;
         }
         Ok(())
     }

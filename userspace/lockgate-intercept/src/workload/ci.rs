@@ -46,8 +46,18 @@ impl<'a> Environ<'a> {
 /// Prefixes of the providers' own variables, and the few names Jenkins uses without one.
 fn is_known(name: &str) -> bool {
     const PREFIXES: [&str; 5] = ["GITHUB_", "CI_", "GITLAB_", "BUILDKITE", "CIRCLE"];
-    const JENKINS: [&str; 10] =
-        ["JENKINS_URL", "JOB_NAME", "BUILD_ID", "BUILD_NUMBER", "BUILD_URL", "GIT_BRANCH", "GIT_COMMIT", "GIT_URL", "BUILD_USER_ID", "STAGE_NAME"];
+    const JENKINS: [&str; 10] = [
+        "JENKINS_URL",
+        "JOB_NAME",
+        "BUILD_ID",
+        "BUILD_NUMBER",
+        "BUILD_URL",
+        "GIT_BRANCH",
+        "GIT_COMMIT",
+        "GIT_URL",
+        "BUILD_USER_ID",
+        "STAGE_NAME",
+    ];
     // Tokens bear the same prefixes: never even looked at.
     let is_secret = ["TOKEN", "PASSWORD", "SECRET", "KEY"].iter().any(|word| name.contains(word));
     !is_secret && (PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || JENKINS.contains(&name))
@@ -76,7 +86,9 @@ fn github(environ: &Environ<'_>) -> CiJob {
     let repository = environ.text("GITHUB_REPOSITORY");
     let run_id = environ.text("GITHUB_RUN_ID");
     let run_url = match (environ.text("GITHUB_SERVER_URL"), &repository, &run_id) {
-        (Some(server), Some(repository), Some(run)) => Some(format!("{server}/{repository}/actions/runs/{run}")),
+        (Some(server), Some(repository), Some(run)) => {
+            Some(format!("{server}/{repository}/actions/runs/{run}"))
+        }
         _ => None,
     };
     // `acme/billing/.github/workflows/deploy.yml@refs/heads/main`
@@ -129,13 +141,16 @@ fn buildkite(environ: &Environ<'_>) -> CiJob {
     let tag = environ.text("BUILDKITE_TAG").map(|tag| format!("refs/tags/{tag}"));
     CiJob {
         provider: "buildkite".to_owned(),
-        repository: environ.text("BUILDKITE_REPO").or(slugs.map(|(organization, pipeline)| format!("{organization}/{pipeline}"))),
+        repository: environ
+            .text("BUILDKITE_REPO")
+            .or(slugs.map(|(organization, pipeline)| format!("{organization}/{pipeline}"))),
         workflow: environ.text("BUILDKITE_PIPELINE_SLUG"),
         job: environ.text("BUILDKITE_LABEL").or_else(|| environ.text("BUILDKITE_JOB_ID")),
         run_id: environ.text("BUILDKITE_BUILD_ID"),
         run_attempt: environ.text("BUILDKITE_RETRY_COUNT"),
         run_url: environ.text("BUILDKITE_BUILD_URL"),
-        git_ref: tag.or_else(|| environ.text("BUILDKITE_BRANCH").map(|branch| format!("refs/heads/{branch}"))),
+        git_ref: tag
+            .or_else(|| environ.text("BUILDKITE_BRANCH").map(|branch| format!("refs/heads/{branch}"))),
         commit: environ.text("BUILDKITE_COMMIT"),
         commit_author: environ.text("BUILDKITE_BUILD_AUTHOR"),
         event_name: environ.text("BUILDKITE_SOURCE"),
@@ -191,35 +206,61 @@ mod tests {
     fn each_provider_is_recognised_by_its_own_variables() {
         for (pairs, provider, repository, job, git_ref) in [
             (
-                &[("GITHUB_ACTIONS", "true"), ("GITHUB_REPOSITORY", "acme/billing"), ("GITHUB_JOB", "migrate"), ("GITHUB_REF", "refs/heads/main")][..],
+                &[
+                    ("GITHUB_ACTIONS", "true"),
+                    ("GITHUB_REPOSITORY", "acme/billing"),
+                    ("GITHUB_JOB", "migrate"),
+                    ("GITHUB_REF", "refs/heads/main"),
+                ][..],
                 "github_actions",
                 "acme/billing",
                 "migrate",
                 "refs/heads/main",
             ),
             (
-                &[("GITLAB_CI", "true"), ("CI_PROJECT_PATH", "acme/billing"), ("CI_JOB_NAME", "migrate"), ("CI_COMMIT_BRANCH", "main")],
+                &[
+                    ("GITLAB_CI", "true"),
+                    ("CI_PROJECT_PATH", "acme/billing"),
+                    ("CI_JOB_NAME", "migrate"),
+                    ("CI_COMMIT_BRANCH", "main"),
+                ],
                 "gitlab",
                 "acme/billing",
                 "migrate",
                 "refs/heads/main",
             ),
             (
-                &[("BUILDKITE", "true"), ("BUILDKITE_REPO", "git@x:acme/billing"), ("BUILDKITE_LABEL", "migrate"), ("BUILDKITE_TAG", "v1")],
+                &[
+                    ("BUILDKITE", "true"),
+                    ("BUILDKITE_REPO", "git@x:acme/billing"),
+                    ("BUILDKITE_LABEL", "migrate"),
+                    ("BUILDKITE_TAG", "v1"),
+                ],
                 "buildkite",
                 "git@x:acme/billing",
                 "migrate",
                 "refs/tags/v1",
             ),
             (
-                &[("CIRCLECI", "true"), ("CIRCLE_PROJECT_USERNAME", "acme"), ("CIRCLE_PROJECT_REPONAME", "billing"), ("CIRCLE_JOB", "migrate"), ("CIRCLE_BRANCH", "main")],
+                &[
+                    ("CIRCLECI", "true"),
+                    ("CIRCLE_PROJECT_USERNAME", "acme"),
+                    ("CIRCLE_PROJECT_REPONAME", "billing"),
+                    ("CIRCLE_JOB", "migrate"),
+                    ("CIRCLE_BRANCH", "main"),
+                ],
                 "circleci",
                 "acme/billing",
                 "migrate",
                 "refs/heads/main",
             ),
             (
-                &[("JENKINS_URL", "http://j/"), ("GIT_URL", "https://x/acme/billing"), ("STAGE_NAME", "migrate"), ("GIT_BRANCH", "origin/main")],
+                &[
+                    ("JENKINS_URL", "http://j/"),
+                    ("GIT_URL", "https://x/acme/billing"),
+                    ("STAGE_NAME", "migrate"),
+                    ("GIT_BRANCH", "origin/main"),
+                ],
                 "jenkins",
                 "https://x/acme/billing",
                 "migrate",
@@ -255,7 +296,12 @@ mod tests {
     #[test]
     fn values_are_bounded_and_printable_and_tokens_are_not_read() {
         let long = "x".repeat(4096);
-        let content = environ(&[("GITHUB_ACTIONS", "true"), ("GITHUB_JOB", &long), ("GITHUB_ACTOR", "a\x1b[2Jb"), ("GITHUB_TOKEN", "s")]);
+        let content = environ(&[
+            ("GITHUB_ACTIONS", "true"),
+            ("GITHUB_JOB", &long),
+            ("GITHUB_ACTOR", "a\x1b[2Jb"),
+            ("GITHUB_TOKEN", "s"),
+        ]);
         let job = from_environ(&content).unwrap();
         assert_eq!(job.job.unwrap().chars().count(), VALUE_CHARS);
         assert_eq!(job.actor.as_deref(), Some("a\u{fffd}[2Jb"));
@@ -264,7 +310,14 @@ mod tests {
 
     #[test]
     fn an_ordinary_environment_is_no_job() {
-        for content in [&b""[..], b"PATH=/bin\0HOME=/root\0", b"\0\0\0", b"GITHUB_ACTIONS\0", b"GITHUB_ACTIONS=false\0", b"\xff\xfe=1\0"] {
+        for content in [
+            &b""[..],
+            b"PATH=/bin\0HOME=/root\0",
+            b"\0\0\0",
+            b"GITHUB_ACTIONS\0",
+            b"GITHUB_ACTIONS=false\0",
+            b"\xff\xfe=1\0",
+        ] {
             assert_eq!(from_environ(content), None);
         }
     }

@@ -73,7 +73,11 @@ fn sha256(file: File) -> io::Result<String> {
         total += count as u64;
         hasher.update(&buffer[..count]);
     }
-    if total > MAX_BYTES { Err(io::Error::from(io::ErrorKind::FileTooLarge)) } else { Ok(hex::encode(hasher.finalize())) }
+    if total > MAX_BYTES {
+        Err(io::Error::from(io::ErrorKind::FileTooLarge))
+    } else {
+        Ok(hex::encode(hasher.finalize()))
+    }
 }
 
 #[cfg(test)]
@@ -91,7 +95,10 @@ mod tests {
         file.write_all(b"abc").unwrap();
         let hashes = Hashes::default();
         let first = hash(&hashes, file.path());
-        assert_eq!(first.as_deref(), Some("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"));
+        assert_eq!(
+            first.as_deref(),
+            Some("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+        );
         assert_eq!(hash(&hashes, file.path()), first);
         file.write_all(b"d").unwrap();
         assert_ne!(hash(&hashes, file.path()), first);

@@ -86,7 +86,9 @@ fn kind(unit: Option<&Unit>, in_container: bool) -> IdentityKind {
     match unit {
         Some(unit) if unit.user_unit => IdentityKind::Unknown,
         Some(unit) if RUNNERS.iter().any(|runner| unit.name.starts_with(runner)) => IdentityKind::CiJob,
-        Some(unit) if unit.name.starts_with("session-") && unit.name.ends_with(".scope") => IdentityKind::Person,
+        Some(unit) if unit.name.starts_with("session-") && unit.name.ends_with(".scope") => {
+            IdentityKind::Person
+        }
         Some(unit) if unit.name.ends_with(".service") => IdentityKind::ServiceAccount,
         Some(_) | None if in_container => IdentityKind::ServiceAccount,
         Some(_) | None => IdentityKind::Unknown,
@@ -103,7 +105,10 @@ fn established_by(flow: &Flow, live: bool, cgroup: bool) -> String {
         words.push("its cgroup is gone".to_owned());
     }
     if flow.process.creator_tgid != 0 {
-        words.push(format!("the socket was made by governed process {} and connected by this one", flow.process.creator_tgid));
+        words.push(format!(
+            "the socket was made by governed process {} and connected by this one",
+            flow.process.creator_tgid
+        ));
     }
     words.join("; ")
 }

@@ -39,12 +39,17 @@ impl Placement {
 
 /// The outermost unit that is not a slice, and its depth; below `user@N.service` it is a user's unit.
 fn unit(parts: &[&str]) -> Option<(Unit, usize)> {
-    let first = (0..parts.len()).find(|depth| !is_slice(parts[*depth])).filter(|depth| is_unit(parts[*depth]))?;
-    let named = |depth: usize, user_unit| (Unit { name: parts[depth].to_owned(), invocation_id: None, user_unit }, depth);
+    let first =
+        (0..parts.len()).find(|depth| !is_slice(parts[*depth])).filter(|depth| is_unit(parts[*depth]))?;
+    let named = |depth: usize, user_unit| {
+        (Unit { name: parts[depth].to_owned(), invocation_id: None, user_unit }, depth)
+    };
     if !parts[first].starts_with("user@") {
         return Some(named(first, false));
     }
-    let inner = (first + 1..parts.len()).find(|depth| !is_slice(parts[*depth])).filter(|depth| is_unit(parts[*depth]));
+    let inner = (first + 1..parts.len())
+        .find(|depth| !is_slice(parts[*depth]))
+        .filter(|depth| is_unit(parts[*depth]));
     Some(inner.map_or_else(|| named(first, false), |depth| named(depth, true)))
 }
 
@@ -113,7 +118,8 @@ fn pod_uid(part: &str) -> Option<String> {
     let fits = before.is_empty() || before.ends_with('-');
     let uid = uid.replace('_', "-");
     // A mirror pod's uid is 32 digits without dashes.
-    let is_uid = matches!(uid.len(), 32 | 36) && uid.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    let is_uid =
+        matches!(uid.len(), 32 | 36) && uid.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
     (fits && is_uid).then_some(uid)
 }
 
@@ -145,18 +151,29 @@ mod tests {
             (format!("/kubepods/besteffort/pod{POD}/{ID}"), Some(("unknown", true))),
             (format!("/kubepods/pod{POD}/{ID}"), Some(("unknown", true))),
             (
-                format!("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{under}.slice/cri-containerd-{ID}.scope"),
+                format!(
+                    "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{under}.slice/cri-containerd-{ID}.scope"
+                ),
                 Some(("containerd", true)),
             ),
             (
-                format!("/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{under}.slice/crio-{ID}.scope/container"),
+                format!(
+                    "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{under}.slice/crio-{ID}.scope/container"
+                ),
                 Some(("cri-o", true)),
             ),
             (
-                format!("/system.slice/containerd.service/kubepods-besteffort-pod{under}.slice:cri-containerd:{ID}"),
+                format!(
+                    "/system.slice/containerd.service/kubepods-besteffort-pod{under}.slice:cri-containerd:{ID}"
+                ),
                 Some(("containerd", true)),
             ),
-            (format!("/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{under}.slice/cri-containerd-{ID}.scope"), Some(("containerd", true))),
+            (
+                format!(
+                    "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{under}.slice/cri-containerd-{ID}.scope"
+                ),
+                Some(("containerd", true)),
+            ),
             (format!("/machine.slice/libpod-{ID}.scope/container"), Some(("podman", false))),
             (format!("/libpod_parent/libpod-{ID}"), Some(("podman", false))),
             (
@@ -170,7 +187,8 @@ mod tests {
             ("/".to_owned(), None),
         ] {
             let found = Placement::of_path(&path).container;
-            let shape = found.as_ref().map(|container| (container.runtime.as_str(), container.pod_uid.is_some()));
+            let shape =
+                found.as_ref().map(|container| (container.runtime.as_str(), container.pod_uid.is_some()));
             assert_eq!(shape, expected, "{path}");
             if let Some(container) = found {
                 assert_eq!(container.id, ID, "{path}");
@@ -182,11 +200,17 @@ mod tests {
     #[test]
     fn units_are_found_as_systemd_finds_them() {
         for (path, expected) in [
-            ("/system.slice/actions.runner.acme.box.service", Some(("actions.runner.acme.box.service", false))),
+            (
+                "/system.slice/actions.runner.acme.box.service",
+                Some(("actions.runner.acme.box.service", false)),
+            ),
             ("/system.slice/backup.service/worker", Some(("backup.service", false))),
             ("/system.slice/system-getty.slice/getty@tty1.service", Some(("getty@tty1.service", false))),
             ("/user.slice/user-1000.slice/session-3.scope", Some(("session-3.scope", false))),
-            ("/user.slice/user-1000.slice/user@1000.service/app.slice/job.service", Some(("job.service", true))),
+            (
+                "/user.slice/user-1000.slice/user@1000.service/app.slice/job.service",
+                Some(("job.service", true)),
+            ),
             ("/user.slice/user-1000.slice/user@1000.service/init.scope", Some(("init.scope", true))),
             ("/lockgate/run/run-1-2", None),
             ("/lockgate/run/evil/fake.service", None),

@@ -70,8 +70,12 @@ impl Live {
             argv: argv(&bounded(&format!("{directory}/cmdline"), ARGV_BYTES).unwrap_or_default()),
             cwd: link(&format!("{directory}/cwd")),
             ancestry: ancestry(pid),
-            v1_cgroups: v1_cgroups(&bounded(&format!("{directory}/cgroup"), SMALL_FILE_BYTES).unwrap_or_default()),
-            ci: ci::from_environ(&bounded(&format!("{directory}/environ"), ENVIRON_BYTES).unwrap_or_default()),
+            v1_cgroups: v1_cgroups(
+                &bounded(&format!("{directory}/cgroup"), SMALL_FILE_BYTES).unwrap_or_default(),
+            ),
+            ci: ci::from_environ(
+                &bounded(&format!("{directory}/environ"), ENVIRON_BYTES).unwrap_or_default(),
+            ),
         }
     }
 }
@@ -191,7 +195,8 @@ pub(super) fn printable(text: &str) -> String {
 /// Paths in version-1 hierarchies: `4:memory:/docker/…`.
 fn v1_cgroups(content: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(content);
-    let paths = text.lines().filter(|line| !line.starts_with("0::")).filter_map(|line| line.splitn(3, ':').nth(2));
+    let paths =
+        text.lines().filter(|line| !line.starts_with("0::")).filter_map(|line| line.splitn(3, ':').nth(2));
     paths.map(str::to_owned).collect()
 }
 

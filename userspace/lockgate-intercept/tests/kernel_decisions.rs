@@ -1,0 +1,300 @@
+//! The decisions of the eBPF programs, compiled for the host from the very file that the kernel object is
+//! built from.
+
+#[path = "../../../ebpf/lockgate-ebpf/src/decide.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the kernel programs use what these tests do not")]
+mod decide;
+
+use decide::{
+    Birth, Dial, End, HANDSHAKE_MAX_NS, LOCALHOST_V4, LOCALHOST_V6, Loopback, Socket, Step, World, bind,
+    connect, create, handshake, is_fresh, is_loopback, normalise, send,
+};
+use lockgate_ebpf_common::{ABI_VERSION, Address, Config, Refusal, V4_MAPPED, protocol};
+use std::net::{IpAddr, Ipv6Addr};
+
+const PORT: u32 = 27_000;
+const PROXY_CGROUP: u64 = 99;
+
+/// A kernel whose answers are written down, and that writes down what it was asked to change.
+#[derive(Clone)]
+struct Script {
+    config: Option<Config>,
+    cgroup: u64,
+    governed: bool,
+    protected: Vec<(&'static str, u32)>,
+    listeners: Vec<Loopback>,
+    memory: bool,
+    done: Vec<&'static str>,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        let config = Config { abi: ABI_VERSION, port: PORT, proxy_cgroup: PROXY_CGROUP, ..Config::default() };
+        Self {
+            config: Some(config),
+            cgroup: 7,
+            governed: true,
+            protected: vec![("127.0.0.1", 5432), ("10.0.0.1", 5432), ("::1", 5432), ("2001:db8::1", 5432)],
+            listeners: vec![Loopback::V4, Loopback::V6],
+            memory: true,
+            done: Vec::new(),
+        }
+    }
+}
+
+impl World for Script {
+    fn config(&self) -> Option<Config> {
+        self.config
+    }
+
+    fn forget(&mut self) {
+        self.done.push("forget");
+    }
+
+    fn in_cgroup(&self, id: u64) -> bool {
+        self.cgroup == id
+    }
+
+    fn governed(&self) -> bool {
+        self.governed
+    }
+
+    fn protected(&self, destination: &Address, port: u32) -> bool {
+        self.protected.iter().any(|(ip, number)| address(ip) == *destination && *number == port)
+    }
+
+    fn listener(&self, at: Loopback, port: u32) -> bool {
+        port == PORT && self.listeners.contains(&at)
+    }
+
+    fn unbind_device(&mut self) {
+        self.done.push("unbind");
+    }
+
+    fn record(&mut self, _: &Config, _: &Address, _: u32) -> bool {
+        self.done.push("record");
+        self.memory
+    }
+}
+
+fn address(text: &str) -> Address {
+    let octets = match text.parse().expect("an address") {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    }
+    .octets();
+    std::array::from_fn(|word| u32::from_ne_bytes(std::array::from_fn(|byte| octets[word * 4 + byte])))
+}
+
+fn show(words: &Address) -> String {
+    let mut octets = [0; 16];
+    for (word, bytes) in words.iter().zip(octets.chunks_exact_mut(4)) {
+        bytes.copy_from_slice(&word.to_ne_bytes());
+    }
+    Ipv6Addr::from(octets).to_string()
+}
+
+fn dial(text: &str, port: u32) -> Dial {
+    let socket = if text.contains(':') { Socket::V6 } else { Socket::V4 };
+    Dial { address: address(text), port, protocol: protocol::TCP, socket }
+}
+
+fn decide(script: &Script, dial: &Dial) -> (Result<Step, Refusal>, Vec<&'static str>) {
+    let mut world = script.clone();
+    let result = connect(&mut world, dial);
+    (result, world.done)
+}
+
+#[test]
+fn a_governed_dial_of_a_protected_address_goes_to_the_listener_of_its_family() {
+    for (to, expected) in [
+        ("127.0.0.1", Loopback::V4),
+        ("10.0.0.1", Loopback::V4),
+        ("0.0.0.0", Loopback::V4),
+        ("::ffff:10.0.0.1", Loopback::V4),
+        ("::ffff:0.0.0.0", Loopback::V4),
+        ("::1", Loopback::V6),
+        ("::", Loopback::V6),
+        ("2001:db8::1", Loopback::V6),
+    ] {
+        let (result, done) = decide(&Script::default(), &dial(to, 5432));
+        assert_eq!(result, Ok(Step::Redirect(expected)), "{to}");
+        assert_eq!(done, ["forget", "unbind", "record"], "{to}");
+    }
+}
+
+#[test]
+fn a_v6_dial_falls_back_to_the_v4_listener() {
+    let script = Script { listeners: vec![Loopback::V4], ..Script::default() };
+    assert_eq!(decide(&script, &dial("2001:db8::1", 5432)).0, Ok(Step::Redirect(Loopback::V4)));
+    // A v4 socket cannot be written to ::1.
+    let script = Script { listeners: vec![Loopback::V6], ..Script::default() };
+    assert_eq!(decide(&script, &dial("10.0.0.1", 5432)).0, Err(Refusal::NoListener));
+}
+
+#[test]
+fn what_is_not_ours_passes_and_its_old_attribution_is_forgotten_first() {
+    let ungoverned = Script { governed: false, ..Script::default() };
+    let proxy = Script { cgroup: PROXY_CGROUP, ..Script::default() };
+    for (script, to, port) in [
+        (&ungoverned, "10.0.0.1", 5432),
+        (&ungoverned, "127.0.0.1", PORT),
+        (&proxy, "10.0.0.1", 5432),
+        (&proxy, "127.0.0.1", PORT),
+        (&Script::default(), "10.0.0.1", 443),
+        (&Script::default(), "10.0.0.2", 5432),
+        (&Script::default(), "198.51.100.1", PORT),
+    ] {
+        let (result, done) = decide(script, &dial(to, port));
+        assert_eq!(result, Ok(Step::Pass), "{to}:{port}");
+        assert_eq!(done, ["forget"], "{to}:{port}");
+    }
+}
+
+#[test]
+fn every_failure_refuses_with_its_own_reason() {
+    let default = Script::default();
+    let no_config = Script { config: None, ..default.clone() };
+    let unset_port =
+        Script { config: default.config.map(|config| Config { port: 0, ..config }), ..default.clone() };
+    let no_listener = Script { listeners: Vec::new(), ..default.clone() };
+    let no_memory = Script { memory: false, ..default.clone() };
+    let udp = Dial { protocol: protocol::UDP, ..dial("10.0.0.1", 5432) };
+    let mptcp = Dial { protocol: 262, ..dial("10.0.0.1", 5432) };
+    for (name, script, dial, expected) in [
+        ("no configuration", &no_config, dial("10.0.0.1", 5432), Refusal::NoConfig),
+        ("no configuration, unprotected", &no_config, dial("10.0.0.2", 1), Refusal::NoConfig),
+        ("port not yet known", &unset_port, dial("10.0.0.1", 5432), Refusal::NoListener),
+        ("no listener", &no_listener, dial("10.0.0.1", 5432), Refusal::NoListener),
+        ("no memory", &no_memory, dial("10.0.0.1", 5432), Refusal::NoMemory),
+        ("UDP", &default, udp, Refusal::NotTcp),
+        ("MPTCP", &default, mptcp, Refusal::NotTcp),
+        ("the proxy itself", &default, dial("127.0.0.1", PORT), Refusal::DialsProxy),
+        ("the proxy, unspecified", &default, dial("0.0.0.0", PORT), Refusal::DialsProxy),
+        ("the proxy, v6", &default, dial("::1", PORT), Refusal::DialsProxy),
+        ("the proxy, v6 unspecified", &default, dial("::", PORT), Refusal::DialsProxy),
+        ("the proxy, mapped", &default, dial("::ffff:127.0.0.1", PORT), Refusal::DialsProxy),
+        ("the proxy, alias", &default, dial("127.3.2.1", PORT), Refusal::DialsProxy),
+    ] {
+        assert_eq!(decide(script, &dial).0, Err(expected), "{name}");
+    }
+}
+
+#[test]
+fn nothing_is_changed_on_a_socket_that_is_refused() {
+    let script = Script { listeners: Vec::new(), ..Script::default() };
+    assert_eq!(decide(&script, &dial("10.0.0.1", 5432)).1, ["forget"]);
+}
+
+#[test]
+fn a_second_attachment_at_another_level_refuses_what_the_first_one_redirected() {
+    assert_eq!(decide(&Script::default(), &dial("127.0.0.1", PORT)).0, Err(Refusal::DialsProxy));
+}
+
+#[test]
+fn datagrams_to_protected_addresses_are_refused_to_governed_tasks_only() {
+    let default = Script::default();
+    let ungoverned = Script { governed: false, ..default.clone() };
+    let proxy = Script { cgroup: PROXY_CGROUP, ..default.clone() };
+    let no_config = Script { config: None, ..default.clone() };
+    for (script, to, port, expected) in [
+        (&default, "10.0.0.1", 5432, Err(Refusal::NotTcp)),
+        (&default, "0.0.0.0", 5432, Err(Refusal::NotTcp)),
+        (&default, "::", 5432, Err(Refusal::NotTcp)),
+        (&default, "10.0.0.1", 53, Ok(())),
+        (&ungoverned, "10.0.0.1", 5432, Ok(())),
+        (&proxy, "10.0.0.1", 5432, Ok(())),
+        (&no_config, "10.0.0.1", 53, Err(Refusal::NoConfig)),
+    ] {
+        assert_eq!(send(script, address(to), port), expected, "{to}:{port}");
+    }
+}
+
+#[test]
+fn the_port_is_bound_by_the_proxy_s_cgroup_alone() {
+    let default = Script::default();
+    let proxy = Script { cgroup: PROXY_CGROUP, ..default.clone() };
+    let unset =
+        Script { config: default.config.map(|config| Config { port: 0, ..config }), ..default.clone() };
+    let no_config = Script { config: None, ..default.clone() };
+    for (script, port, ip_protocol, expected) in [
+        (&default, PORT, protocol::TCP, Err(Refusal::BindsProxyPort)),
+        (&default, PORT, 262, Err(Refusal::BindsProxyPort)),
+        (&default, PORT, protocol::UDP, Ok(())),
+        (&default, PORT + 1, protocol::TCP, Ok(())),
+        (&default, 0, protocol::TCP, Ok(())),
+        (&proxy, PORT, protocol::TCP, Ok(())),
+        (&unset, 0, protocol::TCP, Ok(())),
+        (&no_config, PORT, protocol::TCP, Ok(())),
+    ] {
+        assert_eq!(bind(script, port, ip_protocol), expected, "{port} {ip_protocol}");
+    }
+}
+
+#[test]
+fn sockets_that_no_hook_can_follow_are_refused_to_governed_tasks_only() {
+    const STREAM: u32 = 1;
+    const DGRAM: u32 = 2;
+    const RAW: u32 = 3;
+    let default = Script::default();
+    let ungoverned = Script { governed: false, ..default.clone() };
+    let proxy = Script { cgroup: PROXY_CGROUP, ..default.clone() };
+    for (script, kind, ip_protocol, expected) in [
+        (&default, STREAM, protocol::TCP, Ok(Birth::Tag)),
+        (&default, DGRAM, protocol::UDP, Ok(Birth::Tag)),
+        (&default, DGRAM, protocol::ICMP, Ok(Birth::Tag)),
+        (&default, DGRAM, protocol::ICMPV6, Ok(Birth::Tag)),
+        (&default, RAW, protocol::TCP, Err(Refusal::SocketType)),
+        (&default, RAW, protocol::ICMP, Err(Refusal::SocketType)),
+        (&default, STREAM, 262, Err(Refusal::SocketType)),
+        (&default, STREAM, 132, Err(Refusal::SocketType)),
+        (&default, DGRAM, 136, Err(Refusal::SocketType)),
+        (&ungoverned, RAW, protocol::TCP, Ok(Birth::Untagged)),
+        (&proxy, RAW, protocol::TCP, Ok(Birth::Untagged)),
+    ] {
+        assert_eq!(create(script, kind, ip_protocol), expected, "{kind} {ip_protocol}");
+    }
+}
+
+#[test]
+fn addresses_are_read_as_the_kernel_reads_them() {
+    for (input, expected) in [
+        ("0.0.0.0", "::ffff:127.0.0.1"),
+        ("::", "::1"),
+        ("::ffff:0.0.0.0", "::ffff:127.0.0.1"),
+        ("10.1.2.3", "::ffff:10.1.2.3"),
+        ("::1", "::1"),
+        ("::2", "::2"),
+    ] {
+        assert_eq!(show(&normalise(address(input))), expected, "{input}");
+    }
+    for (input, expected) in [
+        ("127.0.0.1", true),
+        ("127.255.0.9", true),
+        ("::1", true),
+        ("::ffff:127.0.0.1", true),
+        ("128.0.0.1", false),
+        ("::", false),
+        ("::2", false),
+    ] {
+        assert_eq!(is_loopback(&address(input)), expected, "{input}");
+    }
+    assert_eq!(address("127.0.0.1"), [0, 0, V4_MAPPED, LOCALHOST_V4]);
+    assert_eq!(address("::1"), LOCALHOST_V6);
+}
+
+#[test]
+fn both_ends_of_a_handshake_make_the_same_key() {
+    let client = End { address: address("127.0.0.1"), port: 40_000 };
+    let listener = End { address: address("127.0.0.1"), port: PORT };
+    assert_eq!(handshake(5, client, listener), handshake(5, client, listener));
+    assert_ne!(handshake(5, client, listener), handshake(6, client, listener), "another namespace");
+    assert_ne!(handshake(5, client, listener), handshake(5, listener, client), "the other direction");
+}
+
+#[test]
+fn a_flow_is_believed_for_one_handshake_and_no_longer() {
+    assert!(is_fresh(1_000, 1_000) && is_fresh(0, HANDSHAKE_MAX_NS));
+    assert!(!is_fresh(0, HANDSHAKE_MAX_NS + 1));
+    assert!(!is_fresh(2_000, 1_000), "from the future");
+}
