@@ -292,3 +292,6 @@ fn remove_stale(path: &Path) -> Result<(), ServeError> {
         Err(error) => Err(io("asking whether somebody answers", error)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -421,3 +421,128 @@ pub(crate) fn reference_signature(secret: &str, id: &str, timestamp: &str, body:
     mac.update(body);
     format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
 }
+
+/// A webhook that only notifies (its decision key is set, and unused).
+pub(crate) fn webhook_to(name: &str, url: &str, speaks_for: &[&str]) -> WebhookSettings {
+    webhook(name, url, CHAT_SECRET, speaks_for)
+}
+
+/// What a receiver got.
+pub(crate) struct Got {
+    headers: axum::http::HeaderMap,
+    pub(crate) body: bytes::Bytes,
+}
+
+impl Got {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+/// A webhook receiver on loopback; ends with the test.
+pub(crate) struct Receiver {
+    address: std::net::SocketAddr,
+    scheme: &'static str,
+    got: tokio::sync::Mutex<tokio::sync::mpsc::UnboundedReceiver<Got>>,
+    served: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.served.abort();
+    }
+}
+
+impl Receiver {
+    /// Answers the n-th request with this status.
+    pub(crate) async fn new(status: impl Fn(u64) -> u16 + Clone + Send + Sync + 'static) -> Self {
+        Self::with(move |number| {
+            let code = axum::http::StatusCode::from_u16(status(number)).unwrap();
+            axum::response::IntoResponse::into_response(code)
+        })
+        .await
+    }
+
+    pub(crate) async fn redirecting(to: &str) -> Self {
+        let to = to.to_owned();
+        Self::with(move |_| {
+            let location = [(axum::http::header::LOCATION, to.clone())];
+            axum::response::IntoResponse::into_response((axum::http::StatusCode::FOUND, location))
+        })
+        .await
+    }
+
+    async fn with(
+        answer: impl Fn(u64) -> axum::response::Response + Clone + Send + Sync + 'static,
+    ) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (router, got) = Self::router(answer);
+        let served = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { address, scheme: "http", got, served }
+    }
+
+    /// With TLS, and the certificate to trust.
+    pub(crate) async fn tls() -> (Self, String) {
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (router, got) =
+            Self::router(|_| axum::response::IntoResponse::into_response(axum::http::StatusCode::OK));
+        let served = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (acceptor, router) = (acceptor.clone(), router.clone());
+                connections.spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let service = hyper_util::service::TowerToHyperService::new(router);
+                    let io = hyper_util::rt::TokioIo::new(stream);
+                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
+                });
+            }
+        });
+        (Self { address, scheme: "https", got, served }, made.cert.pem())
+    }
+
+    fn router(
+        answer: impl Fn(u64) -> axum::response::Response + Clone + Send + Sync + 'static,
+    ) -> (axum::Router, tokio::sync::Mutex<tokio::sync::mpsc::UnboundedReceiver<Got>>) {
+        let (sender, got) = tokio::sync::mpsc::unbounded_channel();
+        let count = Arc::new(AtomicU64::new(0));
+        let handler = move |headers: axum::http::HeaderMap, body: bytes::Bytes| {
+            let _ = sender.send(Got { headers, body });
+            let response = answer(count.fetch_add(1, Ordering::SeqCst) + 1);
+            async move { response }
+        };
+        (axum::Router::new().fallback(handler), tokio::sync::Mutex::new(got))
+    }
+
+    /// An address where nobody listens.
+    pub(crate) fn nobody() -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        format!("http://{}/", listener.local_addr().unwrap())
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("{}://{}/hook", self.scheme, self.address)
+    }
+
+    pub(crate) async fn next(&self) -> Got {
+        let next = async { self.got.lock().await.recv().await.unwrap() };
+        tokio::time::timeout(Duration::from_secs(20), next).await.expect("a request")
+    }
+
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.got.try_lock().is_ok_and(|mut got| got.try_recv().is_err())
+    }
+}

@@ -66,3 +66,6 @@ pub fn finish(router: Router) -> Router {
             )
         })
 }
+
+#[cfg(test)]
+mod tests;

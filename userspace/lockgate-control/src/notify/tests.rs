@@ -1,0 +1,357 @@
+use super::{event::BODY_MAX, retry::Answer, transport::ATTEMPT_TIMEOUT};
+use crate::testing::{
+    Ask, DECISION_SECRET, Receiver, SECRET, Script, Stage, reference_signature, webhook, webhook_to,
+};
+use lockgate_model::port::{Approvals, PendingApproval};
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::time::Instant;
+
+fn refused() -> Answer {
+    Answer::Failed("connection refused".into())
+}
+
+fn status(code: u16) -> Answer {
+    Answer::Status { code, retry_after: None }
+}
+
+async fn open(stage: &Stage, ask: Ask) -> Box<dyn PendingApproval> {
+    stage.control.open(stage.request(ask)).await.unwrap()
+}
+
+fn types(script: &Script) -> Vec<String> {
+    script.sent.lock().iter().map(|(_, _, body)| parse(body)["type"].as_str().unwrap().to_owned()).collect()
+}
+
+fn parse(body: &[u8]) -> Value {
+    serde_json::from_slice(body).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_request_is_tried_until_it_expires_at_most_thirty_seconds_apart() {
+    let after = [Duration::from_millis(1), ATTEMPT_TIMEOUT];
+    for after in after {
+        let script = Script::always(after, refused());
+        let stage = Stage::scripted(vec![("approvals", script.clone())]);
+        let began = Instant::now();
+        let pending = open(&stage, Ask { timeout: Duration::from_secs(600), ..Ask::default() }).await;
+        tokio::time::sleep(Duration::from_secs(599)).await;
+        let sent = script.sent.lock().clone();
+        assert!(sent[0].0 - began < Duration::from_millis(10), "the first at once");
+        let second = sent[1].0 - sent[0].0;
+        assert!(second <= Duration::from_secs(5).max(after) + Duration::from_millis(10), "{second:?}");
+        for pair in sent.windows(2) {
+            assert!(pair[1].0 - pair[0].0 <= Duration::from_secs(30) + Duration::from_millis(10));
+            assert_eq!(pair[0].1, pair[1].1, "one message keeps its id");
+            assert_eq!(pair[0].2, pair[1].2, "and its body");
+        }
+        assert!(sent.last().unwrap().0 - began > Duration::from_secs(565));
+        // Every attempt that has an answer is recorded.
+        let attempts = stage.log.attempts();
+        assert!(attempts.len() + 1 >= sent.len());
+        for (number, attempt) in (1..).zip(&attempts) {
+            assert_eq!((&*attempt.0, attempt.1), ("webhook:approvals", number));
+            assert_eq!(attempt.3.as_deref(), Some("connection refused"));
+        }
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let calls = types(&script).iter().filter(|kind| kind.ends_with("requested")).count();
+        assert_eq!(calls, sent.len(), "nobody is asked after the expiry");
+        drop(pending);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_only_tells_the_end_is_given_up_after_the_standard_schedule() {
+    let script = Script::always(Duration::ZERO, refused());
+    let stage = Stage::scripted(vec![("approvals", script.clone())]);
+    drop(open(&stage, Ask::default()).await);
+    tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+    let cancelled = types(&script).iter().filter(|kind| kind.ends_with("cancelled")).count();
+    assert_eq!(cancelled, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_turn_of_a_request_is_told_once() {
+    let script = Script::always(Duration::ZERO, status(204));
+    let stage = Stage::scripted(vec![("approvals", script.clone())]);
+    let later = Some((Duration::from_secs(60), vec!["platform-oncall".into()], 1));
+    let pending = open(&stage, Ask { timeout: Duration::from_secs(120), later, ..Ask::default() }).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(
+        types(&script),
+        ["lockgate.approval.requested", "lockgate.approval.escalated", "lockgate.approval.expired"]
+    );
+    let bodies: Vec<Value> = script.sent.lock().iter().map(|(_, _, body)| parse(body)).collect();
+    assert_eq!(bodies[0]["data"]["need"][0]["any_of"], json!(["dba"]));
+    assert_eq!(bodies[1]["data"]["need"][0]["any_of"], json!(["platform-oncall"]));
+    assert_eq!(bodies[2]["data"]["resolution"], json!({ "outcome": "expired", "actor": "system" }));
+    let ids: std::collections::BTreeSet<_> = script.sent.lock().iter().map(|(_, id, _)| id.clone()).collect();
+    assert_eq!(ids.len(), 3, "each message has an id of its own");
+    drop(pending);
+}
+
+#[tokio::test(start_paused = true)]
+async fn gone_disables_one_channel_until_it_is_enabled_again() {
+    let gone = Script::always(Duration::ZERO, status(410));
+    let well = Script::always(Duration::ZERO, status(200));
+    let stage = Stage::scripted(vec![("gone", gone.clone()), ("well", well.clone())]);
+    let mut waiting = vec![open(&stage, Ask::default()).await];
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    waiting.push(open(&stage, Ask::default()).await);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((gone.sent.lock().len(), well.sent.lock().len()), (1, 2));
+    let disabled: Vec<_> = stage.log.attempts().into_iter().filter(|attempt| attempt.0 == "webhook:gone").collect();
+    assert_eq!((disabled[0].1, disabled[0].2), (1, Some(410)));
+    assert!(disabled[1].3.as_deref().unwrap().contains("disabled"), "what is not sent is recorded too");
+    stage.control.enable_webhooks();
+    waiting.push(open(&stage, Ask::default()).await);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(gone.sent.lock().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_channel_delays_neither_another_nor_a_request() {
+    let dead = Script::always(ATTEMPT_TIMEOUT, Answer::Failed("timed out".into()));
+    let well = Script::always(Duration::from_millis(5), status(200));
+    let stage = Stage::scripted(vec![("dead", dead.clone()), ("well", well.clone())]);
+    let mut waiting = Vec::new();
+    for _ in 0..1_000 {
+        waiting.push(open(&stage, Ask::default()).await);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(well.sent.lock().len(), 1_000);
+    assert_eq!(dead.sent.lock().len(), 64, "attempts under way are bounded");
+    let began = Instant::now();
+    waiting.pop().unwrap().withdraw(lockgate_model::approval::WithdrawReason::Cancelled).await;
+    assert!(began.elapsed() < Duration::from_millis(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_still_tells_that_requests_were_withdrawn() {
+    let script = Script::always(Duration::from_millis(10), status(200));
+    let stage = Stage::scripted(vec![("approvals", script.clone())]);
+    let pending = open(&stage, Ask::default()).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    stage.control.stop(Duration::from_secs(3)).await;
+    assert_eq!(types(&script), ["lockgate.approval.requested", "lockgate.approval.cancelled"]);
+    drop(pending);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_body_says_everything_an_approver_needs() {
+    let script = Script::always(Duration::ZERO, status(200));
+    let stage = Stage::scripted(vec![("approvals", script.clone())]);
+    let ask = Ask { statement: "ALTER TABLE o\u{202e}rders".into(), values: vec!["42".into()], ..Ask::default() };
+    let request = stage.request(ask);
+    let id = request.id.to_string();
+    let expires_at = request.expires_at.to_string();
+    let pending = stage.control.open(request).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (_, message, body) = script.sent.lock()[0].clone();
+    let event = parse(&body);
+    let data = &event["data"];
+    let (base, op) = (format!("http://127.0.0.1:8420/v1/approvals/{id}"), &data["operation"]);
+    for (found, expected) in [
+        (&event["specversion"], json!("1.0")),
+        (&event["id"], json!(message)),
+        (&event["source"], json!("/lockgate/build-7")),
+        (&event["type"], json!("lockgate.approval.requested")),
+        (&event["subject"], json!(id)),
+        (&event["time"], json!("2026-11-21T10:00:00Z")),
+        (&event["datacontenttype"], json!("application/json")),
+        (&event["dataschema"], json!("urn:lockgate:schema:approval:1")),
+        (&data["request_id"], json!(id)),
+        (&data["command_digest"], json!("ab".repeat(32))),
+        (&data["decision_url"], json!(format!("{base}/decision"))),
+        (&data["expires_at"], json!(expires_at)),
+        (&data["truncated"], json!(false)),
+        (&op["statement"], json!("ALTER TABLE o\u{202e}rders")),
+        (&op["statement_display"], json!("ALTER TABLE o⟨U+202E⟩rders")),
+        (&op["class"], json!("ddl")),
+        (&op["kind"], json!("alter_table")),
+        (&op["tables_written"], json!(["public.orders"])),
+        (&op["tables_read"], json!([])),
+        (&op["columns"], json!(["note"])),
+        (&op["bounded"], Value::Null),
+        (&op["risk"], json!("high")),
+        (&op["effects"], json!(["changes_schema"])),
+        (&op["opaque"], json!(false)),
+        (&op["literals"], json!("shown")),
+        (
+            &op["bound_values"],
+            json!([{ "position": 1, "type": "int4", "type_oid": 23, "format": "text", "value": "42" }]),
+        ),
+        (&data["in_transaction"], json!(true)),
+        (&data["database"], json!("orders")),
+        (&data["role"], json!("app")),
+        (
+            &data["target"],
+            json!({ "name": "orders-db", "protocol": "postgres", "tags": { "env": "production" }, "mode": "enforce" }),
+        ),
+        (&data["identity"]["principal"], json!("unit:actions.runner.acme.service")),
+        (&data["identity"]["assurance"], json!("kernel")),
+        (&data["identity"]["established_by"], json!("cgroup of a system unit")),
+        (&data["identity"]["process"]["uid"], json!(1001)),
+        (&data["identity"]["process"]["exe"], json!("/usr/bin/psql")),
+        (&data["identity"]["process"]["argv"][0], json!("psql")),
+        (&data["identity"]["process"]["ancestry"], json!([{ "pid": 4710, "name": "bash" }])),
+        (&data["identity"]["ci"]["assurance"], json!("claimed")),
+        (&data["identity"]["ci"]["run_url"], json!("https://ci.example.com/acme/billing/runs/4711")),
+        (&data["identity"]["ci"]["commit"], json!("6d734b7")),
+        (&data["identity"]["ci"]["ref"], json!("refs/heads/main")),
+        (&data["identity"]["ci"]["actor"], json!("bert")),
+        (&data["identity"]["ci"]["triggering_actor"], json!("carla")),
+        (&data["rule"], json!("schema-change-dba")),
+        (&data["rules"][0]["description"], json!("Schema-changing SQL on production needs a DBA")),
+        (&data["need"], json!([{ "rule": "schema-change-dba", "have": 0, "need": 1, "any_of": ["dba"] }])),
+        (&data["node"], json!("build-7")),
+    ] {
+        assert_eq!(*found, expected);
+    }
+    assert!(data["decision_id"].as_str().unwrap().starts_with("dec_"));
+    assert!(data["url"].as_str().unwrap().starts_with(&format!("{base}?token=")));
+    drop(pending);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_literal_of_a_masked_statement_leaves() {
+    let script = Script::always(Duration::ZERO, status(200));
+    let stage = Stage::scripted(vec![("approvals", script.clone())]);
+    let ask = Ask {
+        statement: "ALTER TABLE orders ADD COLUMN note text DEFAULT '078-05-1120'".into(),
+        values: vec!["219-09-9999".into()],
+        touches_masked: true,
+        ..Ask::default()
+    };
+    let pending = open(&stage, ask).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let body = String::from_utf8(script.sent.lock()[0].2.clone()).unwrap();
+    for leak in ["078-05-1120", "219-09-9999", "ALTER TABLE orders ADD COLUMN note text\""] {
+        assert!(!body.contains(leak), "{leak}");
+    }
+    let operation = &parse(body.as_bytes())["data"]["operation"];
+    assert_eq!(operation["literals"], json!("masked"));
+    assert_eq!(operation["statement"], json!("ALTER TABLE orders ADD COLUMN note text /* $1 */"));
+    assert_eq!(operation["bound_values"][0]["masked"], json!(true));
+    assert_eq!(operation["bound_value_count"], json!(1));
+    drop(pending);
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_bodies_are_cut_counted_and_linked() {
+    let script = Script::always(Duration::ZERO, status(200));
+    let stage = Stage::scripted(vec![("approvals", script.clone())]);
+    let long = |text: &str, bytes: usize| text.repeat(bytes / text.len() + 1);
+    let mut waiting = Vec::new();
+    for statement in [
+        long("SELECT 1; ", 19_000),
+        long("SELECT 1; ", 1 << 20),
+        long("\u{202e}", 200_000),
+        long("\0\u{1}\"\\", 200_000),
+        long("🦀", 200_000),
+    ] {
+        let ask = Ask { statement: statement.clone(), values: vec![long("v", 50_000); 300], ..Ask::default() };
+        let mut request = stage.request(ask);
+        request.session = {
+            let mut session = (*request.session).clone();
+            let mut workload = (*session.workload).clone();
+            workload.process.argv = vec![long("-", 4_000); 500];
+            workload.cgroup = Some(long("/x", 100_000));
+            session.workload = workload.into();
+            let mut target = (*session.target).clone();
+            target.tags = (0..2_000).map(|n| (format!("{n}{}", long("k", 500)), long("t", 500))).collect();
+            session.target = target.into();
+            session.into()
+        };
+        let began = std::time::Instant::now();
+        waiting.push(stage.control.open(request).await.unwrap());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(began.elapsed() < Duration::from_secs(2));
+        let (_, _, body) = script.sent.lock().last().unwrap().clone();
+        assert!(body.len() < BODY_MAX, "{}", body.len());
+        let data = &parse(&body)["data"];
+        assert_eq!(data["truncated"], json!(true));
+        assert_eq!(data["operation"]["statement_bytes"], json!(statement.len()));
+        assert_eq!(data["operation"]["bound_value_count"], json!(300));
+        assert!(statement.starts_with(data["operation"]["statement"].as_str().unwrap().trim_end_matches('…')));
+        assert!(!data["cut"].as_object().unwrap().is_empty());
+        assert!(data["url"].as_str().unwrap().contains("?token="));
+        assert_eq!(data["operation"]["tables_written"], json!(["public.orders"]));
+    }
+    // What is merely long keeps most of itself.
+    let ask = Ask { statement: long("SELECT 1; ", 60_000), ..Ask::default() };
+    waiting.push(open(&stage, ask).await);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (_, _, body) = script.sent.lock().last().unwrap().clone();
+    assert!(body.len() > BODY_MAX / 2, "{}", body.len());
+}
+
+/// Real HTTP from here on.
+#[tokio::test]
+async fn two_receivers_get_what_the_reference_verifies_each_with_its_own_keys() {
+    let (first, second) = (Receiver::new(|_| 200).await, Receiver::new(|_| 204).await);
+    let mut other = webhook_to("chat", &second.url(), &["dba"]);
+    let rotated = "whsec_ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=";
+    other.secret = lockgate_model::Secret::new(format!("{rotated} {SECRET}"));
+    let stage = Stage::new(vec![webhook("approvals", &first.url(), DECISION_SECRET, &["dba"]), other]);
+    let pending = open(&stage, Ask::default()).await;
+    for (receiver, secrets) in [(&first, vec![SECRET]), (&second, vec![rotated, SECRET])] {
+        let got = receiver.next().await;
+        assert_eq!(got.header("content-type"), "application/cloudevents+json");
+        let (id, timestamp) = (got.header("webhook-id"), got.header("webhook-timestamp"));
+        assert!(timestamp.parse::<i64>().unwrap().abs_diff(stage.now().as_second()) < 60);
+        let expected: Vec<String> =
+            secrets.iter().map(|secret| reference_signature(secret, id, timestamp, &got.body)).collect();
+        assert_eq!(got.header("webhook-signature"), expected.join(" "));
+        assert_eq!(parse(&got.body)["id"], json!(id));
+    }
+    drop(pending);
+}
+
+#[tokio::test]
+async fn redirects_are_not_followed_and_failures_are_described() {
+    let inside = Receiver::new(|_| 200).await;
+    let target = inside.url();
+    let receiver = Receiver::redirecting(&target).await;
+    let nobody = Receiver::nobody();
+    let stage = Stage::new(vec![
+        webhook_to("redirects", &receiver.url(), &[]),
+        webhook_to("nobody", &nobody, &[]),
+        webhook_to("named", &nobody.replace("127.0.0.1", "localhost"), &[]),
+    ]);
+    let pending = open(&stage, Ask::default()).await;
+    let attempts = loop {
+        let attempts = stage.log.attempts();
+        if attempts.iter().map(|attempt| &attempt.0).collect::<std::collections::BTreeSet<_>>().len() == 3 {
+            break attempts;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let of = |channel: &str| attempts.iter().find(|attempt| attempt.0 == channel).unwrap();
+    assert_eq!(of("webhook:redirects").2, Some(302));
+    assert!(of("webhook:nobody").3.as_deref().unwrap().contains("refused"), "{:?}", of("webhook:nobody"));
+    assert!(of("webhook:named").3.as_deref().unwrap().contains("refused"), "localhost is dialled");
+    assert!(inside.is_untouched());
+    drop(pending);
+}
+
+#[tokio::test]
+async fn https_is_verified_against_the_configured_authority_and_no_other() {
+    let (receiver, ca_pem) = Receiver::tls().await;
+    let mut trusting = webhook_to("trusting", &receiver.url(), &[]);
+    trusting.ca_pem = Some(ca_pem.into_bytes());
+    let wary = webhook_to("wary", &receiver.url(), &[]);
+    let stage = Stage::new(vec![trusting, wary]);
+    let pending = open(&stage, Ask::default()).await;
+    let got = receiver.next().await;
+    assert!(parse(&got.body)["data"]["request_id"].is_string());
+    let wary = loop {
+        let wary = stage.log.attempts().into_iter().find(|attempt| attempt.0 == "webhook:wary");
+        match wary {
+            Some(wary) => break wary,
+            None => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    };
+    assert!(wary.3.as_deref().unwrap().to_lowercase().contains("certificate"), "{wary:?}");
+    drop(pending);
+}
