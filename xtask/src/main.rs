@@ -19,7 +19,8 @@ use clap::{Parser, Subcommand};
 /// Builds, checks and shows lockgate.
 #[derive(Parser)]
 #[command(
-    name = "cargo xtask",
+    name = "xtask",
+    bin_name = "cargo xtask",
     after_help = "Examples:\n  cargo xtask demo                 see a psql held, approved, masked and recorded\n  cargo xtask demo --interactive   the same, and you approve\n  cargo xtask test                 all tests, the privileged ones too\n  cargo xtask bench --peers        pgbench beside haproxy and pgbouncer"
 )]
 struct Arguments {
