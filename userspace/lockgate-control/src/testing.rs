@@ -20,7 +20,9 @@ use lockgate_model::{
     principal::Principal,
     session::{ClientClaims, DefaultEffect, Mode, Protocol, Session, Target},
     sql::{RelationName, Risk, SqlClass, SqlEffect, SqlFacts},
-    verdict::{ApprovalSpec, Effect, Exclude, Obligations, Requirement, RuleHit, Stage as StageSpec, Verdict},
+    verdict::{
+        ApprovalSpec, Effect, Exclude, Obligations, Requirement, RuleHit, Stage as StageSpec, Verdict,
+    },
     workload::{Ancestor, Assurance, CiAssurance, CiJob, IdentityKind, Process, Workload},
 };
 use parking_lot::Mutex;
@@ -87,7 +89,11 @@ impl Log {
 }
 
 impl Recorder for Log {
-    fn record(&self, events: Vec<Event>, durability: Durability) -> BoxFuture<'_, Result<Receipt, RecordError>> {
+    fn record(
+        &self,
+        events: Vec<Event>,
+        durability: Durability,
+    ) -> BoxFuture<'_, Result<Receipt, RecordError>> {
         Box::pin(async move {
             let slow = *self.slow.lock();
             if !slow.is_zero() {
@@ -209,7 +215,11 @@ pub(crate) fn settings(webhooks: Vec<WebhookSettings>) -> ControlSettings {
         public_url: None,
         listen: Some("127.0.0.1:8420".parse().unwrap()),
         webhooks,
-        local_approvers: BTreeMap::from([(1001, vec!["dba".into()]), (1002, vec!["dba".into()]), (1003, vec!["security".into()])]),
+        local_approvers: BTreeMap::from([
+            (1001, vec!["dba".into()]),
+            (1002, vec!["dba".into()]),
+            (1003, vec!["security".into()]),
+        ]),
     }
 }
 
@@ -472,9 +482,7 @@ impl Receiver {
         .await
     }
 
-    async fn with(
-        answer: impl Fn(u64) -> axum::response::Response + Clone + Send + Sync + 'static,
-    ) -> Self {
+    async fn with(answer: impl Fn(u64) -> axum::response::Response + Clone + Send + Sync + 'static) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (router, got) = Self::router(answer);

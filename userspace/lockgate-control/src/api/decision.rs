@@ -120,6 +120,7 @@ async fn decide(
         return Err(Problem::new(StatusCode::CONFLICT, "digest_mismatch", "Another command", detail)
             .about(case.request.id));
     }
+    refuse_own_uid(&case, person)?;
     let vote = Vote {
         by: Approver {
             id: format!("webhook:{}:{person}", integration.name),
@@ -133,6 +134,24 @@ async fn decide(
     let progress = vote::cast(&case, vote).await?;
     claim.keep(now);
     Ok(vote::counted(case.request.id, &progress))
+}
+
+/// An integration may name a decider by the uid that asks; who runs under it is the requester. (Names of
+/// people are compared by the approval machine.)
+fn refuse_own_uid(case: &Case, person: &str) -> Result<(), Problem> {
+    let named = person.strip_prefix("local:").or_else(|| person.strip_prefix("uid:"));
+    let session = &case.request.session;
+    let own = [session.flow.process.uid, session.workload.process.uid];
+    match named.and_then(|uid| uid.trim().parse::<u32>().ok()) {
+        Some(uid) if own.contains(&uid) => Err(requester(uid).about(case.request.id)),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// A uid decides on its own request.
+pub(super) fn requester(uid: u32) -> Problem {
+    let detail = format!("uid {uid} made this request; somebody else must decide");
+    Problem::new(StatusCode::FORBIDDEN, "requester", "Nobody decides their own request", detail)
 }
 
 /// The request that the path and the body name.

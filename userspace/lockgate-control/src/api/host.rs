@@ -155,14 +155,7 @@ async fn decide(
             .map_err(|error| Problem::malformed(format!("expected {{\"reason\": …}}: {error}")).about(id))?
     };
     if own(case, peer.uid) {
-        let detail = format!("uid {} made this request; somebody else must decide", peer.uid);
-        return Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "requester",
-            "Nobody decides their own request",
-            detail,
-        )
-        .about(id));
+        return Err(decision::requester(peer.uid).about(id));
     }
     let groups =
         desk.local_approvers.get(&peer.uid).filter(|groups| !groups.is_empty()).ok_or_else(|| {

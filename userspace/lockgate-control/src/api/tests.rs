@@ -81,8 +81,13 @@ impl Sent {
         let body = self.body.to_string();
         let timestamp = (stage.now().as_second() + self.skew).to_string();
         let signature = reference_signature(self.secret, &self.id, &timestamp, body.as_bytes());
-        let mut request = Request::post(format!("/v1/approvals/{}/decision", self.path)).body(Body::from(body)).unwrap();
-        let headers = [("webhook-id", self.id.clone()), ("webhook-timestamp", timestamp), ("webhook-signature", signature)];
+        let mut request =
+            Request::post(format!("/v1/approvals/{}/decision", self.path)).body(Body::from(body)).unwrap();
+        let headers = [
+            ("webhook-id", self.id.clone()),
+            ("webhook-timestamp", timestamp),
+            ("webhook-signature", signature),
+        ];
         for (name, value) in headers {
             request.headers_mut().insert(name, value.parse().unwrap());
         }
@@ -109,7 +114,9 @@ async fn answer(response: Response) -> (u16, Value) {
         assert_eq!(kind.as_deref(), Some("application/problem+json"), "{body:?}");
         assert_eq!(value["status"], json!(status));
         assert_eq!(value["type"], json!(format!("urn:lockgate:problem:{}", value["code"].as_str().unwrap())));
-        assert!(!value["title"].as_str().unwrap().is_empty() && !value["detail"].as_str().unwrap().is_empty());
+        assert!(
+            !value["title"].as_str().unwrap().is_empty() && !value["detail"].as_str().unwrap().is_empty()
+        );
     }
     (status, value)
 }
@@ -127,7 +134,11 @@ async fn every_refusal_has_its_own_problem_is_recorded_and_locks_nobody_out() {
         ("bad_signature", 401, change(|sent| sent.headers = vec![("webhook-id", Some("msg_2".into()))])),
         ("bad_signature", 401, change(|sent| sent.headers = vec![("webhook-id", Some("x".repeat(300)))])),
         ("bad_signature", 401, change(|sent| sent.headers = vec![("webhook-timestamp", Some("1".into()))])),
-        ("bad_signature", 401, change(|sent| sent.headers = vec![("webhook-signature", Some("v1,AAAA".into()))])),
+        (
+            "bad_signature",
+            401,
+            change(|sent| sent.headers = vec![("webhook-signature", Some("v1,AAAA".into()))]),
+        ),
         ("stale", 401, change(|sent| sent.skew = -301)),
         ("stale", 401, change(|sent| sent.skew = 301)),
         ("malformed", 400, change(|sent| sent.body = json!({}))),
@@ -139,7 +150,11 @@ async fn every_refusal_has_its_own_problem_is_recorded_and_locks_nobody_out() {
         ("malformed", 400, change(|sent| sent.body["data"]["decided_by"]["id"] = json!("ana\u{202e}"))),
         ("malformed", 400, change(|sent| sent.body["data"]["decided_by"]["id"] = json!("x".repeat(257)))),
         ("malformed", 400, change(|sent| sent.body["data"]["reason"] = json!("x".repeat(5_000)))),
-        ("malformed", 400, change(|sent| sent.body["data"]["decided_by"]["groups"] = json!(vec!["dba"; 300]))),
+        (
+            "malformed",
+            400,
+            change(|sent| sent.body["data"]["decided_by"]["groups"] = json!(vec!["dba"; 300])),
+        ),
         ("too_large", 413, change(|sent| sent.body["padding"] = json!("x".repeat(decision::BODY_MAX)))),
         ("unknown_request", 404, change(|sent| sent.path = "req_nonsense".into())),
         ("unknown_request", 404, change(|sent| sent.path = RequestId::from_parts(1, 1).to_string())),
@@ -147,9 +162,17 @@ async fn every_refusal_has_its_own_problem_is_recorded_and_locks_nobody_out() {
         ("digest_mismatch", 409, change(|sent| sent.body["data"]["command_digest"] = json!("cd".repeat(32)))),
         ("digest_mismatch", 409, change(|sent| sent.body["data"]["command_digest"] = json!("AB".repeat(32)))),
         ("digest_mismatch", 409, change(|sent| sent.body["data"]["command_digest"] = json!(""))),
-        ("group_not_spoken_for", 403, change(|sent| sent.body["data"]["decided_by"]["groups"] = json!(["security"]))),
+        (
+            "group_not_spoken_for",
+            403,
+            change(|sent| sent.body["data"]["decided_by"]["groups"] = json!(["security"])),
+        ),
         ("group_not_spoken_for", 403, change(|sent| sent.body["data"]["decided_by"]["groups"] = json!([]))),
-        ("group_not_spoken_for", 403, change(|sent| sent.body["data"]["decided_by"] = json!({ "id": "ana" }))),
+        (
+            "group_not_spoken_for",
+            403,
+            change(|sent| sent.body["data"]["decided_by"] = json!({ "id": "ana" })),
+        ),
         (
             "not_authorized",
             403,
@@ -160,6 +183,8 @@ async fn every_refusal_has_its_own_problem_is_recorded_and_locks_nobody_out() {
         ),
         ("requester", 403, change(|sent| sent.body["data"]["decided_by"]["id"] = json!("bert"))),
         ("requester", 403, change(|sent| sent.body["data"]["decided_by"]["id"] = json!("Build"))),
+        ("requester", 403, change(|sent| sent.body["data"]["decided_by"]["id"] = json!("uid:1001"))),
+        ("requester", 403, change(|sent| sent.body["data"]["decided_by"]["id"] = json!("local:1001"))),
         ("excluded", 403, change(|sent| sent.body["data"]["decided_by"]["id"] = json!("carla@example.com"))),
         ("reason_required", 422, change(|sent| sent.body["data"]["reason"] = json!(" \n"))),
         ("reason_required", 422, change(|sent| sent.body["data"]["reason"] = Value::Null)),
@@ -170,6 +195,7 @@ async fn every_refusal_has_its_own_problem_is_recorded_and_locks_nobody_out() {
         let (got, problem) = Sent::good(id).with(change).send(&stage).await;
         assert_eq!((got, problem["code"].as_str()), (status, Some(code)), "case {number}: {problem}");
         assert_eq!(stage.log.refusals(), [code], "case {number}");
+        assert!(include_str!("../../api.md").contains(&format!("`{code}`")), "{code} is documented");
         assert_eq!(pending.progress().requirements[0].have, 0);
         // The same message id, now right: refused decisions lock nobody out.
         let (got, answer) = Sent::good(id).send(&stage).await;
@@ -188,9 +214,12 @@ async fn path_and_body_must_name_the_same_request() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_over_is_over() {
-    for (code, status, end) in [("expired", 410, "time"), ("already_resolved", 409, "vote"), ("already_resolved", 409, "withdrawal")] {
+    for (code, status, end) in
+        [("expired", 410, "time"), ("already_resolved", 409, "vote"), ("already_resolved", 409, "withdrawal")]
+    {
         let stage = stage();
-        let (id, mut pending) = open(&stage, Ask { timeout: Duration::from_secs(60), ..Ask::default() }).await;
+        let (id, mut pending) =
+            open(&stage, Ask { timeout: Duration::from_secs(60), ..Ask::default() }).await;
         match end {
             "time" => tokio::time::sleep(Duration::from_secs(61)).await,
             "vote" => assert_eq!(Sent::good(id).by("bob").send(&stage).await.0, 200),
@@ -279,7 +308,8 @@ async fn one_person_counts_once_however_often_they_are_named() {
         EventKind::VoteCast { vote, .. } => Some((vote.by.id.clone(), vote.by.via.clone())),
         _ => None,
     });
-    let expected = [("webhook:approvals:ana@example.com", "webhook:approvals"), ("webhook:chat:bob", "webhook:chat")];
+    let expected =
+        [("webhook:approvals:ana@example.com", "webhook:approvals"), ("webhook:chat:bob", "webhook:chat")];
     assert_eq!(voters, expected.map(|(id, via)| (id.to_owned(), via.to_owned())));
 }
 
@@ -328,7 +358,8 @@ async fn a_decision_that_cannot_be_recorded_can_be_sent_again() {
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_bad_decisions_later_a_valid_one_passes() {
     let stage = stage();
-    let (id, pending) = open(&stage, Ask { need: 2, timeout: Duration::from_secs(7_200), ..Ask::default() }).await;
+    let (id, pending) =
+        open(&stage, Ask { need: 2, timeout: Duration::from_secs(7_200), ..Ask::default() }).await;
     assert_eq!(Sent::good(id).send(&stage).await.0, 200);
     for number in 0..10_000 {
         let bad = Sent::good(id).with(|sent| {
@@ -390,7 +421,10 @@ async fn rubbish_never_counts_and_never_breaks_anything() {
     let router = stage.control.public_router();
     let good = Sent::good(id).body.to_string().into_bytes();
     let mut bodies: Vec<Vec<u8>> = (0..good.len()).map(|end| good[..end].to_vec()).collect();
-    let mut runner = TestRunner::new_with_rng(Config::default(), proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha));
+    let mut runner = TestRunner::new_with_rng(
+        Config::default(),
+        proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha),
+    );
     let any_bytes = proptest::collection::vec(any::<u8>(), 0..200);
     for _ in 0..1_000 {
         bodies.push(any_bytes.new_tree(&mut runner).unwrap().current());
@@ -463,7 +497,8 @@ async fn health_and_readiness_are_told_apart() {
 
 /// The host's API as a uid sees it.
 async fn host(stage: &Stage, uid: u32, method: &str, path: &str, body: &str) -> (u16, Value) {
-    let router: Router = super::finish(stage.control.router()).layer(Extension(PeerCred { pid: Some(1), uid, gid: uid }));
+    let router: Router =
+        super::finish(stage.control.router()).layer(Extension(PeerCred { pid: Some(1), uid, gid: uid }));
     let request = Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).unwrap();
     answer(router.oneshot(request).await.unwrap()).await
 }
@@ -497,7 +532,9 @@ async fn a_listed_uid_decides_for_its_groups_and_nobody_else_does() {
     let body = json!({ "reason": "planned", "command_digest": "ab".repeat(32) }).to_string();
     let (status, answer) = host(&stage, 1002, "POST", &format!("/v1/approvals/{id}/approve"), &body).await;
     assert_eq!((status, &answer["state"]), (200, &json!("approved")));
-    let Some(Resolution::Approved { votes }) = pending.changed().await.resolution else { panic!("not approved") };
+    let Some(Resolution::Approved { votes }) = pending.changed().await.resolution else {
+        panic!("not approved")
+    };
     assert_eq!((&*votes[0].by.id, &*votes[0].by.via), ("local:1002", "cli"));
     assert_eq!(votes[0].reason.as_deref(), Some("planned"));
 }

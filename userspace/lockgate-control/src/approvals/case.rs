@@ -26,6 +26,9 @@ const CLOCK_RECHECK: Duration = Duration::from_secs(15);
 /// A stage change that approves but cannot be recorded is tried again after this long.
 const RECORD_RETRY: Duration = Duration::from_secs(1);
 
+/// A log that does not answer counts as one that fails: nobody waits past an expiry because a disk hangs.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// One request, as the API and the notifier see it.
 pub(crate) struct Case {
     pub(crate) request: Arc<ApprovalRequest>,
@@ -131,7 +134,7 @@ impl CaseTask {
                 expires_at: self.machine.expires_at(),
             },
         );
-        let _receipt = self.desk.recorder.record(vec![requested], Durability::Synced).await?;
+        self.record(vec![requested]).await?;
         self.desk.registry.insert(self.case.clone());
         self.notify(EventType::Requested);
         tracing::info!(request = %request.id, session = %request.session.id, target_name = %request.session.target.name, "approval requested");
@@ -212,7 +215,7 @@ impl CaseTask {
             Step::Resolved(resolution) => events.push(self.resolved(now, resolution.clone())),
             Step::Progressed | Step::Unchanged => {}
         }
-        self.desk.recorder.record(events, Durability::Synced).await.map(|_receipt| ())
+        self.record(events).await
     }
 
     async fn pass_time(&mut self) {
@@ -228,8 +231,8 @@ impl CaseTask {
             Step::Resolved(resolution) => {
                 let approves = matches!(resolution, Resolution::Approved { .. });
                 let event = self.resolved(now, resolution);
-                match self.desk.recorder.record(vec![event.clone()], Durability::Synced).await {
-                    Ok(_receipt) => {}
+                match self.record(vec![event.clone()]).await {
+                    Ok(()) => {}
                     Err(error) if approves => {
                         tracing::error!(request = %self.case.request.id, %error, "recording an approval");
                         self.retry = Some(RECORD_RETRY);
@@ -250,11 +253,21 @@ impl CaseTask {
         let _ = moved.withdraw(now, reason);
         let resolution = moved.resolution().cloned().unwrap_or(Resolution::Withdrawn { reason });
         let event = self.resolved(now, resolution);
-        if let Err(error) = self.desk.recorder.record(vec![event.clone()], Durability::Synced).await {
+        if let Err(error) = self.record(vec![event.clone()]).await {
             self.queue(event, &error);
         }
         self.machine = moved;
         self.publish(now);
+    }
+
+    async fn record(&self, events: Vec<Event>) -> Result<(), RecordError> {
+        let recorded = self.desk.recorder.record(events, Durability::Synced);
+        match tokio::time::timeout(RECORD_TIMEOUT, recorded).await {
+            Ok(answer) => answer.map(|_receipt| ()),
+            Err(_) => {
+                Err(RecordError::Io(format!("the log did not answer within {} s", RECORD_TIMEOUT.as_secs())))
+            }
+        }
     }
 
     /// What refuses takes effect without its record; the recorder counts what it cannot even queue.

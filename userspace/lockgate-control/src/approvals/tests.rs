@@ -123,6 +123,20 @@ async fn an_expiry_that_cannot_be_recorded_denies_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_log_that_hangs_keeps_nobody_waiting_for_ever() {
+    let stage = Stage::new(Vec::new());
+    let (id, mut pending) = open(&stage, Ask { timeout: Duration::from_secs(90), ..Ask::default() }).await;
+    *stage.log.slow.lock() = Duration::from_secs(86_400);
+    let refused = vote(&stage, id, "webhook:a:ana", "dba", VoteDecision::Approve).await;
+    assert!(matches!(refused, Err(BallotError::Record(_))));
+    let began = tokio::time::Instant::now();
+    assert_eq!(end(&mut pending).await, Resolution::Expired);
+    assert!(began.elapsed() <= Duration::from_secs(90));
+    let refused = stage.control.open(stage.request(Ask::default())).await;
+    assert!(matches!(refused, Err(ApprovalError::Unavailable(_))));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_later_stage_counts_earlier_votes_once_it_is_recorded() {
     let stage = Stage::new(Vec::new());
     let later = Some((Duration::from_secs(600), vec!["dba".into(), "platform-oncall".into()], 1));

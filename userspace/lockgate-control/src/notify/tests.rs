@@ -100,7 +100,8 @@ async fn gone_disables_one_channel_until_it_is_enabled_again() {
     waiting.push(open(&stage, Ask::default()).await);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!((gone.sent.lock().len(), well.sent.lock().len()), (1, 2));
-    let disabled: Vec<_> = stage.log.attempts().into_iter().filter(|attempt| attempt.0 == "webhook:gone").collect();
+    let disabled: Vec<_> =
+        stage.log.attempts().into_iter().filter(|attempt| attempt.0 == "webhook:gone").collect();
     assert_eq!((disabled[0].1, disabled[0].2), (1, Some(410)));
     assert!(disabled[1].3.as_deref().unwrap().contains("disabled"), "what is not sent is recorded too");
     stage.control.enable_webhooks();
@@ -141,7 +142,8 @@ async fn stopping_still_tells_that_requests_were_withdrawn() {
 async fn the_body_says_everything_an_approver_needs() {
     let script = Script::always(Duration::ZERO, status(200));
     let stage = Stage::scripted(vec![("approvals", script.clone())]);
-    let ask = Ask { statement: "ALTER TABLE o\u{202e}rders".into(), values: vec!["42".into()], ..Ask::default() };
+    let ask =
+        Ask { statement: "ALTER TABLE o\u{202e}rders".into(), values: vec!["42".into()], ..Ask::default() };
     let request = stage.request(ask);
     let id = request.id.to_string();
     let expires_at = request.expires_at.to_string();
@@ -250,7 +252,8 @@ async fn long_bodies_are_cut_counted_and_linked() {
         long("\0\u{1}\"\\", 200_000),
         long("🦀", 200_000),
     ] {
-        let ask = Ask { statement: statement.clone(), values: vec![long("v", 50_000); 300], ..Ask::default() };
+        let ask =
+            Ask { statement: statement.clone(), values: vec![long("v", 50_000); 300], ..Ask::default() };
         let mut request = stage.request(ask);
         request.session = {
             let mut session = (*request.session).clone();
@@ -273,7 +276,9 @@ async fn long_bodies_are_cut_counted_and_linked() {
         assert_eq!(data["truncated"], json!(true));
         assert_eq!(data["operation"]["statement_bytes"], json!(statement.len()));
         assert_eq!(data["operation"]["bound_value_count"], json!(300));
-        assert!(statement.starts_with(data["operation"]["statement"].as_str().unwrap().trim_end_matches('…')));
+        assert!(
+            statement.starts_with(data["operation"]["statement"].as_str().unwrap().trim_end_matches('…'))
+        );
         assert!(!data["cut"].as_object().unwrap().is_empty());
         assert!(data["url"].as_str().unwrap().contains("?token="));
         assert_eq!(data["operation"]["tables_written"], json!(["public.orders"]));

@@ -115,6 +115,7 @@ async fn slow_callers_over_tcp_do_not_keep_others_out() {
     let mut nothing = Vec::new();
     let ended = slow[0].read_to_end(&mut nothing).await;
     assert!(ended.is_err() || nothing.is_empty());
+    drop(slow);
     shutdown.cancel();
     served.await.unwrap();
 }
@@ -125,7 +126,12 @@ async fn garbage_over_tcp_is_answered_or_closed() {
     let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
     let served = tokio::spawn(serve_tcp(listener, router(), shutdown.clone()));
     let endless = vec![b'a'; HEADER_MAX + 1_000];
-    for garbage in [&b"\0\xff\x16\x03\x01"[..], b"GET\r\n\r\n", b"POST /echo HTTP/1.1\r\ncontent-length: -1\r\n\r\n", &endless] {
+    for garbage in [
+        &b"\0\xff\x16\x03\x01"[..],
+        b"GET\r\n\r\n",
+        b"POST /echo HTTP/1.1\r\ncontent-length: -1\r\n\r\n",
+        &endless,
+    ] {
         let mut stream = TcpStream::connect(address).await.unwrap();
         // The server may close while the rest is being written.
         let _ = stream.write_all(garbage).await;
