@@ -6,9 +6,9 @@
 use super::UpstreamError;
 use super::login::Credential;
 use crate::credential::{self, SecretBytes};
-use lockgate_wire::postgres::PgString;
 use lockgate_wire::postgres::backend::Authentication;
-use lockgate_wire::postgres::frontend::{Frontend, PasswordFamily};
+use lockgate_wire::postgres::frontend::{Frontend, PasswordFamily, tag};
+use lockgate_wire::postgres::{PgString, WireError};
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{
     ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
@@ -47,8 +47,8 @@ impl<'a> Authenticator<'a> {
         matches!(self.state, State::Done)
     }
 
-    /// The answer to one step; `None` when there is nothing to say.
-    pub(super) async fn answer(&mut self, step: Authentication) -> Result<Option<Frontend>, UpstreamError> {
+    /// The message that answers one step; `None` when there is nothing to say.
+    pub(super) async fn answer(&mut self, step: Authentication) -> Result<Option<Answer>, UpstreamError> {
         let name = step.name();
         match (std::mem::replace(&mut self.state, State::Answered), step) {
             // In the middle of SCRAM the target may not skip its own proof.
@@ -80,21 +80,21 @@ impl<'a> Authenticator<'a> {
         }
     }
 
-    async fn cleartext(&self) -> Result<Frontend, UpstreamError> {
+    async fn cleartext(&self) -> Result<Answer, UpstreamError> {
         if !self.encrypted {
             return Err(UpstreamError::CleartextWithoutTls);
         }
         let password = self.password("password").await?;
-        Ok(Frontend::Password(PasswordFamily::password(&PgString::new(password.expose().clone())?)))
+        Ok(Answer::password(password.expose())?)
     }
 
-    async fn md5(&self, salt: [u8; 4]) -> Result<Frontend, UpstreamError> {
+    async fn md5(&self, salt: [u8; 4]) -> Result<Answer, UpstreamError> {
         let password = self.password("md5").await?;
         let hash = md5_hash(self.credential.user.as_bytes(), password.expose(), salt);
-        Ok(Frontend::Password(PasswordFamily::password(&PgString::lossy(&hash))))
+        Ok(Answer::password(hash.as_bytes())?)
     }
 
-    async fn scram(&mut self, mechanisms: &[PgString]) -> Result<Frontend, UpstreamError> {
+    async fn scram(&mut self, mechanisms: &[PgString]) -> Result<Answer, UpstreamError> {
         let offers = |wanted: &str| mechanisms.iter().any(|offered| *offered == wanted);
         let (mechanism, binding) = match self.binding.take() {
             Some(binding) if offers(SCRAM_SHA_256_PLUS) => {
@@ -113,7 +113,7 @@ impl<'a> Authenticator<'a> {
         let scram = Box::new(ScramSha256::new(password.expose(), binding));
         let first = PasswordFamily::sasl_initial(&PgString::lossy(mechanism), scram.message())?;
         self.state = State::ScramFirst(scram);
-        Ok(Frontend::Password(first))
+        Ok(Answer::of(first)?)
     }
 
     async fn password(&self, method: &'static str) -> Result<SecretBytes, UpstreamError> {
@@ -121,6 +121,38 @@ impl<'a> Authenticator<'a> {
             None => Err(UpstreamError::NoPassword { method }),
             Some(reference) => Ok(credential::resolve(reference).await?),
         }
+    }
+}
+
+/// A whole message of type 'p', wiped when it was sent.
+pub(super) struct Answer(Zeroizing<Vec<u8>>);
+
+impl Answer {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn of(body: PasswordFamily) -> Result<Self, WireError> {
+        Ok(Self(Zeroizing::new(Frontend::Password(body).to_bytes()?.to_vec())))
+    }
+
+    /// A PasswordMessage, written where it can be wiped: the codec's buffers are not.
+    fn password(secret: &[u8]) -> Result<Self, WireError> {
+        if let Some(at) = secret.iter().position(|byte| *byte == 0) {
+            return Err(WireError::InteriorNul { what: "password", at });
+        }
+        let what = "password";
+        let length = u32::try_from(secret.len() + 5).map_err(|_| WireError::LengthTooLarge {
+            what,
+            limit: u32::MAX as usize,
+            got: secret.len(),
+        })?;
+        let mut message = Zeroizing::new(Vec::with_capacity(secret.len() + 6));
+        message.push(tag::PASSWORD);
+        message.extend_from_slice(&length.to_be_bytes());
+        message.extend_from_slice(secret);
+        message.push(0);
+        Ok(Self(message))
     }
 }
 
@@ -141,18 +173,18 @@ impl State {
 async fn prove(
     mut scram: Box<ScramSha256>,
     data: bytes::Bytes,
-) -> Result<(Box<ScramSha256>, Frontend), UpstreamError> {
+) -> Result<(Box<ScramSha256>, Answer), UpstreamError> {
     let work = move || {
         scram.update(&data)?;
-        let answer = Zeroizing::new(scram.message().to_vec());
-        Ok((scram, answer))
+        Ok(scram)
     };
-    let outcome: std::io::Result<_> = match tokio::task::spawn_blocking(work).await {
+    let outcome: std::io::Result<Box<ScramSha256>> = match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => outcome,
         Err(error) => Err(std::io::Error::other(error)),
     };
-    let (scram, answer) = outcome.map_err(scram_failed)?;
-    let answer = Frontend::Password(PasswordFamily::raw(bytes::Bytes::copy_from_slice(&answer)));
+    let scram = outcome.map_err(scram_failed)?;
+    let proof = PasswordFamily::raw(bytes::Bytes::copy_from_slice(scram.message()));
+    let answer = Answer::of(proof)?;
     Ok((scram, answer))
 }
 
@@ -175,14 +207,28 @@ mod tests {
         let offered = offered.iter().map(|name| PgString::lossy(name)).collect();
         match authenticator.answer(Authentication::Sasl(offered)).await {
             Err(error) => Err(error.kind()),
-            Ok(Some(Frontend::Password(first))) => {
+            Ok(None) => panic!("an offer needs an answer"),
+            Ok(Some(answer)) => {
+                let Frontend::Password(first) = decoded(&answer) else { panic!("another message") };
                 let (mechanism, response) = first.as_sasl_initial().unwrap();
                 let response = String::from_utf8(response.unwrap().to_vec()).unwrap();
                 let header = response.split_inclusive(',').take(2).collect();
                 Ok((mechanism.to_string_lossy().into_owned(), header))
             }
-            Ok(other) => panic!("{other:?}"),
         }
+    }
+
+    fn decoded(answer: &Answer) -> Frontend {
+        let bytes = bytes::Bytes::copy_from_slice(answer.bytes());
+        Frontend::decode(&lockgate_wire::postgres::frame::Frame::from_bytes(bytes).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_password_message_is_the_protocol_s() {
+        let answer = Answer::password(b"p\xe4ss").unwrap();
+        let Frontend::Password(body) = decoded(&answer) else { panic!("another message") };
+        assert_eq!(body.as_password().unwrap().as_bytes(), b"p\xe4ss");
+        assert_eq!(Answer::password(b"a\0b").map(drop).map_err(|e| e.kind()), Err("interior_nul"));
     }
 
     #[tokio::test]

@@ -119,7 +119,7 @@ impl<'a> Opening<'a> {
                 Backend::Authentication(step) => {
                     self.step.set("authentication");
                     if let Some(answer) = authenticator.answer(step).await? {
-                        self.write(&answer.to_bytes()?).await?;
+                        self.write(answer.bytes()).await?;
                     }
                 }
                 Backend::ErrorResponse(report) => return Err(UpstreamError::Refused(Box::new(report))),

@@ -59,6 +59,22 @@ impl Housekeeping {
 ///
 /// [`Upstream::send`] and [`Upstream::housekeeping`] only queue, in order; [`Upstream::flush`] writes. The session bounds
 /// the queue by not taking more from the client while [`Upstream::pending`] is high.
+///
+/// Bytes that nobody decided on have no way in:
+///
+/// ```compile_fail,E0308
+/// use lockgate_proxy::upstream::Upstream;
+/// fn smuggle(upstream: &mut Upstream, bytes: bytes::Bytes) {
+///     upstream.send(bytes);
+/// }
+/// ```
+///
+/// ```compile_fail,E0616
+/// use lockgate_proxy::upstream::Upstream;
+/// fn smuggle(upstream: &mut Upstream, bytes: bytes::Bytes) {
+///     upstream.queue.push_back(bytes);
+/// }
+/// ```
 pub struct Upstream {
     stream: Box<dyn AsyncWrite + Send + Unpin>,
     queue: VecDeque<Bytes>,
