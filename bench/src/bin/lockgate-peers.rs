@@ -85,7 +85,10 @@ async fn main() -> Result<()> {
         for load in &loads {
             for route in ROUTES {
                 let tps = bench.pgbench(route, *load, arguments.seconds).await?;
-                eprintln!("round {round}: {:<9} c={:<2} C={} {route:<9} {tps:.0}/s", load.mode, load.clients, load.reconnect);
+                eprintln!(
+                    "round {round}: {:<9} c={:<2} C={} {route:<9} {tps:.0}/s",
+                    load.mode, load.clients, load.reconnect
+                );
                 measured.entry((*load, route)).or_default().push(tps);
             }
         }
@@ -115,7 +118,19 @@ impl Bench {
         pg.psql("CREATE ROLE app LOGIN SUPERUSER")?;
         let port = pg.port();
         let made = Command::new(pg.program("pgbench"))
-            .args(["-q", "-i", "-s", "10", "-h", "127.0.0.1", "-p", &port.to_string(), "-U", "app", "postgres"])
+            .args([
+                "-q",
+                "-i",
+                "-s",
+                "10",
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &port.to_string(),
+                "-U",
+                "app",
+                "postgres",
+            ])
             .output()?;
         ensure!(made.status.success(), "pgbench -i: {}", String::from_utf8_lossy(&made.stderr));
 
@@ -134,8 +149,12 @@ impl Bench {
             .webhook(&receiver, &["dba"]),
         )
         .await?;
-        let ports =
-            BTreeMap::from([("direct", port), ("haproxy", haproxy_port), ("pgbouncer", pgbouncer_port), ("lockgate", port)]);
+        let ports = BTreeMap::from([
+            ("direct", port),
+            ("haproxy", haproxy_port),
+            ("pgbouncer", pgbouncer_port),
+            ("lockgate", port),
+        ]);
         for port in ports.values() {
             reachable(*port)?;
         }
@@ -148,8 +167,23 @@ impl Bench {
         let port = self.ports.get(route).context("route")?.to_string();
         let (clients, seconds) = (load.clients.to_string(), seconds.to_string());
         let mut command = vec![
-            pgbench.as_str(), "-n", "-S", "-M", load.mode, "-c", &clients, "-j", "1", "-T", &seconds, "-h", "127.0.0.1", "-p",
-            &port, "-U", "app",
+            pgbench.as_str(),
+            "-n",
+            "-S",
+            "-M",
+            load.mode,
+            "-c",
+            &clients,
+            "-j",
+            "1",
+            "-T",
+            &seconds,
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &port,
+            "-U",
+            "app",
         ];
         if load.reconnect {
             command.push("-C");
@@ -171,10 +205,16 @@ impl Bench {
 
     /// Milliseconds from the accepted vote to the forward, from the log's own times.
     async fn decision_to_forward(&self, holds: usize) -> Result<Vec<f64>> {
-        let statements: Vec<String> = (0..holds).map(|number| format!("create table held_{number} ()")).collect();
+        let statements: Vec<String> =
+            (0..holds).map(|number| format!("create table held_{number} ()")).collect();
         let statements: Vec<&str> = statements.iter().map(String::as_str).collect();
         let port = self.pg.port().to_string();
-        let job = job::start(job::governed(&self.agent, JOB_UID, &[], &job::psql("127.0.0.1", &port, "postgres", &statements)))?;
+        let job = job::start(job::governed(
+            &self.agent,
+            JOB_UID,
+            &[],
+            &job::psql("127.0.0.1", &port, "postgres", &statements),
+        ))?;
         for number in 0..holds {
             let request = self.receiver.requested(&format!("held_{number} ")).await?;
             Decision::on(&request, "approve", "ana@example.com", &["dba"]).accepted().await?;
@@ -204,7 +244,9 @@ impl Bench {
 
 /// The event's name and time, wherever the record's envelope keeps them.
 fn kind_and_time(record: &serde_json::Value) -> (Option<&str>, Option<jiff::Timestamp>) {
-    let inner = ["body", "record", "event"].iter().find_map(|name| record.get(name).filter(|value| value.is_object()));
+    let inner = ["body", "record", "event"]
+        .iter()
+        .find_map(|name| record.get(name).filter(|value| value.is_object()));
     if let Some(inner) = inner {
         return kind_and_time(inner);
     }
@@ -243,7 +285,11 @@ fn start_pgbouncer(scratch: &Scratch, port: u16, server: u16) -> Result<Guard> {
         ),
     )?;
     let id = JOB_UID.to_string();
-    quiet(Command::new("setpriv").args(["--reuid", &id, "--regid", &id, "--clear-groups", "--", "pgbouncer", "-q"]).arg(config))
+    quiet(
+        Command::new("setpriv")
+            .args(["--reuid", &id, "--regid", &id, "--clear-groups", "--", "pgbouncer", "-q"])
+            .arg(config),
+    )
 }
 
 fn quiet(command: &mut Command) -> Result<Guard> {
@@ -274,7 +320,12 @@ fn quantile(values: &[f64], q: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let last = sorted.len().saturating_sub(1);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an index")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an index"
+    )]
     sorted.get(((last as f64) * q).ceil() as usize).copied().unwrap_or(f64::NAN)
 }
 
@@ -288,7 +339,13 @@ fn report(
         "# Results\n\nWhat lockgate costs, with policy, a masking rule and recording on, beside a plain connection and two proxies that do none \
          of it. The machine is small and shared: read the ratios, not the rates. Made by `cargo xtask bench --peers`.\n\n",
     );
-    writeln!(out, "Machine: {}. Command: `cargo xtask bench --peers --rounds {} --seconds {}`.", machine(), arguments.rounds, arguments.seconds)?;
+    writeln!(
+        out,
+        "Machine: {}. Command: `cargo xtask bench --peers --rounds {} --seconds {}`.",
+        machine(),
+        arguments.rounds,
+        arguments.seconds
+    )?;
     writeln!(
         out,
         "`pgbench -S`, scale 10, one pgbench thread, {} interleaved rounds of {} s each; medians of transactions per second. \
@@ -328,7 +385,9 @@ fn machine() -> String {
     let first = |path: &str, key: &str| {
         std::fs::read_to_string(Path::new(path))
             .ok()
-            .and_then(|text| Some(text.lines().find(|line| line.starts_with(key))?.split_once(':')?.1.trim().to_owned()))
+            .and_then(|text| {
+                Some(text.lines().find(|line| line.starts_with(key))?.split_once(':')?.1.trim().to_owned())
+            })
             .unwrap_or_default()
     };
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
