@@ -57,6 +57,9 @@ pub enum NoteError {
     /// The signature does not fit the text.
     #[error("the signature by {0} does not fit the text: the note was edited or the key is not the real one")]
     BadSignature(String),
+    /// Signed by the key, for a log of another name.
+    #[error("the note is of another log: {0}")]
+    OtherLog(String),
     /// Not a key in note format.
     #[error("expected an Ed25519 key in note format (name+keyid+base64): {0}")]
     Key(&'static str),
@@ -101,9 +104,19 @@ impl SigningKey {
     pub fn to_text(&self) -> Secret<String> {
         let mut bytes = vec![ED25519];
         bytes.extend_from_slice(self.key.as_bytes());
-        let text = format!("PRIVATE+KEY+{}+{}+{}", self.name, hex::encode(self.public().id()), BASE64.encode(&bytes));
+        let text = format!(
+            "PRIVATE+KEY+{}+{}+{}",
+            self.name,
+            hex::encode(self.public().id()),
+            BASE64.encode(&bytes)
+        );
         drop(Secret::new(bytes));
         Secret::new(text)
+    }
+
+    /// The name of the log it signs for.
+    pub fn origin(&self) -> &str {
+        &self.name
     }
 
     /// What verifies its signatures.
@@ -152,7 +165,13 @@ impl PublicKey {
             let signature =
                 Signature::from_slice(signature).map_err(|_| NoteError::Malformed("signature length"))?;
             return match self.key.verify_strict(text.as_bytes(), &signature) {
-                Ok(()) => Checkpoint::parse(text),
+                Ok(()) => Checkpoint::parse(text).and_then(|checkpoint| {
+                    if checkpoint.origin == self.name {
+                        Ok(checkpoint)
+                    } else {
+                        Err(NoteError::OtherLog(checkpoint.origin))
+                    }
+                }),
                 Err(_) => Err(NoteError::BadSignature(self.label())),
             };
         }
@@ -177,7 +196,8 @@ impl FromStr for PublicKey {
 
     fn from_str(text: &str) -> Result<Self, NoteError> {
         let (name, id, bytes) = split_key(text.trim())?;
-        let key = VerifyingKey::from_bytes(&bytes).map_err(|_| NoteError::Key("its bytes are not a point"))?;
+        let key =
+            VerifyingKey::from_bytes(&bytes).map_err(|_| NoteError::Key("its bytes are not a point"))?;
         let key = Self { name, key };
         if key.id() == id { Ok(key) } else { Err(NoteError::Key("its id does not fit its bytes")) }
     }
@@ -239,7 +259,8 @@ fn split_key(text: &str) -> Result<(String, [u8; 4], [u8; 32]), NoteError> {
     let mut next = || parts.next().filter(|part| !part.is_empty()).ok_or(NoteError::Key("a part is missing"));
     let name = next()?.to_owned();
     let mut id = [0; 4];
-    hex::decode_to_slice(next()?, &mut id).map_err(|_| NoteError::Key("its id is not 8 hexadecimal digits"))?;
+    hex::decode_to_slice(next()?, &mut id)
+        .map_err(|_| NoteError::Key("its id is not 8 hexadecimal digits"))?;
     let bytes = BASE64.decode(next()?).map_err(|_| NoteError::Key("it is not base64"))?;
     match bytes.split_first() {
         Some((&ED25519, key)) => {

@@ -34,7 +34,9 @@ pub enum DecodeError {
     #[error("expected a record (a JSON object with v, node, seq, prev, at, event): {0}")]
     Malformed(String),
     /// A version this build does not know.
-    #[error("expected a record of version {VERSION}, got version {0}; verify it with the release that wrote it")]
+    #[error(
+        "expected a record of version {VERSION}, got version {0}; verify it with the release that wrote it"
+    )]
     Version(u32),
 }
 

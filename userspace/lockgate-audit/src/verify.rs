@@ -451,7 +451,9 @@ fn finding(seq: Option<u64>, place: Option<Place>, problem: Problem) -> Finding 
             format!("the log was rewritten from the start: the signed hash of record {through} is another")
         }
         Problem::Rewritten { after, through } => {
-            format!("the log was rewritten after record {after}: the signed hash of record {through} is another")
+            format!(
+                "the log was rewritten after record {after}: the signed hash of record {through} is another"
+            )
         }
         Problem::HeadUnproven { detail } => format!("the signed head proves nothing: {detail}"),
     };

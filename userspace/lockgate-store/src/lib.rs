@@ -1,1 +1,42 @@
-//! How records and state rest: append-only segments and sled
+//! How records rest: append-only segments, the signed head beside them, and an index that can be rebuilt.
+//!
+//! ```text
+//! <dir>/lock                     who has it open; empty after an orderly end
+//! <dir>/segments/0000…01.jsonl   the log: one record a line, named by the first record's number
+//! <dir>/head/checkpoint          the signed head; `head_dir` puts it elsewhere, best on another disk or host
+//! <dir>/head/history             older signed heads, one a minute: they narrow down where a log was rewritten
+//! <dir>/keys/log.{key,pub}       what signs the head; keep a copy of log.pub off the host
+//! <dir>/repairs/                 what a crash tore off the log's end, kept as it was
+//! <dir>/index/                   sled: sessions, requests, positions; deleted and rebuilt at will
+//! ```
+//!
+//! [`Log`] writes (one per directory), [`Reader`] reads beside it or without it. The log alone is the truth:
+//! no failure of the index fails a record. No type of sled leaves this crate.
+
+mod appender;
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
+mod crash;
+mod disk;
+mod error;
+mod fact;
+mod head;
+mod index;
+mod key;
+mod layout;
+mod lines;
+mod lock;
+mod log;
+mod queue;
+mod reader;
+mod recover;
+mod session;
+mod syncer;
+#[cfg(test)]
+mod tests;
+
+pub use error::StoreError;
+pub use lockgate_audit::{Finding, Integrity, Place, Problem, PublicKey, Record, Report as VerifyReport};
+pub use log::{Log, LogSettings};
+pub use reader::{Reader, Records};
+pub use session::{SessionFilter, SessionSummary};

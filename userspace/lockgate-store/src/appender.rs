@@ -1,0 +1,374 @@
+//! The thread that writes: takes what is queued, links and writes it in one go, answers.
+//!
+//! A batch is written whole or not at all: when a write fails, the segment is cut back to where the batch
+//! began and the chain goes back with it, so whoever was refused left nothing behind. Refused requests are
+//! their askers' business; submitted events wait in a backlog and are tried again.
+//!
+//! After a failed *sync* the bytes in the page cache are in doubt. The segment is then made anew beside itself
+//! from what is known to be safe plus the rest from memory, synced, and put in its place: acknowledged records
+//! keep their place and their numbers.
+
+use crate::{
+    disk::{Disk, SegmentFile, write_all},
+    fact::Fact,
+    index::Feed,
+    layout::{Layout, Segment},
+    queue::{Entry, QUEUE_BYTES, QUEUE_EVENTS, Queue, Work},
+    syncer::{Syncer, Waiter, Written},
+};
+use lockgate_audit::{Chain, Encoded, Tip};
+use lockgate_model::{
+    event::{Event, EventKind},
+    port::{Ambient, Durability, Receipt, RecordError},
+};
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, Read},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Bytes written at once: large enough that the system call costs nothing beside them.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// Bytes kept in memory until they are synced, to make a poisoned segment anew. At the bound the writer waits
+/// for a sync.
+const UNSYNCED_BYTES: usize = 16 << 20;
+
+/// How long refused submitted events rest before they are tried again.
+const RETRY_EVERY: Duration = Duration::from_millis(500);
+
+/// A segment is not made anew more often than this: each try copies it.
+const HEAL_EVERY: Duration = Duration::from_millis(250);
+
+/// Where a record rests, for the index.
+#[derive(Clone, Debug)]
+pub(crate) struct Resting {
+    pub(crate) seq: u64,
+    pub(crate) segment: u64,
+    pub(crate) offset: u64,
+    pub(crate) fact: Fact,
+}
+
+/// What the writing thread owns.
+pub(crate) struct Appender {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) layout: Layout,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) syncer: Arc<Syncer>,
+    pub(crate) ambient: Arc<dyn Ambient>,
+    pub(crate) feed: Feed,
+    pub(crate) segment_bytes: u64,
+    chain: Chain,
+    segment: Segment,
+    file: Arc<dyn SegmentFile>,
+    len: u64,
+    /// The segment's bytes from `tail_start` on: those that may not be synced yet.
+    tail: Vec<u8>,
+    tail_start: u64,
+    /// The segment holds bytes that could not be cut off.
+    overhang: bool,
+    healed_at: Option<Instant>,
+    backlog: VecDeque<Entry>,
+    backlog_events: usize,
+    backlog_bytes: usize,
+    /// Submitted events that are gone for good, not yet told.
+    lost: u64,
+    buffer: Vec<u8>,
+}
+
+/// Where the log goes on.
+pub(crate) struct Position {
+    pub(crate) chain: Chain,
+    pub(crate) segment: Segment,
+    pub(crate) file: Arc<dyn SegmentFile>,
+    pub(crate) len: u64,
+}
+
+/// What a log's writer is made of.
+pub(crate) struct Parts {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) layout: Layout,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) syncer: Arc<Syncer>,
+    pub(crate) ambient: Arc<dyn Ambient>,
+    pub(crate) feed: Feed,
+    pub(crate) segment_bytes: u64,
+}
+
+impl Appender {
+    /// Goes on at `position`, where everything is synced.
+    pub(crate) fn new(parts: Parts, position: Position) -> Self {
+        let Parts { disk, layout, queue, syncer, ambient, feed, segment_bytes } = parts;
+        let Position { chain, segment, file, len } = position;
+        Self {
+            disk,
+            layout,
+            queue,
+            syncer,
+            ambient,
+            feed,
+            segment_bytes,
+            chain,
+            segment,
+            file,
+            len,
+            tail: Vec::new(),
+            tail_start: len,
+            overhang: false,
+            healed_at: None,
+            backlog: VecDeque::new(),
+            backlog_events: 0,
+            backlog_bytes: 0,
+            lost: 0,
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Writes and syncs the first records, before there are threads.
+    pub(crate) fn begin(&mut self, events: Vec<(Encoded, Fact)>) -> io::Result<()> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        // Not in a new segment, however full this one is: nobody is there yet to sync it.
+        let resting = self.put(&[Entry { events, reply: None }]).map_err(io::Error::other)?;
+        self.file.sync_data()?;
+        self.adopt(self.segment.clone(), self.file.clone(), self.len);
+        self.feed.push(resting);
+        Ok(())
+    }
+
+    /// The thread. Ends when the queue says so; true when nothing was left behind.
+    pub(crate) fn run(mut self) -> bool {
+        loop {
+            let unfinished = !self.backlog.is_empty() || self.lost > 0;
+            let work = self.queue.take(unfinished.then_some(RETRY_EVERY));
+            let stopping = work.stopping;
+            self.commit(work);
+            if stopping {
+                let left = self.lost + self.backlog_events as u64 + self.queue.leftover();
+                if left > 0 {
+                    tracing::error!(
+                        events = left,
+                        "events could not be written to the audit log before the end"
+                    );
+                }
+                return left == 0 && self.syncer.failure().is_none() && !self.overhang;
+            }
+        }
+    }
+
+    /// Writes what waits, in order, in as few writes as the bounds allow.
+    fn commit(&mut self, work: Work) {
+        self.lost += work.lost;
+        let mut waiting = std::mem::take(&mut self.backlog);
+        (self.backlog_events, self.backlog_bytes) = (0, 0);
+        if self.lost > 0 {
+            let count = std::mem::take(&mut self.lost);
+            let detail =
+                format!("{count} events could not be recorded: too large, or the log was too far behind");
+            waiting.push_back(self.gap("recorder", Some(count), detail));
+        }
+        waiting.extend(work.entries);
+        while !waiting.is_empty() {
+            let mut bytes = 0;
+            let fits = waiting
+                .iter()
+                .take_while(|entry| {
+                    bytes += entry.bytes();
+                    bytes <= BATCH_BYTES
+                })
+                .count();
+            let batch: Vec<Entry> = waiting.drain(..fits.max(1)).collect();
+            match self.write(&batch) {
+                Ok(resting) => self.answer(batch, resting),
+                Err(error) => {
+                    let error = RecordError::Io(format!("{}: {error}", self.segment.path.display()));
+                    for entry in batch.into_iter().chain(waiting.drain(..)) {
+                        self.refuse(entry, &error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Links and writes one batch; where its records rest.
+    fn write(&mut self, batch: &[Entry]) -> Result<Vec<Resting>, String> {
+        self.heal_if_poisoned()?;
+        let estimate: usize = batch.iter().map(Entry::bytes).sum();
+        if self.len > 0 && self.len + estimate as u64 > self.segment_bytes {
+            self.rotate()?;
+        }
+        self.put(batch)
+    }
+
+    /// Links and writes at the segment's end, whole or not at all.
+    fn put(&mut self, batch: &[Entry]) -> Result<Vec<Resting>, String> {
+        let before = self.chain.tip();
+        self.buffer.clear();
+        let mut resting = Vec::with_capacity(batch.len());
+        for (encoded, fact) in batch.iter().flat_map(|entry| &entry.events) {
+            let offset = self.len + self.buffer.len() as u64;
+            let Tip { seq, .. } = self.chain.append(encoded, &mut self.buffer);
+            resting.push(Resting { seq, segment: self.segment.first_seq, offset, fact: fact.clone() });
+        }
+        if let Err(error) = write_all(&*self.file, &self.buffer) {
+            self.chain.rewind(before);
+            self.overhang = self.file.truncate(self.len).is_err();
+            return Err(format!("write: {error}"));
+        }
+        self.len += self.buffer.len() as u64;
+        self.tail.extend_from_slice(&self.buffer);
+        Ok(resting)
+    }
+
+    fn answer(&mut self, batch: Vec<Entry>, resting: Vec<Resting>) {
+        let mut waiters = Vec::new();
+        let mut seq = self.chain.tip().seq - resting.len() as u64;
+        for Entry { events, reply } in batch {
+            seq += events.len() as u64;
+            match reply {
+                Some((Durability::Written, answer)) => {
+                    // Whoever went away does not need the answer.
+                    let _ = answer.send(Ok(Receipt::new(seq)));
+                }
+                Some((Durability::Synced, answer)) => waiters.push(Waiter { seq, answer }),
+                None => {}
+            }
+        }
+        let synced_len = self.syncer.advance(self.chain.tip(), self.len, waiters);
+        self.forget_synced(synced_len);
+        if self.tail.len() > UNSYNCED_BYTES {
+            // A failure shows at the next batch, as a poisoned segment.
+            let _ = self.syncer.wait();
+            self.forget_synced(self.syncer.synced_len());
+        }
+        self.feed.push(resting);
+    }
+
+    fn forget_synced(&mut self, synced_len: u64) {
+        let synced = usize::try_from(synced_len.saturating_sub(self.tail_start)).unwrap_or(usize::MAX);
+        if synced >= self.tail.len() {
+            self.tail.clear();
+            self.tail_start = self.len;
+        } else if synced > UNSYNCED_BYTES / 2 {
+            self.tail.drain(..synced);
+            self.tail_start = synced_len;
+        }
+    }
+
+    fn refuse(&mut self, entry: Entry, error: &RecordError) {
+        let Entry { events, reply } = entry;
+        match reply {
+            // Whoever went away does not need the answer.
+            Some((_, answer)) => drop(answer.send(Err(error.clone()))),
+            None => self.keep(Entry { events, reply: None }),
+        }
+    }
+
+    /// Keeps submitted events for another try, within the queue's own bound.
+    fn keep(&mut self, entry: Entry) {
+        let (events, bytes) = (entry.events.len(), entry.bytes());
+        if self.backlog_events + events > QUEUE_EVENTS || self.backlog_bytes + bytes > QUEUE_BYTES {
+            self.lost += events as u64;
+            return;
+        }
+        self.backlog_events += events;
+        self.backlog_bytes += bytes;
+        self.backlog.push_back(entry);
+    }
+
+    /// Goes on in a new segment once the old one is safe.
+    fn rotate(&mut self) -> Result<(), String> {
+        self.syncer.wait()?;
+        let segment = self.layout.segment(self.chain.tip().seq + 1);
+        let create = || -> io::Result<_> {
+            let file = self.disk.create(&segment.path)?;
+            self.disk.sync_dir(&self.layout.segments())?;
+            Ok(file)
+        };
+        let file = create().map_err(|error| format!("begin segment {}: {error}", segment.name()))?;
+        self.adopt(segment, file, 0);
+        Ok(())
+    }
+
+    fn heal_if_poisoned(&mut self) -> Result<(), String> {
+        let failure = self.syncer.failure();
+        if failure.is_none() && !self.overhang {
+            return Ok(());
+        }
+        let why = failure.clone().unwrap_or_else(|| "a failed write could not be cut off".into());
+        if self.healed_at.is_some_and(|at| at.elapsed() < HEAL_EVERY) {
+            return Err(why);
+        }
+        self.healed_at = Some(Instant::now());
+        let file =
+            self.remake().map_err(|error| format!("{why}; making the segment anew failed: {error}"))?;
+        self.adopt(self.segment.clone(), file, self.len);
+        tracing::warn!(segment = self.segment.name(), "the audit log was made anew after: {why}");
+        if failure.is_some() {
+            let detail = format!(
+                "{why}; the segment was made anew. Operations that waited for that sync were refused though their \
+                 records rest"
+            );
+            let gap = self.gap("store", None, detail);
+            self.backlog_events += 1;
+            self.backlog_bytes += gap.bytes();
+            self.backlog.push_back(gap);
+        }
+        Ok(())
+    }
+
+    /// The segment again, in a new file, synced, under its own name.
+    fn remake(&self) -> io::Result<Arc<dyn SegmentFile>> {
+        let copy = self.segment.path.with_extension("remade");
+        match std::fs::remove_file(&copy) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = self.disk.create(&copy)?;
+        let mut source = File::open(&self.segment.path)?.take(self.tail_start);
+        let mut chunk = vec![0; 1 << 16];
+        let mut copied = 0;
+        loop {
+            let n = source.read(&mut chunk)?;
+            if n == 0 {
+                break;
+            }
+            copied += n as u64;
+            write_all(&*file, chunk.get(..n).unwrap_or_default())?;
+        }
+        if copied != self.tail_start {
+            return Err(io::Error::other(format!("expected {} synced bytes, got {copied}", self.tail_start)));
+        }
+        write_all(&*file, &self.tail)?;
+        file.sync_data()?;
+        self.disk.rename(&copy, &self.segment.path)?;
+        self.disk.sync_dir(&self.layout.segments())?;
+        Ok(file)
+    }
+
+    fn adopt(&mut self, segment: Segment, file: Arc<dyn SegmentFile>, len: u64) {
+        self.segment = segment;
+        self.file = file.clone();
+        self.len = len;
+        self.tail.clear();
+        self.tail_start = len;
+        self.overhang = false;
+        self.syncer.replace(Written { file, tip: self.chain.tip(), len });
+    }
+
+    fn gap(&self, stage: &str, count: Option<u64>, detail: String) -> Entry {
+        let kind = EventKind::Gap { stage: stage.into(), count, detail };
+        let event = Event { at: self.ambient.now(), session: None, kind };
+        let fact = Fact::of(&event);
+        match Encoded::of(&event) {
+            Ok(encoded) => Entry { events: vec![(encoded, fact)], reply: None },
+            Err(error) => {
+                tracing::error!(%error, "a gap could not be encoded");
+                Entry { events: Vec::new(), reply: None }
+            }
+        }
+    }
+}

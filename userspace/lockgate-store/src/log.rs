@@ -1,0 +1,231 @@
+//! The writing side: one per directory, opened by the agent, shared as a [`Recorder`].
+
+use crate::{
+    appender::{Appender, Parts, Position},
+    crash,
+    disk::{Disk, RealDisk},
+    error::{During, StoreError},
+    fact::Fact,
+    head,
+    index::Feed,
+    key,
+    layout::Layout,
+    lock::DirLock,
+    queue::{Entry, Queue},
+    reader::Reader,
+    recover,
+    syncer::{Signer, Syncer, Written},
+};
+use lockgate_audit::{
+    Chain, Checkpoint, Encoded, NoteError, PublicKey, SigningKey, checkpoint, record::MAX_RECORD_BYTES,
+};
+use lockgate_model::{
+    event::Event,
+    id::NodeName,
+    port::{Ambient, BoxFuture, Durability, Receipt, RecordError, Recorder},
+};
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+};
+use tokio::sync::oneshot;
+
+/// A segment's usual size. Small enough to be made anew after a failed sync and to be read at start in well
+/// under a second, large enough that a busy day is a few hundred files.
+const SEGMENT_BYTES: u64 = 32 << 20;
+
+/// Where and how a log is kept.
+#[derive(Clone, Debug)]
+pub struct LogSettings {
+    /// The store's directory; made when missing.
+    pub dir: PathBuf,
+    /// Named in every record.
+    pub node: NodeName,
+    /// Where the signed head goes; None is `<dir>/head`. Best on another disk or host: whoever can write the
+    /// log cannot cut it then without being found.
+    pub head_dir: Option<PathBuf>,
+    /// A new segment begins past this size.
+    pub segment_bytes: u64,
+}
+
+impl LogSettings {
+    /// With the usual segment size and the head beside the log.
+    pub fn new(dir: impl Into<PathBuf>, node: NodeName) -> Self {
+        Self { dir: dir.into(), node, head_dir: None, segment_bytes: SEGMENT_BYTES }
+    }
+}
+
+/// The audit log, open for writing. Dropping it closes it.
+pub struct Log {
+    queue: Arc<Queue>,
+    layout: Layout,
+    public_key: PublicKey,
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    appender: JoinHandle<bool>,
+    signer: JoinHandle<bool>,
+    syncer: Arc<Syncer>,
+    lock: DirLock,
+}
+
+impl Log {
+    /// Opens the log, repairs what a crash tore off its end, and closes what the crash left open: when this
+    /// returns, every session and request of earlier runs has its closing record, synced and signed.
+    pub fn open(settings: LogSettings, ambient: Arc<dyn Ambient>) -> Result<Self, StoreError> {
+        Self::open_on(Arc::new(RealDisk), settings, ambient)
+    }
+
+    pub(crate) fn open_on(
+        disk: Arc<dyn Disk>,
+        settings: LogSettings,
+        ambient: Arc<dyn Ambient>,
+    ) -> Result<Self, StoreError> {
+        let layout = Layout::new(&settings.dir, settings.head_dir.as_deref());
+        layout.create()?;
+        let lock = DirLock::take(&layout.dir, &layout.lock())?;
+        let key = key::load_or_create(&layout, checkpoint::origin(&settings.node))?;
+        let head = signed_head(&layout, &key, &*ambient)?;
+        let recovered = recover::recover(&layout, Some(&head))?;
+        let segment = recovered.segment.clone();
+        let (file, len) = match recovered.len {
+            Some(len) => (disk.append(&segment.path).during("open", &segment.path)?, len),
+            None => (disk.create(&segment.path).during("create", &segment.path)?, 0),
+        };
+        disk.sync_dir(&layout.segments()).during("sync", layout.segments())?;
+        let closings = crash::closings(&layout, &recovered, lock.left_open, ambient.now())?;
+        let syncer = Arc::new(Syncer::new(Written { file: file.clone(), tip: recovered.tip, len }));
+        let queue = Arc::new(Queue::default());
+        let parts = Parts {
+            disk,
+            layout: layout.clone(),
+            queue: queue.clone(),
+            syncer: syncer.clone(),
+            ambient: ambient.clone(),
+            feed: Feed,
+            segment_bytes: settings.segment_bytes,
+        };
+        let chain = Chain::resume(&settings.node, recovered.tip);
+        let mut appender = Appender::new(parts, Position { chain, segment, file, len });
+        let closings = closings.iter().map(encode).collect::<Result<Vec<_>, _>>();
+        closings
+            .map_err(io::Error::other)
+            .and_then(|closings| appender.begin(closings))
+            .during("record what a crash left open in", &layout.dir)?;
+        let public_key = key.public();
+        let signer = Signer::new(syncer.clone(), layout.clone(), key, ambient);
+        let spawn = |name: &str, work: Box<dyn FnOnce() -> bool + Send>| {
+            thread::Builder::new().name(name.into()).spawn(work).during("start a thread for", &layout.dir)
+        };
+        let appender = spawn("audit-write", Box::new(move || appender.run()))?;
+        let signer = spawn("audit-sync", Box::new(move || signer.run()))?;
+        let running = Mutex::new(Some(Running { appender, signer, syncer, lock }));
+        Ok(Self { queue, layout, public_key, running })
+    }
+
+    /// What verifies the signed head; worth keeping off the host.
+    pub fn public_key(&self) -> &PublicKey {
+        &self.public_key
+    }
+
+    /// Reads beside the writer.
+    pub fn reader(&self) -> Reader {
+        Reader::of(self.layout.clone())
+    }
+
+    /// Writes what is queued, syncs, signs the head and notes that the end was orderly. Blocks for as long as
+    /// the disk takes. Whoever records afterwards is refused.
+    pub fn close(&self) -> Result<(), StoreError> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Running { appender, signer, syncer, lock }) = running else { return Ok(()) };
+        self.queue.stop();
+        let written = appender.join().unwrap_or(false);
+        syncer.stop();
+        let signed = signer.join().unwrap_or(false);
+        if written && signed {
+            lock.release_clean().during("write", self.layout.lock())
+        } else {
+            let error =
+                io::Error::other("some records could not be written, synced or signed; see the log above");
+            Err(error).during("close in order", &self.layout.dir)
+        }
+    }
+
+    fn enqueue(
+        &self,
+        events: Vec<Event>,
+        durability: Durability,
+    ) -> Result<oneshot::Receiver<Result<Receipt, RecordError>>, RecordError> {
+        let events = events.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
+        let (answer, answered) = oneshot::channel();
+        self.queue.request(Entry { events, reply: Some((durability, answer)) })?;
+        Ok(answered)
+    }
+}
+
+impl Recorder for Log {
+    /// Queued when this is called (not when it is first polled), so calls keep their order. Dropping the future
+    /// gives up the answer, not the record.
+    fn record(
+        &self,
+        events: Vec<Event>,
+        durability: Durability,
+    ) -> BoxFuture<'_, Result<Receipt, RecordError>> {
+        let answered = self.enqueue(events, durability);
+        Box::pin(async move { answered?.await.unwrap_or(Err(RecordError::Stopped)) })
+    }
+
+    fn submit(&self, events: Vec<Event>) {
+        let mut encoded = Vec::with_capacity(events.len());
+        for event in &events {
+            match encode(event) {
+                Ok(event) => encoded.push(event),
+                Err(error) => {
+                    tracing::error!(%error, "an event could not be encoded for the audit log");
+                    self.queue.count_lost(1);
+                }
+            }
+        }
+        self.queue.submit(Entry { events: encoded, reply: None });
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(%error, "the audit log was not closed in order");
+        }
+    }
+}
+
+fn encode(event: &Event) -> Result<(Encoded, Fact), RecordError> {
+    let encoded = Encoded::of(event).map_err(|error| RecordError::Io(error.to_string()))?;
+    match encoded.line_len() {
+        len if len > MAX_RECORD_BYTES => Err(RecordError::TooLarge(len)),
+        _ => Ok((encoded, Fact::of(event))),
+    }
+}
+
+/// The newest signed head. A new log gets one before its first record, so that a log without one was tampered
+/// with.
+fn signed_head(layout: &Layout, key: &SigningKey, ambient: &dyn Ambient) -> Result<Checkpoint, StoreError> {
+    let refused = |source: NoteError| StoreError::Note { path: layout.head_dir.join("checkpoint"), source };
+    if let Some(note) = head::read(layout)? {
+        return key.public().open(&note).map_err(refused);
+    }
+    let (segments, _) = layout.list_segments()?;
+    if !segments.is_empty() {
+        let what = "it holds records and no signed head".to_owned();
+        return Err(StoreError::Damaged { dir: layout.dir.clone(), what });
+    }
+    let checkpoint = Checkpoint {
+        origin: key.origin().to_owned(),
+        tip: lockgate_audit::Tip::EMPTY,
+        signed_at: ambient.now(),
+    };
+    head::write(layout, &key.sign(&checkpoint)).during("write the signed head in", &layout.head_dir)?;
+    Ok(checkpoint)
+}

@@ -1,0 +1,214 @@
+//! Reads a store, beside a running agent or without one. Writes nothing, locks nothing.
+
+use crate::{
+    error::{During, StoreError},
+    fact::Fact,
+    head, key,
+    layout::{Layout, Segment},
+    lines::Lines,
+    session::{SessionFilter, SessionSummary},
+};
+use lockgate_audit::{Place, PublicKey, Record, Report, Verifier};
+use lockgate_model::SessionId;
+use std::{
+    collections::{HashMap, VecDeque},
+    path::Path,
+};
+
+/// A store, for reading.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    layout: Layout,
+}
+
+impl Reader {
+    /// Opens the log in `dir`, its signed head in the default place.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, StoreError> {
+        Self::open_with_head(dir, None)
+    }
+
+    /// Opens the log in `dir`, its signed head in `head_dir`.
+    pub fn open_with_head(dir: impl AsRef<Path>, head_dir: Option<&Path>) -> Result<Self, StoreError> {
+        let layout = Layout::new(dir.as_ref(), head_dir);
+        if layout.segments().is_dir() { Ok(Self { layout }) } else { Err(StoreError::NotALog(layout.dir)) }
+    }
+
+    pub(crate) fn of(layout: Layout) -> Self {
+        Self { layout }
+    }
+
+    /// All records, oldest first, one at a time.
+    pub fn records(&self) -> Records {
+        Records::new(self.layout.clone(), 1)
+    }
+
+    /// Records from number `seq` on. After the end, `next` may be called again: it goes on when more was
+    /// written.
+    pub fn records_from(&self, seq: u64) -> Records {
+        Records::new(self.layout.clone(), seq)
+    }
+
+    /// Sessions, newest first. One pass over the log; memory grows with the filter's limit, not with the log.
+    pub fn sessions(&self, filter: &SessionFilter) -> Result<Vec<SessionSummary>, StoreError> {
+        let limit = filter.limit();
+        // Whether a session is open is known at its end: then nothing may be dropped before.
+        let keep = if filter.open.is_some() { usize::MAX } else { limit };
+        let mut found: HashMap<SessionId, SessionSummary> = HashMap::new();
+        let mut order = VecDeque::new();
+        for record in self.records() {
+            let record = record?;
+            let fact = Fact::of(&record.event);
+            let Some(id) = fact.session else { continue };
+            if let Some(session) = SessionSummary::begin(record.seq, &fact) {
+                if !filter.admits_start(&session) || found.contains_key(&id) {
+                    continue;
+                }
+                found.insert(id, session);
+                order.push_back(id);
+                if order.len() > keep
+                    && let Some(oldest) = order.pop_front()
+                {
+                    found.remove(&oldest);
+                }
+            } else if let Some(session) = found.get_mut(&id) {
+                session.apply(record.seq, &fact);
+            }
+        }
+        let newest_first = order.into_iter().rev().filter_map(|id| found.remove(&id));
+        Ok(newest_first.filter(|session| filter.admits_state(session)).take(limit).collect())
+    }
+
+    /// Every record of a session, oldest first; empty when there is none.
+    pub fn session(&self, id: SessionId) -> Result<Vec<Record>, StoreError> {
+        let mut records = Vec::new();
+        for record in self.records() {
+            let record = record?;
+            let fact = Fact::of(&record.event);
+            if fact.session == Some(id) {
+                records.push(record);
+            }
+        }
+        Ok(records)
+    }
+
+    /// Checks every line, every link and every signed head. Without a key the one beside the log is trusted,
+    /// which proves nothing against somebody who could write there; the report says so.
+    pub fn verify(&self, key: Option<PublicKey>) -> Result<Report, StoreError> {
+        let given = key.is_some();
+        let key = match key {
+            Some(key) => Some(key),
+            None => key::public(&self.layout)?,
+        };
+        let mut verifier = Verifier::new(key);
+        if !given {
+            verifier.note(
+                "the public key was taken from the store itself: compare it with a copy kept off this host"
+                    .into(),
+            );
+        }
+        // The heads first: a log that is being written then never looks shorter than its head.
+        for note in head::read_history(&self.layout)? {
+            verifier.checkpoint(&note);
+        }
+        if let Some(note) = head::read(&self.layout)? {
+            verifier.checkpoint(&note);
+        }
+        let (segments, strangers) = self.layout.list_segments()?;
+        for name in strangers {
+            let place = Place { segment: name, line: 0, offset: 0 };
+            verifier.garbage(place, "a file that is no segment".into());
+        }
+        for segment in segments {
+            let mut lines = Lines::open(segment.clone()).during("open", &segment.path)?;
+            while let Some(line) = lines.next().during("read", &segment.path)? {
+                verifier.line(line.place, line.bytes, line.complete);
+            }
+        }
+        Ok(verifier.finish())
+    }
+}
+
+/// The records of a log, in order. A torn last line is not there yet; a damaged one is an error, and the next
+/// call goes on after it. At the end `next` answers None, and may be asked again later.
+pub struct Records {
+    layout: Layout,
+    from: u64,
+    current: Option<Lines>,
+    /// A later segment exists, so the current one is whole and only its rest is to be read.
+    whole: bool,
+}
+
+impl Records {
+    fn new(layout: Layout, from: u64) -> Self {
+        Self { layout, from, current: None, whole: false }
+    }
+
+    /// The segment that holds `from`, or the one after the current.
+    fn following(&self) -> Result<Option<Segment>, StoreError> {
+        let (segments, _) = self.layout.list_segments()?;
+        Ok(match &self.current {
+            Some(lines) => segments.into_iter().find(|next| next.first_seq > lines.segment.first_seq),
+            None => {
+                let later = segments.partition_point(|segment| segment.first_seq <= self.from);
+                segments.into_iter().nth(later.saturating_sub(1))
+            }
+        })
+    }
+
+    fn step(&mut self) -> Result<Option<Record>, StoreError> {
+        loop {
+            let Some(lines) = &mut self.current else {
+                let Some(segment) = self.following()? else { return Ok(None) };
+                self.current = Some(Lines::open(segment.clone()).during("open", segment.path)?);
+                continue;
+            };
+            let path = lines.segment.path.clone();
+            let start = lines.offset;
+            match lines.next().during("read", &path)? {
+                Some(line) if line.complete => {
+                    let record = Record::decode(line.bytes).map_err(|error| StoreError::Damaged {
+                        dir: self.layout.dir.clone(),
+                        what: format!("{}: {error}", line.place),
+                    })?;
+                    if record.seq >= self.from {
+                        return Ok(Some(record));
+                    }
+                }
+                unfinished => {
+                    let torn = unfinished.map(|line| line.place);
+                    match self.following()? {
+                        None => {
+                            if let Some(lines) = &mut self.current {
+                                lines.again(start).during("read", path)?;
+                            }
+                            return Ok(None);
+                        }
+                        Some(_) if !self.whole => {
+                            self.whole = true;
+                            if let Some(lines) = &mut self.current {
+                                lines.again(start).during("read", path)?;
+                            }
+                        }
+                        Some(segment) => {
+                            self.whole = false;
+                            self.current = Some(Lines::open(segment.clone()).during("open", segment.path)?);
+                            if let Some(place) = torn {
+                                let what =
+                                    format!("{place}: a line has no end, and the log goes on after it");
+                                return Err(StoreError::Damaged { dir: self.layout.dir.clone(), what });
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Iterator for Records {
+    type Item = Result<Record, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step().transpose()
+    }
+}

@@ -1,0 +1,260 @@
+//! The thread that syncs: answers those who wait for the device, and signs the head behind them.
+//!
+//! Apart from the writer, so that a plain read's record never waits behind another session's sync. Everything
+//! that was written when a sync begins shares it. A failed sync poisons the segment: the kernel may have
+//! dropped what it could not write, and a second sync would call that a success. From then on every waiter is
+//! refused until the writer has made the segment anew ([`crate::appender`]).
+
+use crate::{disk::SegmentFile, head, layout::Layout, queue::Answer};
+use lockgate_audit::{Checkpoint, SigningKey, Tip};
+use lockgate_model::port::{Ambient, Receipt, RecordError};
+use std::{
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// How far the signed head may lag: what is cut off the log's end within it leaves no trace. Each head costs
+/// two syncs and a rename, which nobody waits for.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+
+/// How often a head is also kept: a rewritten log is dated by the last kept head that it still meets.
+const REMEMBER_EVERY: Duration = Duration::from_secs(60);
+
+/// What rests in the segment that is written now.
+#[derive(Clone)]
+pub(crate) struct Written {
+    pub(crate) file: Arc<dyn SegmentFile>,
+    pub(crate) tip: Tip,
+    pub(crate) len: u64,
+}
+
+/// Somebody who waits for the device.
+pub(crate) struct Waiter {
+    pub(crate) seq: u64,
+    pub(crate) answer: Answer,
+}
+
+struct State {
+    written: Written,
+    waiters: Vec<Waiter>,
+    /// Counts the files: what is learnt of an earlier one says nothing about this one.
+    generation: u64,
+    /// Of `written.file`, how much is safe.
+    synced_len: u64,
+    failed: Option<String>,
+    signed_seq: u64,
+    stopping: bool,
+}
+
+/// What the writer and the syncing thread share.
+pub(crate) struct Syncer {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+impl Syncer {
+    /// Begins with a segment that is wholly synced.
+    pub(crate) fn new(written: Written) -> Self {
+        let synced_len = written.len;
+        Self {
+            state: Mutex::new(State {
+                written,
+                waiters: Vec::new(),
+                generation: 0,
+                synced_len,
+                failed: None,
+                signed_seq: 0,
+                stopping: false,
+            }),
+            wake: Condvar::new(),
+        }
+    }
+
+    /// The writer wrote. Answers how much of the segment is safe by now.
+    pub(crate) fn advance(&self, tip: Tip, len: u64, waiters: Vec<Waiter>) -> u64 {
+        let mut state = self.lock();
+        let was_signed = state.written.tip.seq == state.signed_seq;
+        state.written.tip = tip;
+        state.written.len = len;
+        let wake = was_signed || (state.waiters.is_empty() && !waiters.is_empty());
+        state.waiters.extend(waiters);
+        let synced_len = state.synced_len;
+        drop(state);
+        if wake {
+            self.wake.notify_one();
+        }
+        synced_len
+    }
+
+    /// The writer goes on in another file, of which everything is synced.
+    pub(crate) fn replace(&self, written: Written) {
+        let mut state = self.lock();
+        state.synced_len = written.len;
+        state.written = written;
+        state.generation += 1;
+        state.failed = None;
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Why the segment is poisoned, if it is.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.lock().failed.clone()
+    }
+
+    /// How much of the segment is safe.
+    pub(crate) fn synced_len(&self) -> u64 {
+        self.lock().synced_len
+    }
+
+    /// Waits until everything that is written now is safe. For the writer's own thread.
+    pub(crate) fn wait(&self) -> Result<(), String> {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let (tip, len) = {
+            let state = self.lock();
+            (state.written.tip, state.written.len)
+        };
+        self.advance(tip, len, vec![Waiter { seq: tip.seq, answer }]);
+        match answered.blocking_recv() {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("the syncing thread has stopped".into()),
+        }
+    }
+
+    /// Ends the thread, after a last sync and a last head.
+    pub(crate) fn stop(&self) {
+        self.lock().stopping = true;
+        self.wake.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the syncing thread does next.
+struct Job {
+    written: Written,
+    generation: u64,
+    waiters: Vec<Waiter>,
+    stopping: bool,
+}
+
+/// What the syncing thread owns.
+pub(crate) struct Signer {
+    syncer: Arc<Syncer>,
+    layout: Layout,
+    key: SigningKey,
+    ambient: Arc<dyn Ambient>,
+    /// When the last head was signed.
+    signed_at: Option<Instant>,
+    /// When the last one was kept.
+    remembered_at: Option<Instant>,
+}
+
+impl Signer {
+    pub(crate) fn new(
+        syncer: Arc<Syncer>,
+        layout: Layout,
+        key: SigningKey,
+        ambient: Arc<dyn Ambient>,
+    ) -> Self {
+        Self { syncer, layout, key, ambient, signed_at: None, remembered_at: None }
+    }
+
+    /// The thread. Ends when told to; true when everything is synced and signed.
+    pub(crate) fn run(mut self) -> bool {
+        loop {
+            let Job { written, generation, waiters, stopping } = self.next();
+            let Some(tip) = self.sync(written, generation, waiters) else {
+                if stopping {
+                    return false;
+                }
+                continue;
+            };
+            let due = self.signed_at.is_none_or(|at| at.elapsed() >= CHECKPOINT_EVERY);
+            if due || stopping {
+                let signed = self.sign(tip, stopping);
+                if stopping {
+                    return signed;
+                }
+            }
+        }
+    }
+
+    /// Waits for somebody who waits, for a head that is due, or for the end.
+    fn next(&self) -> Job {
+        let mut state = self.syncer.lock();
+        loop {
+            if state.stopping || !state.waiters.is_empty() {
+                break;
+            }
+            let unsigned = state.failed.is_none() && state.written.tip.seq > state.signed_seq;
+            let wait =
+                self.signed_at.map_or(Duration::ZERO, |at| CHECKPOINT_EVERY.saturating_sub(at.elapsed()));
+            state = match (unsigned, wait) {
+                (true, Duration::ZERO) => break,
+                (true, wait) => {
+                    self.syncer.wake.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0
+                }
+                (false, _) => self.syncer.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+        Job {
+            written: state.written.clone(),
+            generation: state.generation,
+            waiters: std::mem::take(&mut state.waiters),
+            stopping: state.stopping,
+        }
+    }
+
+    /// Syncs what was written and answers; the tip that is safe now, or None when it is not.
+    fn sync(&self, written: Written, generation: u64, waiters: Vec<Waiter>) -> Option<Tip> {
+        let poisoned = self.syncer.failure();
+        let result = match poisoned {
+            Some(error) => Err(error),
+            None => written.file.sync_data().map_err(|error| format!("sync to disk: {error}")),
+        };
+        let mut state = self.syncer.lock();
+        match &result {
+            // The writer has gone on in another file meanwhile, after a sync of its own.
+            _ if state.generation != generation => {}
+            Ok(()) => state.synced_len = state.synced_len.max(written.len),
+            Err(error) if state.failed.is_none() => {
+                tracing::error!(error, "the audit log cannot be synced; records are refused until it can");
+                state.failed = Some(error.clone());
+            }
+            Err(_) => {}
+        }
+        drop(state);
+        for Waiter { seq, answer } in waiters {
+            // Whoever went away does not need the answer.
+            let _ = answer.send(match &result {
+                Ok(()) => Ok(Receipt::new(seq)),
+                Err(error) => Err(RecordError::Io(error.clone())),
+            });
+        }
+        result.is_ok().then_some(written.tip)
+    }
+
+    /// Signs a tip that is synced. A head that cannot be written is tried again a second later; records do not
+    /// depend on it.
+    fn sign(&mut self, tip: Tip, last: bool) -> bool {
+        self.signed_at = Some(Instant::now());
+        let origin = self.key.origin().to_owned();
+        let note = self.key.sign(&Checkpoint { origin, tip, signed_at: self.ambient.now() });
+        if let Err(error) = head::write(&self.layout, &note) {
+            tracing::warn!(%error, dir = %self.layout.head_dir.display(), "the signed head cannot be written");
+            return false;
+        }
+        self.syncer.lock().signed_seq = tip.seq;
+        if last || self.remembered_at.is_none_or(|at| at.elapsed() >= REMEMBER_EVERY) {
+            self.remembered_at = Some(Instant::now());
+            if let Err(error) = head::remember(&self.layout, &note) {
+                tracing::warn!(%error, dir = %self.layout.head_dir.display(), "a signed head cannot be kept");
+            }
+        }
+        true
+    }
+}
