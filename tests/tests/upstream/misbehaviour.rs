@@ -26,7 +26,7 @@ async fn check(says: &[u8], then: Then, tls: bool, expected: &str) {
     let server = tokio::spawn(async move {
         let (mut client, _) = listener.accept().await.expect("accept");
         let mut first = [0; 1024];
-        client.read(&mut first).await.expect("the first packet");
+        assert_ne!(client.read(&mut first).await.expect("read"), 0, "no first packet");
         client.write_all(&says).await.expect("answer");
         match then {
             // Reads on, so that the close is an orderly one.
