@@ -1,0 +1,112 @@
+//! The agent's own routes on the unix socket, beside the control plane's: run, status, sessions, audit; and
+//! metrics, on every listener.
+//!
+//! Whoever may use `lockgate run` may place only its own process; reading the record needs root or a uid
+//! listed in `api.local_approvers`.
+
+use super::Agent;
+use axum::{
+    Json, Router,
+    extract::{Path, Query, State, rejection::QueryRejection},
+    http::StatusCode,
+    routing::{get, post},
+};
+use lockgate_control::{PeerCred, Problem};
+use lockgate_model::SessionId;
+use lockgate_store::{SessionFilter, StoreError};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Sessions in one answer at most; the log holds more, and a client asks with `until`.
+const MAX_SESSIONS: usize = 10_000;
+
+/// What the host's users may ask.
+pub(super) fn host_routes(agent: Arc<Agent>) -> Router {
+    Router::new()
+        .route("/v1/run", post(run))
+        .route("/v1/status", get(status))
+        .route("/v1/sessions", get(sessions))
+        .route("/v1/sessions/{id}", get(session))
+        .route("/v1/audit/verify", get(verify))
+        .with_state(agent)
+}
+
+/// What a scraper may ask.
+pub(super) fn metrics_route(metrics: PrometheusHandle) -> Router {
+    Router::new().route("/metrics", get(async move || metrics.render()))
+}
+
+/// Moves the asking process into a governed cgroup of its own.
+async fn run(State(agent): State<Arc<Agent>>, peer: PeerCred) -> Result<Json<Value>, Problem> {
+    if peer.uid != 0 && !agent.config.run_uids.contains(&peer.uid) {
+        return Err(Problem::forbidden(format!("uid {} may not use `lockgate run` here", peer.uid)));
+    }
+    let pid = peer.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
+    let pid = pid.ok_or_else(|| {
+        Problem::forbidden("the agent does not see the asking process (another pid namespace?)")
+    })?;
+    let placed = blocking(move || agent.place(pid)).await?;
+    let cgroup = placed.map_err(|error| {
+        Problem::new(StatusCode::CONFLICT, "not_placed", "The process was not placed", format!("{error:#}"))
+    })?;
+    tracing::info!(pid, uid = peer.uid, cgroup = cgroup.path, "governing a command");
+    Ok(Json(json!({ "cgroup": cgroup.path })))
+}
+
+async fn status(State(agent): State<Arc<Agent>>, peer: PeerCred) -> Result<Json<Value>, Problem> {
+    reader(&agent, peer)?;
+    Ok(Json(json!(agent.status())))
+}
+
+async fn sessions(
+    State(agent): State<Arc<Agent>>,
+    peer: PeerCred,
+    filter: Result<Query<SessionFilter>, QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    reader(&agent, peer)?;
+    let Query(mut filter) = filter.map_err(|rejection| Problem::malformed(rejection.body_text()))?;
+    filter.limit = filter.limit.map(|limit| limit.min(MAX_SESSIONS));
+    let sessions = blocking(move || agent.log.reader().sessions(&filter)).await?.map_err(unreadable)?;
+    Ok(Json(json!({ "sessions": sessions })))
+}
+
+async fn session(
+    State(agent): State<Arc<Agent>>,
+    peer: PeerCred,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    reader(&agent, peer)?;
+    let id: SessionId = id.parse().map_err(|error| Problem::malformed(format!("{error}")))?;
+    let records = blocking(move || agent.log.reader().session(id)).await?.map_err(unreadable)?;
+    if records.is_empty() {
+        return Err(Problem::not_found(format!("no session {id} is recorded here")));
+    }
+    Ok(Json(json!({ "session": id, "records": records })))
+}
+
+async fn verify(State(agent): State<Arc<Agent>>, peer: PeerCred) -> Result<Json<Value>, Problem> {
+    reader(&agent, peer)?;
+    let report = blocking(move || agent.log.reader().verify(None)).await?.map_err(unreadable)?;
+    Ok(Json(json!(report)))
+}
+
+/// Refuses who may not read the record.
+fn reader(agent: &Agent, peer: PeerCred) -> Result<(), Problem> {
+    if peer.uid == 0 || agent.config.api.local_approvers.contains_key(&peer.uid) {
+        return Ok(());
+    }
+    let detail = format!("uid {} is neither root nor listed in api.local_approvers", peer.uid);
+    Err(Problem::forbidden(detail))
+}
+
+fn unreadable(error: StoreError) -> Problem {
+    tracing::error!(%error, "reading the log");
+    Problem::unavailable(format!("the log cannot be read: {error}"))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Problem::unavailable("the agent could not finish this"))
+}

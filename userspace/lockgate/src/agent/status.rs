@@ -1,0 +1,148 @@
+//! How the agent is doing, for the summary at start, `lockgate doctor` and `GET /v1/status`.
+
+use super::{Agent, policy::PolicyStatus};
+use crate::config::Address;
+use lockgate_intercept::Governed;
+use lockgate_model::{
+    Timestamp,
+    session::{DefaultEffect, Mode},
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr};
+
+/// Everything that is shown.
+#[derive(Debug, Serialize)]
+pub(crate) struct Status {
+    version: &'static str,
+    node: String,
+    instance: String,
+    pid: u32,
+    started_at: Timestamp,
+    config: String,
+    store: String,
+    policy: PolicyStatus,
+    governed: Vec<Value>,
+    targets: Vec<TargetStatus>,
+    listeners: Vec<SocketAddr>,
+    api: Value,
+    run: Value,
+    hooks: Value,
+    pending_approvals: usize,
+    connections: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct TargetStatus {
+    name: String,
+    protocol: &'static str,
+    mode: Mode,
+    default: DefaultEffect,
+    tags: BTreeMap<String, String>,
+    addresses: Vec<String>,
+    /// What host names mean now.
+    resolved: BTreeMap<String, Vec<std::net::IpAddr>>,
+}
+
+impl Agent {
+    /// How it is doing now. Asks the kernel about each hook.
+    pub(crate) fn status(&self) -> Status {
+        let config = &self.config;
+        let names = self.names();
+        let health = self.interceptor.health();
+        let counters = self.interceptor.counters();
+        let listeners = self.interceptor.listeners().unwrap_or_default();
+        let targets = config.targets.iter().map(|target| {
+            let hosts = target.addresses.iter().filter_map(|address| match address {
+                Address::Host { name, .. } => Some((name.clone(), names.addresses(name))),
+                Address::Net { .. } => None,
+            });
+            TargetStatus {
+                name: target.target.name.to_string(),
+                protocol: target.target.protocol.as_str(),
+                mode: target.target.mode,
+                default: target.target.default,
+                tags: target.target.tags.clone(),
+                addresses: target.addresses.iter().map(ToString::to_string).collect(),
+                resolved: hosts.collect(),
+            }
+        });
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            node: config.node.to_string(),
+            instance: config.instance.as_str().to_owned(),
+            pid: std::process::id(),
+            started_at: self.started_at,
+            config: config.path.display().to_string(),
+            store: config.store.dir.display().to_string(),
+            policy: self.policy.status(),
+            governed: config.governed.iter().map(governed).collect(),
+            targets: targets.collect(),
+            listeners: listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
+            api: json!({ "listen": self.listen, "public_url": config.api.public_url, "socket": config.api.socket }),
+            run: json!({ "cgroup": config.run_cgroup, "allow_uids": config.run_uids }),
+            hooks: json!({
+                "pins": self.interceptor.pin_directory(),
+                "adopted": self.interceptor.adopted(),
+                "abilities": self.interceptor.abilities(),
+                "whole": health.whole,
+                "repinned": health.repinned,
+                "detached": health.detached,
+                "unknown": health.unknown,
+                "redirected": counters.redirected,
+                "attributed": counters.attributed,
+                "unattributed": counters.unattributed,
+            }),
+            pending_approvals: self.control.pending(),
+            connections: self.proxy.connections(),
+        }
+    }
+}
+
+fn governed(entry: &Governed) -> Value {
+    match entry {
+        Governed::Cgroup(path) => json!({ "cgroup": path }),
+        Governed::Uid(uid) => json!({ "uid": uid }),
+        Governed::Unit(pattern) => json!({ "systemd_unit": pattern }),
+    }
+}
+
+impl Status {
+    /// A few lines for whoever started the agent.
+    pub(crate) fn summary(&self) -> String {
+        let mut out = format!("lockgate {} on {} is ready\n", self.version, self.node);
+        let mut put = |label: &str, value: &str| {
+            let _ = writeln!(out, "  {label:<9}{value}");
+        };
+        let one = |entry: &Value| {
+            let fields = entry.as_object().into_iter().flatten();
+            fields
+                .map(|(kind, value)| format!("{kind} {}", value.to_string().trim_matches('"')))
+                .collect::<String>()
+        };
+        put("governs", &self.governed.iter().map(one).collect::<Vec<_>>().join(", "));
+        if self.targets.is_empty() {
+            put("targets", "none: nothing is redirected; add `targets:` to the configuration");
+        }
+        for target in &self.targets {
+            let mode = match target.mode {
+                Mode::Observe => "observe: not redirected",
+                Mode::Shadow => "shadow",
+                Mode::Enforce => "enforce",
+            };
+            put(
+                "target",
+                &format!("{} ({}, {mode}) at {}", target.name, target.protocol, target.addresses.join(", ")),
+            );
+        }
+        put("policy", &format!("{} from {} files", self.policy.version, self.policy.files.len()));
+        let socket = self.api["socket"].as_str().unwrap_or_default();
+        match self.api["listen"].as_str() {
+            Some(listen) => put("api", &format!("http://{listen} and {socket}")),
+            None => put("api", socket),
+        }
+        put("store", &self.store);
+        put("run", &format!("lockgate run --config {} -- COMMAND", self.config));
+        out
+    }
+}

@@ -1,0 +1,200 @@
+//! From configured targets to what the kernel protects and what the data plane dials.
+
+use super::names::Names;
+use crate::config::{Address, Config, TargetConfig, UpstreamTls};
+use anyhow::Context as _;
+use lockgate_intercept::TargetNet;
+use lockgate_model::{Secret, SecretRef, session::Mode};
+use lockgate_proxy::{TargetAddr, TargetSettings, TargetTable, tls, upstream::Credential};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+/// A bundle of public roots has about 250 KB.
+const MAX_PEM_BYTES: u64 = 4 * 1024 * 1024;
+
+/// The targets with their certificates read. Addresses come and go ([`Targets::table`]); these stay.
+pub(super) struct Targets(Vec<TargetSettings>);
+
+impl Targets {
+    /// Reads what the configuration refers to.
+    pub(super) async fn prepare(config: &Config) -> anyhow::Result<Self> {
+        let mut prepared = Vec::with_capacity(config.targets.len());
+        for target in &config.targets {
+            let settings =
+                settings(target).await.with_context(|| format!("targets: {}", target.target.name))?;
+            prepared.push(settings);
+        }
+        Ok(Self(prepared))
+    }
+
+    /// With the addresses of now.
+    pub(super) fn settings(
+        &self,
+        config: &Config,
+        names: &Names,
+        local: &BTreeSet<IpAddr>,
+    ) -> Vec<TargetSettings> {
+        let pairs = self.0.iter().zip(&config.targets);
+        pairs
+            .map(|(prepared, target)| TargetSettings {
+                addresses: addresses(&target.addresses, names, local),
+                ..prepared.clone()
+            })
+            .collect()
+    }
+
+    /// The same, as the data plane looks them up.
+    pub(super) fn table(&self, config: &Config, names: &Names, local: &BTreeSet<IpAddr>) -> TargetTable {
+        TargetTable::new(self.settings(config, names, local))
+    }
+}
+
+/// The destinations that are redirected. A target in observe mode is not among them.
+pub(super) fn nets(targets: &[TargetConfig], names: &Names) -> Vec<TargetNet> {
+    let redirected = targets.iter().filter(|target| match target.target.mode {
+        Mode::Observe => false,
+        Mode::Shadow | Mode::Enforce => true,
+    });
+    redirected.flat_map(|target| &target.addresses).flat_map(|address| nets_of(address, names)).collect()
+}
+
+/// Addresses of this host's interfaces, and of every loopback that is written out.
+pub(super) fn local_addresses() -> BTreeSet<IpAddr> {
+    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let addresses = interfaces.filter_map(|interface| interface.address).filter_map(|address| {
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    });
+    addresses.chain([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]).collect()
+}
+
+/// A certificate, a CA bundle or a key. Bundles are larger than any secret, so files are read here.
+pub(super) async fn material(reference: &SecretRef) -> anyhow::Result<Secret<Vec<u8>>> {
+    let SecretRef::File(path) = reference else {
+        return Ok(lockgate_proxy::credential::resolve(reference).await?);
+    };
+    let size = tokio::fs::metadata(path).await.with_context(|| path.clone())?.len();
+    anyhow::ensure!(size <= MAX_PEM_BYTES, "{path}: {size} bytes are more than any certificate bundle has");
+    Ok(Secret::new(tokio::fs::read(path).await.with_context(|| path.clone())?))
+}
+
+async fn settings(target: &TargetConfig) -> anyhow::Result<TargetSettings> {
+    let client_tls = match &target.client_tls {
+        None => None,
+        Some(certificate) => {
+            let chain = material(&certificate.chain).await.context("client_tls.certificate")?;
+            let key = material(&certificate.key).await.context("client_tls.key")?;
+            Some(tls::ClientTls::from_pem(chain.expose(), key.expose())?)
+        }
+    };
+    let mode = match target.upstream_tls {
+        UpstreamTls::Disable => tls::TlsMode::Disable,
+        UpstreamTls::VerifyCa => tls::TlsMode::VerifyCa,
+        UpstreamTls::VerifyFull => tls::TlsMode::VerifyFull,
+    };
+    let ca = match &target.upstream_ca {
+        Some(ca) => Some(material(ca).await.context("upstream.ca")?),
+        None => None,
+    };
+    Ok(TargetSettings {
+        target: target.target.clone(),
+        addresses: Vec::new(),
+        client_tls,
+        upstream_tls: tls::UpstreamTls::new(mode, ca.as_ref().map(|ca| ca.expose().as_slice()))?,
+        upstream_host: target.server_name.clone(),
+        credential: Credential { user: target.user.clone(), password: target.password.clone() },
+    })
+}
+
+fn nets_of(address: &Address, names: &Names) -> Vec<TargetNet> {
+    match address {
+        Address::Net { ip, prefix, port } => TargetNet::new(*ip, *prefix, *port).into_iter().collect(),
+        Address::Host { name, port } => {
+            names.addresses(name).into_iter().filter_map(|ip| TargetNet::host(ip, *port)).collect()
+        }
+    }
+}
+
+/// What the data plane matches. The kernel redirects every way to this host on a port on which one of its
+/// addresses is a target, so they all lead to that target; whatever names one more exactly comes first.
+fn addresses(configured: &[Address], names: &Names, local: &BTreeSet<IpAddr>) -> Vec<TargetAddr> {
+    let mut addresses = Vec::with_capacity(configured.len());
+    let mut local_ports = BTreeSet::new();
+    for address in configured {
+        let (port, is_local) = match address {
+            Address::Net { ip, prefix, port } => {
+                let is_local = local.iter().any(|own| is_within(*own, *ip, *prefix)) || ip.is_loopback();
+                (*port, is_local)
+            }
+            Address::Host { name, port } => {
+                let is_local = names.addresses(name).iter().any(|ip| ip.is_loopback() || local.contains(ip));
+                (*port, is_local)
+            }
+        };
+        if is_local {
+            local_ports.insert(port);
+        }
+        addresses.push(match address {
+            Address::Net { ip, prefix, port } if *prefix == longest(*ip) => {
+                TargetAddr::Exact(SocketAddr::new(*ip, *port))
+            }
+            Address::Net { ip, prefix, port } => {
+                TargetAddr::Network { base: *ip, prefix: *prefix, port: *port }
+            }
+            Address::Host { name, port } => {
+                TargetAddr::Host { name: name.clone(), port: *port, resolved: names.addresses(name) }
+            }
+        });
+    }
+    for port in local_ports {
+        addresses.push(TargetAddr::Network { base: Ipv4Addr::LOCALHOST.into(), prefix: 8, port });
+        addresses.extend(local.iter().map(|own| TargetAddr::Network {
+            base: *own,
+            prefix: longest(*own),
+            port,
+        }));
+    }
+    addresses
+}
+
+fn longest(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { 32 } else { 128 }
+}
+
+fn is_within(ip: IpAddr, net: IpAddr, prefix: u8) -> bool {
+    TargetNet::new(net, prefix, 1).is_some_and(|net| net.contains(ip))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_to_this_host_leads_to_a_local_target() {
+        let local: BTreeSet<IpAddr> = ["127.0.0.1", "::1", "192.0.2.7"].map(|ip| ip.parse().unwrap()).into();
+        for (configured, ways) in [
+            ("127.0.0.1:5432", 5),
+            ("[::1]:5432", 5),
+            ("192.0.2.7:5432", 5),
+            ("192.0.2.0/24:5432", 5),
+            ("10.0.0.1:5432", 1),
+            ("10.0.0.0/8:5432", 1),
+        ] {
+            let found = addresses(&[configured.parse().unwrap()], &Names::default(), &local);
+            assert_eq!(found.len(), ways, "{configured}: {found:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn certificates_may_be_larger_than_secrets() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        std::fs::write(&path, vec![b'x'; 300 * 1024]).unwrap();
+        let file = SecretRef::File(path.display().to_string());
+        assert_eq!(material(&file).await.unwrap().expose().len(), 300 * 1024);
+        std::fs::write(&path, vec![b'x'; usize::try_from(MAX_PEM_BYTES).unwrap() + 1]).unwrap();
+        assert!(material(&file).await.is_err());
+    }
+}

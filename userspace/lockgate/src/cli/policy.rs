@@ -1,0 +1,330 @@
+//! `lockgate policy`: check, test and explain policy files; works without an agent and without root.
+
+use super::{
+    Exit, Output, OutputArgument, TEMPLATE, inspect,
+    output::{self, Style, Table, render_diagnostics, styled},
+    sessions::field,
+    text,
+};
+use crate::{agent::policy, config::Client};
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+use lockgate_inspect::sql::{Inspector, SessionState};
+use lockgate_model::{
+    DecisionId, Timestamp,
+    event::{EventKind, RecordedOperation},
+    operation::{Facts, Operation},
+    session::Session,
+    sql::SqlFacts,
+    verdict::Effect,
+};
+use lockgate_policy::{CompiledPolicy, Diagnostic, Explanation, Loaded, TestOutcome};
+use lockgate_store::Record;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// Check, test and explain policies
+#[derive(Debug, Args)]
+#[command(
+    help_template = TEMPLATE,
+    arg_required_else_help = true,
+    before_help = "\
+Examples:
+  lockgate policy check policies/
+  lockgate policy test policies/
+  lockgate policy schema > lockgate-policy.schema.json
+",
+)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    output: OutputArgument,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Load policies and say what is wrong with them, where, and what was probably meant
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  lockgate policy check policies/
+  lockgate policy check                   those of the configuration
+")]
+    Check(Files),
+    /// Run the tests that the files carry
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  lockgate policy test policies/
+  lockgate policy test --output json policies/ | jq '.tests[] | select(.failures != [])'
+")]
+    Test(Files),
+    /// Say of every rule why it matches an event, or does not, and what comes of it
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  lockgate sessions show -o json \"$(lockgate sessions list -o json | jq -r '.sessions[0].id')\" > e.json
+  lockgate policy explain --event e.json policies/
+", after_help = "\
+An event is what `lockgate sessions show --output json` prints (each decided operation is explained
+anew), or one object {\"session\": …, \"operation\": …} in the same shapes.")]
+    Explain {
+        /// The event; `-` is standard input
+        #[arg(long, value_name = "FILE")]
+        event: PathBuf,
+        #[command(flatten)]
+        files: Files,
+    },
+    /// Print the JSON schema of a policy file, for editors
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  lockgate policy schema > lockgate-policy.schema.json
+  lockgate policy schema | jq '.properties | keys'
+")]
+    Schema,
+}
+
+#[derive(Debug, Args)]
+struct Files {
+    /// Files and directories of policy; by default those of the configuration
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
+    let format = arguments.output.output;
+    match arguments.verb {
+        Verb::Check(files) => check(&files.of(config)?, format),
+        Verb::Test(files) => test(&files.of(config)?, format),
+        Verb::Explain { event, files } => explain(&event, &files.of(config)?, format),
+        Verb::Schema => output::print_json(&CompiledPolicy::schema()).map(|()| Exit::Done),
+    }
+}
+
+impl Files {
+    fn of(self, config: &Path) -> anyhow::Result<Vec<PathBuf>> {
+        if !self.files.is_empty() {
+            return Ok(self.files);
+        }
+        let policies = Client::read(config)
+            .context("no files were given, so the configuration's are looked for")?
+            .policies;
+        anyhow::ensure!(!policies.is_empty(), "{} names no policies; give files", config.display());
+        Ok(policies)
+    }
+}
+
+fn load(paths: &[PathBuf]) -> anyhow::Result<Result<Loaded, Vec<Diagnostic>>> {
+    let files = policy::read(paths).map_err(anyhow::Error::msg)?;
+    if files.is_empty() {
+        let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+        bail!("there is no *.yaml in {}", paths.join(", "));
+    }
+    Ok(CompiledPolicy::load(files))
+}
+
+fn check(paths: &[PathBuf], format: Output) -> anyhow::Result<Exit> {
+    let loaded = load(paths)?;
+    let (errors, warnings, version) = match &loaded {
+        Ok(loaded) => (&[][..], &loaded.warnings[..], Some(loaded.policy.version())),
+        Err(errors) => (&errors[..], &[][..], None),
+    };
+    match format {
+        Output::Json => output::print_json(
+            &json!({ "ok": errors.is_empty(), "version": version, "errors": errors, "warnings": warnings }),
+        )?,
+        Output::Text => {
+            output::print(&list(errors, &styled(Style::Red, "error")))?;
+            output::print(&list(warnings, &styled(Style::Yellow, "warning")))?;
+            if let Ok(loaded) = &loaded {
+                let rules = loaded.policy.rules().count();
+                output::print(&format!(
+                    "{}: {rules} rules, version {}\n",
+                    styled(Style::Green, "ok"),
+                    loaded.policy.version()
+                ))?;
+            }
+        }
+    }
+    Ok(if loaded.is_ok() { Exit::Done } else { Exit::Failed })
+}
+
+fn list(diagnostics: &[Diagnostic], word: &str) -> String {
+    render_diagnostics(diagnostics, |file| std::fs::read_to_string(file).ok(), word)
+}
+
+fn test(paths: &[PathBuf], format: Output) -> anyhow::Result<Exit> {
+    let loaded = match load(paths)? {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            match format {
+                Output::Json => output::print_json(&json!({ "ok": false, "errors": errors, "tests": [] }))?,
+                Output::Text => output::print(&list(&errors, &styled(Style::Red, "error")))?,
+            }
+            return Ok(Exit::Failed);
+        }
+    };
+    let outcomes = inspect::on_deep_stack(move || Ok(loaded.policy.run_tests(&facts_of)))?;
+    let ok = outcomes.iter().all(TestOutcome::passed);
+    match format {
+        Output::Json => output::print_json(&json!({ "ok": ok, "errors": [], "tests": outcomes }))?,
+        Output::Text => output::print(&outcomes_text(&outcomes))?,
+    }
+    Ok(if ok { Exit::Done } else { Exit::Failed })
+}
+
+/// What the inspector makes of a test's statement.
+fn facts_of(statement: &str) -> Vec<SqlFacts> {
+    // A session as psql opens it: the server says so before the first statement.
+    let mut state = SessionState::from_startup(&[]);
+    state.parameter_status("standard_conforming_strings", "on");
+    let script = Inspector.script(statement, &state, None);
+    script
+        .statements
+        .iter()
+        .map(|statement| match statement.facts.as_ref() {
+            Facts::Sql(facts) => facts.clone(),
+        })
+        .collect()
+}
+
+fn outcomes_text(outcomes: &[TestOutcome]) -> String {
+    let mut out = String::new();
+    for outcome in outcomes {
+        let place = format!("{}:{}", outcome.file, outcome.line);
+        if outcome.passed() {
+            out.push_str(&format!("{}  {}\n", styled(Style::Green, "ok    "), text::line(&outcome.name)));
+            continue;
+        }
+        out.push_str(&format!(
+            "{}  {}  {}\n",
+            styled(Style::Red, "FAILED"),
+            text::line(&outcome.name),
+            styled(Style::Dim, &place)
+        ));
+        for failure in &outcome.failures {
+            out.push_str(&format!("        {}\n", text::line(failure)));
+        }
+    }
+    let failed = outcomes.iter().filter(|outcome| !outcome.passed()).count();
+    let passed = outcomes.len() - failed;
+    out.push_str(&match (passed, failed) {
+        (0, 0) => "no tests: add `tests:` to the files\n".to_owned(),
+        (passed, failed) => format!("{passed} passed, {failed} failed\n"),
+    });
+    out
+}
+
+/// What `--event` reads.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum EventFile {
+    Records { records: Vec<Record> },
+    One { session: Box<Session>, operation: Box<Operation> },
+}
+
+fn explain(event: &Path, paths: &[PathBuf], format: Output) -> anyhow::Result<Exit> {
+    let source = if event == Path::new("-") {
+        std::io::read_to_string(std::io::stdin())?
+    } else {
+        std::fs::read_to_string(event).with_context(|| event.display().to_string())?
+    };
+    let file: EventFile = serde_json::from_str(&source)
+        .with_context(|| format!("{}: expected the output of `lockgate sessions show --output json`, or {{\"session\": …, \"operation\": …}}", event.display()))?;
+    let operations = match file {
+        EventFile::One { session, operation } => vec![(*session, *operation, Timestamp::now())],
+        EventFile::Records { records } => decided(&records),
+    };
+    anyhow::ensure!(!operations.is_empty(), "{}: no decided operation is in it", event.display());
+    let loaded = match load(paths)? {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            output::print(&list(&errors, &styled(Style::Red, "error")))?;
+            return Ok(Exit::Failed);
+        }
+    };
+    let mut explained = Vec::new();
+    for (session, operation, at) in operations {
+        let explanation = loaded.policy.explain(&session, &operation, at, DecisionId::from_parts(0, 0));
+        explained.push((operation, explanation));
+    }
+    match format {
+        Output::Json => {
+            let all: Vec<Value> = explained
+                .iter()
+                .map(|(operation, explanation)| json!({ "operation": operation.id, "statement": operation.text, "explanation": explanation }))
+                .collect();
+            output::print_json(&json!({ "explanations": all }))?;
+        }
+        Output::Text => {
+            for (operation, explanation) in &explained {
+                output::print(&explanation_text(operation, explanation))?;
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// The operations of a session's records, as policy saw them.
+fn decided(records: &[Record]) -> Vec<(Session, Operation, Timestamp)> {
+    let session = records.iter().find_map(|record| match &record.event.kind {
+        EventKind::SessionStarted(session) => Some(session.as_ref().clone()),
+        _ => None,
+    });
+    let Some(session) = session else { return Vec::new() };
+    let operations = records.iter().filter_map(|record| match &record.event.kind {
+        EventKind::OperationDecided { operation, .. } => Some((operation, record.event.at)),
+        _ => None,
+    });
+    operations.map(|(operation, at)| (session.clone(), reconstructed(&session, operation), at)).collect()
+}
+
+/// Policy looks at facts, context and text; what a mask kept out of the record it never looks at.
+fn reconstructed(session: &Session, recorded: &RecordedOperation) -> Operation {
+    Operation {
+        id: recorded.id,
+        session: session.id,
+        facts: recorded.facts.clone(),
+        text: recorded.text.clone(),
+        normalized: recorded.text.clone(),
+        parameters: recorded.parameters.clone(),
+        digest: recorded.digest,
+        context: recorded.context.clone(),
+        touches_masked: recorded.normalized,
+    }
+}
+
+fn explanation_text(operation: &Operation, explanation: &Explanation) -> String {
+    let mut out = format!("{}\n", styled(Style::Bold, &text::short(&operation.text, 100)));
+    let verdict = &explanation.verdict;
+    let effect = match &verdict.effect {
+        Effect::Allow => styled(Style::Green, "allow"),
+        Effect::Deny(denial) => format!("{}: {}", styled(Style::Red, "deny"), text::line(&denial.reason)),
+        Effect::Hold(_) => styled(Style::Yellow, "require_approval"),
+    };
+    out.push_str(&format!("  verdict    {effect}\n"));
+    if let Some(would) = &verdict.would {
+        out.push_str(&field("shadow", &format!("enforce would say {}", would.as_str())));
+    }
+    let mut table = Table::new(&["RULE", "EFFECT", "MODE", "MATCHES", "BECAUSE"]);
+    for rule in &explanation.rules {
+        let because: Vec<String> = rule
+            .conditions
+            .iter()
+            .filter(|condition| !condition.holds)
+            .map(|condition| format!("{}: wants {}, is {}", condition.key, condition.wanted, condition.got))
+            .collect();
+        let because =
+            if because.is_empty() { "every condition holds".to_owned() } else { because.join("; ") };
+        let matches = if rule.matched { "yes" } else { "no" };
+        table.row(vec![
+            rule.rule.to_string(),
+            rule.effect.to_owned(),
+            rule.mode.to_owned(),
+            matches.to_owned(),
+            text::short(&because, 160),
+        ]);
+    }
+    out.push_str(&table.render());
+    out.push('\n');
+    out
+}

@@ -1,0 +1,246 @@
+//! `lockgate sessions`: who was connected where, what they did, and how it went, step by step.
+//!
+//! Asks the agent; without one it reads the log itself, which needs root.
+
+use super::{
+    Exit, Output, OutputArgument, TEMPLATE,
+    client::{Agent, query},
+    output::{self, Style, Table, styled},
+    replay, text,
+};
+use crate::config::Client;
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use lockgate_model::{SessionId, Timestamp, id::TargetName, time::format_duration};
+use lockgate_store::{Reader, Record, SessionFilter, SessionSummary};
+use serde_json::json;
+use std::{path::Path, time::Duration};
+
+/// List, show and replay recorded sessions
+#[derive(Debug, Args)]
+#[command(
+    help_template = TEMPLATE,
+    arg_required_else_help = true,
+    before_help = "\
+Examples:
+  lockgate sessions list --target orders-db --since 24h
+  lockgate sessions list --output json | jq -r '.sessions[].id'
+  lockgate sessions replay \"$(lockgate sessions list -o json | jq -r '.sessions[0].id')\"
+",
+)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    output: OutputArgument,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// List sessions, the newest first
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  lockgate sessions list
+  lockgate sessions list --open --output json
+")]
+    List(List),
+    /// Show one session: who, where, and every record of it
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  lockgate sessions show \"$(lockgate sessions list -o json | jq -r '.sessions[0].id')\"
+  lockgate sessions show --output json ses_01JD4Z0000000000000000000A
+")]
+    Show {
+        /// ses_…
+        session: SessionId,
+    },
+    /// Replay one session as a timeline
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  lockgate sessions replay \"$(lockgate sessions list -o json | jq -r '.sessions[0].id')\"
+  lockgate sessions replay --speed 10 ses_01JD4Z0000000000000000000A
+")]
+    Replay {
+        /// ses_…
+        session: SessionId,
+        /// Wait between steps as long as it took then, divided by this; instant unless given
+        #[arg(long, value_name = "FACTOR", value_parser = speed)]
+        speed: Option<f64>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct List {
+    /// Only on this target
+    #[arg(long)]
+    target: Option<String>,
+    /// Only of principals whose id or name contains this
+    #[arg(long, value_name = "TEXT")]
+    principal: Option<String>,
+    /// Only begun since: a duration ago (90m, 7d) or an RFC 3339 time
+    #[arg(long, value_name = "WHEN", value_parser = moment)]
+    since: Option<Timestamp>,
+    /// Only begun before
+    #[arg(long, value_name = "WHEN", value_parser = moment)]
+    until: Option<Timestamp>,
+    /// Only those that still run
+    #[arg(long)]
+    open: bool,
+    /// At most this many
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    limit: usize,
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|factor| (0.01..=100_000.0).contains(factor))
+        .ok_or_else(|| "expected a number such as 1 or 10".to_owned())
+}
+
+fn moment(text: &str) -> Result<Timestamp, String> {
+    if let Ok(ago) = lockgate_model::time::parse_duration(text) {
+        return Timestamp::now().checked_sub(ago).map_err(|error| error.to_string());
+    }
+    text.parse().map_err(|_| {
+        "expected a duration such as 90m or 7d, or a time such as 2026-11-21T09:00:00Z".to_owned()
+    })
+}
+
+pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
+    let client = Client::read(config)?;
+    let format = arguments.output.output;
+    match arguments.verb {
+        Verb::List(list) => {
+            let sessions = list_sessions(&client, list.filter())?;
+            match format {
+                Output::Json => output::print_json(&json!({ "sessions": sessions }))?,
+                Output::Text => output::print(&table(&sessions))?,
+            }
+        }
+        Verb::Show { session } => {
+            let records = records_of(&client, session)?;
+            match format {
+                Output::Json => output::print_json(&json!({ "session": session, "records": records }))?,
+                Output::Text => {
+                    output::print(&format!("{}\n{}", replay::heading(&records), replay::timeline(&records)))?
+                }
+            }
+        }
+        Verb::Replay { session, speed } => {
+            let records = records_of(&client, session)?;
+            match format {
+                Output::Json => {
+                    output::print_json(&json!({ "session": session, "steps": replay::steps(&records) }))?
+                }
+                Output::Text => replay::play(&records, speed)?,
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+impl List {
+    fn filter(self) -> SessionFilter {
+        SessionFilter {
+            since: self.since,
+            until: self.until,
+            target: self.target.as_deref().map(TargetName::from),
+            principal: self.principal,
+            open: self.open.then_some(true),
+            limit: Some(self.limit),
+        }
+    }
+}
+
+fn list_sessions(client: &Client, filter: SessionFilter) -> anyhow::Result<Vec<SessionSummary>> {
+    match Agent::of(client).get_slow(&format!("/v1/sessions?{}", query(&serde_json::to_value(&filter)?))) {
+        Ok(mut answer) => {
+            serde_json::from_value(answer["sessions"].take()).context("the agent's list of sessions")
+        }
+        Err(error) if error.is_no_agent() => Ok(reader(client)?.sessions(&filter)?),
+        Err(error) => Err(error.into_failure()),
+    }
+}
+
+fn records_of(client: &Client, session: SessionId) -> anyhow::Result<Vec<Record>> {
+    let records: Vec<Record> = match Agent::of(client).get_slow(&format!("/v1/sessions/{session}")) {
+        Ok(mut answer) => serde_json::from_value(answer["records"].take()).context("the agent's records")?,
+        Err(error) if error.is_no_agent() => reader(client)?.session(session)?,
+        Err(error) => return Err(error.into_failure()),
+    };
+    anyhow::ensure!(
+        !records.is_empty(),
+        "no session {session} is recorded; `lockgate sessions list` shows those that are"
+    );
+    Ok(records)
+}
+
+/// The log itself, for when no agent answers.
+pub(super) fn reader(client: &Client) -> anyhow::Result<Reader> {
+    Reader::open_with_head(&client.store.dir, client.store.head.as_deref()).with_context(|| {
+        format!("no agent answers at {}, and the log cannot be read", client.socket.display())
+    })
+}
+
+fn table(sessions: &[SessionSummary]) -> String {
+    if sessions.is_empty() {
+        return "No sessions are recorded here. Run something governed:\n  lockgate run -- psql …\n"
+            .to_owned();
+    }
+    let now = Timestamp::now();
+    let mut table = Table::new(&[
+        "SESSION", "STARTED", "LASTED", "TARGET", "DATABASE", "WHO", "OPS", "HELD", "DENIED", "ENDED",
+    ]);
+    for session in sessions {
+        let length = session.ended.unwrap_or(now).duration_since(session.started);
+        table.row(vec![
+            session.id.to_string(),
+            ago(now, session.started),
+            rough(length.unsigned_abs()),
+            session.target.to_string(),
+            text::short(&session.database, 24),
+            text::short(&session.principal.display, 40),
+            session.operations.to_string(),
+            session.held.to_string(),
+            session.denied.to_string(),
+            session.closing.map_or("running", |reason| reason.as_str()).to_owned(),
+        ]);
+    }
+    table.render()
+}
+
+/// `3m ago`
+pub(super) fn ago(now: Timestamp, then: Timestamp) -> String {
+    format!("{} ago", rough(now.duration_since(then).unsigned_abs()))
+}
+
+/// The two largest units; below ten seconds with a decimal.
+pub(super) fn rough(length: Duration) -> String {
+    let seconds = length.as_secs();
+    match seconds {
+        0..10 => format!("{:.1}s", length.as_secs_f64()),
+        10..3600 => format_duration(Duration::from_secs(seconds)),
+        3600..86_400 => format_duration(Duration::from_secs(seconds / 60 * 60)),
+        _ => format_duration(Duration::from_secs(seconds / 3600 * 3600)),
+    }
+}
+
+/// `label: value` lines of equal width.
+pub(super) fn field(label: &str, value: &str) -> String {
+    format!("  {}{}\n", styled(Style::Dim, &format!("{label:<11}")), text::line(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_rough() {
+        for (millis, expected) in
+            [(0, "0.0s"), (1_250, "1.2s"), (61_000, "1m1s"), (3_700_000, "1h1m"), (90_000_000, "1d1h")]
+        {
+            assert_eq!(rough(Duration::from_millis(millis)), expected);
+        }
+    }
+}

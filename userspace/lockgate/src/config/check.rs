@@ -1,0 +1,517 @@
+//! From what is written to what is meant: every check that needs no secret and no network.
+//!
+//! All findings are collected, so that one run shows them all.
+
+use super::{
+    Address, Api, Certificate, Client, Config, DEFAULT_RUN_CGROUP, DEFAULT_STORE, Store, TargetConfig,
+    UpstreamTls, Webhook,
+    raw::{self, PathOrSecret, Raw, SecretText, Spanned},
+};
+use lockgate_intercept::{Governed, Instance};
+use lockgate_model::{
+    SecretRef,
+    id::{GroupName, NodeName},
+    session::{DefaultEffect, Mode, Target},
+};
+use lockgate_policy::{Diagnostic, yaml::Position};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+};
+
+/// A tag that says: this target may not go unrecorded.
+const RECORD_TAG: (&str, &str) = ("record", "required");
+/// Deeper cgroups are not seen by the kernel's ancestor walk; the root would govern the whole host.
+const CGROUP_HELP: &str = "write a path below the cgroup-v2 mount, such as /lockgate/run";
+
+pub(super) fn check(path: &Path, raw: Raw) -> Result<Config, Vec<Diagnostic>> {
+    let mut checker = Checker::new(path);
+    let place = checker.place(&raw);
+    let targets = checker.targets(&raw.targets);
+    let (governed, run_cgroup) = checker.governed(&raw);
+    let policies = checker.policies(&raw.policies);
+    let webhooks = checker.webhooks(&raw.webhooks);
+    let api = checker.api(&raw.api, place.socket);
+    if let Some(webhook) = raw.webhooks.iter().find(|webhook| webhook.value.decision_secret.is_some())
+        && api.listen.is_none()
+        && api.public_url.is_none()
+    {
+        checker.error(
+            webhook.at,
+            "decisions of this webhook have nowhere to go",
+            Some("set api.listen, and api.public_url when integrations reach it under another address"),
+        );
+    }
+    let node = checker.node(&raw.node);
+    if !checker.errors.is_empty() {
+        return Err(checker.errors);
+    }
+    Ok(Config {
+        path: path.to_owned(),
+        node,
+        instance: place.instance,
+        governed,
+        targets,
+        policies,
+        store: place.store,
+        webhooks,
+        api,
+        run_uids: raw.run.allow_uids.into_iter().collect(),
+        run_cgroup,
+        warnings: checker.warnings,
+    })
+}
+
+pub(super) fn client(path: &Path, raw: &Raw) -> Result<Client, Vec<Diagnostic>> {
+    let mut checker = Checker::new(path);
+    let place = checker.place(raw);
+    let policies = raw.policies.iter().map(|policy| checker.resolve(&policy.value)).collect();
+    if !checker.errors.is_empty() {
+        return Err(checker.errors);
+    }
+    let Place { store, socket, instance } = place;
+    Ok(Client { path: path.to_owned(), socket, store, instance, policies })
+}
+
+struct Checker {
+    file: String,
+    base: PathBuf,
+    errors: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
+}
+
+/// Where this agent's things are.
+struct Place {
+    store: Store,
+    socket: PathBuf,
+    instance: Instance,
+}
+
+impl Checker {
+    fn new(path: &Path) -> Self {
+        let base = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        // Absolute, so that nothing depends on where the agent happens to run.
+        let base = std::path::absolute(&base).unwrap_or(base);
+        Self { file: path.display().to_string(), base, errors: Vec::new(), warnings: Vec::new() }
+    }
+
+    fn error(&mut self, at: Position, message: impl Into<String>, help: Option<&str>) {
+        self.errors.push(at.diagnostic(&self.file, message, help.map(str::to_owned)));
+    }
+
+    fn warn(&mut self, at: Position, message: impl Into<String>, help: Option<&str>) {
+        self.warnings.push(at.diagnostic(&self.file, message, help.map(str::to_owned)));
+    }
+
+    fn resolve(&self, path: &str) -> PathBuf {
+        self.base.join(path)
+    }
+
+    fn place(&mut self, raw: &Raw) -> Place {
+        let dir = match &raw.store {
+            None => PathBuf::from(DEFAULT_STORE),
+            Some(store) => match store.value.strip_prefix("sled:") {
+                Some(path) if !path.is_empty() => self.resolve(path),
+                _ => {
+                    let message = format!("expected \"sled:PATH\", got {:?}", store.value);
+                    self.error(
+                        store.at,
+                        message,
+                        Some("the embedded store is sled: store: \"sled:/var/lib/lockgate\""),
+                    );
+                    PathBuf::new()
+                }
+            },
+        };
+        let socket = match &raw.api.socket {
+            Some(path) => self.resolve(path),
+            // Beside the store, not in it: only root may enter the store.
+            None => {
+                let mut beside = dir.clone().into_os_string();
+                beside.push(".sock");
+                beside.into()
+            }
+        };
+        let instance = match &raw.node.instance {
+            None => Instance::default(),
+            Some(name) => Instance::new(&name.value).unwrap_or_else(|error| {
+                self.error(name.at, error.to_string(), None);
+                Instance::default()
+            }),
+        };
+        let head = raw.store_head.as_ref().map(|path| self.resolve(path));
+        Place { store: Store { dir, head }, socket, instance }
+    }
+
+    fn node(&mut self, raw: &raw::Node) -> NodeName {
+        match &raw.name {
+            Some(name) if is_label(&name.value) => name.value.as_str().into(),
+            Some(name) => {
+                let message = format!("{:?} is not a node name", name.value);
+                self.error(name.at, message, Some("use 1 to 64 letters, digits, `.`, `_` or `-`"));
+                "".into()
+            }
+            None => {
+                let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+                name.filter(|name| is_label(name)).as_deref().unwrap_or("localhost").into()
+            }
+        }
+    }
+
+    fn governed(&mut self, raw: &Raw) -> (Vec<Governed>, String) {
+        let mut governed = Vec::new();
+        let mut first_cgroup = None;
+        for entry in &raw.govern {
+            match &entry.value {
+                raw::Govern::Cgroup(path) => {
+                    if let Some(path) = self.cgroup(path) {
+                        first_cgroup.get_or_insert_with(|| path.clone());
+                        governed.push(Governed::Cgroup(path));
+                    }
+                }
+                raw::Govern::SystemdUnit(pattern)
+                    if pattern.value.trim().is_empty() || pattern.value == "*" =>
+                {
+                    let message = format!("{:?} does not name units", pattern.value);
+                    self.error(
+                        pattern.at,
+                        message,
+                        Some("write a unit or a glob, such as actions.runner.*.service"),
+                    );
+                }
+                raw::Govern::SystemdUnit(pattern) => governed.push(Governed::Unit(pattern.value.clone())),
+                raw::Govern::Uid(uids) if uids.0.is_empty() => {
+                    self.error(entry.at, "an empty list of uids governs nobody", None);
+                }
+                raw::Govern::Uid(uids) => governed.extend(uids.0.iter().copied().map(Governed::Uid)),
+            }
+        }
+        let configured = raw.run.cgroup.as_ref().and_then(|path| self.cgroup(path));
+        let run = configured.or(first_cgroup).unwrap_or_else(|| DEFAULT_RUN_CGROUP.to_owned());
+        let below = |path: &String| run == *path || run.starts_with(&format!("{path}/"));
+        if !governed.iter().any(|entry| matches!(entry, Governed::Cgroup(path) if below(path))) {
+            governed.push(Governed::Cgroup(run.clone()));
+        }
+        (governed, run)
+    }
+
+    fn cgroup(&mut self, path: &Spanned<String>) -> Option<String> {
+        let relative = Path::new(path.value.trim_start_matches('/'));
+        let mut parts = relative.components().peekable();
+        if parts.peek().is_none() || !parts.all(|part| matches!(part, Component::Normal(_))) {
+            self.error(path.at, format!("{:?} is not the path of a cgroup", path.value), Some(CGROUP_HELP));
+            return None;
+        }
+        Some(format!("/{}", relative.display()).trim_end_matches('/').to_owned())
+    }
+
+    fn policies(&mut self, raw: &[Spanned<String>]) -> Vec<PathBuf> {
+        raw.iter()
+            .map(|policy| {
+                let path = self.resolve(&policy.value);
+                if !path.exists() {
+                    self.error(
+                        policy.at,
+                        format!("{} does not exist", path.display()),
+                        Some("policies are files or directories, relative to this file"),
+                    );
+                }
+                path
+            })
+            .collect()
+    }
+
+    fn targets(&mut self, raw: &[Spanned<raw::Target>]) -> Vec<TargetConfig> {
+        let mut names: HashMap<&str, Position> = HashMap::new();
+        let mut taken: HashMap<Address, (&str, Position)> = HashMap::new();
+        let mut targets = Vec::new();
+        for spanned in raw {
+            let target = &spanned.value;
+            let name = &target.name;
+            if !is_label(&name.value) {
+                let message = format!("{:?} is not a target name", name.value);
+                self.error(name.at, message, Some("use 1 to 64 letters, digits, `.`, `_` or `-`"));
+            }
+            if let Some(Position { line, .. }) = names.insert(&name.value, name.at) {
+                let message =
+                    format!("two targets are named `{}`; the other one is on line {line}", name.value);
+                self.error(name.at, message, None);
+            }
+            let addresses = self.addresses(target);
+            for (address, position) in &addresses {
+                match taken.insert(address.clone(), (&name.value, *position)) {
+                    Some((other, Position { line, .. })) if other != name.value => {
+                        let message =
+                            format!("{address} belongs to the target `{other}` already (line {line})");
+                        self.error(
+                            *position,
+                            message,
+                            Some("an address leads to one target; the most specific prefix wins"),
+                        );
+                    }
+                    Some(_) | None => {}
+                }
+            }
+            targets.push(self.target(target, addresses.into_iter().map(|(address, _)| address).collect()));
+        }
+        targets
+    }
+
+    fn addresses(&mut self, target: &raw::Target) -> Vec<(Address, Position)> {
+        if target.addresses.is_empty() {
+            self.error(
+                target.name.at,
+                "a target without addresses is never reached",
+                Some("add addresses: [\"10.0.0.1:5432\"]"),
+            );
+        }
+        let mut addresses = Vec::new();
+        for text in &target.addresses {
+            match text.value.parse() {
+                Ok(address) => addresses.push((address, text.at)),
+                Err(error) => {
+                    let error: super::address::AddressError = error;
+                    self.error(text.at, error.to_string(), None);
+                }
+            }
+        }
+        addresses
+    }
+
+    fn target(&mut self, raw: &raw::Target, addresses: Vec<Address>) -> TargetConfig {
+        let name_at = raw.name.at;
+        let tags: BTreeMap<String, String> =
+            raw.tags.iter().map(|(key, tag)| (key.clone(), tag.0.clone())).collect();
+        let mode = raw.mode.as_ref().map_or(Mode::Enforce, |mode| mode.value);
+        let (tag, demand) = RECORD_TAG;
+        if mode == Mode::Observe && tags.get(tag).is_some_and(|value| value == demand) {
+            self.error(
+                raw.mode.as_ref().map_or(name_at, |mode| mode.at),
+                format!(
+                    "the tag `{tag}: {demand}` of `{}` forbids mode: observe, which records nothing",
+                    raw.name.value
+                ),
+                Some("use mode: shadow: it decides and records, and refuses nothing"),
+            );
+        }
+        let client_tls = match &raw.client_tls {
+            None | Some(raw::ClientTls::Refuse) => None,
+            Some(raw::ClientTls::Terminate(raw)) => {
+                let chain = self.file_or_secret(name_at, "client_tls.certificate", &raw.certificate);
+                let key = self.file_or_secret(name_at, "client_tls.key", &raw.key);
+                chain.zip(key).map(|(chain, key)| Certificate { chain, key })
+            }
+        };
+        let upstream = &raw.upstream;
+        let ca = upstream.ca.as_ref();
+        if upstream.tls == UpstreamTls::Disable && (ca.is_some() || upstream.server_name.is_some()) {
+            self.error(
+                name_at,
+                "upstream.ca and upstream.server_name mean nothing with tls: disable",
+                Some("use tls: verify-full"),
+            );
+        }
+        if upstream.tls == UpstreamTls::VerifyCa && ca.is_none() {
+            self.error(
+                name_at,
+                "tls: verify-ca needs upstream.ca: a public CA signs anybody's certificate",
+                Some("set upstream.ca, or use tls: verify-full"),
+            );
+        }
+        let any = |wanted: fn(&Address) -> bool| addresses.iter().any(wanted);
+        if upstream.tls == UpstreamTls::VerifyFull
+            && upstream.server_name.is_none()
+            && any(
+                |address| matches!(address, Address::Net { ip, prefix, .. } if *prefix < if ip.is_ipv4() { 32 } else { 128 }),
+            )
+        {
+            self.warn(
+                name_at,
+                format!(
+                    "`{}` has a prefix: each server's certificate must carry its IP address",
+                    raw.name.value
+                ),
+                Some("set upstream.server_name when they carry a name"),
+            );
+        }
+        if upstream.credential.user.value.is_empty() {
+            self.error(upstream.credential.user.at, "the role to log in as is empty", None);
+        }
+        let upstream_ca = ca.and_then(|ca| self.file_or_secret(name_at, "upstream.ca", ca));
+        let password = upstream
+            .credential
+            .password
+            .as_ref()
+            .and_then(|password| self.secret("upstream.credential.password", password));
+        TargetConfig {
+            target: Arc::new(Target {
+                name: raw.name.value.as_str().into(),
+                protocol: raw.protocol,
+                tags,
+                mode,
+                default: raw.default.unwrap_or(DefaultEffect::Deny),
+            }),
+            addresses,
+            client_tls,
+            upstream_tls: upstream.tls,
+            upstream_ca,
+            server_name: upstream.server_name.as_ref().map(|name| name.value.clone()),
+            user: upstream.credential.user.value.clone(),
+            password,
+        }
+    }
+
+    fn webhooks(&mut self, raw: &[Spanned<raw::Webhook>]) -> Vec<Webhook> {
+        let mut names: HashMap<&str, Position> = HashMap::new();
+        let mut webhooks = Vec::new();
+        for webhook in raw.iter().map(|spanned| &spanned.value) {
+            let name = &webhook.name;
+            if !is_label(&name.value) {
+                let message = format!("{:?} is not a webhook name", name.value);
+                self.error(name.at, message, Some("use 1 to 64 letters, digits, `.`, `_` or `-`"));
+            }
+            if let Some(Position { line, .. }) = names.insert(&name.value, name.at) {
+                let message =
+                    format!("two webhooks are named `{}`; the other one is on line {line}", name.value);
+                self.error(name.at, message, None);
+            }
+            if !is_http(&webhook.url.value) {
+                let message = format!("{:?} is not an http:// or https:// URL", webhook.url.value);
+                self.error(webhook.url.at, message, None);
+            }
+            if webhook.decision_secret.is_some() && webhook.speaks_for.is_empty() {
+                let help = "name the policy groups whose members decide through it: speaks_for: [dba]";
+                self.warn(
+                    name.at,
+                    format!("no decision of `{}` can count: speaks_for is empty", name.value),
+                    Some(help),
+                );
+            }
+            let secret = self.secret("secret", &webhook.secret);
+            let decision_secret =
+                webhook.decision_secret.as_ref().and_then(|s| self.secret("decision_secret", s));
+            let ca = webhook.ca.as_ref().and_then(|ca| self.file_or_secret(name.at, "ca", ca));
+            let Some(secret) = secret else { continue };
+            webhooks.push(Webhook {
+                name: name.value.clone(),
+                url: webhook.url.value.clone(),
+                secret,
+                decision_secret,
+                speaks_for: webhook.speaks_for.iter().map(group).collect(),
+                ca,
+                allow_private: webhook.allow_private,
+                follow_ups: webhook.follow_ups.unwrap_or(true),
+            });
+        }
+        webhooks
+    }
+
+    fn api(&mut self, raw: &raw::Api, socket: PathBuf) -> Api {
+        let listen =
+            raw.listen.as_ref().and_then(|listen| match listen.value.parse::<std::net::SocketAddr>() {
+                Ok(addr) => {
+                    if !addr.ip().is_loopback() {
+                        let help = "put a TLS proxy before it, or listen on loopback";
+                        self.warn(
+                            listen.at,
+                            format!("{addr} is reachable from other hosts, by plain HTTP"),
+                            Some(help),
+                        );
+                    }
+                    Some(addr)
+                }
+                Err(_) => {
+                    let message = format!("expected ADDRESS:PORT, got {:?}", listen.value);
+                    self.error(listen.at, message, Some("such as 127.0.0.1:8420"));
+                    None
+                }
+            });
+        if let Some(url) = raw.public_url.as_ref().filter(|url| !is_http(&url.value)) {
+            let message = format!("{:?} is not an http:// or https:// URL", url.value);
+            self.error(url.at, message, None);
+        }
+        Api {
+            listen,
+            public_url: raw.public_url.as_ref().map(|url| url.value.clone()),
+            socket,
+            local_approvers: raw
+                .local_approvers
+                .iter()
+                .map(|(uid, groups)| (uid.0, groups.iter().map(group).collect()))
+                .collect(),
+        }
+    }
+
+    fn secret(&mut self, key: &str, secret: &Spanned<SecretText>) -> Option<SecretRef> {
+        match &secret.value {
+            SecretText::Reference(reference) => self.reference(secret.at, key, reference),
+            SecretText::Inline => {
+                self.inline(secret.at, key);
+                None
+            }
+        }
+    }
+
+    fn file_or_secret(&mut self, at: Position, key: &str, value: &PathOrSecret) -> Option<SecretRef> {
+        match value {
+            PathOrSecret::Path(path) => self.reference(at, key, &SecretRef::File(path.clone())),
+            PathOrSecret::Reference(reference) => self.reference(at, key, reference),
+            PathOrSecret::Inline => {
+                self.inline(at, key);
+                None
+            }
+        }
+    }
+
+    fn inline(&mut self, at: Position, key: &str) {
+        let help =
+            format!("write {key}: {{ file: PATH }}, {{ env: NAME }} or {{ command: [PROGRAM, ARGUMENT] }}");
+        self.error(at, format!("{key} is written out; only a reference to it may stand here"), Some(&help));
+    }
+
+    /// Makes paths absolute, and finds the reference that cannot lead anywhere.
+    fn reference(&mut self, at: Position, key: &str, reference: &SecretRef) -> Option<SecretRef> {
+        match reference {
+            SecretRef::File(path) => {
+                let path = self.resolve(path);
+                if !path.exists() {
+                    self.error(at, format!("{key}: {} does not exist", path.display()), None);
+                    return None;
+                }
+                Some(SecretRef::File(path.display().to_string()))
+            }
+            SecretRef::Env(name) if name.is_empty() || name.contains(['=', '\0']) => {
+                self.error(at, format!("{key}: {name:?} is not the name of an environment variable"), None);
+                None
+            }
+            SecretRef::Command(argv) if argv.first().is_none_or(String::is_empty) => {
+                self.error(
+                    at,
+                    format!("{key}: the command is empty"),
+                    Some("write command: [PROGRAM, ARGUMENT]"),
+                );
+                None
+            }
+            SecretRef::Env(_) | SecretRef::Command(_) => Some(reference.clone()),
+        }
+    }
+}
+
+fn group(name: &Spanned<String>) -> Spanned<GroupName> {
+    Spanned { value: name.value.as_str().into(), at: name.at }
+}
+
+/// Names become parts of ids, metric labels and file names.
+fn is_label(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+fn is_http(url: &str) -> bool {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/') && !url.contains(char::is_whitespace))
+}

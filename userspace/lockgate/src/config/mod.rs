@@ -1,0 +1,198 @@
+//! The configuration file: read, judged once, and handed on as types that cannot be wrong.
+//!
+//! Two readings: [`Config::read`] is the agent's, and checks everything it can without opening a secret;
+//! [`Client::read`] is that of the verbs that only talk to an agent, and asks for no more than a job's user
+//! may read. Secrets stay references here; `lockgate_proxy::credential` fetches them.
+
+mod address;
+mod check;
+mod raw;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use address::Address;
+pub(crate) use raw::UpstreamTls;
+
+use lockgate_intercept::{Governed, Instance};
+use lockgate_model::{
+    SecretRef,
+    id::{GroupName, NodeName},
+    session::Target,
+};
+use lockgate_policy::{Diagnostic, diagnostic::suggest, yaml::Spanned};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Where the configuration is looked for unless told otherwise.
+pub(crate) const DEFAULT_PATH: &str = "/etc/lockgate/lockgate.yaml";
+/// Where the store is unless told otherwise.
+const DEFAULT_STORE: &str = "/var/lib/lockgate";
+/// Where `lockgate run` puts commands when no cgroup is governed by name.
+const DEFAULT_RUN_CGROUP: &str = "/lockgate/run";
+/// A configuration is written by people; more than this is another file.
+const MAX_BYTES: u64 = 1024 * 1024;
+
+/// Everything the agent is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// The file.
+    pub(crate) path: PathBuf,
+    pub(crate) node: NodeName,
+    pub(crate) instance: Instance,
+    /// Whose egress is redirected; holds `run_cgroup` too.
+    pub(crate) governed: Vec<Governed>,
+    pub(crate) targets: Vec<TargetConfig>,
+    /// Files and directories of policy.
+    pub(crate) policies: Vec<PathBuf>,
+    pub(crate) store: Store,
+    pub(crate) webhooks: Vec<Webhook>,
+    pub(crate) api: Api,
+    /// Besides root, who may use `lockgate run`.
+    pub(crate) run_uids: BTreeSet<u32>,
+    /// Under which cgroup `lockgate run` gives each command one of its own.
+    pub(crate) run_cgroup: String,
+    /// What is odd, but no error.
+    pub(crate) warnings: Vec<Diagnostic>,
+}
+
+/// One entry of `targets:`.
+#[derive(Clone, Debug)]
+pub(crate) struct TargetConfig {
+    pub(crate) target: Arc<Target>,
+    pub(crate) addresses: Vec<Address>,
+    /// None: answer N to SSLRequest.
+    pub(crate) client_tls: Option<Certificate>,
+    pub(crate) upstream_tls: UpstreamTls,
+    /// Trusted instead of the public roots.
+    pub(crate) upstream_ca: Option<SecretRef>,
+    /// Verified instead of the name or address in `addresses`.
+    pub(crate) server_name: Option<String>,
+    pub(crate) user: String,
+    pub(crate) password: Option<SecretRef>,
+}
+
+/// A certificate chain and its key.
+#[derive(Clone, Debug)]
+pub(crate) struct Certificate {
+    pub(crate) chain: SecretRef,
+    pub(crate) key: SecretRef,
+}
+
+/// Where records rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Store {
+    pub(crate) dir: PathBuf,
+    /// Where the signed head goes; by default apart from the log, in the store's own directory.
+    pub(crate) head: Option<PathBuf>,
+}
+
+/// One entry of `webhooks:`.
+#[derive(Clone, Debug)]
+pub(crate) struct Webhook {
+    pub(crate) name: String,
+    pub(crate) url: String,
+    pub(crate) secret: SecretRef,
+    pub(crate) decision_secret: Option<SecretRef>,
+    pub(crate) speaks_for: Vec<Spanned<GroupName>>,
+    pub(crate) ca: Option<SecretRef>,
+    pub(crate) allow_private: bool,
+    pub(crate) follow_ups: bool,
+}
+
+/// `api:`
+#[derive(Clone, Debug)]
+pub(crate) struct Api {
+    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) public_url: Option<String>,
+    pub(crate) socket: PathBuf,
+    pub(crate) local_approvers: BTreeMap<u32, Vec<Spanned<GroupName>>>,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("there is no configuration at {}; name one with --config FILE or LOCKGATE_CONFIG", .0.display())]
+    Missing(PathBuf),
+    #[error("the configuration {} cannot be read: {source}", path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error("{}", list(.diagnostics))]
+    Invalid {
+        /// The text that the positions point into, when it is this file's.
+        text: Option<String>,
+        /// Never empty.
+        diagnostics: Vec<Diagnostic>,
+    },
+}
+
+fn list(diagnostics: &[Diagnostic]) -> String {
+    diagnostics.iter().map(Diagnostic::to_string).collect::<Vec<_>>().join("\n")
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = read_text(path)?;
+        Self::parse(path, &text).map_err(|diagnostics| ConfigError::Invalid { text: Some(text), diagnostics })
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, Vec<Diagnostic>> {
+        let raw = lockgate_policy::yaml::parse(&path.display().to_string(), text)?;
+        check::check(path, raw)
+    }
+
+    /// What is wrong with the groups this file names, now that the policy's groups are known.
+    pub(crate) fn unknown_groups(&self, known: &[GroupName]) -> Vec<Diagnostic> {
+        let named = self.webhooks.iter().flat_map(|webhook| &webhook.speaks_for);
+        named
+            .chain(self.api.local_approvers.values().flatten())
+            .filter(|group| !known.contains(&group.value))
+            .map(|group| {
+                let message = format!("no policy defines the group `{}`", group.value);
+                let help = suggest(group.value.as_str(), known.iter().map(GroupName::as_str))
+                    .unwrap_or_else(|| "define it under `groups:` in a policy file".to_owned());
+                group.at.diagnostic(&self.path.display().to_string(), message, Some(help))
+            })
+            .collect()
+    }
+}
+
+/// What the verbs that talk to an agent need to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    pub(crate) path: PathBuf,
+    pub(crate) socket: PathBuf,
+    pub(crate) store: Store,
+    pub(crate) instance: Instance,
+    /// `policies:`, not looked at.
+    pub(crate) policies: Vec<PathBuf>,
+}
+
+impl Client {
+    /// Reads a file without looking at what it refers to.
+    pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = read_text(path)?;
+        let parsed = lockgate_policy::yaml::parse(&path.display().to_string(), &text)
+            .and_then(|raw| check::client(path, &raw));
+        parsed.map_err(|diagnostics| ConfigError::Invalid { text: Some(text), diagnostics })
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, ConfigError> {
+    use io::Read as _;
+    let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => ConfigError::Missing(path.to_owned()),
+        _ => unreadable(error),
+    })?;
+    let mut text = String::new();
+    file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(unreadable(io::Error::other(format!("it is larger than {MAX_BYTES} bytes"))));
+    }
+    Ok(text)
+}

@@ -1,0 +1,297 @@
+//! The configuration file as it is written: serde shapes with positions, nothing judged.
+//!
+//! [`super::check`] turns this into a [`super::Config`]. The command line's client verbs read only this form,
+//! since a job's user may run `lockgate run` without being allowed to read policies and secrets.
+
+use lockgate_model::SecretRef;
+pub(crate) use lockgate_policy::yaml::Spanned;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+};
+use std::{collections::BTreeMap, fmt};
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Raw {
+    #[serde(default)]
+    pub(crate) node: Node,
+    #[serde(default)]
+    pub(crate) govern: Vec<Spanned<Govern>>,
+    #[serde(default)]
+    pub(crate) targets: Vec<Spanned<Target>>,
+    #[serde(default)]
+    pub(crate) policies: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) store: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) store_head: Option<String>,
+    #[serde(default)]
+    pub(crate) webhooks: Vec<Spanned<Webhook>>,
+    #[serde(default)]
+    pub(crate) api: Api,
+    #[serde(default)]
+    pub(crate) run: Run,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Node {
+    #[serde(default)]
+    pub(crate) name: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) instance: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Govern {
+    Cgroup(Spanned<String>),
+    SystemdUnit(Spanned<String>),
+    Uid(Uids),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Target {
+    pub(crate) name: Spanned<String>,
+    pub(crate) protocol: lockgate_model::session::Protocol,
+    pub(crate) addresses: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) tags: BTreeMap<String, Tag>,
+    #[serde(default)]
+    pub(crate) mode: Option<Spanned<lockgate_model::session::Mode>>,
+    #[serde(default)]
+    pub(crate) default: Option<lockgate_model::session::DefaultEffect>,
+    #[serde(default)]
+    pub(crate) client_tls: Option<ClientTls>,
+    pub(crate) upstream: Upstream,
+}
+
+#[derive(Debug)]
+pub(crate) enum ClientTls {
+    Refuse,
+    Terminate(Certificate),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Certificate {
+    pub(crate) certificate: PathOrSecret,
+    pub(crate) key: PathOrSecret,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Upstream {
+    #[serde(default)]
+    pub(crate) tls: UpstreamTls,
+    #[serde(default)]
+    pub(crate) ca: Option<PathOrSecret>,
+    #[serde(default)]
+    pub(crate) server_name: Option<Spanned<String>>,
+    pub(crate) credential: Credential,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum UpstreamTls {
+    Disable,
+    VerifyCa,
+    #[default]
+    VerifyFull,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Credential {
+    pub(crate) user: Spanned<String>,
+    #[serde(default)]
+    pub(crate) password: Option<Spanned<SecretText>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Webhook {
+    pub(crate) name: Spanned<String>,
+    pub(crate) url: Spanned<String>,
+    pub(crate) secret: Spanned<SecretText>,
+    #[serde(default)]
+    pub(crate) decision_secret: Option<Spanned<SecretText>>,
+    #[serde(default)]
+    pub(crate) speaks_for: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) ca: Option<PathOrSecret>,
+    #[serde(default)]
+    pub(crate) allow_private: bool,
+    #[serde(default)]
+    pub(crate) follow_ups: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Api {
+    #[serde(default)]
+    pub(crate) listen: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) public_url: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) socket: Option<String>,
+    #[serde(default)]
+    pub(crate) local_approvers: BTreeMap<Uid, Vec<Spanned<String>>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Run {
+    #[serde(default)]
+    pub(crate) allow_uids: Vec<u32>,
+    #[serde(default)]
+    pub(crate) cgroup: Option<Spanned<String>>,
+}
+
+/// A secret as the file may (a reference) or may not (the secret itself) hold it. The text of an inline
+/// one is dropped while reading: it must not reach an error message.
+#[derive(Debug)]
+pub(crate) enum SecretText {
+    Reference(SecretRef),
+    Inline,
+}
+
+/// A path, or a reference like any secret's.
+#[derive(Debug)]
+pub(crate) enum PathOrSecret {
+    Path(String),
+    Reference(SecretRef),
+    /// PEM text pasted into the file.
+    Inline,
+}
+
+/// A uid that is the key of a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Uid(pub(crate) u32);
+
+/// `[1001, 1002]` or `1001`.
+#[derive(Debug)]
+pub(crate) struct Uids(pub(crate) Vec<u32>);
+
+/// A tag's value; YAML reads `true` and `1` as other things than text.
+#[derive(Debug)]
+pub(crate) struct Tag(pub(crate) String);
+
+/// Implements `Deserialize` by a visitor, for shapes that are a scalar or something else.
+macro_rules! scalar_or {
+    ($name:ident, $expecting:literal, { $($visit:item)* }) => {
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Either;
+                impl<'de> Visitor<'de> for Either {
+                    type Value = $name;
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($expecting)
+                    }
+                    $($visit)*
+                }
+                deserializer.deserialize_any(Either)
+            }
+        }
+    };
+}
+
+scalar_or!(ClientTls, "`refuse`, or a mapping with `certificate` and `key`", {
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<ClientTls, E> {
+        if text == "refuse" {
+            Ok(ClientTls::Refuse)
+        } else {
+            Err(E::invalid_value(de::Unexpected::Str(text), &self))
+        }
+    }
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ClientTls, A::Error> {
+        Certificate::deserialize(MapAccessDeserializer::new(map)).map(ClientTls::Terminate)
+    }
+});
+
+scalar_or!(
+    SecretText,
+    "a reference: `{ file: PATH }`, `{ env: NAME }` or `{ command: [PROGRAM, ARGUMENT] }`",
+    {
+        fn visit_str<E: de::Error>(self, _: &str) -> Result<SecretText, E> {
+            Ok(SecretText::Inline)
+        }
+        fn visit_u64<E: de::Error>(self, _: u64) -> Result<SecretText, E> {
+            Ok(SecretText::Inline)
+        }
+        fn visit_i64<E: de::Error>(self, _: i64) -> Result<SecretText, E> {
+            Ok(SecretText::Inline)
+        }
+        fn visit_f64<E: de::Error>(self, _: f64) -> Result<SecretText, E> {
+            Ok(SecretText::Inline)
+        }
+        fn visit_bool<E: de::Error>(self, _: bool) -> Result<SecretText, E> {
+            Ok(SecretText::Inline)
+        }
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<SecretText, A::Error> {
+            SecretRef::deserialize(MapAccessDeserializer::new(map)).map(SecretText::Reference)
+        }
+    }
+);
+
+scalar_or!(
+    PathOrSecret,
+    "a path, or a reference: `{ file: PATH }`, `{ env: NAME }` or `{ command: [PROGRAM] }`",
+    {
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<PathOrSecret, E> {
+            if text.contains("-----BEGIN") {
+                Ok(PathOrSecret::Inline)
+            } else {
+                Ok(PathOrSecret::Path(text.to_owned()))
+            }
+        }
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<PathOrSecret, A::Error> {
+            SecretRef::deserialize(MapAccessDeserializer::new(map)).map(PathOrSecret::Reference)
+        }
+    }
+);
+
+scalar_or!(Uids, "a user id or a list of user ids", {
+    fn visit_u64<E: de::Error>(self, uid: u64) -> Result<Uids, E> {
+        u32::try_from(uid)
+            .map(|uid| Uids(vec![uid]))
+            .map_err(|_| E::invalid_value(de::Unexpected::Unsigned(uid), &self))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Uids, A::Error> {
+        let mut uids = Vec::new();
+        while let Some(uid) = list.next_element()? {
+            uids.push(uid);
+        }
+        Ok(Uids(uids))
+    }
+});
+
+scalar_or!(Tag, "a text", {
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Tag, E> {
+        Ok(Tag(text.to_owned()))
+    }
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Tag, E> {
+        Ok(Tag(value.to_string()))
+    }
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Tag, E> {
+        Ok(Tag(value.to_string()))
+    }
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Tag, E> {
+        Ok(Tag(value.to_string()))
+    }
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Tag, E> {
+        Ok(Tag(value.to_string()))
+    }
+});
+
+scalar_or!(Uid, "a user id", {
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Uid, E> {
+        text.parse().map(Uid).map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+    }
+    fn visit_u64<E: de::Error>(self, uid: u64) -> Result<Uid, E> {
+        u32::try_from(uid).map(Uid).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(uid), &self))
+    }
+});

@@ -1,0 +1,237 @@
+//! The configuration as a table: what is good, and what each mistake is told.
+
+use super::*;
+use lockgate_model::session::{DefaultEffect, Mode};
+
+/// A good file; cases replace parts of it.
+const GOOD: &str = r#"node: { name: build-7 }
+govern:
+- { cgroup: /lockgate/run }
+- { systemd_unit: "actions.runner.*.service" }
+- { uid: [1001] }
+targets:
+- name: orders-db
+  protocol: postgres
+  addresses: ["127.0.0.1:5432", "10.20.0.0/16:5432", "orders-db.internal:5432"]
+  tags: { env: production, pci: "true" }
+  upstream: { tls: disable, credential: { user: app, password: { file: secret } } }
+policies: ["policies/"]
+store: "sled:store"
+webhooks:
+- { name: approvals, url: "http://127.0.0.1:9000/hook", secret: { file: secret }, decision_secret: { file: secret }, speaks_for: [dba] }
+api: { listen: "127.0.0.1:8420", local_approvers: { 1000: [dba] } }
+run: { allow_uids: [1001] }
+"#;
+
+struct Dir(tempfile::TempDir);
+
+impl Dir {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("secret"), "x").unwrap();
+        std::fs::create_dir(dir.path().join("policies")).unwrap();
+        Self(dir)
+    }
+
+    fn parse(&self, text: &str) -> Result<Config, Vec<Diagnostic>> {
+        Config::parse(&self.0.path().join("lockgate.yaml"), text)
+    }
+}
+
+#[test]
+fn a_good_file_becomes_a_configuration() {
+    let dir = Dir::new();
+    let config = dir.parse(GOOD).unwrap();
+    assert_eq!(config.node.as_str(), "build-7");
+    assert_eq!(
+        config.governed,
+        [
+            Governed::Cgroup("/lockgate/run".into()),
+            Governed::Unit("actions.runner.*.service".into()),
+            Governed::Uid(1001)
+        ]
+    );
+    let target = &config.targets[0];
+    assert_eq!((target.target.mode, target.target.default), (Mode::Enforce, DefaultEffect::Deny));
+    assert!(target.client_tls.is_none());
+    assert_eq!(target.target.tags["pci"], "true");
+    assert_eq!(config.store, Store { dir: dir.0.path().join("store"), head: None });
+    assert_eq!(config.api.socket, dir.0.path().join("store.sock"));
+    assert_eq!(config.api.local_approvers[&1000][0].value.as_str(), "dba");
+    assert_eq!(config.run_cgroup, "/lockgate/run");
+    assert_eq!(config.warnings, []);
+}
+
+#[test]
+fn an_empty_target_list_and_defaults_are_enough() {
+    let config = Dir::new().parse("policies: []\n").unwrap();
+    assert_eq!(config.run_cgroup, "/lockgate/run");
+    assert_eq!(config.governed, [Governed::Cgroup("/lockgate/run".into())]);
+    assert_eq!(config.store.dir, PathBuf::from("/var/lib/lockgate"));
+    assert_eq!(config.api.socket, PathBuf::from("/var/lib/lockgate.sock"));
+    assert!(!config.node.as_str().is_empty());
+}
+
+#[test]
+fn the_run_cgroup_is_always_governed() {
+    let dir = Dir::new();
+    for (text, run, governed) in [
+        (
+            "govern: [{ uid: 7 }]",
+            "/lockgate/run",
+            vec![Governed::Uid(7), Governed::Cgroup("/lockgate/run".into())],
+        ),
+        ("govern: [{ cgroup: ci/jobs/ }]", "/ci/jobs", vec![Governed::Cgroup("/ci/jobs".into())]),
+        (
+            "govern: [{ cgroup: /ci }]\nrun: { cgroup: /ci/run }",
+            "/ci/run",
+            vec![Governed::Cgroup("/ci".into())],
+        ),
+        (
+            "govern: [{ cgroup: /ci }]\nrun: { cgroup: /cirun }",
+            "/cirun",
+            vec![Governed::Cgroup("/ci".into()), Governed::Cgroup("/cirun".into())],
+        ),
+    ] {
+        let config = dir.parse(text).unwrap();
+        assert_eq!((config.run_cgroup.as_str(), config.governed), (run, governed), "{text}");
+    }
+}
+
+#[test]
+fn every_mistake_is_placed_and_told() {
+    let dir = Dir::new();
+    // What is replaced, by what, and a part of what must be said.
+    for (old, new, expected) in [
+        ("govern:", "goven:", "lockgate.yaml:2:1: unknown key `goven`; did you mean `govern`?"),
+        ("addresses:", "adresses:", "lockgate.yaml:9:3: unknown key `adresses`; did you mean `addresses`?"),
+        ("cgroup: /lockgate/run", "cgruop: /x", "did you mean `cgroup`?"),
+        ("protocol: postgres", "protocol: postgre", "did you mean `postgres`?"),
+        ("tls: disable", "tls: verify_full", "did you mean `verify-full`?"),
+        (
+            "{ cgroup: /lockgate/run }",
+            "{ cgroup: / }",
+            "lockgate.yaml:3:13: \"/\" is not the path of a cgroup",
+        ),
+        ("{ cgroup: /lockgate/run }", "{ cgroup: /a/../b }", "is not the path of a cgroup"),
+        ("\"actions.runner.*.service\"", "\"*\"", "does not name units"),
+        ("{ uid: [1001] }", "{ uid: [] }", "governs nobody"),
+        ("10.20.0.0/16:5432", "10.20.0.0/33:5432", "\"33\" is not a prefix length"),
+        ("orders-db.internal:5432", "orders-db.internal", "has no port"),
+        ("password: { file: secret }", "password: hunter2", "is written out; only a reference"),
+        ("password: { file: secret }", "password: 12345", "is written out; only a reference"),
+        ("password: { file: secret }", "password: { file: nowhere }", "/nowhere does not exist"),
+        ("password: { file: secret }", "password: { fil: secret }", "did you mean `file`?"),
+        ("password: { file: secret }", "password: { command: [] }", "the command is empty"),
+        (
+            "decision_secret: { file: secret }",
+            "decision_secret: \"whsec_abc\"",
+            "is written out; only a reference",
+        ),
+        ("tls: disable", "tls: verify-ca", "verify-ca needs upstream.ca"),
+        ("tls: disable", "tls: disable, ca: secret", "mean nothing with tls: disable"),
+        ("  upstream:", "  client_tls: accept\n  upstream:", "expected `refuse`, or a mapping"),
+        (
+            "  upstream:",
+            "  client_tls: { certificate: secret, key: \"-----BEGIN X\" }\n  upstream:",
+            "client_tls.key is written out",
+        ),
+        ("  upstream:", "  mode: observe\n  upstream:", ""),
+        ("env: production", "record: required", ""),
+        ("policies/", "polices/", "/polices/ does not exist"),
+        ("sled:store", "postgres://x", "expected \"sled:PATH\""),
+        ("http://127.0.0.1:9000/hook", "127.0.0.1:9000", "is not an http:// or https:// URL"),
+        ("name: approvals", "name: \"a b\"", "is not a webhook name"),
+        ("listen: \"127.0.0.1:8420\"", "listen: \"localhost\"", "expected ADDRESS:PORT"),
+        ("listen: \"127.0.0.1:8420\", ", "", "nowhere to go"),
+        ("{ 1000: [dba] }", "{ ana: [dba] }", "expected a user id, got `ana`"),
+        ("name: build-7", "name: \"build 7\"", "is not a node name"),
+        ("name: build-7", "name: x, instance: A_B", "instance name \"A_B\""),
+    ] {
+        let text = GOOD.replacen(old, new, 1);
+        assert_ne!(text, GOOD, "{old} is not in the file");
+        match (expected, dir.parse(&text)) {
+            ("", result) => assert!(result.is_ok(), "{new}: {result:?}"),
+            (expected, Ok(_)) => panic!("{new} was accepted; {expected} was expected"),
+            (expected, Err(errors)) => {
+                let said = list(&errors);
+                assert!(said.contains(expected), "{new}: {expected:?} expected, got {said}");
+                assert!(errors.iter().all(|error| error.line > 0), "{new}: no place: {said}");
+                assert!(
+                    !said.contains("hunter2") && !said.contains("whsec_abc"),
+                    "the secret is in the message: {said}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn targets_may_not_share_names_or_addresses() {
+    let dir = Dir::new();
+    let target = |name: &str, address: &str| {
+        format!(
+            "- name: {name}\n  protocol: postgres\n  addresses: [\"{address}\"]\n  upstream: {{ tls: disable, credential: {{ user: app }} }}\n"
+        )
+    };
+    for (first, second, expected) in [
+        (
+            ("a", "10.0.0.1:1"),
+            ("a", "10.0.0.2:1"),
+            Some("two targets are named `a`; the other one is on line 2"),
+        ),
+        (
+            ("a", "10.0.0.1:1"),
+            ("b", "[::ffff:10.0.0.1]:1"),
+            Some("10.0.0.1:1 belongs to the target `a` already (line 4)"),
+        ),
+        (("a", "10.0.3.1/16:1"), ("b", "10.0.4.1/16:1"), Some("belongs to the target `a` already")),
+        (("a", "10.0.0.0/16:1"), ("b", "10.0.0.1:1"), None),
+        (("a", "10.0.0.1:1"), ("b", "10.0.0.1:2"), None),
+    ] {
+        let text = format!("targets:\n{}{}", target(first.0, first.1), target(second.0, second.1));
+        match (expected, dir.parse(&text)) {
+            (None, result) => assert!(result.is_ok(), "{result:?}"),
+            (Some(expected), result) => {
+                let said = list(&result.unwrap_err());
+                assert!(said.contains(expected), "{expected:?} expected, got {said}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_target_that_must_be_recorded_cannot_be_only_observed() {
+    let text = GOOD
+        .replace("env: production", "record: required")
+        .replace("  upstream:", "  mode: observe\n  upstream:");
+    let errors = Dir::new().parse(&text).unwrap_err();
+    assert!(list(&errors).contains("forbids mode: observe"), "{errors:?}");
+}
+
+#[test]
+fn groups_that_no_policy_defines_are_found() {
+    let config = Dir::new().parse(GOOD).unwrap();
+    assert_eq!(config.unknown_groups(&["dba".into()]), []);
+    let unknown = config.unknown_groups(&["dbas".into()]);
+    assert_eq!(unknown.len(), 2);
+    assert_eq!(unknown[0].help.as_deref(), Some("did you mean `dbas`?"));
+    assert_eq!(unknown[0].line, 15);
+}
+
+#[test]
+fn a_client_reads_what_it_needs_and_no_more() {
+    let dir = Dir::new();
+    let path = dir.0.path().join("lockgate.yaml");
+    // The secret and the policies are out of a job's reach; that is none of its business.
+    std::fs::write(
+        &path,
+        GOOD.replace("file: secret", "file: /root/nowhere").replace("policies/", "/root/policies"),
+    )
+    .unwrap();
+    let client = Client::read(&path).unwrap();
+    assert_eq!(client.socket, dir.0.path().join("store.sock"));
+    assert!(matches!(Client::read(&dir.0.path().join("none.yaml")), Err(ConfigError::Missing(_))));
+    std::fs::write(&path, "api: { socket: run/agent.sock }").unwrap();
+    assert_eq!(Client::read(&path).unwrap().socket, dir.0.path().join("run/agent.sock"));
+}
