@@ -121,18 +121,26 @@ pub(crate) fn check_names(webhooks: &[WebhookSettings]) -> Result<(), ControlErr
 
 /// The integrations among them that may decide.
 pub(crate) fn integrations(webhooks: &[WebhookSettings]) -> Result<Vec<Integration>, ControlError> {
-    webhooks
-        .iter()
-        .filter_map(|webhook| webhook.decision_secret.as_ref().map(|secret| (webhook, secret)))
-        .map(|(webhook, secret)| {
-            let keys = SigningKeys::parse(secret).map_err(|source| ControlError::Key {
-                name: webhook.name.clone(),
-                key: "decision_secret",
-                source,
-            })?;
-            Ok(Integration { name: webhook.name.clone(), keys, speaks_for: webhook.speaks_for.clone() })
-        })
-        .collect()
+    let mut integrations: Vec<Integration> = Vec::new();
+    for webhook in webhooks {
+        let Some(secret) = &webhook.decision_secret else { continue };
+        let name = webhook.name.clone();
+        let keys = SigningKeys::parse(secret).map_err(|source| ControlError::Key {
+            name: name.clone(),
+            key: "decision_secret",
+            source,
+        })?;
+        if let Some(other) = integrations.iter().find(|other| other.keys.shares_a_key_with(&keys)) {
+            // Whoever holds the key is both, so nothing is gained by refusing; but it is hardly meant.
+            tracing::warn!(
+                first = other.name,
+                second = name,
+                "webhooks share a decision key; decisions signed with it count as the first one's"
+            );
+        }
+        integrations.push(Integration { name, keys, speaks_for: webhook.speaks_for.clone() });
+    }
+    Ok(integrations)
 }
 
 /// Where links and decision URLs point, without a trailing slash; None when nothing is reachable.
@@ -206,5 +214,18 @@ mod tests {
             assert!(matches!(check_names(&[hook(bad)]), Err(ControlError::Name(_))), "{bad}");
         }
         assert!(matches!(check_names(&[hook("a"), hook("a")]), Err(ControlError::DuplicateName(_))));
+    }
+
+    #[test]
+    fn decision_keys_are_read_and_told_apart() {
+        use crate::testing::{CHAT_SECRET, DECISION_SECRET, webhook};
+        let hook = |name, secret: &str| webhook(name, "http://127.0.0.1:9/", secret, &[]);
+        let both = format!("{CHAT_SECRET} {DECISION_SECRET}");
+        let read = integrations(&[hook("a", DECISION_SECRET), hook("b", &both)]).unwrap();
+        assert!(read[0].keys.shares_a_key_with(&read[1].keys), "said in a warning");
+        let read = integrations(&[hook("a", DECISION_SECRET), hook("b", CHAT_SECRET)]).unwrap();
+        assert!(!read[0].keys.shares_a_key_with(&read[1].keys));
+        let short = integrations(&[hook("a", "whsec_c2hvcnQ=")]);
+        assert!(matches!(short, Err(ControlError::Key { key: "decision_secret", .. })));
     }
 }

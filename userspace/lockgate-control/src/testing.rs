@@ -142,11 +142,14 @@ impl Ambient for Clock {
     }
 }
 
+/// When, message id, body.
+pub(crate) type Sent = (Instant, String, Vec<u8>);
+
 /// A transport's script: what each attempt is answered, and what was sent when.
 #[derive(Clone)]
 pub(crate) struct Script {
     pub(crate) answer: Arc<dyn Fn(u32) -> (Duration, Answer) + Send + Sync>,
-    pub(crate) sent: Arc<Mutex<Vec<(Instant, String, Vec<u8>)>>>,
+    pub(crate) sent: Arc<Mutex<Vec<Sent>>>,
 }
 
 impl Script {
@@ -432,9 +435,9 @@ pub(crate) fn reference_signature(secret: &str, id: &str, timestamp: &str, body:
     format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
 }
 
-/// A webhook that only notifies (its decision key is set, and unused).
-pub(crate) fn webhook_to(name: &str, url: &str, speaks_for: &[&str]) -> WebhookSettings {
-    webhook(name, url, CHAT_SECRET, speaks_for)
+/// A webhook that only notifies.
+pub(crate) fn webhook_to(name: &str, url: &str) -> WebhookSettings {
+    WebhookSettings { decision_secret: None, ..webhook(name, url, DECISION_SECRET, &[]) }
 }
 
 /// What a receiver got.

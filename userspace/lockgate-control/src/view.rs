@@ -3,24 +3,29 @@
 //!
 //! When the operation names a masked table, no literal, no bound value and no command line is in it.
 
-use crate::text::visible;
+use crate::{approvals::case::Case, text::visible};
 use lockgate_model::{
     approval::{ApprovalRequest, Progress},
     operation::{Facts, Operation, Parameter},
     session::{Mode, Target},
-    sql::SqlFacts,
+    sql::{SqlClass, SqlFacts},
     workload::{CiJob, Process, Workload},
 };
 use serde_json::{Map, Value, json};
 
+/// Tables named in the summary; more are counted.
+const SUMMARY_TABLES: usize = 3;
+
 /// What a request is about.
-pub(crate) fn subject(request: &ApprovalRequest) -> Map<String, Value> {
+pub(crate) fn subject(case: &Case) -> Map<String, Value> {
+    let request = &*case.request;
     let session = &request.session;
     let context = &request.operation.context;
     let mut out = Map::new();
     let mut put = |key: &str, value: Value| {
         out.insert(key.to_owned(), value);
     };
+    put("summary", json!(summary(request)));
     put("operation", operation(&request.operation));
     put("in_transaction", json!(context.in_transaction));
     put("database", json!(context.database));
@@ -32,6 +37,7 @@ pub(crate) fn subject(request: &ApprovalRequest) -> Map<String, Value> {
     put("decision_id", json!(request.decision()));
     put("node", json!(session.node));
     put("policy", json!(request.verdict.policy));
+    put("earlier", json!(case.earlier));
     out
 }
 
@@ -56,6 +62,42 @@ pub(crate) fn demand(request: &ApprovalRequest, progress: &Progress) -> Map<Stri
     out.insert("rules".to_owned(), Value::Array(rules));
     out.insert("need".to_owned(), json!(progress.requirements));
     out
+}
+
+/// One sentence made from the parsed operation, never from the client's text: `Alter table public.orders on
+/// orders-db (env production), asked by acme/billing › deploy.yml`.
+fn summary(request: &ApprovalRequest) -> String {
+    let (session, target) = (&request.session, &request.session.target);
+    let what = match &*request.operation.facts {
+        Facts::Sql(facts) => action(facts),
+    };
+    let place = match target.tags.get("env") {
+        Some(env) => format!("{} (env {env})", target.name),
+        None => target.name.to_string(),
+    };
+    visible(&format!("{what} on {place}, asked by {}", session.principal.display)).into_owned()
+}
+
+fn action(facts: &SqlFacts) -> String {
+    if facts.class == SqlClass::Opaque {
+        return "A statement that was not understood".to_owned();
+    }
+    let mut what = facts.kind.replace('_', " ");
+    if let Some(first) = what.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    let tables = if facts.tables_written.is_empty() { &facts.tables_read } else { &facts.tables_written };
+    let named: Vec<String> = tables.iter().take(SUMMARY_TABLES).map(ToString::to_string).collect();
+    if !named.is_empty() {
+        what = format!("{what} {}", named.join(", "));
+    }
+    if tables.len() > SUMMARY_TABLES {
+        what = format!("{what} and {} more", tables.len() - SUMMARY_TABLES);
+    }
+    if facts.bounded == Some(false) {
+        what.push_str(", unbounded,");
+    }
+    what
 }
 
 fn operation(operation: &Operation) -> Value {

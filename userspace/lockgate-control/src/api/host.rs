@@ -244,7 +244,7 @@ fn summary(case: &Case) -> Value {
 pub(super) fn whole(desk: &Desk, case: &Case) -> Value {
     let request = &case.request;
     let state = case.state.borrow().clone();
-    let mut facts = view::subject(request);
+    let mut facts = view::subject(case);
     facts.append(&mut view::demand(request, &state.progress));
     let mut out = json!({
         "id": request.id,

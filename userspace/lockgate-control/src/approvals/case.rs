@@ -7,7 +7,7 @@
 use super::registry::Seat;
 use crate::{desk::Desk, notify::event::EventType};
 use lockgate_model::{
-    Timestamp,
+    RequestId, Timestamp,
     approval::{ApprovalRequest, Progress, Resolution, Vote, WithdrawReason},
     event::{Event, EventKind},
     port::{Durability, RecordError},
@@ -34,6 +34,8 @@ pub(crate) struct Case {
     pub(crate) request: Arc<ApprovalRequest>,
     pub(crate) state: watch::Receiver<State>,
     pub(crate) ballots: mpsc::Sender<Ballot>,
+    /// Requests for the very same command that this node still remembered when this one was asked.
+    pub(crate) earlier: Vec<Earlier>,
     /// What became of its notification, by channel; at most one entry a configured channel.
     pub(crate) deliveries: Mutex<BTreeMap<String, Delivery>>,
 }
@@ -42,6 +44,29 @@ impl Case {
     /// How it ended, when it has.
     pub(crate) fn resolution(&self) -> Option<Resolution> {
         self.state.borrow().progress.resolution.clone()
+    }
+}
+
+/// An earlier request for the same command, as it stood when the later one was asked.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct Earlier {
+    request_id: RequestId,
+    created_at: Timestamp,
+    state: &'static str,
+    /// Who decided, and why.
+    votes: Vec<(String, Option<String>)>,
+}
+
+impl Earlier {
+    pub(crate) fn of(case: &Case) -> Self {
+        let state = case.state.borrow();
+        let votes = state.votes.iter().map(|vote| (vote.by.id.clone(), vote.reason.clone()));
+        Self {
+            request_id: case.request.id,
+            created_at: case.request.created_at,
+            state: state.progress.resolution.as_ref().map_or("pending", Resolution::as_str),
+            votes: votes.collect(),
+        }
     }
 }
 
@@ -111,10 +136,12 @@ impl CaseTask {
         let progress = machine.progress(request.created_at);
         let (state, seen) = watch::channel(State { progress, votes: Vec::new(), resolved_at: None });
         let (sender, ballots) = mpsc::channel(BALLOTS_WAITING_MAX);
+        let earlier = desk.registry.earlier(&request.operation.digest);
         let case = Arc::new(Case {
             request: Arc::new(request),
             state: seen,
             ballots: sender,
+            earlier,
             deliveries: Mutex::default(),
         });
         let task =
@@ -220,6 +247,9 @@ impl CaseTask {
 
     async fn pass_time(&mut self) {
         let now = self.desk.ambient.now();
+        if self.machine.poll_timeout().is_some_and(|next| next > now) {
+            return;
+        }
         let mut moved = self.machine.clone();
         match moved.handle_timeout(now) {
             Step::Unchanged => {}

@@ -1,11 +1,11 @@
 //! Every request that waits, and the latest that no longer do. Bounded in count and in bytes, as a whole and
 //! for each principal, so that one job cannot use up what others need.
 
-use super::case::Case;
-use lockgate_model::{RequestId, approval::ApprovalRequest, port::ApprovalError};
+use super::case::{Case, Earlier};
+use lockgate_model::{RequestId, approval::ApprovalRequest, operation::Digest, port::ApprovalError};
 use parking_lot::Mutex;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -24,6 +24,9 @@ pub(crate) const RECENT_MAX: usize = 1_024;
 /// Bytes of statements and bound values kept of resolved requests.
 pub(crate) const RECENT_BYTES_MAX: usize = 32 << 20;
 
+/// Earlier requests for the same command that an approver is shown.
+const EARLIER_MAX: usize = 5;
+
 /// What one request costs besides its texts.
 const REQUEST_OVERHEAD_BYTES: usize = 4 << 10;
 
@@ -36,8 +39,10 @@ pub(crate) struct Registry {
 #[derive(Default)]
 struct Inner {
     cases: BTreeMap<RequestId, Arc<Case>>,
+    /// The same requests by what they ask for.
+    by_digest: BTreeSet<(Digest, RequestId)>,
     /// Order in which the resolved ones among `cases` were resolved, with their size.
-    recent: std::collections::VecDeque<(RequestId, usize)>,
+    recent: VecDeque<(RequestId, usize)>,
     recent_bytes: usize,
     seats: usize,
     seat_bytes: usize,
@@ -66,7 +71,9 @@ impl Registry {
 
     /// Shows a request from now on.
     pub(crate) fn insert(&self, case: Arc<Case>) {
-        self.inner.lock().cases.insert(case.request.id, case);
+        let mut inner = self.inner.lock();
+        inner.by_digest.insert((case.request.operation.digest, case.request.id));
+        inner.cases.insert(case.request.id, case);
     }
 
     /// Moves a request to the recent ones; the oldest of them make room.
@@ -78,7 +85,9 @@ impl Registry {
         while inner.recent.len() > RECENT_MAX || inner.recent_bytes > RECENT_BYTES_MAX {
             let Some((oldest, bytes)) = inner.recent.pop_front() else { break };
             inner.recent_bytes -= bytes;
-            inner.cases.remove(&oldest);
+            if let Some(case) = inner.cases.remove(&oldest) {
+                inner.by_digest.remove(&(case.request.operation.digest, oldest));
+            }
         }
     }
 
@@ -94,6 +103,15 @@ impl Registry {
             Some(before) => inner.cases.range(..before).rev().map(|(_, case)| case.clone()).collect(),
             None => inner.cases.values().rev().cloned().collect(),
         }
+    }
+
+    /// The latest requests for this very command, newest first.
+    pub(crate) fn earlier(&self, digest: &Digest) -> Vec<Earlier> {
+        let inner = self.inner.lock();
+        let (first, last) = (RequestId::from_parts(0, 0), RequestId::from_parts(u64::MAX, u128::MAX));
+        let same = inner.by_digest.range((*digest, first)..=(*digest, last)).rev();
+        let cases = same.filter_map(|(_, id)| inner.cases.get(id));
+        cases.take(EARLIER_MAX).map(|case| Earlier::of(case)).collect()
     }
 
     /// How many wait.
@@ -135,5 +153,6 @@ fn weight(request: &ApprovalRequest) -> usize {
         .iter()
         .map(|parameter| 32 + parameter.value.as_ref().map_or(0, String::len))
         .sum::<usize>();
-    REQUEST_OVERHEAD_BYTES + operation.text.len() + operation.normalized.len() + values
+    // Texts are shared with the approval machine, values are copied.
+    REQUEST_OVERHEAD_BYTES + operation.text.len() + operation.normalized.len() + 2 * values
 }

@@ -66,7 +66,7 @@ impl EventType {
 /// The bytes to send; the same for every attempt of one message.
 pub(super) fn body(desk: &Desk, message: &Message) -> Vec<u8> {
     let request = &message.case.request;
-    let mut facts = view::subject(request);
+    let mut facts = view::subject(&message.case);
     facts.append(&mut view::demand(request, &message.progress));
     if let Some(resolution) = &message.progress.resolution {
         facts.insert("resolution".to_owned(), resolved(resolution));

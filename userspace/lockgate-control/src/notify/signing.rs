@@ -80,6 +80,11 @@ impl SigningKeys {
             .any(|mac| signatures.iter().any(|signature| mac.clone().verify_slice(signature).is_ok()))
     }
 
+    /// Whether both hold the same key. For configuration, not for strangers: it takes as long as it takes.
+    pub fn shares_a_key_with(&self, other: &Self) -> bool {
+        self.0.iter().any(|key| other.0.iter().any(|their| key.expose() == their.expose()))
+    }
+
     fn macs<'a>(
         &'a self,
         id: &'a str,

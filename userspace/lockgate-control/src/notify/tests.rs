@@ -167,6 +167,13 @@ async fn the_body_says_everything_an_approver_needs() {
         (&data["decision_url"], json!(format!("{base}/decision"))),
         (&data["expires_at"], json!(expires_at)),
         (&data["truncated"], json!(false)),
+        (
+            &data["summary"],
+            json!(
+                "Alter table public.orders on orders-db (env production), asked by acme/billing › deploy.yml"
+            ),
+        ),
+        (&data["earlier"], json!([])),
         (&op["statement"], json!("ALTER TABLE o\u{202e}rders")),
         (&op["statement_display"], json!("ALTER TABLE o⟨U+202E⟩rders")),
         (&op["class"], json!("ddl")),
@@ -213,6 +220,34 @@ async fn the_body_says_everything_an_approver_needs() {
     assert!(data["decision_id"].as_str().unwrap().starts_with("dec_"));
     assert!(data["url"].as_str().unwrap().starts_with(&format!("{base}?token=")));
     drop(pending);
+}
+
+#[tokio::test(start_paused = true)]
+async fn earlier_requests_for_the_same_command_are_shown_with_what_became_of_them() {
+    let script = Script::always(Duration::ZERO, status(200));
+    let stage = Stage::scripted(vec![("approvals", script.clone())]);
+    let mut ids = Vec::new();
+    for _ in 0..7 {
+        let request = stage.request(Ask::default());
+        ids.push(request.id);
+        drop(stage.control.open(request).await.unwrap());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let mut other = stage.request(Ask::default());
+    other.operation.digest = lockgate_model::operation::Digest([1; 32]);
+    drop(stage.control.open(other).await.unwrap());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let asked: Vec<Value> = {
+        let sent = script.sent.lock();
+        let bodies = sent.iter().map(|(_, _, body)| parse(body));
+        bodies.filter(|body| body["type"] == json!("lockgate.approval.requested")).collect()
+    };
+    let earlier = asked[6]["data"]["earlier"].as_array().unwrap();
+    let shown: Vec<&str> = earlier.iter().map(|earlier| earlier["request_id"].as_str().unwrap()).collect();
+    let expected: Vec<String> = ids[1..6].iter().rev().map(ToString::to_string).collect();
+    assert_eq!(shown, expected);
+    assert!(earlier.iter().all(|earlier| earlier["state"] == json!("cancelled")));
+    assert_eq!(asked[7]["data"]["earlier"], json!([]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -295,7 +330,7 @@ async fn long_bodies_are_cut_counted_and_linked() {
 #[tokio::test]
 async fn two_receivers_get_what_the_reference_verifies_each_with_its_own_keys() {
     let (first, second) = (Receiver::new(|_| 200).await, Receiver::new(|_| 204).await);
-    let mut other = webhook_to("chat", &second.url(), &["dba"]);
+    let mut other = webhook_to("chat", &second.url());
     let rotated = "whsec_ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=";
     other.secret = lockgate_model::Secret::new(format!("{rotated} {SECRET}"));
     let stage = Stage::new(vec![webhook("approvals", &first.url(), DECISION_SECRET, &["dba"]), other]);
@@ -320,9 +355,9 @@ async fn redirects_are_not_followed_and_failures_are_described() {
     let receiver = Receiver::redirecting(&target).await;
     let nobody = Receiver::nobody();
     let stage = Stage::new(vec![
-        webhook_to("redirects", &receiver.url(), &[]),
-        webhook_to("nobody", &nobody, &[]),
-        webhook_to("named", &nobody.replace("127.0.0.1", "localhost"), &[]),
+        webhook_to("redirects", &receiver.url()),
+        webhook_to("nobody", &nobody),
+        webhook_to("named", &nobody.replace("127.0.0.1", "localhost")),
     ]);
     let pending = open(&stage, Ask::default()).await;
     let attempts = loop {
@@ -343,9 +378,9 @@ async fn redirects_are_not_followed_and_failures_are_described() {
 #[tokio::test]
 async fn https_is_verified_against_the_configured_authority_and_no_other() {
     let (receiver, ca_pem) = Receiver::tls().await;
-    let mut trusting = webhook_to("trusting", &receiver.url(), &[]);
+    let mut trusting = webhook_to("trusting", &receiver.url());
     trusting.ca_pem = Some(ca_pem.into_bytes());
-    let wary = webhook_to("wary", &receiver.url(), &[]);
+    let wary = webhook_to("wary", &receiver.url());
     let stage = Stage::new(vec![trusting, wary]);
     let pending = open(&stage, Ask::default()).await;
     let got = receiver.next().await;
