@@ -1,6 +1,101 @@
-//! Data plane: accept, gate, relay, mask
+//! Data plane: accept, attribute, gate, relay, mask.
+//!
+//! A [`Proxy`] accepts connections that the kernel redirected, finds out whose they are and for which target, and speaks
+//! the target's protocol on both legs. Each operation is decided and recorded before its first byte goes upstream; some
+//! wait for people. What it needs of the outside (log, approvals, kernel, clock, policy) comes in as [`Ports`].
+//!
+//! It does not load policy, write the log, notify anybody or know how connections were redirected. The binary makes it,
+//! gives it listeners and drains it.
 
 pub mod catalogue;
 pub mod credential;
+pub mod limits;
 pub mod tls;
 pub mod upstream;
+
+mod accept;
+mod cancel;
+mod drain;
+mod gate;
+mod hold;
+mod ports;
+mod protocol;
+mod report;
+mod session;
+mod settings;
+mod target;
+#[cfg(test)]
+mod testing;
+
+pub use limits::Limits;
+pub use ports::Ports;
+pub use settings::{ProxySettings, TargetSettings};
+pub use target::{TargetAddr, TargetTable};
+
+use arc_swap::ArcSwap;
+use catalogue::Catalogues;
+use drain::Drain;
+use lockgate_model::id::NodeName;
+use protocol::postgres::{Cancellations, PlanCache};
+use std::{io, sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// What all connections share.
+pub(crate) struct Shared {
+    node: NodeName,
+    ports: Ports,
+    limits: Limits,
+    targets: ArcSwap<TargetTable>,
+    seats: Arc<Semaphore>,
+    drain: Drain,
+    catalogues: Catalogues,
+    plans: Arc<PlanCache>,
+    cancellations: Arc<Cancellations>,
+}
+
+/// The data plane of one node.
+#[derive(Clone)]
+pub struct Proxy(Arc<Shared>);
+
+impl Proxy {
+    /// A proxy that has no listener yet.
+    pub fn new(settings: ProxySettings, ports: Ports) -> Self {
+        let ProxySettings { node, targets, limits } = settings;
+        Self(Arc::new(Shared {
+            node,
+            ports,
+            limits,
+            targets: ArcSwap::from_pointee(TargetTable::new(targets)),
+            seats: Arc::new(Semaphore::new(limits.max_sessions)),
+            drain: Drain::default(),
+            catalogues: Catalogues::default(),
+            plans: Arc::default(),
+            cancellations: Arc::default(),
+        }))
+    }
+
+    /// Accepts on a listener until `stop` is cancelled or the proxy drains. Call it once for each listener.
+    ///
+    /// # Errors
+    /// When the listener cannot be used at all.
+    pub async fn serve(&self, listener: std::net::TcpListener, stop: CancellationToken) -> io::Result<()> {
+        accept::serve(self.0.clone(), listener, stop).await
+    }
+
+    /// Replaces the registered targets (names resolved anew). Open sessions keep the target they began with.
+    pub fn replace_targets(&self, table: TargetTable) {
+        self.0.targets.store(Arc::new(table));
+    }
+
+    /// Live connections.
+    pub fn connections(&self) -> usize {
+        self.0.drain.len()
+    }
+
+    /// Ends in order: no new connections, idle sessions end now, busy ones when they become idle, all after `limit`.
+    /// Returns when none is left.
+    pub async fn drain(&self, limit: Duration) {
+        self.0.drain.run(limit).await;
+    }
+}

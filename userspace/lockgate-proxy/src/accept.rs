@@ -1,0 +1,99 @@
+//! The accept loop: every connection gets a task, a closing record and a reason, or a session.
+//!
+//! It asks the kernel whose connection it is, matches the destination to a target and hands over to the protocol. It reads
+//! no byte of the client itself.
+
+use crate::{
+    Shared,
+    protocol::{self, Arrival},
+    report::{Ending, FlowReport},
+};
+use lockgate_model::{addr::ClientAddr, outcome::CloseReason, session::Protocol};
+use socket2::{SockRef, TcpKeepalive};
+use std::{io, net::SocketAddr, os::fd::AsFd, sync::Arc, time::Duration};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+/// After a failed accept (no descriptors left), how long to wait before the next: sessions end meanwhile.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A client that vanished without a word is found out after a minute or two.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// Accepts until told to stop.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    listener: std::net::TcpListener,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            () = shared.drain.draining.cancelled() => return Ok(()),
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let task = connection(shared.clone(), stream, peer);
+                shared.drain.spawn(task);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection cannot be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// One connection from accept to its closing record.
+async fn connection(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
+    let mut report = FlowReport::new(shared.ports.recorder.clone(), shared.ports.ambient.clone());
+    let arrival = match arrive(&shared, &stream, ClientAddr(peer), &mut report) {
+        Ok(arrival) => arrival,
+        Err(ending) => {
+            // A reset, not an orderly end: whoever dialled the proxy itself learns nothing.
+            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            report.end(ending);
+            return;
+        }
+    };
+    let Ok(_seat) = shared.seats.clone().try_acquire_owned() else {
+        let detail = format!("{} sessions are open, more are not allowed", shared.limits.max_sessions);
+        report.end(Ending::because(CloseReason::LimitReached, detail));
+        return;
+    };
+    if let Err(error) = tune(&stream) {
+        report.end(Ending::because(CloseReason::ClientClosed, error.to_string()));
+        return;
+    }
+    match arrival.target.target.protocol {
+        Protocol::Postgres => protocol::postgres::serve(shared, stream, arrival, report).await,
+    }
+}
+
+/// Whose connection it is, and where it wanted to go.
+fn arrive(
+    shared: &Arc<Shared>,
+    stream: &TcpStream,
+    client: ClientAddr,
+    report: &mut FlowReport,
+) -> Result<Arrival, Ending> {
+    let refused = |detail: String| Ending::because(CloseReason::Refused, detail);
+    let attributor = &shared.ports.attributor;
+    let flow = attributor.flow(stream.as_fd(), client).map_err(|error| refused(error.to_string()))?;
+    report.flow_known(&flow);
+    let target = shared
+        .targets
+        .load()
+        .lookup(flow.original_dst)
+        .ok_or_else(|| refused(format!("{} is not a registered target", flow.original_dst)))?;
+    report.target_known(&target.target.name);
+    Ok(Arrival { flow, target })
+}
+
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))
+}

@@ -1,0 +1,53 @@
+//! Stopping in order: sessions end when they are idle, and all at the deadline.
+
+use std::time::Duration;
+use tokio::time::timeout;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// After the deadline, what sessions get to withdraw requests and to tell their clients.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// The sessions of a proxy, and the word that they should end.
+#[derive(Clone, Default)]
+pub(crate) struct Drain {
+    /// No new connections; idle sessions end.
+    pub(crate) draining: CancellationToken,
+    /// All sessions end.
+    pub(crate) deadline: CancellationToken,
+    /// Sessions that did not end by themselves are dropped.
+    abandoned: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Drain {
+    /// Runs a connection's task until it ends, or is abandoned at the end of a drain.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let abandoned = self.abandoned.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = task => {}
+                () = abandoned.cancelled() => {}
+            }
+        });
+    }
+
+    /// Live connections.
+    pub(crate) fn len(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Ends all sessions: idle ones now, others when they become idle, the rest after `limit`. Returns when none is left.
+    pub(crate) async fn run(&self, limit: Duration) {
+        self.draining.cancel();
+        self.tasks.close();
+        if timeout(limit, self.tasks.wait()).await.is_ok() {
+            return;
+        }
+        tracing::info!(sessions = self.tasks.len(), "the drain's deadline has come; ending sessions");
+        self.deadline.cancel();
+        if timeout(LAST_WORDS, self.tasks.wait()).await.is_err() {
+            self.abandoned.cancel();
+            self.tasks.wait().await;
+        }
+    }
+}

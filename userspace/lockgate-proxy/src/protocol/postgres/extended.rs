@@ -1,0 +1,630 @@
+//! The extended protocol: Parse, Bind, Describe, Execute, Close, kept back until Sync or Flush, then decided as one batch
+//! before its first byte goes on.
+//!
+//! What is decided: every Execute, with its bound values; a Bind that nothing in the batch executes; a Parse that nothing
+//! in the batch binds. Describe, Close, Sync and Flush travel with them. Inside a batch each message may count on the ones
+//! before it: had one of them failed, the server would skip the rest.
+
+use super::{
+    engine::Engine,
+    flight::{Answer, Flight},
+    judge::{Asked, Granted, Judgement},
+    operation::{self, TransactionWalk},
+    prepared::{Portal, Prepared},
+    words,
+};
+use crate::{report::Ending, upstream::Housekeeping};
+use bytes::{Bytes, BytesMut};
+use lockgate_inspect::sql::{Control, Statement};
+use lockgate_model::{
+    DecisionId,
+    operation::{Operation, Parameter},
+    outcome::{CloseReason, OutcomeStatus},
+};
+use lockgate_wire::postgres::{
+    PgString, Target, TransactionStatus,
+    automaton::{MAX_OUTSTANDING, Request},
+    backend::{Backend, ReportFields, Severity, sqlstate},
+    frame::Frame,
+    frontend::{Bind, Execute, Frontend, Parse},
+};
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// invalid_sql_statement_name (PostgreSQL Appendix A).
+const NO_STATEMENT: &str = "26000";
+/// invalid_cursor_name.
+const NO_PORTAL: &str = "34000";
+/// syntax_error.
+const SYNTAX_ERROR: &str = "42601";
+/// character_not_in_repertoire.
+const NOT_IN_REPERTOIRE: &str = "22021";
+
+/// One message that waits for its batch's end.
+enum Item {
+    Parse(Parse, Bytes),
+    Bind(Bind, Bytes),
+    Describe(Target, Bytes),
+    Execute(Execute, Bytes),
+    Close(Target, Bytes),
+}
+
+/// Messages since the last Sync or Flush.
+#[derive(Default)]
+pub(crate) struct Batch {
+    items: Vec<Item>,
+    bytes: usize,
+    /// An earlier part of this segment (up to a Flush) is at the target already.
+    sent: bool,
+}
+
+impl Batch {
+    /// Nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// The rest of the segment is dropped.
+    pub(crate) fn clear(&mut self) {
+        self.items.clear();
+        self.bytes = 0;
+    }
+
+    fn take(&mut self) -> Vec<Item> {
+        self.bytes = 0;
+        std::mem::take(&mut self.items)
+    }
+}
+
+/// A message of the batch, resolved: what it names is known, what it asks has a place in the list of operations.
+enum Planned {
+    Parse { name: PgString, prepared: Arc<Prepared>, bytes: Bytes, bound: bool, asked: Option<usize> },
+    Bind { name: PgString, portal: Portal, bytes: Bytes, executed: bool, asked: Option<usize> },
+    Describe { target: Target, prepared: Option<Arc<Prepared>>, bytes: Bytes },
+    Execute { name: PgString, portal: Portal, bind: Option<usize>, bytes: Bytes, asked: Option<usize> },
+    Close { target: Target, bytes: Bytes },
+}
+
+/// A batch that cannot even be asked about: the words for the client.
+struct Unfit(Box<ReportFields>);
+
+impl Unfit {
+    fn new(code: &str, text: &str) -> Self {
+        Self(Box::new(ReportFields::new(Severity::Error, code, &format!("lockgate: {text}"))))
+    }
+}
+
+impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
+    /// Takes a message of the extended protocol.
+    pub(crate) async fn extended(&mut self, message: Frontend, frame: Frame) -> Result<(), Ending> {
+        let bytes = frame.into_bytes();
+        self.batch.bytes += bytes.len();
+        let item = match message {
+            Frontend::Sync => return self.close_batch(true).await,
+            Frontend::Flush => return self.close_batch(false).await,
+            Frontend::Parse(parse) => Item::Parse(parse, bytes),
+            Frontend::Bind(bind) => Item::Bind(bind, bytes),
+            Frontend::Describe(target) => Item::Describe(target, bytes),
+            Frontend::Execute(execute) => Item::Execute(execute, bytes),
+            Frontend::Close(target) => Item::Close(target, bytes),
+            Frontend::CopyData(_)
+            | Frontend::CopyDone
+            | Frontend::CopyFail(_)
+            | Frontend::FunctionCall(_)
+            | Frontend::Password(_)
+            | Frontend::Query(_)
+            | Frontend::Terminate => return Err(Ending::plain(CloseReason::Internal)),
+        };
+        self.batch.items.push(item);
+        if self.batch.items.len() > self.limits.batch_messages || self.batch.bytes > self.limits.batch_bytes {
+            self.batch.clear();
+            let text = format!(
+                "lockgate: a batch may have {} messages and {} bytes before its Sync; send Sync more often",
+                self.limits.batch_messages, self.limits.batch_bytes
+            );
+            let words = ReportFields::new(Severity::Error, sqlstate::LIMIT_EXCEEDED, &text);
+            return self.refuse_batch(words, false).await;
+        }
+        Ok(())
+    }
+
+    /// Sync or Flush: what waits is decided and sent.
+    async fn close_batch(&mut self, sync: bool) -> Result<(), Ending> {
+        let items = self.batch.take();
+        if self.server_leg.is_skipping() {
+            // An earlier part of the segment failed, and the client was told.
+            return if sync { self.sync() } else { Ok(()) };
+        }
+        if items.is_empty() {
+            return if sync { self.sync() } else { self.say_upstream(Housekeeping::Flush) };
+        }
+        if items.iter().all(|item| matches!(item, Item::Describe(..) | Item::Close(..))) {
+            return self.keep_house(items, sync);
+        }
+        self.cancel.begin();
+        let judged = self.judge_batch(items, sync).await;
+        let cancelled = self.cancel.finish();
+        match judged? {
+            Fate::Answered => Ok(()),
+            Fate::Refused(words) => self.refuse_batch(words, sync).await,
+            Fate::Permitted { permit, requests } if cancelled => {
+                drop(permit);
+                let flights = requests.into_iter().flat_map(|(_, answer)| answer.into_flights());
+                let words = self.cancelled(flights);
+                self.refuse_batch(words, sync).await
+            }
+            Fate::Permitted { permit, requests } => {
+                if self.server_leg.is_skipping() {
+                    // While it was decided, an earlier part of the segment failed: the server would drop this.
+                    drop(permit);
+                    let flights = requests.into_iter().flat_map(|(_, answer)| answer.into_flights());
+                    let kinds = flights.flat_map(|flight| flight.finish(OutcomeStatus::Skipped)).collect();
+                    self.note(kinds);
+                    return if sync { self.sync() } else { Ok(()) };
+                }
+                self.batch.sent = !sync;
+                self.send(permit, requests)
+            }
+        }
+    }
+
+    /// The client's Sync goes on alone.
+    fn sync(&mut self) -> Result<(), Ending> {
+        self.batch.sent = false;
+        self.tend(Housekeeping::Sync, Request::Sync, Answer::Sync)
+    }
+
+    /// A batch of nothing but Describe and Close runs no statement.
+    fn keep_house(&mut self, items: Vec<Item>, sync: bool) -> Result<(), Ending> {
+        for item in items {
+            match item {
+                Item::Describe(target, _) => {
+                    let strip = match &target {
+                        Target::Statement(name) => self.names.prepared(name).cloned(),
+                        Target::Portal(name) => self.names.portal(name).map(|portal| portal.prepared.clone()),
+                    };
+                    let strip = strip.and_then(|prepared| prepared.strip.get().copied());
+                    let request = describe_request(&target);
+                    self.tend(Housekeeping::Describe(target), request, Answer::Describe { strip })?;
+                }
+                Item::Close(target, _) => {
+                    let answer = close_answer(&target);
+                    self.tend(Housekeeping::Close(target), Request::Close, answer)?;
+                }
+                Item::Parse(..) | Item::Bind(..) | Item::Execute(..) => {
+                    return Err(Ending::plain(CloseReason::Internal));
+                }
+            }
+        }
+        if sync {
+            self.sync()
+        } else {
+            self.batch.sent = true;
+            self.say_upstream(Housekeeping::Flush)
+        }
+    }
+
+    /// Refuses a batch: nothing of it was sent. Where the server holds a transaction, or an earlier part of the segment, it
+    /// is made to fail as well, so that no later Sync or COMMIT keeps what came before.
+    async fn refuse_batch(&mut self, words: ReportFields, sync: bool) -> Result<(), Ending> {
+        self.settle().await?;
+        if self.server_leg.is_skipping() {
+            if sync {
+                return self.sync();
+            }
+            self.client_leg.handle_failed();
+            return Ok(());
+        }
+        let status = self.server_leg.status();
+        if self.batch.sent || status == TransactionStatus::InTransaction {
+            self.tend(Housekeeping::PoisonBatch, Request::Parse, Answer::Poison(words))?;
+            if sync {
+                return self.sync();
+            }
+        } else {
+            words::say(self.client.output.tail(), &Backend::ErrorResponse(words));
+            if sync {
+                words::ready(self.client.output.tail(), status);
+            }
+        }
+        if !sync {
+            self.client_leg.handle_failed();
+        }
+        Ok(())
+    }
+
+    async fn judge_batch(&mut self, items: Vec<Item>, sync: bool) -> Result<Fate, Ending> {
+        let crowded = self.server_leg.outstanding() + 2 * items.len() + 1 > MAX_OUTSTANDING;
+        if self.unsettled > 0 || crowded || leans_on_earlier(&items) {
+            self.settle().await?;
+        }
+        self.refresh_masks().await?;
+        // What a statement of the batch sets is in doubt for those behind it; the session itself learns of it from the
+        // answers only.
+        let state = self.state.clone();
+        let planned = self.plan(items);
+        let (planned, asked) = match planned {
+            Ok(planned) => planned,
+            Err(unfit) => {
+                self.state = state;
+                return Ok(Fate::Refused(*unfit.0));
+            }
+        };
+        self.state = state;
+        if asked.is_empty() {
+            return self.answer_empty(planned, sync).await;
+        }
+        match self.judge(asked).await? {
+            Judgement::Refused(words) => Ok(Fate::Refused(words)),
+            Judgement::Passed(passed) => {
+                let mut seats: Vec<Option<(Flight, Option<Granted>)>> = Vec::with_capacity(passed.len());
+                let mut cleared = Vec::with_capacity(passed.len());
+                for passed in passed {
+                    seats.push(Some((passed.flight, passed.granted.clone())));
+                    cleared.push(passed.cleared);
+                }
+                let (payload, requests) = match self.pack(planned, &mut seats, sync) {
+                    Ok(packed) => packed,
+                    Err(fault) => return Err(super::engine::internal(fault)),
+                };
+                match self.permit(cleared, payload).await? {
+                    Ok(permit) => Ok(Fate::Permitted { permit, requests }),
+                    Err(words) => Ok(Fate::Refused(words)),
+                }
+            }
+        }
+    }
+
+    /// Resolves names and lists the operations of the batch.
+    fn plan(&mut self, items: Vec<Item>) -> Result<(Vec<Planned>, Vec<Asked>), Unfit> {
+        let mut planned: Vec<Planned> = Vec::with_capacity(items.len());
+        for item in items {
+            let next = match item {
+                Item::Parse(parse, bytes) => self.plan_parse(&parse, bytes)?,
+                Item::Bind(bind, bytes) => self.plan_bind(&bind, bytes, &mut planned)?,
+                Item::Describe(target, bytes) => {
+                    let prepared = match &target {
+                        Target::Statement(name) => self.find_prepared(name, &mut planned, false),
+                        Target::Portal(name) => {
+                            self.find_portal(name, &mut planned, false).map(|(portal, _)| portal.prepared)
+                        }
+                    };
+                    Planned::Describe { target, prepared, bytes }
+                }
+                Item::Execute(execute, bytes) => {
+                    let name = execute.portal;
+                    let Some((portal, bind)) = self.find_portal(&name, &mut planned, true) else {
+                        let text = format!("portal \"{}\" is not known", name.to_string_lossy());
+                        return Err(Unfit::new(NO_PORTAL, &text));
+                    };
+                    if let Some(statement) = &portal.prepared.statement
+                        && !matches!(statement.control, Control::None)
+                    {
+                        self.state.sent(statement);
+                    }
+                    Planned::Execute { name, portal, bind, bytes, asked: None }
+                }
+                Item::Close(target, bytes) => Planned::Close { target, bytes },
+            };
+            planned.push(next);
+        }
+        let asked = self.list_operations(&mut planned)?;
+        Ok((planned, asked))
+    }
+
+    fn plan_parse(&mut self, parse: &Parse, bytes: Bytes) -> Result<Planned, Unfit> {
+        let text = parse
+            .sql
+            .to_str("the statement")
+            .map_err(|fault| Unfit::new(NOT_IN_REPERTOIRE, &fault.to_string()))?;
+        self.names
+            .admit_prepared(&parse.statement, text.len())
+            .map_err(|error| Unfit::new(sqlstate::LIMIT_EXCEEDED, &error.to_string()))?;
+        let script = self.script(text);
+        let statement = match script.statements.as_slice() {
+            [] => None,
+            [one] => Some(one.clone()),
+            [_, _, ..] => {
+                let text = "cannot insert multiple commands into a prepared statement";
+                return Err(Unfit::new(SYNTAX_ERROR, text));
+            }
+        };
+        let prepared = Arc::new(Prepared {
+            statement,
+            types: parse.parameter_types.clone(),
+            strip: Default::default(),
+            approval: Default::default(),
+        });
+        Ok(Planned::Parse { name: parse.statement.clone(), prepared, bytes, bound: false, asked: None })
+    }
+
+    fn plan_bind(&mut self, bind: &Bind, bytes: Bytes, planned: &mut [Planned]) -> Result<Planned, Unfit> {
+        self.names
+            .admit_portal(&bind.portal)
+            .map_err(|error| Unfit::new(sqlstate::LIMIT_EXCEEDED, &error.to_string()))?;
+        let Some(prepared) = self.find_prepared(&bind.statement, planned, true) else {
+            let text = format!("prepared statement \"{}\" is not known", bind.statement.to_string_lossy());
+            return Err(Unfit::new(NO_STATEMENT, &text));
+        };
+        let parameters: Vec<Parameter> = operation::parameters(bind, &prepared.types);
+        let portal = Portal { prepared, parameters: parameters.into(), approval: None };
+        Ok(Planned::Bind { name: bind.portal.clone(), portal, bytes, executed: false, asked: None })
+    }
+
+    /// The prepared statement of this name as it will be when the batch has come this far.
+    fn find_prepared(&self, name: &PgString, planned: &mut [Planned], binds: bool) -> Option<Arc<Prepared>> {
+        for earlier in planned.iter_mut().rev() {
+            match earlier {
+                Planned::Parse { name: parsed, prepared, bound, .. } if parsed == name => {
+                    *bound |= binds;
+                    return Some(prepared.clone());
+                }
+                Planned::Close { target: Target::Statement(closed), .. } if closed == name => return None,
+                _ => {}
+            }
+        }
+        self.names.prepared(name).cloned()
+    }
+
+    /// The portal of this name as it will be when the batch has come this far, and the Bind that makes it.
+    fn find_portal(
+        &self,
+        name: &PgString,
+        planned: &mut [Planned],
+        executes: bool,
+    ) -> Option<(Portal, Option<usize>)> {
+        for (index, earlier) in planned.iter_mut().enumerate().rev() {
+            match earlier {
+                Planned::Bind { name: bound, portal, executed, .. } if bound == name => {
+                    *executed |= executes;
+                    return Some((portal.clone(), Some(index)));
+                }
+                Planned::Close { target: Target::Portal(closed), .. } if closed == name => return None,
+                _ => {}
+            }
+        }
+        self.names.portal(name).map(|portal| (portal.clone(), None))
+    }
+
+    /// The operations of the batch, in the order they would run.
+    fn list_operations(&mut self, planned: &mut [Planned]) -> Result<Vec<Asked>, Unfit> {
+        let mut walk = TransactionWalk::from(self.server_leg.status());
+        let mut asked = Vec::new();
+        let mut empty = false;
+        for item in planned {
+            let (prepared, parameters, approval, seat, runs) = match item {
+                Planned::Parse { prepared, bound: false, asked, .. } => {
+                    (prepared.clone(), Arc::from([]), None, asked, false)
+                }
+                Planned::Bind { portal, executed: false, asked, .. } => {
+                    let approval = portal.prepared.approved();
+                    (portal.prepared.clone(), portal.parameters.clone(), approval, asked, false)
+                }
+                Planned::Execute { portal, asked, .. } => {
+                    let approval = portal.approval.clone().or_else(|| portal.prepared.take_approval());
+                    (portal.prepared.clone(), portal.parameters.clone(), approval, asked, true)
+                }
+                Planned::Parse { .. }
+                | Planned::Bind { .. }
+                | Planned::Describe { .. }
+                | Planned::Close { .. } => {
+                    continue;
+                }
+            };
+            let Some(statement) = &prepared.statement else {
+                empty = true;
+                continue;
+            };
+            let fresh = self.operation(statement, parameters.to_vec(), walk.is_open());
+            if runs {
+                walk.pass(statement);
+            }
+            *seat = Some(asked.len());
+            asked.push(ask(fresh, statement, approval, self.gate.now()));
+        }
+        if empty && !asked.is_empty() {
+            let text = "an empty statement among others in one batch is not supported";
+            return Err(Unfit::new(sqlstate::FEATURE_NOT_SUPPORTED, text));
+        }
+        Ok(asked)
+    }
+
+    /// The bytes of a decided batch and the answers they will have. Describe is put before an Execute whose rows are
+    /// masked: the columns' origins are known only then, and remembered ones go stale when a view is replaced.
+    fn pack(
+        &mut self,
+        planned: Vec<Planned>,
+        seats: &mut [Option<(Flight, Option<Granted>)>],
+        sync: bool,
+    ) -> Result<(Bytes, Vec<(Request, Answer)>), lockgate_wire::postgres::WireError> {
+        let mut payload = BytesMut::with_capacity(planned.iter().map(Planned::len).sum::<usize>() + 64);
+        let mut requests: Vec<(Request, Answer)> = Vec::with_capacity(planned.len() + 1);
+        // Where each planned message stands among the requests, for approvals found out later.
+        let mut binds: Vec<(usize, usize)> = Vec::new();
+        let mut take = |seat: Option<usize>| seat.and_then(|seat| seats.get_mut(seat)).and_then(Option::take);
+        let mut described: Option<PgString> = None;
+        for (index, item) in planned.into_iter().enumerate() {
+            let before = described.take();
+            match item {
+                Planned::Parse { name, prepared, bytes, asked, .. } => {
+                    let seat = take(asked);
+                    if let Some((flight, granted)) = &seat {
+                        prepared.learn(flight.strip());
+                        if let Some(granted) = granted {
+                            prepared.grant(granted.clone());
+                        }
+                    }
+                    payload.extend_from_slice(&bytes);
+                    let flight = seat.map(|(flight, _)| Box::new(flight));
+                    requests.push((Request::Parse, Answer::Parse { name, prepared, flight }));
+                }
+                Planned::Bind { name, mut portal, bytes, asked, .. } => {
+                    let seat = take(asked);
+                    if let Some((flight, granted)) = &seat {
+                        portal.prepared.learn(flight.strip());
+                        portal.approval.clone_from(granted);
+                    }
+                    payload.extend_from_slice(&bytes);
+                    binds.push((index, requests.len()));
+                    let flight = seat.map(|(flight, _)| Box::new(flight));
+                    requests.push((Request::Bind, Answer::Bind { name, portal, flight }));
+                }
+                Planned::Describe { target, prepared, bytes } => {
+                    payload.extend_from_slice(&bytes);
+                    let strip: Option<DecisionId> =
+                        prepared.and_then(|prepared| prepared.strip.get().copied());
+                    requests.push((describe_request(&target), Answer::Describe { strip }));
+                    if let Target::Portal(name) = target {
+                        described = Some(name);
+                    }
+                }
+                Planned::Execute { name, portal, bind, bytes, asked } => {
+                    let Some((mut flight, granted)) = take(asked) else { continue };
+                    portal.prepared.learn(flight.strip());
+                    if flight.is_masked() {
+                        if before.as_ref() == Some(&name) {
+                            flight.follow_describe();
+                        } else {
+                            Frontend::Describe(Target::Portal(name.clone())).encode(&mut payload)?;
+                            requests.push((Request::DescribePortal, Answer::Origins));
+                        }
+                    }
+                    payload.extend_from_slice(&bytes);
+                    requests.push((Request::Execute, Answer::Execute(Box::new(flight))));
+                    if let Some(granted) = granted {
+                        let made = bind.and_then(|bind| binds.iter().find(|(index, _)| *index == bind));
+                        match made.and_then(|(_, at)| requests.get_mut(*at)) {
+                            Some((_, Answer::Bind { portal, .. })) => portal.approval = Some(granted),
+                            Some(_) | None => self.names.approve_portal(&name, granted),
+                        }
+                    }
+                }
+                Planned::Close { target, bytes } => {
+                    payload.extend_from_slice(&bytes);
+                    requests.push((Request::Close, close_answer(&target)));
+                }
+            }
+        }
+        if sync {
+            Frontend::Sync.encode(&mut payload)?;
+            requests.push((Request::Sync, Answer::Sync));
+        } else {
+            Frontend::Flush.encode(&mut payload)?;
+        }
+        Ok((payload.freeze(), requests))
+    }
+
+    fn forget(&mut self, target: &Target) {
+        match target {
+            Target::Statement(name) => self.names.forget_prepared(name),
+            Target::Portal(name) => self.names.forget_portal(name),
+        }
+    }
+
+    /// A batch of empty statements (drivers ping so) is nothing to decide: lockgate answers it, and asks the server only
+    /// for its ReadyForQuery.
+    async fn answer_empty(&mut self, planned: Vec<Planned>, sync: bool) -> Result<Fate, Ending> {
+        self.settle().await?;
+        if self.server_leg.is_skipping() {
+            if sync {
+                self.sync()?;
+            }
+            return Ok(Fate::Answered);
+        }
+        for item in planned {
+            let answer = match item {
+                Planned::Parse { name, prepared, .. } => {
+                    self.names.enter_prepared(name, prepared);
+                    Backend::ParseComplete
+                }
+                Planned::Bind { name, portal, .. } => {
+                    self.names.enter_portal(name, portal);
+                    Backend::BindComplete
+                }
+                Planned::Describe { target: Target::Statement(_), .. } => {
+                    words::say(self.client.output.tail(), &Backend::ParameterDescription(Vec::new()));
+                    Backend::NoData
+                }
+                Planned::Describe { target: Target::Portal(_), .. } => Backend::NoData,
+                Planned::Execute { .. } => Backend::EmptyQueryResponse,
+                Planned::Close { target, .. } => {
+                    self.forget(&target);
+                    Backend::CloseComplete
+                }
+            };
+            words::say(self.client.output.tail(), &answer);
+        }
+        if sync {
+            self.sync()?;
+        }
+        Ok(Fate::Answered)
+    }
+}
+
+/// What becomes of a batch.
+enum Fate {
+    /// It is answered already.
+    Answered,
+    /// The words for the client.
+    Refused(ReportFields),
+    /// It may go on.
+    Permitted { permit: lockgate_policy::permit::Permit, requests: Vec<(Request, Answer)> },
+}
+
+impl Planned {
+    fn len(&self) -> usize {
+        match self {
+            Self::Parse { bytes, .. }
+            | Self::Bind { bytes, .. }
+            | Self::Describe { bytes, .. }
+            | Self::Execute { bytes, .. }
+            | Self::Close { bytes, .. } => bytes.len(),
+        }
+    }
+}
+
+/// Asks for an operation, with an earlier approval of the very same one when there is one that has not run out.
+fn ask(
+    fresh: Arc<Operation>,
+    statement: &Arc<Statement>,
+    approval: Option<Granted>,
+    now: lockgate_model::Timestamp,
+) -> Asked {
+    let approval = approval.filter(|granted| granted.fits(&fresh, now));
+    let operation = match &approval {
+        Some(granted) => granted.operation.clone(),
+        None => fresh,
+    };
+    Asked { operation, statement: statement.clone(), approval }
+}
+
+/// Whether the batch uses an unnamed statement or portal that an earlier batch made: the answer to that must be in first.
+fn leans_on_earlier(items: &[Item]) -> bool {
+    let (mut parsed, mut bound) = (false, false);
+    for item in items {
+        match item {
+            Item::Parse(parse, _) => parsed |= parse.statement.is_empty(),
+            Item::Bind(bind, _) => {
+                if bind.statement.is_empty() && !parsed {
+                    return true;
+                }
+                bound |= bind.portal.is_empty();
+            }
+            Item::Execute(execute, _) if execute.portal.is_empty() && !bound => return true,
+            Item::Describe(..) | Item::Execute(..) | Item::Close(..) => {}
+        }
+    }
+    false
+}
+
+fn describe_request(target: &Target) -> Request {
+    match target {
+        Target::Statement(_) => Request::DescribeStatement,
+        Target::Portal(_) => Request::DescribePortal,
+    }
+}
+
+fn close_answer(target: &Target) -> Answer {
+    let statement = matches!(target, Target::Statement(_));
+    Answer::Close { statement, name: target.name().clone() }
+}

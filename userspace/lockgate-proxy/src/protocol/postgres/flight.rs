@@ -1,0 +1,298 @@
+//! What was sent upstream and is not answered yet: which operation each answer belongs to, how its rows are masked, what
+//! is counted and kept of them for the record.
+
+use super::prepared::{Portal, Prepared};
+use crate::limits::{RECORDED_BYTES, RECORDED_ROWS};
+use lockgate_inspect::{
+    mask::{RowMask, StatementMask},
+    sql::Statement,
+};
+use lockgate_model::{
+    DecisionId, OperationId,
+    event::EventKind,
+    outcome::{Outcome, OutcomeStatus},
+    verdict::{RecordResults, Verdict},
+};
+use lockgate_wire::postgres::{
+    Format, PgString,
+    automaton::Ticket,
+    backend::{Column, DataRow, ReportFields},
+};
+use std::{collections::VecDeque, sync::Arc};
+use tokio::time::Instant;
+
+/// One request that waits for its answer.
+pub(crate) struct Expected {
+    /// The automaton's name of it.
+    pub(crate) ticket: Ticket,
+    /// What the answer is for.
+    pub(crate) answer: Answer,
+}
+
+/// What an answer is for.
+pub(crate) enum Answer {
+    /// Query: one flight a statement, in order.
+    Query(VecDeque<Flight>),
+    /// Parse; the statement is known by its name once the server took it.
+    Parse {
+        /// Its name.
+        name: PgString,
+        /// What it prepares.
+        prepared: Arc<Prepared>,
+        /// Set when the Parse is an operation of its own, not followed by an Execute.
+        flight: Option<Box<Flight>>,
+    },
+    /// Bind; the portal is known by its name once the server made it.
+    Bind {
+        /// Its name.
+        name: PgString,
+        /// What it runs.
+        portal: Portal,
+        /// Set when the Bind is an operation of its own, not followed by an Execute.
+        flight: Option<Box<Flight>>,
+    },
+    /// Describe that the client asked for.
+    Describe {
+        /// Messages could carry masked values.
+        strip: Option<DecisionId>,
+    },
+    /// Describe that lockgate asked for, to learn where the columns of the next Execute come from; the client sees none
+    /// of it.
+    Origins,
+    /// Execute.
+    Execute(Box<Flight>),
+    /// Close of a prepared statement or portal.
+    Close {
+        /// A prepared statement; else a portal.
+        statement: bool,
+        /// Its name.
+        name: PgString,
+    },
+    /// Sync.
+    Sync,
+    /// An Execute that must fail, so that the server's transaction fails with lockgate's denial.
+    Poison(ReportFields),
+}
+
+impl Answer {
+    /// The operations that wait for this answer.
+    pub(crate) fn into_flights(self) -> Vec<Flight> {
+        match self {
+            Self::Query(flights) => flights.into(),
+            Self::Parse { flight, .. } | Self::Bind { flight, .. } => {
+                flight.into_iter().map(|flight| *flight).collect()
+            }
+            Self::Execute(flight) => vec![*flight],
+            Self::Describe { .. } | Self::Origins | Self::Close { .. } | Self::Sync | Self::Poison(_) => {
+                Vec::new()
+            }
+        }
+    }
+
+    /// It is sent now.
+    pub(crate) fn begin(&mut self) {
+        match self {
+            Self::Query(flights) => flights.iter_mut().for_each(Flight::begin),
+            Self::Parse { flight, .. } | Self::Bind { flight, .. } => {
+                flight.iter_mut().for_each(|flight| flight.begin());
+            }
+            Self::Execute(flight) => flight.begin(),
+            Self::Describe { .. } | Self::Origins | Self::Close { .. } | Self::Sync | Self::Poison(_) => {}
+        }
+    }
+
+    /// The decision to quote when a message that belongs to this answer must be withheld.
+    pub(crate) fn strip(&self) -> Option<DecisionId> {
+        match self {
+            // A message with several statements is stripped as a whole: which of them speaks is not always told.
+            Self::Query(flights) => flights.iter().find_map(Flight::strip),
+            Self::Parse { flight, prepared, .. } => {
+                flight.as_ref().and_then(|flight| flight.strip()).or(prepared.strip.get().copied())
+            }
+            Self::Bind { portal, .. } => portal.prepared.strip.get().copied(),
+            Self::Describe { strip } => *strip,
+            Self::Execute(flight) => flight.strip(),
+            Self::Origins | Self::Close { .. } | Self::Sync | Self::Poison(_) => None,
+        }
+    }
+}
+
+/// The rows that a record keeps, as the client saw them.
+struct Kept {
+    columns: Vec<(String, Format)>,
+    rows: Vec<Vec<Option<String>>>,
+    bytes: usize,
+    truncated: bool,
+}
+
+/// One operation between forward and answer.
+pub(crate) struct Flight {
+    /// Its id.
+    pub(crate) operation: OperationId,
+    /// The decision that lets it pass.
+    pub(crate) decision: DecisionId,
+    /// What it runs.
+    pub(crate) statement: Arc<Statement>,
+    mask: Option<Arc<StatementMask>>,
+    rows_mask: Option<RowMask>,
+    /// The client's own Describe of the portal stands right before it.
+    follows_describe: bool,
+    kept: Option<Kept>,
+    began: Instant,
+    outcome: Outcome,
+}
+
+impl Flight {
+    /// An operation that is about to be forwarded.
+    pub(crate) fn new(
+        operation: OperationId,
+        verdict: &Verdict,
+        statement: Arc<Statement>,
+        mask: Option<Arc<StatementMask>>,
+    ) -> Self {
+        let kept = match verdict.obligations.record.results {
+            RecordResults::None => None,
+            RecordResults::Masked => {
+                Some(Kept { columns: Vec::new(), rows: Vec::new(), bytes: 0, truncated: false })
+            }
+        };
+        let outcome = Outcome {
+            status: OutcomeStatus::Broken,
+            rows: 0,
+            bytes_out: 0,
+            bytes_in: 0,
+            masked_fields: 0,
+            elapsed_micros: 0,
+        };
+        let began = Instant::now();
+        Self {
+            operation,
+            decision: verdict.decision,
+            statement,
+            mask,
+            rows_mask: None,
+            follows_describe: false,
+            kept,
+            began,
+            outcome,
+        }
+    }
+
+    /// Its first byte leaves now.
+    pub(crate) fn begin(&mut self) {
+        self.began = Instant::now();
+    }
+
+    /// Whether its rows have to be described before they can be passed on.
+    pub(crate) fn is_masked(&self) -> bool {
+        self.mask.is_some()
+    }
+
+    /// The Describe before it will tell where its columns come from.
+    pub(crate) fn follow_describe(&mut self) {
+        self.follows_describe = true;
+    }
+
+    /// Whether the Describe before it tells where its columns come from.
+    pub(crate) fn follows_describe(&self) -> bool {
+        self.follows_describe
+    }
+
+    /// Set when its messages could carry masked values: the decision to quote instead.
+    pub(crate) fn strip(&self) -> Option<DecisionId> {
+        self.mask.as_ref().is_some_and(|mask| mask.strip_messages()).then_some(self.decision)
+    }
+
+    /// The rows that follow look like this.
+    pub(crate) fn described(&mut self, columns: &[Column]) {
+        self.rows_mask = self.mask.as_ref().map(|mask| mask.rows(columns));
+        if let Some(kept) = &mut self.kept {
+            kept.columns =
+                columns.iter().map(|c| (c.name.to_string_lossy().into_owned(), c.format)).collect();
+        }
+    }
+
+    /// How its rows go on.
+    pub(crate) fn rows(&mut self) -> Rows<'_> {
+        let recorded = self.kept.as_ref().is_some_and(|kept| !kept.truncated);
+        match (&self.mask, &mut self.rows_mask) {
+            (Some(_), None) => Rows::Undescribed,
+            (Some(_), Some(mask)) if !mask.is_passthrough() => Rows::Masked(mask),
+            (Some(_), Some(_)) | (None, _) if recorded => Rows::Kept,
+            (Some(_), Some(_)) | (None, _) => Rows::Plain,
+        }
+    }
+
+    /// A row of this many bytes went to the client, with this many fields changed.
+    pub(crate) fn count_row(&mut self, bytes: usize, masked: u64) {
+        self.outcome.rows += 1;
+        self.outcome.bytes_out += bytes as u64;
+        self.outcome.masked_fields += masked;
+    }
+
+    /// Copy data went to the client.
+    pub(crate) fn count_out(&mut self, bytes: usize) {
+        self.outcome.bytes_out += bytes as u64;
+    }
+
+    /// Copy data came from the client.
+    pub(crate) fn count_in(&mut self, bytes: usize) {
+        self.outcome.bytes_in += bytes as u64;
+    }
+
+    /// Keeps a row as the client saw it, within the bounds.
+    pub(crate) fn keep(&mut self, row: &DataRow) {
+        let Some(kept) = &mut self.kept else { return };
+        if kept.rows.len() >= RECORDED_ROWS || kept.bytes + row.wire_len() > RECORDED_BYTES {
+            kept.truncated = true;
+            return;
+        }
+        kept.bytes += row.wire_len();
+        let formats = kept.columns.iter().map(|(_, format)| *format).chain(std::iter::repeat(Format::Text));
+        let values = row.fields().zip(formats).map(|(field, format)| field.map(|f| shown(f, format)));
+        kept.rows.push(values.collect());
+    }
+
+    /// Whether rows are kept.
+    pub(crate) fn keeps(&self) -> bool {
+        self.kept.as_ref().is_some_and(|kept| !kept.truncated)
+    }
+
+    /// It ended; the events that say how.
+    pub(crate) fn finish(mut self, status: OutcomeStatus) -> Vec<EventKind> {
+        self.outcome.status = status;
+        self.outcome.elapsed_micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let responded = EventKind::Responded { operation: self.operation, outcome: self.outcome };
+        match self.kept {
+            Some(kept) if !kept.columns.is_empty() => {
+                let rows = EventKind::ResultRows {
+                    operation: self.operation,
+                    columns: kept.columns.into_iter().map(|(name, _)| name).collect(),
+                    rows: kept.rows,
+                    truncated: kept.truncated,
+                };
+                vec![rows, responded]
+            }
+            Some(_) | None => vec![responded],
+        }
+    }
+}
+
+/// How rows go on.
+pub(crate) enum Rows<'a> {
+    /// As they are, in bulk.
+    Plain,
+    /// As they are, but looked at for the record.
+    Kept,
+    /// Rewritten.
+    Masked(&'a mut RowMask),
+    /// Not at all: nobody knows where their columns come from.
+    Undescribed,
+}
+
+fn shown(field: &[u8], format: Format) -> String {
+    match format {
+        Format::Text => String::from_utf8_lossy(field).into_owned(),
+        Format::Binary => hex::encode(field),
+    }
+}

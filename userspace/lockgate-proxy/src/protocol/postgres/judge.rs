@@ -1,0 +1,482 @@
+//! Deciding what a client asked for: policy and masks over every operation of a message or batch, waiting for people where
+//! policy says so, and one answer for all: they pass together or not at all.
+//!
+//! Nothing is sent from here. While it waits, the engine goes on relaying answers to what was sent before.
+
+use super::{engine::Engine, flight::Flight, words};
+use crate::{
+    gate::Gate,
+    hold::{self, NoticeSchedule},
+    limits::HOLD_ROUNDS,
+    report::Ending,
+};
+use lockgate_inspect::{mask::StatementMask, sql::Statement};
+use lockgate_model::{
+    Timestamp,
+    approval::{ApprovalRequest, Resolution, WithdrawReason},
+    event::Event,
+    operation::Operation,
+    outcome::CloseReason,
+    port::{Durability, PendingApproval},
+    session::Mode,
+    sql::SqlClass,
+    verdict::{Denial, DenialCause, Effect, Verdict},
+};
+use lockgate_policy::permit::Cleared;
+use lockgate_wire::postgres::backend::ReportFields;
+use std::sync::Arc;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Instant, sleep_until},
+};
+
+/// One operation that wants to pass.
+pub(crate) struct Asked {
+    /// The operation.
+    pub(crate) operation: Arc<Operation>,
+    /// What the inspector made of it.
+    pub(crate) statement: Arc<Statement>,
+    /// An approval that it may use again: it was given for the same text when it was prepared.
+    pub(crate) approval: Option<Granted>,
+}
+
+/// An approval and what it was given for.
+#[derive(Clone, Debug)]
+pub(crate) struct Granted {
+    /// The operation that was approved; reused, so that the approval fits it.
+    pub(crate) operation: Arc<Operation>,
+    request: Arc<ApprovalRequest>,
+    resolution: Arc<Resolution>,
+}
+
+impl Granted {
+    /// Whether it was given for this very operation and has not run out.
+    pub(crate) fn fits(&self, operation: &Operation, now: Timestamp) -> bool {
+        self.operation.digest == operation.digest && now <= self.request.expires_at
+    }
+}
+
+/// One operation that may pass.
+pub(crate) struct Passed {
+    /// For the permit.
+    pub(crate) cleared: Cleared,
+    /// For the answer.
+    pub(crate) flight: Flight,
+    /// How it was approved, when people did.
+    pub(crate) granted: Option<Granted>,
+}
+
+/// What becomes of a message or batch.
+pub(crate) enum Judgement {
+    /// All of it passes.
+    Passed(Vec<Passed>),
+    /// Nothing of it passes; the words for the client.
+    Refused(ReportFields),
+}
+
+/// An operation on its way through the judgement.
+struct Case {
+    asked: Asked,
+    verdict: Verdict,
+    mask: Option<Arc<StatementMask>>,
+    /// Its hold was recorded; a refusal is then an event of its own.
+    held: bool,
+    cleared: Option<(Cleared, Option<Granted>)>,
+}
+
+/// How a hold ended.
+enum Held {
+    Approved(Box<(Cleared, Granted)>),
+    Refused(Verdict, Denial),
+}
+
+impl Gate {
+    fn case(&mut self, asked: Asked, masks: &mut super::masks::Masks) -> Case {
+        let verdict = self.evaluate(&asked.operation);
+        let (verdict, mask) = self.masked(verdict, &asked.statement, masks);
+        Case { asked, verdict, mask, held: false, cleared: None }
+    }
+
+    /// What the masks of a verdict mean for the statement; a use that they forbid refuses it.
+    fn masked(
+        &self,
+        verdict: Verdict,
+        statement: &Statement,
+        masks: &mut super::masks::Masks,
+    ) -> (Verdict, Option<Arc<StatementMask>>) {
+        let Some(spec) = &verdict.obligations.mask else { return (verdict, None) };
+        match self.session.target.mode {
+            Mode::Enforce => {}
+            // Decided and recorded, not acted on.
+            Mode::Shadow | Mode::Observe => return (verdict, None),
+        }
+        if matches!(verdict.effect, Effect::Deny(_)) || is_dataless(statement) {
+            return (verdict, None);
+        }
+        let Some(plan) = masks.plan(spec, &self.ports.mask_keys.load_full()) else {
+            let denial = Denial {
+                rule: spec.rules.first().cloned(),
+                cause: DenialCause::Unavailable,
+                reason: "the target's catalogue could not be read, so lockgate cannot mask its columns"
+                    .to_owned(),
+                remedy: Some("try again; if it stays so, lockgate's log says why".to_owned()),
+            };
+            return (self.overrule(verdict, denial), None);
+        };
+        match plan.judge(statement) {
+            Ok(mask) => (verdict, Some(Arc::new(mask))),
+            Err(violation) => {
+                let mut denial = violation.denial();
+                denial.rule = denial.rule.or_else(|| spec.rules.first().cloned());
+                (self.overrule(verdict, denial), None)
+            }
+        }
+    }
+}
+
+/// BEGIN, COMMIT and the like carry no data, masked or not.
+fn is_dataless(statement: &Statement) -> bool {
+    statement.class() == SqlClass::Transaction
+}
+
+impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
+    /// Decides all of it. Returns when nothing is left to wait for.
+    pub(crate) async fn judge(&mut self, asked: Vec<Asked>) -> Result<Judgement, Ending> {
+        self.refresh_masks().await?;
+        let mut cases: Vec<Case> = Vec::with_capacity(asked.len());
+        for asked in asked {
+            cases.push(self.gate.case(asked, &mut self.masks));
+        }
+        if cases.iter().all(|case| matches!(case.verdict.effect, Effect::Allow)) {
+            return Ok(pass(cases));
+        }
+        // A refusal or a hold is told after the answers to what was sent before, and needs to know how those left the
+        // transaction.
+        self.settle().await?;
+        if let Some(at) = cases.iter().position(|case| matches!(case.verdict.effect, Effect::Deny(_))) {
+            return self.refuse(cases, at).await;
+        }
+        let mut waited = false;
+        for at in 0..cases.len() {
+            let Some(case) = cases.get_mut(at) else { break };
+            if !matches!(case.verdict.effect, Effect::Hold(_)) {
+                continue;
+            }
+            if let Some(cleared) = reuse(case) {
+                case.cleared = Some(cleared);
+                continue;
+            }
+            waited = true;
+            case.held = true;
+            let (operation, statement) = (case.asked.operation.clone(), case.asked.statement.clone());
+            let verdict = case.verdict.clone();
+            match self.hold(&operation, &statement, verdict).await? {
+                Held::Approved(approved) => {
+                    let (cleared, granted) = *approved;
+                    let verdict = cleared.verdict().clone();
+                    let (verdict, mask) = self.gate.masked(verdict, &statement, &mut self.masks);
+                    let Some(case) = cases.get_mut(at) else { break };
+                    (case.verdict, case.mask) = (verdict, mask);
+                    if matches!(case.verdict.effect, Effect::Deny(_)) {
+                        return self.refuse(cases, at).await;
+                    }
+                    case.cleared = Some((cleared, Some(granted)));
+                }
+                Held::Refused(verdict, denial) => {
+                    let Some(case) = cases.get_mut(at) else { break };
+                    case.verdict = self.gate.overrule(verdict, denial);
+                    return self.refuse(cases, at).await;
+                }
+            }
+        }
+        if waited && let Some(at) = self.ask_again(&mut cases) {
+            return self.refuse(cases, at).await;
+        }
+        Ok(pass(cases))
+    }
+
+    /// While one operation waited, policy may have changed for its neighbours.
+    fn ask_again(&mut self, cases: &mut [Case]) -> Option<usize> {
+        let mut refused = None;
+        for (at, case) in cases.iter_mut().enumerate().filter(|(_, case)| case.cleared.is_none()) {
+            let verdict = self.gate.evaluate(&case.asked.operation);
+            let (verdict, mask) = self.gate.masked(verdict, &case.asked.statement, &mut self.masks);
+            let verdict = match verdict.effect {
+                Effect::Allow | Effect::Deny(_) => verdict,
+                Effect::Hold(_) => {
+                    let denial = Denial {
+                        rule: None,
+                        cause: DenialCause::Unavailable,
+                        reason: "the policy changed while another statement of the message waited".to_owned(),
+                        remedy: Some("run it again".to_owned()),
+                    };
+                    self.gate.overrule(verdict, denial)
+                }
+            };
+            if matches!(verdict.effect, Effect::Deny(_)) {
+                refused.get_or_insert(at);
+            }
+            (case.verdict, case.mask) = (verdict, mask);
+        }
+        refused
+    }
+
+    /// Records that nothing of it passes, and why; answers the words for the client.
+    async fn refuse(&mut self, cases: Vec<Case>, at: usize) -> Result<Judgement, Ending> {
+        let many = cases.len() > 1;
+        let mut words = None;
+        let mut own = None;
+        if let Some(case) = cases.get(at)
+            && let Effect::Deny(denial) = &case.verdict.effect
+        {
+            words = Some(words::denied(&case.asked.operation, case.verdict.decision, denial));
+            own = Some(denial.clone());
+            tracing::info!(
+                session = %self.gate.session.id,
+                decision = %case.verdict.decision,
+                cause = denial.cause.as_str(),
+                rule = denial.rule.as_ref().map(|rule| rule.as_str()),
+                "operation denied"
+            );
+        }
+        let (Some(words), Some(own)) = (words, own) else {
+            return Err(Ending::because(CloseReason::Internal, "a refusal without a denial"));
+        };
+        let neighbour = Denial {
+            rule: own.rule.clone(),
+            cause: own.cause,
+            reason: format!("refused together with statement {} of the same message or batch", at + 1),
+            remedy: None,
+        };
+        let events: Vec<Event> = cases
+            .into_iter()
+            .enumerate()
+            .map(|(index, case)| {
+                let denial = match (&case.verdict.effect, index == at) {
+                    (Effect::Deny(denial), _) => denial.clone(),
+                    (Effect::Allow | Effect::Hold(_), true) => own.clone(),
+                    (Effect::Allow | Effect::Hold(_), false) => neighbour.clone(),
+                };
+                let operation = &case.asked.operation;
+                if case.held {
+                    self.gate.refused(operation.id, case.verdict.decision, denial)
+                } else {
+                    self.gate.decided(operation, case.verdict, Some(denial))
+                }
+            })
+            .collect();
+        self.record(events, Durability::Written).await?;
+        let words = if many {
+            words.with(
+                lockgate_wire::postgres::backend::field::WHERE,
+                &format!("statement {} of the message", at + 1),
+            )
+        } else {
+            words
+        };
+        Ok(Judgement::Refused(words))
+    }
+
+    /// Records what is refused anyway: a recorder that fails changes nothing for the client, and is said aloud.
+    async fn record(&mut self, events: Vec<Event>, durability: Durability) -> Result<(), Ending> {
+        let recorder = self.gate.ports.recorder.clone();
+        if let Err(error) = self.relay_while(async move { recorder.record(events, durability).await }).await?
+        {
+            tracing::error!(%error, "a refusal could not be recorded");
+        }
+        Ok(())
+    }
+
+    /// Waits for people, telling the client what it waits for. Policy is asked again when the wait ends.
+    async fn hold(
+        &mut self,
+        operation: &Arc<Operation>,
+        statement: &Statement,
+        verdict: Verdict,
+    ) -> Result<Held, Ending> {
+        let mut verdict = verdict;
+        for _ in 0..HOLD_ROUNDS {
+            let Some(request) = self.gate.request(operation, verdict.clone()) else {
+                return Ok(Held::Refused(verdict, unavailable("the verdict asks nobody")));
+            };
+            let request = Arc::new(request);
+            let resolution = match self.ask(operation, &request).await? {
+                Ok(resolution) => Arc::new(resolution),
+                Err(denial) => return Ok(Held::Refused(verdict, denial)),
+            };
+            let rule = request.spec.requirements.first().map(|requirement| requirement.rule.clone());
+            if let Some(denial) = hold::refusal(&resolution, rule) {
+                return Ok(Held::Refused(verdict, denial));
+            }
+            let now = self.gate.evaluate(operation);
+            let (now, _) = self.gate.masked(now, statement, &mut self.masks);
+            match Cleared::approved(operation.clone(), now, &request, &resolution) {
+                Ok(cleared) => {
+                    if let Resolution::Approved { votes } = &*resolution {
+                        self.tell(&hold::approved(operation, votes));
+                    }
+                    let granted = Granted { operation: operation.clone(), request, resolution };
+                    return Ok(Held::Approved(Box::new((cleared, granted))));
+                }
+                Err(now) => match now.effect.clone() {
+                    Effect::Deny(denial) => return Ok(Held::Refused(*now, denial)),
+                    // The policy asks for more than before: ask for that.
+                    Effect::Hold(_) => verdict = *now,
+                    Effect::Allow => {
+                        return Ok(Held::Refused(*now, unavailable("the approval is for another operation")));
+                    }
+                },
+            }
+        }
+        Ok(Held::Refused(verdict, unavailable("the policy kept changing while approval was asked for")))
+    }
+
+    /// One request, from its record to its resolution.
+    async fn ask(
+        &mut self,
+        operation: &Arc<Operation>,
+        request: &Arc<ApprovalRequest>,
+    ) -> Result<Result<Resolution, Denial>, Ending> {
+        let event = self.gate.decided(operation, request.verdict.clone(), None);
+        let recorder = self.gate.ports.recorder.clone();
+        let recorded =
+            self.relay_while(async move { recorder.record(vec![event], Durability::Synced).await });
+        if let Err(error) = recorded.await? {
+            return Ok(Err(Denial {
+                rule: None,
+                cause: DenialCause::RecordFailed,
+                reason: error.to_string(),
+                remedy: Some("try again when lockgate's log can be written".to_owned()),
+            }));
+        }
+        let approvals = self.gate.ports.approvals.clone();
+        let opening = request.as_ref().clone();
+        let mut pending = match self.relay_while(async move { approvals.open(opening).await }).await? {
+            Ok(pending) => pending,
+            Err(error) => return Ok(Err(unavailable(&error.to_string()))),
+        };
+        tracing::info!(
+            session = %self.gate.session.id,
+            request = %request.id,
+            decision = %request.decision(),
+            "operation held"
+        );
+        metrics::gauge!("lockgate_operations_held").increment(1);
+        let waited = self.wait(operation, &mut pending).await;
+        metrics::gauge!("lockgate_operations_held").decrement(1);
+        match waited {
+            Ok(resolution) => Ok(Ok(resolution)),
+            Err(Interruption::Cancelled) => {
+                pending.withdraw(WithdrawReason::Cancelled).await;
+                Ok(Ok(Resolution::Withdrawn { reason: WithdrawReason::Cancelled }))
+            }
+            Err(Interruption::Ended(reason, ending)) => {
+                pending.withdraw(reason).await;
+                let denial = hold::refusal(&Resolution::Withdrawn { reason }, None);
+                if let Some(denial) = denial {
+                    let refused = self.gate.refused(operation.id, request.decision(), denial);
+                    self.gate.ports.recorder.submit(vec![refused]);
+                }
+                Err(ending)
+            }
+        }
+    }
+
+    /// Waits until the request is resolved or the wait is interrupted.
+    async fn wait(
+        &mut self,
+        operation: &Operation,
+        pending: &mut Box<dyn PendingApproval>,
+    ) -> Result<Resolution, Interruption> {
+        let cancel = self.cancel.clone();
+        let deadline = self.drain.deadline.clone();
+        let mut progress = pending.progress();
+        let mut schedule = NoticeSchedule::default();
+        let mut next = Instant::now();
+        loop {
+            if let Some(resolution) = progress.resolution.clone() {
+                return Ok(resolution);
+            }
+            if self.client.ended {
+                let ending = Ending::because(CloseReason::ClientClosed, "while a statement was held");
+                return Err(Interruption::Ended(WithdrawReason::Disconnected, ending));
+            }
+            tokio::select! {
+                biased;
+                () = cancel.asked() => return Err(Interruption::Cancelled),
+                () = deadline.cancelled() => {
+                    let ending = Ending::plain(CloseReason::Drained);
+                    return Err(Interruption::Ended(WithdrawReason::Drained, ending));
+                }
+                changed = pending.changed() => {
+                    // A vote is news: tell at once.
+                    if changed.requirements != progress.requirements {
+                        next = Instant::now();
+                    }
+                    progress = changed;
+                }
+                turned = self.turn(true) => {
+                    if let Err(ending) = turned {
+                        let reason = match ending.reason {
+                            CloseReason::UpstreamClosed | CloseReason::UpstreamProtocolError => {
+                                WithdrawReason::UpstreamLost
+                            }
+                            _ => WithdrawReason::Disconnected,
+                        };
+                        return Err(Interruption::Ended(reason, ending));
+                    }
+                }
+                () = sleep_until(next) => {
+                    self.tell(&hold::waiting(&self.gate.session, operation, &progress));
+                    next = Instant::now() + schedule.next();
+                }
+            }
+        }
+    }
+}
+
+/// Why a wait ended without a resolution.
+enum Interruption {
+    /// Ctrl-C; the session goes on.
+    Cancelled,
+    /// The session ends.
+    Ended(WithdrawReason, Ending),
+}
+
+fn pass(cases: Vec<Case>) -> Judgement {
+    let mut passed = Vec::with_capacity(cases.len());
+    for case in cases {
+        let Case { asked, verdict, mask, cleared, .. } = case;
+        let flight = Flight::new(asked.operation.id, &verdict, asked.statement, mask);
+        let (cleared, granted) = match cleared {
+            Some(cleared) => cleared,
+            None => match Cleared::allowed(asked.operation.clone(), verdict) {
+                Ok(cleared) => (cleared, None),
+                Err(verdict) => {
+                    let denial = unavailable("the decision is not an allow");
+                    return Judgement::Refused(words::denied(&asked.operation, verdict.decision, &denial));
+                }
+            },
+        };
+        passed.push(Passed { cleared, flight, granted });
+    }
+    Judgement::Passed(passed)
+}
+
+/// An approval given when the statement was prepared, if it still covers what policy asks now.
+fn reuse(case: &Case) -> Option<(Cleared, Option<Granted>)> {
+    let granted = case.asked.approval.clone()?;
+    let operation = case.asked.operation.clone();
+    let cleared =
+        Cleared::approved(operation, case.verdict.clone(), &granted.request, &granted.resolution).ok()?;
+    Some((cleared, Some(granted)))
+}
+
+fn unavailable(reason: &str) -> Denial {
+    Denial {
+        rule: None,
+        cause: DenialCause::Unavailable,
+        reason: reason.to_owned(),
+        remedy: Some("run it again later; lockgate's log says more".to_owned()),
+    }
+}

@@ -1,0 +1,123 @@
+//! The mask plans of one session: policy's masks worked out against the target's catalogue.
+//!
+//! Plans are shared by all sessions of a target's database, and made anew when the policy's masks or the catalogue
+//! changed. Without a catalogue there is no plan, and what could return rows is refused: never raw.
+
+use lockgate_inspect::{
+    mask::{MaskKeys, MaskPlan},
+    sql::{Statement, catalogue::CatalogueSnapshot},
+};
+use lockgate_model::{port::BoxFuture, verdict::MaskSpec};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Plans that are kept: one per database, catalogue and combination of matching mask rules. The oldest goes first.
+const PLANS: usize = 64;
+
+/// Where a database's catalogue comes from: the side connection, or a script in tests.
+pub(crate) trait CatalogueSource: Send + Sync {
+    /// The catalogue, loaded (again) when it is missing or out of date. None when it cannot be loaded; the reason is
+    /// logged by the source.
+    fn load(&self) -> BoxFuture<'_, Option<Arc<CatalogueSnapshot>>>;
+    /// The catalogue when it is at hand and fresh: no wait.
+    fn fresh(&self) -> Option<Arc<CatalogueSnapshot>>;
+    /// Somebody changed the schema.
+    fn outdated(&self);
+}
+
+/// One plan and what it was made of.
+struct Made {
+    spec: MaskSpec,
+    catalogue: Arc<CatalogueSnapshot>,
+    keys: usize,
+    plan: Arc<MaskPlan>,
+}
+
+/// The plans of all databases, shared by their sessions.
+#[derive(Default)]
+pub(crate) struct PlanCache(Mutex<Vec<Made>>);
+
+impl PlanCache {
+    fn plan(
+        &self,
+        spec: &MaskSpec,
+        catalogue: &Arc<CatalogueSnapshot>,
+        keys: &Arc<MaskKeys>,
+    ) -> Arc<MaskPlan> {
+        let key_id = Arc::as_ptr(keys).addr();
+        let find = |made: &&Made| {
+            Arc::ptr_eq(&made.catalogue, catalogue) && made.keys == key_id && made.spec == *spec
+        };
+        let mut plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = plans.iter().find(find) {
+            return made.plan.clone();
+        }
+        let plan = Arc::new(MaskPlan::new(spec, catalogue.clone(), keys));
+        if plans.len() >= PLANS {
+            plans.remove(0);
+        }
+        plans.push(Made {
+            spec: spec.clone(),
+            catalogue: catalogue.clone(),
+            keys: key_id,
+            plan: plan.clone(),
+        });
+        plan
+    }
+}
+
+/// One session's view of them.
+pub(crate) struct Masks {
+    source: Arc<dyn CatalogueSource>,
+    plans: Arc<PlanCache>,
+    catalogue: Option<Arc<CatalogueSnapshot>>,
+}
+
+impl Masks {
+    pub(crate) fn new(source: Arc<dyn CatalogueSource>, plans: Arc<PlanCache>) -> Self {
+        Self { source, plans, catalogue: None }
+    }
+
+    /// The catalogue in force for this message.
+    pub(crate) fn catalogue(&self) -> Option<&Arc<CatalogueSnapshot>> {
+        self.catalogue.as_ref()
+    }
+
+    /// Takes a fresh catalogue that is at hand; false when it has to be loaded first.
+    pub(crate) fn refresh(&mut self) -> bool {
+        self.catalogue = self.source.fresh();
+        self.catalogue.is_some()
+    }
+
+    /// The load, for the engine to wait for.
+    pub(crate) fn source(&self) -> Arc<dyn CatalogueSource> {
+        self.source.clone()
+    }
+
+    /// What was loaded.
+    pub(crate) fn loaded(&mut self, catalogue: Option<Arc<CatalogueSnapshot>>) {
+        self.catalogue = catalogue;
+    }
+
+    /// The schema changed.
+    pub(crate) fn outdated(&self) {
+        self.source.outdated();
+    }
+
+    /// The plan of these masks; None without a catalogue.
+    pub(crate) fn plan(&self, spec: &MaskSpec, keys: &Arc<MaskKeys>) -> Option<Arc<MaskPlan>> {
+        Some(self.plans.plan(spec, self.catalogue.as_ref()?, keys))
+    }
+
+    /// Whether no literal of the statement may rest in a record; unknown is yes.
+    pub(crate) fn touches(
+        &self,
+        spec: Option<&MaskSpec>,
+        keys: &Arc<MaskKeys>,
+        statement: &Statement,
+    ) -> bool {
+        match spec {
+            None => false,
+            Some(spec) => self.plan(spec, keys).is_none_or(|plan| plan.touches(statement)),
+        }
+    }
+}

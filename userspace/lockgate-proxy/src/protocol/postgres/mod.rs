@@ -1,0 +1,308 @@
+//! PostgreSQL: from the first byte of a client to the end of its session.
+//!
+//! ```text
+//! startup ─ greets the client ─▶ serve ─ records the session, logs in on the target ─▶ engine
+//!   engine: simple, extended, copy (what the client asks)  judge (may it pass?)  respond (what the target answers)
+//! ```
+
+mod copy;
+mod engine;
+mod extended;
+mod flight;
+mod judge;
+mod leg;
+mod masks;
+mod operation;
+mod prepared;
+mod respond;
+mod simple;
+mod startup;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod words;
+
+pub(crate) use masks::PlanCache;
+
+use super::Arrival;
+use crate::{
+    Shared,
+    cancel::{CancelRegistry, Delivery},
+    catalogue::Catalogue,
+    gate::Gate,
+    limits::{CANCEL_TIME, FAREWELL_TIME},
+    report::{Ending, FlowReport},
+    session::{self, Opening},
+    settings::TargetSettings,
+    target::TargetAddr,
+    upstream::{self, Connected, Endpoint, SessionRequest},
+};
+use engine::{Engine, Parts};
+use leg::Leg;
+use lockgate_inspect::sql::{SessionState, catalogue::CatalogueSnapshot};
+use lockgate_model::{
+    addr::{OriginalDst, UpstreamAddr},
+    outcome::CloseReason,
+    port::BoxFuture,
+    session::ClientClaims,
+    workload::Workload,
+};
+use lockgate_wire::postgres::{
+    PgString,
+    backend::{Authentication, Backend, BackendKeyData, NegotiateProtocolVersion, sqlstate},
+    startup::{CancelRequest, ProtocolVersion, StartupMessage},
+};
+use masks::{CatalogueSource, Masks};
+use startup::{Greeted, Opened, Wishes};
+use std::sync::Arc;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
+
+/// How a session's real cancellation is reached.
+#[derive(Clone)]
+pub(crate) struct CancelTarget {
+    endpoint: Endpoint,
+    key: Option<BackendKeyData>,
+}
+
+/// Keys of all PostgreSQL sessions.
+pub(crate) type Cancellations = CancelRegistry<Arc<CancelTarget>>;
+
+/// Serves one connection to its end.
+pub(crate) async fn serve<S>(shared: Arc<Shared>, stream: S, arrival: Arrival, mut report: FlowReport)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Arrival { flow, target } = arrival;
+    // The process may exit at any moment: it is looked at while the client is still saying hello.
+    let attributor = shared.ports.attributor.clone();
+    let asked = flow.clone();
+    let workload = tokio::task::spawn_blocking(move || attributor.attribute(&asked));
+    let opened = startup::greet(stream, target.client_tls.as_ref(), &shared.limits).await;
+    match opened {
+        Err(ending) => report.end(ending),
+        Ok(Opened::Cancel(request)) => {
+            let ending = cancel(&shared, &request).await;
+            report.end(ending);
+        }
+        Ok(Opened::Session(greeted)) => {
+            let workload = match workload.await {
+                Ok(workload) => workload,
+                Err(error) => {
+                    report
+                        .end(Ending::because(CloseReason::Internal, format!("attribution failed: {error}")));
+                    return;
+                }
+            };
+            open(shared, Arrival { flow, target }, workload, *greeted, report).await;
+        }
+    }
+}
+
+/// Opens the session on the target and runs it.
+async fn open<S>(
+    shared: Arc<Shared>,
+    arrival: Arrival,
+    workload: Workload,
+    greeted: Greeted<S>,
+    mut report: FlowReport,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Greeted { mut leg, mut client_leg, startup, tls } = greeted;
+    let Arrival { flow, target } = arrival;
+    let destination = flow.original_dst;
+    let wishes = match Wishes::of(&startup) {
+        Ok(wishes) => wishes,
+        Err(unwelcome) => {
+            turn_away(&mut leg, unwelcome.code, &unwelcome.text).await;
+            report.end(Ending::because(CloseReason::Refused, unwelcome.text));
+            return;
+        }
+    };
+    let claimed = |name: &str| wishes.parameters.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
+    let session = Arc::new(session::open(
+        Opening {
+            node: shared.node.clone(),
+            flow,
+            workload,
+            target: target.target.clone(),
+            client: ClientClaims {
+                user: wishes.user.clone(),
+                database: wishes.database.clone(),
+                application_name: claimed("application_name"),
+            },
+            upstream_user: target.credential.user.clone(),
+            client_tls: tls,
+        },
+        &*shared.ports.ambient,
+    ));
+    if let Err(error) = report.session_started(&session).await {
+        tracing::error!(%error, "a connection is refused, its record failed");
+        let text = "lockgate: the session cannot be recorded, so it is refused";
+        turn_away(&mut leg, sqlstate::IO_ERROR, text).await;
+        report.end(Ending::because(CloseReason::Refused, error.to_string()));
+        return;
+    }
+    tracing::info!(session = %session.id, principal = %session.principal.id, target = %session.target.name, "session started");
+    let endpoint = endpoint(&target, destination);
+    let connected = match dial(&endpoint, &target, &wishes, &shared).await {
+        Ok(connected) => connected,
+        Err((code, text, ending)) => {
+            turn_away(&mut leg, code, &text).await;
+            report.end(ending);
+            return;
+        }
+    };
+    let Connected { upstream, reader, parameters, key, notices, status, encrypted: _ } = connected;
+    let cancel = Arc::new(CancelTarget { endpoint: endpoint.clone(), key });
+    let registration = shared.cancellations.register(&*shared.ports.ambient, cancel);
+
+    let mut state = SessionState::from_startup(&wishes.parameters);
+    let out = leg.output.tail();
+    negotiate(&startup, out);
+    words::say(out, &Backend::Authentication(Authentication::Ok));
+    for (name, value) in parameters {
+        if let (Ok(name), Ok(value)) = (name.to_str("a parameter"), value.to_str("a parameter")) {
+            state.parameter_status(name, value);
+        }
+        words::say(out, &Backend::ParameterStatus { name, value });
+    }
+    let mine = BackendKeyData {
+        process_id: registration.key.process_id,
+        key: bytes::Bytes::copy_from_slice(&registration.key.secret),
+    };
+    words::say(out, &Backend::BackendKeyData(mine));
+    for notice in notices {
+        words::say(out, &Backend::NoticeResponse(notice));
+    }
+    words::ready(out, status);
+    client_leg.handle_opened();
+
+    let database = PgString::lossy(&wishes.database);
+    let catalogue =
+        shared.catalogues.of(target.target.name.as_str(), &endpoint, &target.credential, &database);
+    let engine = Engine::new(Parts {
+        client: leg,
+        client_leg,
+        upstream,
+        reader,
+        status,
+        gate: Gate::new(session, shared.ports.clone()),
+        state,
+        database: wishes.database,
+        masks: Masks::new(Arc::new(SideConnection(catalogue)), shared.plans.clone()),
+        cancel: registration.signal.clone(),
+        drain: shared.drain.clone(),
+        limits: shared.limits,
+        report,
+    });
+    engine.run().await;
+    drop(registration);
+}
+
+async fn dial(
+    endpoint: &Endpoint,
+    target: &TargetSettings,
+    wishes: &Wishes,
+    shared: &Shared,
+) -> Result<Connected, (&'static str, String, Ending)> {
+    let pair = |(name, value): &(String, String)| (PgString::lossy(name), PgString::lossy(value));
+    let request = SessionRequest {
+        database: PgString::lossy(&wishes.database),
+        parameters: wishes.parameters.iter().map(pair).collect(),
+    };
+    let connecting = upstream::connect(endpoint, &target.credential, &request);
+    match timeout(shared.limits.open_time, connecting).await {
+        Ok(Ok(connected)) => Ok(connected),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, kind = error.kind(), target = %target.target.name, "the target cannot be used");
+            let (code, text) = error.client_text();
+            let ending = Ending::because(CloseReason::UpstreamUnavailable, error.to_string());
+            Err((code, text, ending))
+        }
+        Err(_) => {
+            let text =
+                format!("lockgate: the target was not ready within {} s", shared.limits.open_time.as_secs());
+            let ending = Ending::because(CloseReason::UpstreamUnavailable, text.clone());
+            Err((sqlstate::CONNECTION_FAILURE, text, ending))
+        }
+    }
+}
+
+/// Where the client wanted to go is where lockgate goes; the name to verify is the target's.
+fn endpoint(target: &TargetSettings, destination: OriginalDst) -> Endpoint {
+    let dialled = destination.addr();
+    let named = target.addresses.iter().find_map(|address| match address {
+        TargetAddr::Host { name, port, resolved }
+            if *port == dialled.port() && resolved.contains(&dialled.ip()) =>
+        {
+            Some(name.clone())
+        }
+        TargetAddr::Host { .. } | TargetAddr::Exact(_) | TargetAddr::Network { .. } => None,
+    });
+    let host = target.upstream_host.clone().or(named).unwrap_or_else(|| dialled.ip().to_string());
+    Endpoint::new(UpstreamAddr(dialled), host, target.upstream_tls.clone())
+}
+
+/// Protocol 3.0 is spoken: what is newer, or an extension, is said not to be.
+fn negotiate(startup: &StartupMessage, out: &mut bytes::BytesMut) {
+    let unknown_options: Vec<PgString> = startup.extensions().map(|(name, _)| name.clone()).collect();
+    if startup.version > ProtocolVersion::V3_0 || !unknown_options.is_empty() {
+        let newest = u32::from(ProtocolVersion::V3_0.major) << 16;
+        let answer = NegotiateProtocolVersion { newest, unknown_options };
+        words::say(out, &Backend::NegotiateProtocolVersion(answer));
+    }
+}
+
+/// Says why there is no session.
+async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(leg: &mut Leg<S>, code: &str, text: &str) {
+    words::say(leg.output.tail(), &words::fatal(code, text));
+    leg.farewell(FAREWELL_TIME).await;
+}
+
+/// A CancelRequest: the connection has no other purpose and no answer.
+async fn cancel(shared: &Shared, request: &CancelRequest) -> Ending {
+    let because = |detail: String| Ending::because(CloseReason::CancelRequest, detail);
+    match shared.cancellations.cancel(request.process_id, &request.key) {
+        Delivery::Unknown => because("no session has this key".to_owned()),
+        Delivery::Withdrawn => because("delivered to what the session waits for".to_owned()),
+        Delivery::Upstream(target) => {
+            let Some(key) = &target.key else {
+                return because("the target gave no key to cancel with".to_owned());
+            };
+            match timeout(CANCEL_TIME, upstream::cancel(&target.endpoint, key)).await {
+                Ok(Ok(())) => because("delivered to the target".to_owned()),
+                Ok(Err(error)) => because(format!("not delivered to the target: {error}")),
+                Err(_) => because("not delivered to the target in time".to_owned()),
+            }
+        }
+    }
+}
+
+/// The catalogue, as masks ask for it.
+struct SideConnection(Arc<Catalogue>);
+
+impl CatalogueSource for SideConnection {
+    fn load(&self) -> BoxFuture<'_, Option<Arc<CatalogueSnapshot>>> {
+        Box::pin(async move {
+            match self.0.load().await {
+                Ok(snapshot) => Some(snapshot),
+                Err(error) => {
+                    tracing::warn!(%error, kind = error.kind(), "the target's catalogue cannot be read");
+                    None
+                }
+            }
+        })
+    }
+
+    fn fresh(&self) -> Option<Arc<CatalogueSnapshot>> {
+        self.0.fresh()
+    }
+
+    fn outdated(&self) {
+        self.0.outdated();
+    }
+}

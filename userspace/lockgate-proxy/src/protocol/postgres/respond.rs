@@ -1,0 +1,609 @@
+//! What the target answers: which request it belongs to, what of it the client may see, and what is learnt from it.
+//!
+//! Runs after every read, without waiting: it takes whole messages (or the parts of large ones that nobody has to look at)
+//! off the read buffer and queues them for the client. Rows and copy data without a mask move by header, in runs.
+
+use super::{
+    engine::{Engine, internal, target_fault},
+    flight::{Answer, Flight, Rows},
+    words,
+};
+use crate::{report::Ending, upstream::Housekeeping};
+use lockgate_inspect::sql::Control;
+use lockgate_model::{
+    DecisionId,
+    event::EventKind,
+    outcome::{CloseReason, OutcomeStatus},
+    sql::SqlClass,
+    verdict::UnknownLineage,
+};
+use lockgate_wire::postgres::{
+    TransactionStatus, WireError,
+    automaton::{CopyFate, Reply, ReplyKind, ReplyRole},
+    backend::{Backend, DataRow, ReportFields, tag},
+    frame::{Frame, FrameDecoder, FrameHeader, Limits as FrameLimits},
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Reported settings whose value is one of a fixed set: no masked value can hide in them.
+const CLOSED_PARAMETERS: [&[u8]; 9] = [
+    b"client_encoding",
+    b"DateStyle",
+    b"default_transaction_read_only",
+    b"in_hot_standby",
+    b"integer_datetimes",
+    b"IntervalStyle",
+    b"is_superuser",
+    b"server_encoding",
+    b"standard_conforming_strings",
+];
+
+impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
+    /// Takes in everything that has arrived from the target.
+    pub(crate) fn respond(&mut self) -> Result<(), Ending> {
+        let decoder = FrameDecoder::new(FrameLimits::SERVER);
+        // Bytes at the front of the buffer that go to the client as they are.
+        let mut run = 0;
+        loop {
+            if self.passing > 0 {
+                let available = self.reader.buffer().len() - run;
+                let step = self.passing.min(available);
+                run += step;
+                self.passing -= step;
+                if self.passing > 0 {
+                    break;
+                }
+            }
+            let Some(rest) = self.reader.buffer().get(run..) else { break };
+            let Some(header) = decoder.peek(rest).map_err(target_fault)? else { break };
+            if self.moves_unseen(header)? {
+                self.passing = header.total_len();
+                continue;
+            }
+            self.client.output.take_from(self.reader.buffer(), std::mem::take(&mut run));
+            match decoder.next(self.reader.buffer()).map_err(target_fault)? {
+                Some(frame) => self.handle_answer(frame)?,
+                None => break,
+            }
+        }
+        self.client.output.take_from(self.reader.buffer(), run);
+        if self.reader_ended {
+            let detail = if self.reader.buffer().is_empty() && self.passing == 0 {
+                None
+            } else {
+                Some("inside a message".to_owned())
+            };
+            return Err(Ending { reason: CloseReason::UpstreamClosed, detail });
+        }
+        Ok(())
+    }
+
+    /// Whether the message at the front goes on without being looked at; if so it is counted here.
+    fn moves_unseen(&mut self, header: FrameHeader) -> Result<bool, Ending> {
+        let kind = match header.tag() {
+            tag::DATA_ROW => ReplyKind::DataRow,
+            tag::COPY_DATA => ReplyKind::CopyData,
+            _ => return Ok(false),
+        };
+        let bytes = header.total_len();
+        let Some(flight) = self.current_flight() else { return Ok(false) };
+        if kind == ReplyKind::DataRow {
+            match flight.rows() {
+                Rows::Plain => flight.count_row(bytes, 0),
+                Rows::Kept | Rows::Masked(_) | Rows::Undescribed => return Ok(false),
+            }
+        } else {
+            flight.count_out(bytes);
+        }
+        self.server_leg.handle_reply(kind).map_err(target_fault)?;
+        Ok(true)
+    }
+
+    /// The operation that the target is answering now.
+    fn current_flight(&mut self) -> Option<&mut Flight> {
+        match &mut self.expected.front_mut()?.answer {
+            Answer::Query(flights) => flights.front_mut(),
+            Answer::Execute(flight) => Some(flight),
+            Answer::Parse { .. }
+            | Answer::Bind { .. }
+            | Answer::Describe { .. }
+            | Answer::Origins
+            | Answer::Close { .. }
+            | Answer::Sync
+            | Answer::Poison(_) => None,
+        }
+    }
+
+    /// Takes one whole message.
+    fn handle_answer(&mut self, frame: Frame) -> Result<(), Ending> {
+        let kind = ReplyKind::of(&frame).map_err(target_fault)?;
+        self.check_poison(kind)?;
+        let reply = self.server_leg.handle_reply(kind).map_err(target_fault)?;
+        if let Some(ticket) = reply.ticket
+            && self.expected.front().is_none_or(|expected| expected.ticket != ticket)
+        {
+            return Err(Ending::because(CloseReason::Internal, "answers and requests have come apart"));
+        }
+        match kind {
+            ReplyKind::DataRow => self.handle_row(&frame),
+            ReplyKind::RowDescription => self.handle_description(frame),
+            ReplyKind::NoData | ReplyKind::ParameterDescription => {
+                self.pass_unless_origins(frame);
+                self.complete_if(reply);
+                Ok(())
+            }
+            ReplyKind::CommandComplete => self.handle_complete(frame, reply),
+            ReplyKind::PortalSuspended => {
+                self.pass(frame);
+                self.finish_execute(OutcomeStatus::Suspended);
+                Ok(())
+            }
+            ReplyKind::EmptyQueryResponse => {
+                self.pass(frame);
+                self.complete_if(reply);
+                Ok(())
+            }
+            ReplyKind::ErrorResponse => self.handle_error(&frame, reply),
+            ReplyKind::NoticeResponse => {
+                let strip = self.expected.front().and_then(|expected| expected.answer.strip());
+                self.pass_report(&frame, strip)
+            }
+            ReplyKind::ParameterStatus => self.handle_parameter(frame),
+            ReplyKind::NotificationResponse => self.handle_notification(frame),
+            ReplyKind::ParseComplete | ReplyKind::BindComplete | ReplyKind::CloseComplete => {
+                self.pass(frame);
+                self.handle_named();
+                Ok(())
+            }
+            ReplyKind::ReadyForQuery(status) => self.handle_ready(frame, status),
+            ReplyKind::CopyInResponse => self.handle_copy_in(frame),
+            ReplyKind::CopyOutResponse => self.handle_copy_out(frame),
+            // Counted and moved by header already, unless nobody expects it.
+            ReplyKind::CopyData => Err(target_fault(unasked("CopyData"))),
+            ReplyKind::CopyDone => {
+                self.pass(frame);
+                Ok(())
+            }
+            ReplyKind::CopyBothResponse => Err(target_fault(unasked("CopyBothResponse"))),
+            ReplyKind::Authentication
+            | ReplyKind::BackendKeyData
+            | ReplyKind::FunctionCallResponse
+            | ReplyKind::NegotiateProtocolVersion => Err(target_fault(unasked(kind.name()))),
+        }
+    }
+
+    /// What must fail has failed; anything else would leave a denial without effect.
+    fn check_poison(&self, kind: ReplyKind) -> Result<(), Ending> {
+        let poisoned = matches!(self.expected.front().map(|e| &e.answer), Some(Answer::Poison(words)) if !words.iter().next().is_none());
+        let fits = matches!(
+            kind,
+            ReplyKind::ErrorResponse
+                | ReplyKind::NoticeResponse
+                | ReplyKind::ParameterStatus
+                | ReplyKind::NotificationResponse
+        );
+        if poisoned && !fits {
+            return Err(Ending::because(
+                CloseReason::UpstreamProtocolError,
+                "the target did not fail where it must",
+            ));
+        }
+        Ok(())
+    }
+
+    fn handle_row(&mut self, frame: &Frame) -> Result<(), Ending> {
+        let row = match Backend::decode(frame).map_err(target_fault)? {
+            Backend::DataRow(row) => row,
+            other => return Err(target_fault(unasked(other.name()))),
+        };
+        let Self { expected, client, .. } = self;
+        let flight = match expected.front_mut().map(|expected| &mut expected.answer) {
+            Some(Answer::Query(flights)) => flights.front_mut(),
+            Some(Answer::Execute(flight)) => Some(&mut **flight),
+            _ => None,
+        };
+        let Some(flight) = flight else { return Err(target_fault(unasked("DataRow"))) };
+        let out = client.output.tail();
+        let start = out.len();
+        let changed = match flight.rows() {
+            Rows::Masked(mask) => mask
+                .apply(&row, out)
+                .map_err(|error| Ending::because(CloseReason::UpstreamProtocolError, error.to_string()))?,
+            Rows::Plain | Rows::Kept => {
+                out.extend_from_slice(frame.bytes());
+                0
+            }
+            Rows::Undescribed => {
+                let detail = "rows came that were not described, so they cannot be masked";
+                return Err(Ending::because(CloseReason::UpstreamProtocolError, detail));
+            }
+        };
+        let written = out.len() - start;
+        if flight.keeps()
+            && let Some(shown) = out.get(start + FrameHeader::SIZE..)
+            && let Ok(shown) = DataRow::decode(bytes::Bytes::copy_from_slice(shown))
+        {
+            flight.keep(&shown);
+        }
+        flight.count_row(written, changed);
+        Ok(())
+    }
+
+    fn handle_description(&mut self, frame: Frame) -> Result<(), Ending> {
+        let columns = match Backend::decode(&frame).map_err(target_fault)? {
+            Backend::RowDescription(columns) => columns,
+            other => return Err(target_fault(unasked(other.name()))),
+        };
+        match self.expected.front_mut().map(|expected| &mut expected.answer) {
+            Some(Answer::Query(flights)) => {
+                match flights.front_mut() {
+                    Some(flight) => flight.described(&columns),
+                    None => return Err(too_many_results()),
+                }
+                self.pass(frame);
+            }
+            Some(Answer::Origins) => {
+                self.answered();
+                if let Some(Answer::Execute(flight)) = self.expected.front_mut().map(|e| &mut e.answer) {
+                    flight.described(&columns);
+                }
+            }
+            Some(Answer::Describe { .. }) => {
+                self.pass(frame);
+                self.answered();
+                // The portal's rows may follow at once; described again, they are described the same.
+                if let Some(Answer::Execute(flight)) = self.expected.front_mut().map(|e| &mut e.answer)
+                    && flight.follows_describe()
+                {
+                    flight.described(&columns);
+                }
+            }
+            _ => return Err(target_fault(unasked("RowDescription"))),
+        }
+        Ok(())
+    }
+
+    fn handle_complete(&mut self, frame: Frame, reply: Reply) -> Result<(), Ending> {
+        let tag = match Backend::decode(&frame).map_err(target_fault)? {
+            Backend::CommandComplete(tag) => tag.to_string_lossy().into_owned(),
+            other => return Err(target_fault(unasked(other.name()))),
+        };
+        self.pass(frame);
+        let status = OutcomeStatus::Completed { tag };
+        match reply.role {
+            ReplyRole::Done => self.finish_execute(status),
+            ReplyRole::Part | ReplyRole::Failed | ReplyRole::Asynchronous => {
+                // Query: one CommandComplete a statement. A text that was not understood may hold any number.
+                let flight = match self.expected.front_mut().map(|expected| &mut expected.answer) {
+                    Some(Answer::Query(flights)) => {
+                        let last = flights.len() == 1;
+                        match flights.front() {
+                            None => return Err(too_many_results()),
+                            Some(flight) if last && flight.statement.class() == SqlClass::Opaque => None,
+                            Some(_) => flights.pop_front(),
+                        }
+                    }
+                    _ => None,
+                };
+                if let Some(flight) = flight {
+                    self.settled(flight, status);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An Execute ended without an error.
+    fn finish_execute(&mut self, status: OutcomeStatus) {
+        match self.answered() {
+            Some(Answer::Execute(flight)) => self.settled(*flight, status),
+            Some(_) | None => {}
+        }
+    }
+
+    /// An operation succeeded: learn what it changed, and record how it ended.
+    fn settled(&mut self, flight: Flight, status: OutcomeStatus) {
+        let statement = flight.statement.clone();
+        if let OutcomeStatus::Completed { tag } = &status {
+            if !matches!(statement.control, Control::None)
+                && self.server_leg.status() == TransactionStatus::Idle
+                && self.state_before.is_none()
+            {
+                self.state_before = Some(self.state.clone());
+            }
+            // COMMIT of a failed transaction is a ROLLBACK, and the server says so.
+            match statement.control {
+                Control::Commit { chain } if tag == "ROLLBACK" => {
+                    let mut rollback = (*statement).clone();
+                    rollback.control = Control::Rollback { chain };
+                    self.state.apply(&rollback);
+                }
+                _ => self.state.apply(&statement),
+            }
+            match &statement.control {
+                Control::Deallocate { name: None } | Control::DiscardAll => self.names.forget_all_prepared(),
+                Control::Deallocate { name: Some(name) } => {
+                    self.names.forget_prepared(&lockgate_wire::postgres::PgString::lossy(name));
+                }
+                _ => {}
+            }
+        }
+        match statement.class() {
+            SqlClass::Ddl | SqlClass::Admin | SqlClass::Call | SqlClass::Opaque => self.masks.outdated(),
+            SqlClass::Read
+            | SqlClass::Transaction
+            | SqlClass::Session
+            | SqlClass::CopyOut
+            | SqlClass::Write
+            | SqlClass::CopyIn => {}
+        }
+        let kinds = flight.finish(status);
+        self.note(kinds);
+    }
+
+    fn handle_error(&mut self, frame: &Frame, reply: Reply) -> Result<(), Ending> {
+        let report = match Backend::decode(frame).map_err(target_fault)? {
+            Backend::ErrorResponse(report) => report,
+            other => return Err(target_fault(unasked(other.name()))),
+        };
+        let sqlstate = String::from_utf8_lossy(report.sqlstate()).into_owned();
+        let front = self.expected.front_mut().map(|expected| &mut expected.answer);
+        let (shown, is_query) = match front {
+            Some(Answer::Poison(words)) => (
+                std::mem::take(words),
+                reply.request == Some(lockgate_wire::postgres::automaton::Request::Query),
+            ),
+            Some(answer) => {
+                let is_query = matches!(answer, Answer::Query(_));
+                match answer.strip() {
+                    Some(decision) => (report.redacted(&words::withheld(decision)), is_query),
+                    None => (report, is_query),
+                }
+            }
+            None => (self.unasked_report(report), false),
+        };
+        words::say(self.client.output.tail(), &Backend::ErrorResponse(shown));
+        self.end_copy();
+        if reply.role != ReplyRole::Failed {
+            return Ok(());
+        }
+        // A failed message takes back what its earlier statements set.
+        if let Some(before) = self.state_before.take() {
+            self.state = before;
+        }
+        if is_query {
+            if let Some(Answer::Query(flights)) = self.expected.front_mut().map(|e| &mut e.answer) {
+                let flights = std::mem::take(flights);
+                self.failed(flights, &sqlstate);
+            }
+        } else {
+            let flights = self.answered().map(Answer::into_flights).unwrap_or_default();
+            self.failed(flights, &sqlstate);
+        }
+        while let Some(ticket) = self.server_leg.poll_discarded() {
+            if self.expected.front().is_some_and(|expected| expected.ticket == ticket) {
+                let flights = self.answered().map(Answer::into_flights).unwrap_or_default();
+                let kinds = flights.into_iter().flat_map(|flight| flight.finish(OutcomeStatus::Skipped));
+                let kinds: Vec<EventKind> = kinds.collect();
+                self.note(kinds);
+            }
+        }
+        if self.server_leg.is_skipping() || self.copying > 0 || self.is_copying_in() {
+            self.client_leg.handle_failed();
+            self.batch.clear();
+        }
+        Ok(())
+    }
+
+    /// The first of them failed, the others never ran.
+    fn failed(&mut self, flights: impl IntoIterator<Item = Flight>, sqlstate: &str) {
+        let mut kinds = Vec::new();
+        for (index, flight) in flights.into_iter().enumerate() {
+            kinds.extend(flight.finish(match index {
+                0 => OutcomeStatus::Failed { sqlstate: sqlstate.to_owned() },
+                _ => OutcomeStatus::Skipped,
+            }));
+        }
+        if !kinds.is_empty() {
+            self.note(kinds);
+        }
+    }
+
+    /// Parse, Bind or Close succeeded: the name is known from now on.
+    fn handle_named(&mut self) {
+        match self.answered() {
+            Some(Answer::Parse { name, prepared, flight }) => {
+                if let Some(statement) = &prepared.statement
+                    && !name.is_empty()
+                    && let Ok(text) = name.to_str("the statement's name")
+                {
+                    self.state.prepare(text, statement.clone());
+                }
+                self.names.enter_prepared(name, prepared);
+                if let Some(flight) = flight {
+                    let kinds = flight.finish(OutcomeStatus::Completed { tag: "PARSE".to_owned() });
+                    self.note(kinds);
+                }
+            }
+            Some(Answer::Bind { name, portal, flight }) => {
+                if let Some(statement) = &portal.prepared.statement
+                    && !name.is_empty()
+                    && let Ok(text) = name.to_str("the portal's name")
+                {
+                    self.state.open_cursor(text, statement.clone());
+                }
+                self.names.enter_portal(name, portal);
+                if let Some(flight) = flight {
+                    let kinds = flight.finish(OutcomeStatus::Completed { tag: "BIND".to_owned() });
+                    self.note(kinds);
+                }
+            }
+            Some(Answer::Close { statement, name }) => {
+                if statement {
+                    if let Ok(text) = name.to_str("the statement's name") {
+                        self.state.forget_prepared(text);
+                    }
+                    self.names.forget_prepared(&name);
+                } else {
+                    if let Ok(text) = name.to_str("the portal's name") {
+                        self.state.close_cursor(text);
+                    }
+                    self.names.forget_portal(&name);
+                }
+            }
+            Some(
+                Answer::Query(_)
+                | Answer::Describe { .. }
+                | Answer::Origins
+                | Answer::Execute(_)
+                | Answer::Sync
+                | Answer::Poison(_),
+            )
+            | None => {}
+        }
+    }
+
+    fn handle_ready(&mut self, frame: Frame, status: TransactionStatus) -> Result<(), Ending> {
+        self.pass(frame);
+        if let Some(answer) = self.answered() {
+            // What is left was opaque and has no CommandComplete of its own, or ran without telling.
+            for flight in answer.into_flights() {
+                self.settled(flight, OutcomeStatus::Completed { tag: String::new() });
+            }
+        }
+        self.state_before = None;
+        if status == TransactionStatus::Idle {
+            for name in self.names.forget_portals() {
+                if let Ok(text) = name.to_str("the portal's name") {
+                    self.state.close_cursor(text);
+                }
+            }
+        }
+        self.end_copy();
+        Ok(())
+    }
+
+    fn handle_copy_in(&mut self, frame: Frame) -> Result<(), Ending> {
+        while let Some(ticket) = self.server_leg.poll_discarded() {
+            // Syncs behind a COPY FROM STDIN are swallowed by the server: nobody answers them.
+            if let Some(at) = self.expected.iter().position(|expected| expected.ticket == ticket) {
+                self.expected.remove(at);
+            }
+        }
+        if self.stream.is_some() {
+            self.pass(frame);
+            self.client_leg.handle_copy_in();
+            return Ok(());
+        }
+        // The statement was not decided as one that takes data.
+        self.server_leg
+            .handle_copy(lockgate_wire::postgres::automaton::CopyInput::Fail)
+            .map_err(internal)
+            .and_then(|fate| match fate {
+                CopyFate::Forward => self.say_upstream(Housekeeping::AbortCopy),
+                CopyFate::Discard => Ok(()),
+            })
+    }
+
+    fn handle_copy_out(&mut self, frame: Frame) -> Result<(), Ending> {
+        let decided = self.current_flight().map(|flight| flight.statement.class());
+        match decided {
+            Some(SqlClass::CopyOut | SqlClass::Opaque) => {
+                self.pass(frame);
+                Ok(())
+            }
+            Some(_) | None => Err(target_fault(unasked("CopyOutResponse"))),
+        }
+    }
+
+    fn handle_parameter(&mut self, frame: Frame) -> Result<(), Ending> {
+        let (name, value) = match Backend::decode(&frame).map_err(target_fault)? {
+            Backend::ParameterStatus { name, value } => (name, value),
+            other => return Err(target_fault(unasked(other.name()))),
+        };
+        if let (Ok(name), Ok(value)) = (name.to_str("a parameter"), value.to_str("a parameter")) {
+            self.state.parameter_status(name, value);
+        }
+        // A setting made from a masked value would tell it (set_config, SET from a function).
+        let strip = self.expected.front().and_then(|expected| expected.answer.strip());
+        if strip.is_none() || CLOSED_PARAMETERS.contains(&name.as_bytes()) {
+            self.pass(frame);
+        }
+        Ok(())
+    }
+
+    /// A payload comes from any session of the database, so nobody knows what it was made of.
+    fn handle_notification(&mut self, frame: Frame) -> Result<(), Ending> {
+        let lineage = self.gate.masks().map(|spec| spec.on_unknown_lineage);
+        match lineage {
+            None | Some(UnknownLineage::Pass) => {
+                self.pass(frame);
+                return Ok(());
+            }
+            Some(UnknownLineage::Redact | UnknownLineage::Deny) => {}
+        }
+        let mut notification = match Backend::decode(&frame).map_err(target_fault)? {
+            Backend::NotificationResponse(notification) => notification,
+            other => return Err(target_fault(unasked(other.name()))),
+        };
+        if !notification.payload.is_empty() {
+            notification.payload = lockgate_wire::postgres::PgString::from_static("[redacted]");
+        }
+        words::say(self.client.output.tail(), &Backend::NotificationResponse(notification));
+        Ok(())
+    }
+
+    fn pass_report(&mut self, frame: &Frame, strip: Option<DecisionId>) -> Result<(), Ending> {
+        let report = match Backend::decode(frame).map_err(target_fault)? {
+            Backend::NoticeResponse(report) => report,
+            other => return Err(target_fault(unasked(other.name()))),
+        };
+        let shown = match (strip, self.expected.is_empty()) {
+            (Some(decision), _) => report.redacted(&words::withheld(decision)),
+            (None, true) => self.unasked_report(report),
+            (None, false) => report,
+        };
+        words::say(self.client.output.tail(), &Backend::NoticeResponse(shown));
+        Ok(())
+    }
+
+    /// A report that belongs to nothing the client asked (a shutdown, a timeout). The server's own words pass.
+    fn unasked_report(&mut self, report: ReportFields) -> ReportFields {
+        report
+    }
+
+    fn pass(&mut self, frame: Frame) {
+        self.client.output.push(frame.into_bytes());
+    }
+
+    fn pass_unless_origins(&mut self, frame: Frame) {
+        if !matches!(self.expected.front().map(|expected| &expected.answer), Some(Answer::Origins)) {
+            self.pass(frame);
+        }
+    }
+
+    fn complete_if(&mut self, reply: Reply) {
+        match reply.role {
+            ReplyRole::Done => {
+                if let Some(answer) = self.answered() {
+                    for flight in answer.into_flights() {
+                        self.settled(flight, OutcomeStatus::Completed { tag: String::new() });
+                    }
+                }
+            }
+            ReplyRole::Part | ReplyRole::Failed | ReplyRole::Asynchronous => {}
+        }
+    }
+}
+
+fn unasked(got: &'static str) -> WireError {
+    WireError::Unexpected {
+        side: lockgate_wire::postgres::Side::Server,
+        got,
+        expected: "an answer to what was sent",
+    }
+}
+
+fn too_many_results() -> Ending {
+    Ending::because(CloseReason::UpstreamProtocolError, "more results than statements")
+}

@@ -1,0 +1,374 @@
+//! The client's opening: TLS or not, cancellation or session, and which of its run-time parameters go on.
+//!
+//! The client's password is never asked for: whatever it is, it is of no use here and goes nowhere.
+
+use super::{leg::Leg, stream::ClientStream, words};
+use crate::{limits::Limits, report::Ending, tls::ClientTls};
+use bytes::{BufMut, BytesMut};
+use lockgate_model::outcome::CloseReason;
+use lockgate_wire::postgres::{
+    PgString, WireError,
+    automaton::{ClientLeg, StartupStep},
+    backend::sqlstate,
+    frame::Limits as FrameLimits,
+    startup::{CancelRequest, StartupDecoder, StartupMessage, StartupPacket},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
+
+/// Parameters whose value changes nothing that is judged: they go on as they are. Compared in lower case, as the server
+/// does.
+const ALLOWED: [&str; 24] = [
+    "application_name",
+    "bytea_output",
+    "client_min_messages",
+    "datestyle",
+    "default_transaction_deferrable",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "extra_float_digits",
+    "geqo",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "intervalstyle",
+    "jit",
+    "lock_timeout",
+    "plan_cache_mode",
+    "search_path",
+    "statement_timeout",
+    "tcp_keepalives_count",
+    "tcp_keepalives_idle",
+    "tcp_keepalives_interval",
+    "timezone",
+    "transaction_timeout",
+    "work_mem",
+    "xmloption",
+];
+
+/// A client that wants a session.
+pub(crate) struct Greeted<S> {
+    pub(crate) leg: Leg<ClientStream<S>>,
+    pub(crate) client_leg: ClientLeg,
+    pub(crate) startup: StartupMessage,
+    pub(crate) tls: bool,
+}
+
+/// What a client opened with.
+pub(crate) enum Opened<S> {
+    Session(Box<Greeted<S>>),
+    Cancel(CancelRequest),
+}
+
+/// Takes the opening packets, within the handshake's bounds.
+pub(crate) async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    tls: Option<&ClientTls>,
+    limits: &Limits,
+) -> Result<Opened<S>, Ending> {
+    match timeout(limits.handshake_time, take_packets(stream, tls, limits)).await {
+        Ok(opened) => opened,
+        Err(_) => {
+            let detail = format!("no startup message within {} s", limits.handshake_time.as_secs());
+            Err(Ending::because(CloseReason::LimitReached, detail))
+        }
+    }
+}
+
+async fn take_packets<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    tls: Option<&ClientTls>,
+    limits: &Limits,
+) -> Result<Opened<S>, Ending> {
+    let decoder = StartupDecoder::new(FrameLimits::CLIENT);
+    let mut client_leg = ClientLeg::new();
+    let mut encrypted = false;
+    let mut leg = Leg::new(ClientStream::Plain(stream), BytesMut::new(), limits.client_write_stall);
+    loop {
+        let packet = match decoder.next(&mut leg.input) {
+            Ok(Some(packet)) => packet,
+            Ok(None) => {
+                if leg.ended {
+                    return Err(unfinished(&leg.input));
+                }
+                leg.fill().await.map_err(client_closed)?;
+                continue;
+            }
+            Err(fault) => return Err(refuse(&mut leg, fault).await),
+        };
+        let step = match client_leg.handle_startup(&packet) {
+            Ok(step) => step,
+            Err(fault) => return Err(refuse(&mut leg, fault).await),
+        };
+        match (step, packet) {
+            (StartupStep::AnswerSsl, _) => match tls {
+                None => answer(&mut leg, b'N').await?,
+                Some(tls) => {
+                    if !leg.input.is_empty() {
+                        // They would count as if they had been encrypted (CVE-2021-23214).
+                        let detail = "bytes came in clear text behind the request for TLS";
+                        return Err(Ending::because(CloseReason::ClientProtocolError, detail));
+                    }
+                    answer(&mut leg, b'S').await?;
+                    leg = encrypt(leg, tls, limits).await?;
+                    client_leg.handle_encrypted();
+                    encrypted = true;
+                }
+            },
+            (StartupStep::AnswerGssEnc, _) => answer(&mut leg, b'N').await?,
+            (StartupStep::Cancel, StartupPacket::Cancel(request)) => return Ok(Opened::Cancel(request)),
+            (StartupStep::Open, StartupPacket::Startup(startup)) => {
+                return Ok(Opened::Session(Box::new(Greeted { leg, client_leg, startup, tls: encrypted })));
+            }
+            (StartupStep::Cancel | StartupStep::Open, _) => return Err(Ending::plain(CloseReason::Internal)),
+        }
+    }
+}
+
+async fn encrypt<S: AsyncRead + AsyncWrite + Unpin>(
+    leg: Leg<ClientStream<S>>,
+    tls: &ClientTls,
+    limits: &Limits,
+) -> Result<Leg<ClientStream<S>>, Ending> {
+    let (stream, unread) = leg.into_parts();
+    let ClientStream::Plain(stream) = stream else { return Err(Ending::plain(CloseReason::Internal)) };
+    let stream = tls
+        .accept(stream, &unread)
+        .await
+        .map_err(|error| Ending::because(CloseReason::ClientProtocolError, error.to_string()))?;
+    Ok(Leg::new(ClientStream::Tls(Box::new(stream)), BytesMut::new(), limits.client_write_stall))
+}
+
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
+    leg: &mut Leg<ClientStream<S>>,
+    byte: u8,
+) -> Result<(), Ending> {
+    leg.output.tail().put_u8(byte);
+    leg.drain().await.map_err(client_closed)
+}
+
+/// Tells the client what is wrong with its opening, as far as it speaks the protocol at all.
+async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
+    leg: &mut Leg<ClientStream<S>>,
+    fault: WireError,
+) -> Ending {
+    let reason = match fault {
+        WireError::LengthTooLarge { .. } => CloseReason::LimitReached,
+        _ => CloseReason::ClientProtocolError,
+    };
+    match fault {
+        // A TLS client or another protocol would not understand.
+        WireError::DirectTls | WireError::NotPostgres { .. } => {}
+        _ => {
+            let text = format!("lockgate: {}", fault.client_text());
+            words::say(leg.output.tail(), &words::fatal(sqlstate::PROTOCOL_VIOLATION, &text));
+            leg.farewell(crate::limits::FAREWELL_TIME).await;
+        }
+    }
+    Ending::because(reason, fault.client_text())
+}
+
+fn unfinished(rest: &BytesMut) -> Ending {
+    if rest.is_empty() {
+        Ending::because(CloseReason::ClientClosed, "before a startup message")
+    } else {
+        Ending::because(CloseReason::ClientProtocolError, "the connection ended inside the startup message")
+    }
+}
+
+fn client_closed(error: std::io::Error) -> Ending {
+    Ending::because(CloseReason::ClientClosed, error.to_string())
+}
+
+/// Why a startup message is refused: SQLSTATE and words.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Unwelcome {
+    pub(crate) code: &'static str,
+    pub(crate) text: String,
+}
+
+/// What of a startup message goes on.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Wishes {
+    /// The user it asked for: a claim.
+    pub(crate) user: String,
+    /// The database.
+    pub(crate) database: String,
+    /// Run-time parameters that go on, `client_encoding` among them.
+    pub(crate) parameters: Vec<(String, String)>,
+}
+
+impl Wishes {
+    /// Reads a startup message: user and database, parameters that may go on; what may not is refused by name.
+    pub(crate) fn of(startup: &StartupMessage) -> Result<Self, Unwelcome> {
+        let text = |value: &PgString, what: &'static str| {
+            value.to_str(what).map(str::to_owned).map_err(|fault| Unwelcome {
+                code: sqlstate::PROTOCOL_VIOLATION,
+                text: format!("lockgate: {fault}"),
+            })
+        };
+        let user = match startup.user() {
+            Some(user) if !user.is_empty() => text(user, "user")?,
+            Some(_) | None => {
+                return Err(Unwelcome {
+                    code: sqlstate::INVALID_AUTHORIZATION,
+                    text: "lockgate: no user name in the startup message".to_owned(),
+                });
+            }
+        };
+        let database = match startup.database() {
+            Some(database) => text(database, "database")?,
+            None => user.clone(),
+        };
+        let mut wishes = Self { user, database, parameters: Vec::new() };
+        for (name, value) in &startup.parameters {
+            let (name, value) = (text(name, "a parameter's name")?, text(value, "a parameter's value")?);
+            match name.as_str() {
+                "user" | "database" => {}
+                _ if name.starts_with("_pq_.") => {}
+                "replication" if ["false", "off", "no", "0"].contains(&value.as_str()) => {}
+                "replication" => {
+                    return Err(Unwelcome {
+                        code: sqlstate::FEATURE_NOT_SUPPORTED,
+                        text: "lockgate: replication connections are not supported".to_owned(),
+                    });
+                }
+                "options" => {
+                    for (name, value) in options(&value)? {
+                        wishes.admit(&name, value)?;
+                    }
+                }
+                _ => wishes.admit(&name, value)?,
+            }
+        }
+        wishes.parameters.retain(|(name, _)| name != "client_encoding");
+        wishes.parameters.push(("client_encoding".to_owned(), "UTF8".to_owned()));
+        Ok(wishes)
+    }
+
+    fn admit(&mut self, name: &str, value: String) -> Result<(), Unwelcome> {
+        let name = name.to_ascii_lowercase();
+        match name.as_str() {
+            // Statements are judged as UTF-8. A client that names no encoding of its own (C locale) speaks ASCII.
+            "client_encoding" if is_utf8(&value) || folded(&value) == "sqlascii" => {}
+            "client_encoding" => {
+                return Err(Unwelcome {
+                    code: sqlstate::FEATURE_NOT_SUPPORTED,
+                    text: format!("lockgate: client_encoding {value:?} is not supported, use UTF8"),
+                });
+            }
+            "standard_conforming_strings" if value.eq_ignore_ascii_case("on") => {}
+            _ if ALLOWED.contains(&name.as_str()) => self.parameters.push((name, value)),
+            _ => {
+                return Err(Unwelcome {
+                    code: sqlstate::FEATURE_NOT_SUPPORTED,
+                    text: format!(
+                        "lockgate: the startup parameter {name:?} is not passed on; use SET in the session"
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn folded(value: &str) -> String {
+    value.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase()
+}
+
+fn is_utf8(value: &str) -> bool {
+    matches!(folded(value).as_str(), "utf8" | "unicode")
+}
+
+/// The settings of the startup parameter `options`: `-c name=value`, `-cname=value`, `--name=value`; a backslash keeps the
+/// next character (pg_split_opts in postinit.c). Any other switch is refused.
+fn options(text: &str) -> Result<Vec<(String, String)>, Unwelcome> {
+    let refused = |word: &str| Unwelcome {
+        code: sqlstate::FEATURE_NOT_SUPPORTED,
+        text: format!("lockgate: options may only hold -c name=value, got {word:?}"),
+    };
+    let mut settings = Vec::new();
+    let mut words = split(text).into_iter();
+    while let Some(word) = words.next() {
+        let setting = match word.strip_prefix("-c").or_else(|| word.strip_prefix("--")) {
+            Some("") => words.next().ok_or_else(|| refused(&word))?,
+            Some(rest) => rest.to_owned(),
+            None => return Err(refused(&word)),
+        };
+        let Some((name, value)) = setting.split_once('=') else { return Err(refused(&setting)) };
+        settings.push((name.trim().replace('-', "_"), value.to_owned()));
+    }
+    Ok(settings)
+}
+
+fn split(text: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut characters = text.chars();
+    while let Some(c) = characters.next() {
+        match c {
+            '\\' => word.get_or_insert_default().extend(characters.next()),
+            c if c.is_ascii_whitespace() => words.extend(word.take()),
+            c => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lockgate_wire::postgres::startup::ProtocolVersion;
+
+    fn wishes(parameters: &[(&str, &str)]) -> Result<Wishes, Unwelcome> {
+        let pair = |(name, value): &(&str, &str)| (PgString::lossy(name), PgString::lossy(value));
+        Wishes::of(&StartupMessage {
+            version: ProtocolVersion::V3_0,
+            parameters: parameters.iter().map(pair).collect(),
+        })
+    }
+
+    #[test]
+    fn parameters_go_on_by_an_allow_list() {
+        for (extra, expected) in [
+            (&[][..], Ok(&[][..])),
+            (&[("application_name", "psql")], Ok(&[("application_name", "psql")])),
+            (&[("TimeZone", "UTC"), ("DateStyle", "ISO")], Ok(&[("timezone", "UTC"), ("datestyle", "ISO")])),
+            (&[("client_encoding", "utf-8")], Ok(&[])),
+            (&[("client_encoding", "SQL_ASCII")], Ok(&[])),
+            (
+                &[("options", "-c search_path=a,b --geqo=off -cwork_mem=1MB")],
+                Ok(&[("search_path", "a,b"), ("geqo", "off"), ("work_mem", "1MB")]),
+            ),
+            (&[("options", r"-c search_path=a\ b")], Ok(&[("search_path", "a b")])),
+            (&[("replication", "false"), ("standard_conforming_strings", "on")], Ok(&[])),
+            (&[("_pq_.something", "1")], Ok(&[])),
+            (&[("client_encoding", "GBK")], Err("client_encoding")),
+            (&[("options", "-c standard_conforming_strings=off")], Err("standard_conforming_strings")),
+            (&[("Standard_Conforming_Strings", "off")], Err("standard_conforming_strings")),
+            (&[("options", "-d 5")], Err("-d")),
+            (&[("options", "-c")], Err("-c")),
+            (&[("options", "-c session_preload_libraries=x")], Err("session_preload_libraries")),
+            (&[("replication", "database")], Err("replication")),
+            (&[("role", "admin")], Err("role")),
+        ] {
+            let all: Vec<_> =
+                [("user", "job"), ("database", "orders")].iter().chain(extra).copied().collect();
+            match (wishes(&all), expected) {
+                (Ok(got), Ok(expected)) => {
+                    let mut expected: Vec<_> =
+                        expected.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+                    expected.push(("client_encoding".into(), "UTF8".into()));
+                    assert_eq!(got.parameters, expected, "{extra:?}");
+                    assert_eq!((got.user.as_str(), got.database.as_str()), ("job", "orders"));
+                }
+                (Err(got), Err(expected)) => assert!(got.text.contains(expected), "{}", got.text),
+                (got, expected) => panic!("{extra:?}: {got:?}, expected {expected:?}"),
+            }
+        }
+        assert_eq!(wishes(&[("user", "job")]).unwrap().database, "job");
+        assert!(wishes(&[("database", "orders")]).is_err());
+    }
+}

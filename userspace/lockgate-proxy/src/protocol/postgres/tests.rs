@@ -1,0 +1,1 @@
+//! Scripted peers: filled in below.

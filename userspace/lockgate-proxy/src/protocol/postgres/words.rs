@@ -1,0 +1,67 @@
+//! What lockgate itself says to a PostgreSQL client: errors and notices in the protocol's own form.
+
+use crate::hold;
+use bytes::BytesMut;
+use lockgate_model::{
+    DecisionId,
+    operation::Operation,
+    verdict::{Denial, DenialCause},
+};
+use lockgate_wire::postgres::{
+    TransactionStatus,
+    backend::{Backend, ReportFields, Severity, sqlstate},
+};
+
+/// Quoted when a message of the target is withheld because it could carry masked values.
+pub(crate) fn withheld(decision: DecisionId) -> String {
+    format!("lockgate: the target's message is withheld, it could carry masked values (decision {decision})")
+}
+
+/// The denial of one operation, fitted to PostgreSQL: what, by which rule, why, what to do instead, the id to quote.
+pub(crate) fn denied(operation: &Operation, decision: DecisionId, denial: &Denial) -> ReportFields {
+    let title = hold::title(operation);
+    let by = match &denial.rule {
+        Some(rule) => format!(" by rule {rule}"),
+        None => String::new(),
+    };
+    let (code, verb) = match denial.cause {
+        DenialCause::Rule
+        | DenialCause::NoRuleMatched
+        | DenialCause::Opaque
+        | DenialCause::ApprovalDenied
+        | DenialCause::ApprovalTimeout
+        | DenialCause::Masking
+        | DenialCause::Unavailable => (sqlstate::INSUFFICIENT_PRIVILEGE, "denied"),
+        DenialCause::Withdrawn => (sqlstate::QUERY_CANCELED, "withdrew"),
+        DenialCause::RecordFailed => (sqlstate::IO_ERROR, "denied"),
+        DenialCause::Unsupported => (sqlstate::FEATURE_NOT_SUPPORTED, "denied"),
+    };
+    let message = format!("lockgate: {verb} {title}{by} (decision {decision})");
+    let fields = ReportFields::new(Severity::Error, code, &message).detail(&denial.reason);
+    match &denial.remedy {
+        Some(remedy) => fields.hint(remedy),
+        None => fields,
+    }
+}
+
+/// A notice.
+pub(crate) fn notice(text: &str) -> Backend {
+    Backend::NoticeResponse(ReportFields::new(Severity::Notice, sqlstate::SUCCESS, text))
+}
+
+/// An error that ends the session.
+pub(crate) fn fatal(code: &str, text: &str) -> Backend {
+    Backend::ErrorResponse(ReportFields::new(Severity::Fatal, code, text))
+}
+
+/// Appends a message of our own. What lockgate says always fits a message; if it ever did not, nothing is said.
+pub(crate) fn say(out: &mut BytesMut, message: &Backend) {
+    if let Err(error) = message.encode(out) {
+        tracing::error!(%error, message = message.name(), "a message of lockgate's own cannot be encoded");
+    }
+}
+
+/// Appends ReadyForQuery.
+pub(crate) fn ready(out: &mut BytesMut, status: TransactionStatus) {
+    say(out, &Backend::ReadyForQuery(status));
+}

@@ -1,0 +1,40 @@
+//! What the proxy is told: its node, its targets, its bounds. Already checked and resolved by whoever reads the
+//! configuration; nothing here reads files or names.
+
+use crate::{
+    limits::Limits,
+    target::TargetAddr,
+    tls::{ClientTls, UpstreamTls},
+    upstream::Credential,
+};
+use lockgate_model::{id::NodeName, session::Target};
+use std::sync::Arc;
+
+/// One registered target with everything it takes to serve it.
+#[derive(Clone, Debug)]
+pub struct TargetSettings {
+    /// The target as policy and records see it.
+    pub target: Arc<Target>,
+    /// Destinations that belong to it.
+    pub addresses: Vec<TargetAddr>,
+    /// TLS for clients; None answers 'N' to SSLRequest.
+    pub client_tls: Option<ClientTls>,
+    /// How the target is verified.
+    pub upstream_tls: UpstreamTls,
+    /// The name its certificate must be for under `verify-full`; None: the host name of the address that matched, or the
+    /// IP address that the client dialled.
+    pub upstream_host: Option<String>,
+    /// Who logs in there.
+    pub credential: Credential,
+}
+
+/// What the proxy is made with.
+#[derive(Clone, Debug)]
+pub struct ProxySettings {
+    /// `node.name`.
+    pub node: NodeName,
+    /// The registered targets.
+    pub targets: Vec<TargetSettings>,
+    /// Bounds.
+    pub limits: Limits,
+}
