@@ -135,7 +135,7 @@ fn read(
         }
         statements.push(statement);
     }
-    second::compare(text, reading, &mut statements);
+    second::compare(text, reading, &state, &mut statements);
     Ok(statements.into_iter().map(Arc::new).collect())
 }
 

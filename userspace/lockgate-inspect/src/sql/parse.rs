@@ -12,6 +12,10 @@ pub const MAX_STATEMENTS: usize = 10_000;
 /// bound keeps its C code off the end of a small stack.
 const MAX_BRACKETS: usize = 500;
 
+/// The longest run of mixed operator characters. The server's own operators end at 63 (NAMEDATALEN); its scanner rescans
+/// longer runs from each `/*` and each trailing sign on, which is quadratic and worse.
+const MAX_OPERATOR_RUN: usize = 64;
+
 /// How backslashes in plain quotes are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reading {
@@ -49,6 +53,9 @@ pub(super) fn parse(text: &str, reading: Reading) -> Result<Vec<Parsed<'_>>, Opa
     }
     if deeper_than(text, MAX_BRACKETS) {
         return Err(format!("brackets nest deeper than {MAX_BRACKETS}"));
+    }
+    if has_long_operator(text) {
+        return Err(format!("a run of more than {MAX_OPERATOR_RUN} operator characters"));
     }
     let result = pg_query::parse(text, reading.options()).map_err(|error| reason(&error))?;
     let statements = result.protobuf.stmts;
@@ -102,4 +109,43 @@ fn deeper_than(text: &str, limit: usize) -> bool {
         }
         depth > limit
     })
+}
+
+/// Finds a long run of operator characters, wherever it stands. Rulers in comments (one character over and over, with or
+/// without the slash of a comment's end) are cheap to scan and common.
+fn has_long_operator(text: &str) -> bool {
+    text.as_bytes()
+        .split(|byte| !b"~!@#^&|`?+-*/%<>=".contains(byte))
+        .filter(|run| run.len() > MAX_OPERATOR_RUN)
+        .any(|run| {
+            let run = run.strip_prefix(b"/").unwrap_or(run);
+            let run = run.strip_suffix(b"/").unwrap_or(run);
+            match run.first() {
+                Some(b'+') | None => true,
+                Some(first) => run.iter().any(|byte| byte != first),
+            }
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_operators_are_refused_and_rulers_are_not() {
+        for (piece, expected) in [
+            ("+", true),
+            ("+-", true),
+            ("/*", true),
+            ("/**/", true),
+            ("-+", true),
+            ("-", false),
+            ("=", false),
+            ("*", false),
+        ] {
+            assert_eq!(has_long_operator(&piece.repeat(70)), expected, "{piece}");
+            assert!(!has_long_operator(&piece.repeat(10)), "{piece}");
+        }
+        assert!(!has_long_operator(&format!("/{}/", "*".repeat(100))));
+    }
 }
