@@ -72,7 +72,7 @@ fn main() -> Result<()> {
         let mut checks = lockgate_intercept::probe(&instance);
         checks.push(lockgate_intercept::prove());
         tell(
-            &json!({ "event": "checks", "checks": checks, "cgroup": std::fs::read_to_string("/proc/self/cgroup")? }),
+            &json!({ "event": "checks", "checks": checks, "pid": std::process::id(), "cgroup": std::fs::read_to_string("/proc/self/cgroup")? }),
         );
         return Ok(());
     }

@@ -110,6 +110,16 @@ pub enum InterceptError {
         /// The library's words.
         reason: String,
     },
+    /// The process may not do it.
+    #[error(
+        "cannot {doing}: {source}; run the agent as root, or see `lockgate doctor` for the capabilities it needs"
+    )]
+    Privilege {
+        /// What was tried.
+        doing: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// A system call failed.
     #[error("cannot {doing}: {source}")]
     Io {
@@ -138,6 +148,7 @@ impl InterceptError {
             Self::TooMany { .. } => "too_many",
             Self::Place { .. } => "place",
             Self::Map { .. } => "map",
+            Self::Privilege { .. } => "privilege",
             Self::Io { .. } => "io",
         }
     }
@@ -155,7 +166,13 @@ pub(crate) trait Doing<T> {
 
 impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
     fn doing(self, doing: impl FnOnce() -> String) -> Result<T, InterceptError> {
-        self.map_err(|error| InterceptError::Io { doing: doing(), source: error.into() })
+        self.map_err(|error| {
+            let (doing, source) = (doing(), error.into());
+            match source.kind() {
+                io::ErrorKind::PermissionDenied => InterceptError::Privilege { doing, source },
+                _ => InterceptError::Io { doing, source },
+            }
+        })
     }
 }
 

@@ -18,14 +18,14 @@ use crate::{
     pin::{Instance, Link, LinkState, Pins},
     run::Runs,
     self_test::Expected,
-    target::{TargetMap, TargetNet, local_addresses, with_local_forms},
+    target::{TargetMap, TargetNet, local_addresses, registered_form, with_local_forms},
     watch::Watch,
     workload::Reader,
 };
 use aya::maps::{Array, Map, MapData, SkStorage};
 use lockgate_ebpf_common::{ABI_VERSION, Config, LISTENER_TAG, map};
 use lockgate_model::{
-    addr::ClientAddr,
+    addr::{ClientAddr, OriginalDst},
     flow::Flow,
     port::{Attributor, FlowError},
     workload::Workload,
@@ -263,7 +263,8 @@ impl Health {
 
 impl Attributor for Interceptor {
     fn flow(&self, accepted: BorrowedFd<'_>, client: ClientAddr) -> Result<Flow, FlowError> {
-        let flow = self.core.flows.read(accepted, client)?;
+        let mut flow = self.core.flows.read(accepted, client)?;
+        flow.original_dst = self.core.registered_form(flow.original_dst);
         if self.core.expected.take(&flow) {
             return Err(FlowError::Mismatch("this is a self-test, there is nothing to serve".to_owned()));
         }
@@ -288,6 +289,11 @@ impl Core {
             runs.sweep();
         }
         self.reports().read()
+    }
+
+    fn registered_form(&self, destination: OriginalDst) -> OriginalDst {
+        let targets = self.targets();
+        OriginalDst::new(registered_form(&targets.configured, &targets.local, destination.addr()))
     }
 
     /// Where a self-test puts its child: inside what is governed, if that is a cgroup.

@@ -289,8 +289,9 @@ pub fn prove() -> Check {
 fn prove_or_say_why() -> Result<(), String> {
     let instance =
         Instance::new(&format!("doctor-{}", std::process::id())).map_err(|error| error.to_string())?;
-    let _home = Home::remember()?;
+    // Last: the cgroup can be removed only after this process has left it.
     let _cleanup = Cleanup(&instance);
+    let _home = Home::remember()?;
     let settings = Settings {
         instance: instance.clone(),
         governed: vec![Governed::Cgroup(format!("/lockgate/{}", instance.as_str()))],

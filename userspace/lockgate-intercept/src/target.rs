@@ -1,8 +1,9 @@
 //! Protected destinations: from configuration to keys of the kernel's prefix tree.
 //!
 //! A service on this host can be reached by many addresses: any 127.x.y.z, `::1`, and every address of
-//! the host. A destination that names one of them therefore captures all of them on that port. Such a
-//! connection keeps the address the client named; whoever looks up the target treats them alike.
+//! the host. A destination that names one of them therefore captures all of them on that port, and a
+//! connection that came by another one is told as the registered address ([`registered_form`]), as
+//! 0.0.0.0 is told as 127.0.0.1: it is the same service, and nobody else needs to know of this.
 
 use crate::{abi::Raw, error::InterceptError};
 use aya::maps::{LpmTrie, MapData, lpm_trie::Key};
@@ -10,7 +11,7 @@ use lockgate_ebpf_common::{TARGET_PORT_BITS, TargetKey, capacity, map};
 use std::{
     collections::BTreeSet,
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 /// Addresses of one prefix on one port.
@@ -52,6 +53,17 @@ impl TargetNet {
         address.is_ipv4() == self.address.is_ipv4() && mask(address, self.prefix) == self.address
     }
 
+    /// An address of this host that it covers, loopback before others.
+    fn local_address(&self, local: &[IpAddr]) -> Option<IpAddr> {
+        if matches!(self.address, IpAddr::V4(ip) if ip.is_loopback()) && self.prefix == 32 {
+            return Some(self.address);
+        }
+        let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        let covered = loopback.iter().chain(local).copied().find(|ip| self.contains(*ip));
+        // 127.64.0.0/16 covers neither 127.0.0.1 nor an interface, and is this host all the same.
+        covered.or_else(|| self.address.is_loopback().then_some(self.address))
+    }
+
     fn key(&self) -> (u32, TargetKey) {
         let (octets, bits) = match self.address {
             IpAddr::V4(ip) => (ip.to_ipv6_mapped().octets(), 96 + u32::from(self.prefix)),
@@ -85,21 +97,31 @@ fn mask(address: IpAddr, prefix: u8) -> IpAddr {
 
 /// Adds every other way to reach this host, on each port on which one of its addresses is protected.
 pub(crate) fn with_local_forms(targets: &[TargetNet], local: &[IpAddr]) -> BTreeSet<TargetNet> {
+    let own = local.iter().map(|ip| (*ip, if ip.is_ipv4() { 32 } else { 128 }));
     let loopback = [(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8), (IpAddr::V6(Ipv6Addr::LOCALHOST), 128)];
-    let own: Vec<(IpAddr, u8)> = local.iter().map(|ip| (*ip, if ip.is_ipv4() { 32 } else { 128 })).collect();
-    let is_local = |target: &TargetNet| {
-        local.iter().any(|ip| target.contains(*ip))
-            || matches!(target.address, IpAddr::V4(ip) if ip.is_loopback())
-            || target.contains(Ipv4Addr::LOCALHOST.into())
-            || target.contains(Ipv6Addr::LOCALHOST.into())
-    };
+    let forms: Vec<(IpAddr, u8)> = own.chain(loopback).collect();
     let mut all: BTreeSet<TargetNet> = targets.iter().copied().collect();
-    for target in targets.iter().filter(|target| is_local(target)) {
-        all.extend(
-            loopback.iter().chain(&own).filter_map(|(ip, prefix)| TargetNet::new(*ip, *prefix, target.port)),
-        );
+    for target in targets.iter().filter(|target| target.local_address(local).is_some()) {
+        all.extend(forms.iter().filter_map(|(ip, prefix)| TargetNet::new(*ip, *prefix, target.port)));
     }
     all
+}
+
+/// The registered address that a destination on this host stands for. A destination that is registered as it
+/// is, or is not on this host, stays.
+pub(crate) fn registered_form(
+    targets: &[TargetNet],
+    local: &[IpAddr],
+    destination: SocketAddr,
+) -> SocketAddr {
+    let ip = destination.ip();
+    let on_this_host = ip.is_loopback() || local.contains(&ip);
+    let mut same_port = targets.iter().filter(|target| target.port == destination.port());
+    if !on_this_host || same_port.clone().any(|target| target.contains(ip)) {
+        return destination;
+    }
+    let registered = same_port.find_map(|target| target.local_address(local));
+    registered.map_or(destination, |ip| SocketAddr::new(ip, destination.port()))
 }
 
 /// Addresses of this host's interfaces.
@@ -209,6 +231,29 @@ mod tests {
             for way in ["127.0.0.1", "127.9.9.9", "::1", "192.0.2.7", "::ffff:192.0.2.7"] {
                 assert_eq!(covered(way), covers_local, "{input} {way}");
             }
+        }
+    }
+
+    #[test]
+    fn a_destination_on_this_host_is_told_as_the_registered_address() {
+        let local = ["127.0.0.1".parse().unwrap(), "::1".parse().unwrap(), "192.0.2.7".parse().unwrap()];
+        for (targets, dialled, told) in [
+            (&["127.0.0.1/32:5432"][..], "[::1]:5432", "127.0.0.1:5432"),
+            (&["127.0.0.1/32:5432"], "127.9.9.9:5432", "127.0.0.1:5432"),
+            (&["127.0.0.1/32:5432"], "192.0.2.7:5432", "127.0.0.1:5432"),
+            (&["127.0.0.1/32:5432"], "127.0.0.1:5432", "127.0.0.1:5432"),
+            (&["127.0.0.9/32:5432"], "127.0.0.1:5432", "127.0.0.9:5432"),
+            (&["127.64.0.0/16:5432"], "127.0.0.1:5432", "127.64.0.0:5432"),
+            (&["127.0.0.1/32:5432", "::1/128:5432"], "[::1]:5432", "[::1]:5432"),
+            (&["192.0.2.0/24:5432"], "127.0.0.1:5432", "192.0.2.7:5432"),
+            (&["192.0.2.0/24:5432"], "192.0.2.7:5432", "192.0.2.7:5432"),
+            (&["192.0.2.0/24:5432"], "192.0.2.8:5432", "192.0.2.8:5432"),
+            (&["127.0.0.1/32:5432"], "[::1]:5433", "[::1]:5433"),
+            (&["10.0.0.0/8:5432"], "127.0.0.1:5432", "127.0.0.1:5432"),
+        ] {
+            let targets: Vec<TargetNet> = targets.iter().map(|text| net(text)).collect();
+            let shown = registered_form(&targets, &local, dialled.parse().unwrap());
+            assert_eq!(shown.to_string(), told, "{dialled} with {targets:?}");
         }
     }
 

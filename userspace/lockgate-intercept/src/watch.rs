@@ -4,6 +4,7 @@
 use crate::interceptor::{Core, Health};
 use std::{
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         mpsc::{RecvTimeoutError, SyncSender, sync_channel},
@@ -32,7 +33,7 @@ impl Watch {
             loop {
                 let pause = if core.has_globs() { WITH_GLOBS } else { CALM };
                 match stopped.recv_timeout(pause) {
-                    Err(RecvTimeoutError::Timeout) => last = wake(&core, &last),
+                    Err(RecvTimeoutError::Timeout) => last = wake_safely(&core, last),
                     Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
                 }
             }
@@ -46,6 +47,17 @@ impl Drop for Watch {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+    }
+}
+
+/// A watch that died would leave restarted units ungoverned, so a bug in one round does not end it.
+fn wake_safely(core: &Core, last: Health) -> Health {
+    match catch_unwind(AssertUnwindSafe(|| wake(core, &last))) {
+        Ok(health) => health,
+        Err(_) => {
+            tracing::error!("a round of the capture watch panicked; please report it");
+            last
         }
     }
 }

@@ -151,7 +151,7 @@ fn argv(content: &[u8]) -> Vec<String> {
     let mut secret_follows = false;
     arguments
         .map(|argument| {
-            let text = printable(&String::from_utf8_lossy(argument));
+            let text = printable(&String::from_utf8_lossy(argument).replace(['\n', '\t'], " "));
             let hidden = std::mem::replace(&mut secret_follows, is_secret_flag(&text));
             if hidden { HIDDEN.to_owned() } else { without_password(&text) }
         })
