@@ -239,6 +239,13 @@ mod tests {
     use super::*;
     use crate::tls::UpstreamTls;
 
+    /// Sessions run on any worker.
+    #[allow(dead_code, reason = "compiling it is the check")]
+    fn loads_may_move_between_threads(catalogue: &Catalogue) {
+        fn sendable(_: impl Send) {}
+        sendable(catalogue.load());
+    }
+
     #[test]
     fn databases_share_a_catalogue_and_their_number_is_bounded() {
         let catalogues = Catalogues::default();

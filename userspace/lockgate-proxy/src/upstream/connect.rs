@@ -8,10 +8,10 @@ use lockgate_model::addr::UpstreamAddr;
 use lockgate_wire::postgres::backend::BackendKeyData;
 use lockgate_wire::postgres::startup::{CancelRequest, StartupPacket};
 use socket2::TcpKeepalive;
-use std::{cell::Cell, time::Duration};
+use std::{future::Future, time::Duration};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// A target that vanished without a word (power, network) is noticed after two minutes, not after the system's two hours:
 /// a session waits for a long statement without any bound of its own.
@@ -65,25 +65,19 @@ pub async fn connect(
 ) -> Result<Connected, UpstreamError> {
     request.check()?;
     let tcp = dial(endpoint).await?;
-    let (step, limit) = (Cell::new("TLS"), endpoint.bounds.login);
-    let open = async {
-        let (stream, binding) = secure(tcp, endpoint).await?;
-        let encrypted = matches!(stream, Secured::Tls(_));
-        let mut opening = Opening::new(stream, &step, encrypted, binding);
-        let session = opening.log_in(credential, request).await?;
-        let (stream, buffer) = opening.into_parts();
-        Ok(session.hand_over(stream.split(), buffer, encrypted))
-    };
-    match timeout(limit, open).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(UpstreamError::LoginSlow { step: step.get(), limit }),
-    }
+    let deadline = Deadline::after(endpoint.bounds.login);
+    let (stream, binding) = deadline.within("TLS", secure(tcp, endpoint)).await?;
+    let encrypted = matches!(stream, Secured::Tls(_));
+    let mut opening = Opening::new(stream, deadline);
+    let session = opening.log_in(credential, request, encrypted, binding).await?;
+    let (stream, buffer) = opening.into_parts();
+    Ok(session.hand_over(stream.split(), buffer, encrypted))
 }
 
 /// Delivers a CancelRequest to the target. It never answers; the end of the connection means that it was taken.
 pub async fn cancel(endpoint: &Endpoint, key: &BackendKeyData) -> Result<(), UpstreamError> {
     let tcp = dial(endpoint).await?;
-    let (step, limit) = ("a cancellation", endpoint.bounds.login);
+    let step = "a cancellation";
     let deliver = async {
         let (mut stream, _) = secure(tcp, endpoint).await?;
         let request = CancelRequest { process_id: key.process_id, key: key.key.clone() };
@@ -96,9 +90,31 @@ pub async fn cancel(endpoint: &Endpoint, key: &BackendKeyData) -> Result<(), Ups
         let _ = stream.as_stream().read(&mut [0; 1]).await;
         Ok(())
     };
-    match timeout(limit, deliver).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(UpstreamError::LoginSlow { step, limit }),
+    Deadline::after(endpoint.bounds.login).within(step, deliver).await
+}
+
+/// When the login must be over.
+#[derive(Clone, Copy)]
+pub(super) struct Deadline {
+    at: Instant,
+    limit: Duration,
+}
+
+impl Deadline {
+    fn after(limit: Duration) -> Self {
+        Self { at: Instant::now() + limit, limit }
+    }
+
+    /// Runs a part of the login; `step` says in the error what was waited for.
+    pub(super) async fn within<T>(
+        self,
+        step: &'static str,
+        part: impl Future<Output = Result<T, UpstreamError>>,
+    ) -> Result<T, UpstreamError> {
+        match timeout_at(self.at, part).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(UpstreamError::LoginSlow { step, limit: self.limit }),
+        }
     }
 }
 

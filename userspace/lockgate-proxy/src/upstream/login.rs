@@ -1,7 +1,7 @@
 //! StartupMessage to ReadyForQuery, with the injected user (§55.2.1 "Start-up").
 
 use super::authentication::Authenticator;
-use super::connect::{Halves, Secured};
+use super::connect::{Deadline, Halves, Secured};
 use super::{Connected, MAX_LOGIN_MESSAGE, MAX_LOGIN_MESSAGES, Upstream, UpstreamError, UpstreamReader};
 use bytes::BytesMut;
 use lockgate_model::SecretRef;
@@ -9,7 +9,6 @@ use lockgate_wire::postgres::backend::{Backend, BackendKeyData, ReportFields};
 use lockgate_wire::postgres::frame::{FrameDecoder, Limits};
 use lockgate_wire::postgres::startup::{EXTENSION_PREFIX, ProtocolVersion, StartupMessage};
 use lockgate_wire::postgres::{PgString, TransactionStatus};
-use std::cell::Cell;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Parameters that are the proxy's to set: who logs in where, and modes that have a protocol of their own.
@@ -59,11 +58,11 @@ impl SessionRequest {
 }
 
 /// A connection whose session is not open yet.
-pub(super) struct Opening<'a> {
+pub(super) struct Opening {
     stream: Secured,
-    step: &'a Cell<&'static str>,
-    encrypted: bool,
-    binding: Option<Vec<u8>>,
+    deadline: Deadline,
+    /// What the target was last asked for.
+    step: &'static str,
     buffer: BytesMut,
 }
 
@@ -84,30 +83,27 @@ impl LoggedIn {
     }
 }
 
-impl<'a> Opening<'a> {
-    pub(super) fn new(
-        stream: Secured,
-        step: &'a Cell<&'static str>,
-        encrypted: bool,
-        binding: Option<Vec<u8>>,
-    ) -> Self {
-        Self { stream, step, encrypted, binding, buffer: BytesMut::new() }
+impl Opening {
+    pub(super) fn new(stream: Secured, deadline: Deadline) -> Self {
+        Self { stream, deadline, step: "a session", buffer: BytesMut::new() }
     }
 
     pub(super) fn into_parts(self) -> (Secured, BytesMut) {
         (self.stream, self.buffer)
     }
 
+    /// `binding` is the channel binding data of the connection, if it has any.
     pub(super) async fn log_in(
         &mut self,
         credential: &Credential,
         request: &SessionRequest,
+        encrypted: bool,
+        binding: Option<Vec<u8>>,
     ) -> Result<LoggedIn, UpstreamError> {
-        self.step.set("a session");
         let mut bytes = BytesMut::new();
         request.startup(&credential.user)?.encode(&mut bytes)?;
         self.write(&bytes).await?;
-        let mut authenticator = Authenticator::new(credential, self.encrypted, self.binding.take());
+        let mut authenticator = Authenticator::new(credential, encrypted, binding);
         let mut session = LoggedIn {
             parameters: Vec::new(),
             key: None,
@@ -117,8 +113,9 @@ impl<'a> Opening<'a> {
         for _ in 0..MAX_LOGIN_MESSAGES {
             match self.read().await? {
                 Backend::Authentication(step) => {
-                    self.step.set("authentication");
-                    if let Some(answer) = authenticator.answer(step).await? {
+                    self.step = "authentication";
+                    let answer = self.deadline.within(self.step, authenticator.answer(step)).await?;
+                    if let Some(answer) = answer {
                         self.write(answer.bytes()).await?;
                     }
                 }
@@ -148,10 +145,13 @@ impl<'a> Opening<'a> {
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), UpstreamError> {
-        let step = self.step.get();
-        let stream = self.stream.as_stream();
-        stream.write_all(bytes).await.map_err(|error| UpstreamError::io(step, &error))?;
-        stream.flush().await.map_err(|error| UpstreamError::io(step, &error))
+        let (step, stream) = (self.step, self.stream.as_stream());
+        let write = async {
+            stream.write_all(bytes).await?;
+            stream.flush().await
+        };
+        let write = async { write.await.map_err(|error| UpstreamError::io(step, &error)) };
+        self.deadline.within(step, write).await
     }
 
     async fn read(&mut self) -> Result<Backend, UpstreamError> {
@@ -160,9 +160,10 @@ impl<'a> Opening<'a> {
             if let Some(frame) = decoder.next(&mut self.buffer)? {
                 return Ok(Backend::decode(&frame)?);
             }
-            let step = self.step.get();
-            let read = self.stream.as_stream().read_buf(&mut self.buffer).await;
-            match read.map_err(|error| UpstreamError::io(step, &error))? {
+            let (step, stream, buffer) = (self.step, self.stream.as_stream(), &mut self.buffer);
+            let read =
+                async { stream.read_buf(buffer).await.map_err(|error| UpstreamError::io(step, &error)) };
+            match self.deadline.within(step, read).await? {
                 0 => return Err(UpstreamError::Closed { step }),
                 _ => continue,
             }
@@ -173,6 +174,20 @@ impl<'a> Opening<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::{Endpoint, cancel, connect};
+
+    /// Sessions run on any worker.
+    #[allow(dead_code, reason = "compiling it is the check")]
+    fn logins_may_move_between_threads(
+        endpoint: &Endpoint,
+        credential: &Credential,
+        request: &SessionRequest,
+        key: &BackendKeyData,
+    ) {
+        fn sendable(_: impl Send) {}
+        sendable(connect(endpoint, credential, request));
+        sendable(cancel(endpoint, key));
+    }
 
     #[test]
     fn who_logs_in_is_not_the_client_s_to_say() {
