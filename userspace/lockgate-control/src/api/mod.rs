@@ -21,7 +21,8 @@ use problem::Problem;
 use std::convert::Infallible;
 
 impl Control {
-    /// The host's API, to be served on the unix socket; the binary merges routes of its own into it.
+    /// The host's API, to be served on the unix socket; the binary merges routes of its own into it, then
+    /// calls [`finish`].
     ///
     /// - `GET /v1/approvals?state=pending|resolved|approved|denied|expired|cancelled|all&limit=N&before=ID`
     /// - `GET /v1/approvals/{id}`
@@ -32,12 +33,13 @@ impl Control {
     }
 
     /// What may be reached over TCP: decisions of integrations, the page behind a notification's link, health.
+    /// The binary merges its metrics into it, then calls [`finish`].
     ///
     /// - `POST /v1/approvals/{id}/decision`
     /// - `GET /v1/approvals/{id}?token=…`
     /// - `GET /healthz`, `GET /readyz`
     pub fn public_router(&self) -> Router {
-        finish(public::routes(self.desk.clone()).merge(public::health(self.desk.clone())))
+        public::routes(self.desk.clone()).merge(public::health(self.desk.clone()))
     }
 }
 

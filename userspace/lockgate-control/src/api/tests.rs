@@ -101,8 +101,12 @@ impl Sent {
     }
 
     async fn send(&self, stage: &Stage) -> (u16, Value) {
-        answer(stage.control.public_router().oneshot(self.request(stage)).await.unwrap()).await
+        answer(public(stage).oneshot(self.request(stage)).await.unwrap()).await
     }
+}
+
+fn public(stage: &Stage) -> Router {
+    super::finish(stage.control.public_router())
 }
 
 async fn answer(response: Response) -> (u16, Value) {
@@ -403,7 +407,7 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
     let (id, _pending) = open(&stage, Ask::default()).await;
     let began = tokio::time::Instant::now();
     let request = Sent::good(id).request(&stage).map(|_| Body::new(Stuck));
-    let (status, problem) = answer(stage.control.public_router().oneshot(request).await.unwrap()).await;
+    let (status, problem) = answer(public(&stage).oneshot(request).await.unwrap()).await;
     assert_eq!((status, &problem["code"]), (408, &json!("too_slow")));
     assert_eq!(began.elapsed(), decision::BODY_TIMEOUT);
 }
@@ -418,7 +422,7 @@ async fn rubbish_never_counts_and_never_breaks_anything() {
     };
     let stage = stage();
     let (id, pending) = open(&stage, Ask::default()).await;
-    let router = stage.control.public_router();
+    let router = public(&stage);
     let good = Sent::good(id).body.to_string().into_bytes();
     let mut bodies: Vec<Vec<u8>> = (0..good.len()).map(|end| good[..end].to_vec()).collect();
     let mut runner = TestRunner::new_with_rng(
@@ -459,7 +463,7 @@ async fn the_link_of_a_notification_shows_its_request_while_it_waits_and_no_othe
     let path = link.strip_prefix("http://127.0.0.1:8420").unwrap().to_owned();
     let get = async |path: String| {
         let request = Request::get(path).body(Body::empty()).unwrap();
-        answer(stage.control.public_router().oneshot(request).await.unwrap()).await
+        answer(public(&stage).oneshot(request).await.unwrap()).await
     };
     let (status, page) = get(path.clone()).await;
     assert_eq!((status, &page["id"], &page["state"]), (200, &json!(id), &json!("pending")));
@@ -486,7 +490,7 @@ async fn health_and_readiness_are_told_apart() {
     let stage = stage();
     let get = async |path: &str| {
         let request = Request::get(path).body(Body::empty()).unwrap();
-        stage.control.public_router().oneshot(request).await.unwrap().status().as_u16()
+        public(&stage).oneshot(request).await.unwrap().status().as_u16()
     };
     assert_eq!((get("/healthz").await, get("/readyz").await), (200, 503));
     stage.control.set_ready(true);
