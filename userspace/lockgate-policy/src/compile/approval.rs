@@ -125,6 +125,27 @@ impl Compiler {
         names.iter().map(|name| self.groups.resolve(&mut self.report, file, name)).collect()
     }
 
+    /// Groups of a block that is not acted on: one nobody defined has no members, which is no laxer.
+    pub(super) fn unacted_voters(&mut self, file: &SourceFile, at: Position, from: &StageFrom) {
+        let names: &[Spanned<String>] = match from {
+            StageFrom::Group(name) => std::slice::from_ref(name),
+            StageFrom::AnyOf(names) => names,
+        };
+        for name in names {
+            match self.groups.defined.get_mut(&GroupName::from(name.value.as_str())) {
+                Some(entry) => entry.used = true,
+                None => {
+                    let at = if name.at.line == 0 { at } else { name.at };
+                    self.report.warn(
+                        file,
+                        at,
+                        format!("group `{}` is not defined and has no members", name.value),
+                    );
+                }
+            }
+        }
+    }
+
     pub(super) fn break_glass(&mut self, file: &SourceFile, block: &Spanned<BreakGlass>) {
         if let Some((path, line)) =
             self.ids.insert(block.id.value.clone(), (file.path.clone(), block.id.at.line))
@@ -133,7 +154,7 @@ impl Compiler {
                 format!("`{}` is defined a second time, the first is at {path}:{line}", block.id.value);
             self.report.error(file, block.id.at, message, None);
         }
-        self.voters(file, block.at, &block.who);
+        self.unacted_voters(file, block.at, &block.who);
         for group in &block.notify {
             self.groups.resolve(&mut self.report, file, group);
         }

@@ -315,7 +315,11 @@ impl Checker<'_> {
             Type::Map => Type::Text,
             Type::Any => Type::Any,
             other => {
-                return self.problem(&inner.iter_range, format!("a macro runs over lists, not {other}"), None);
+                return self.problem(
+                    &inner.iter_range,
+                    format!("a macro runs over lists, not {other}"),
+                    None,
+                );
             }
         };
         let accumulator = self.expression(&inner.accu_init, depth);

@@ -311,7 +311,10 @@ impl<'de, 'n> Deserializer<'de> for NodeDeserializer<'n> {
         visitor: V,
     ) -> Result<V::Value, Problem> {
         let (at, word, value) = match &self.node.kind {
-            Kind::Scalar { text, .. } if !self.node.is_null() => (self.node.at, text.as_str(), None),
+            // `null` is a word where it is one of the words.
+            Kind::Scalar { text, .. } if !self.node.is_null() || variants.contains(&text.as_str()) => {
+                (self.node.at, text.as_str(), None)
+            }
             Kind::Mapping(entries) => match entries.as_slice() {
                 [(key, value)] => (key.at, key.text.as_str(), Some(self.child(value))),
                 _ => {

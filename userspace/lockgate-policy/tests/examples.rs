@@ -1,0 +1,109 @@
+//! Every policy and every example of the language reference loads, and its tests pass, with the statements
+//! understood by the real inspector.
+
+use lockgate_inspect::sql::{Inspector, SessionState};
+use lockgate_model::{operation::Facts, sql::SqlFacts};
+use lockgate_policy::{CompiledPolicy, Diagnostic, Loaded, SourceFile};
+use std::{fs, path::PathBuf};
+
+fn policies() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../policies")
+}
+
+fn inspect(text: &str) -> Vec<SqlFacts> {
+    let state = SessionState::from_startup(&[("client_encoding".to_owned(), "UTF8".to_owned())]);
+    let script = Inspector.script(text, &state, None);
+    script
+        .statements
+        .iter()
+        .map(|statement| match statement.facts.as_ref() {
+            Facts::Sql(facts) => facts.clone(),
+        })
+        .collect()
+}
+
+fn load(path: &str, text: &str) -> Loaded {
+    let file = SourceFile { path: path.to_owned(), text: text.to_owned() };
+    CompiledPolicy::load(vec![file]).unwrap_or_else(|errors| panic!("{path}: {errors:#?}"))
+}
+
+fn run(path: &str, text: &str) -> Vec<Diagnostic> {
+    let loaded = load(path, text);
+    for outcome in loaded.policy.run_tests(&inspect) {
+        assert!(outcome.passed(), "{path}: {outcome:#?}");
+    }
+    loaded.warnings
+}
+
+#[test]
+fn every_policy_loads_and_its_tests_pass() {
+    let mut files = vec![policies().join("default.yaml")];
+    for entry in fs::read_dir(policies().join("examples")).expect("policies/examples") {
+        files.push(entry.expect("an entry").path());
+    }
+    assert!(files.len() >= 6, "{files:?}");
+    for file in files {
+        let path = file.file_name().expect("a name").to_string_lossy().into_owned();
+        let text = fs::read_to_string(&file).expect("a readable file");
+        let loaded = load(&path, &text);
+        assert!(!loaded.policy.run_tests(&inspect).is_empty(), "{path} has no tests");
+        let warnings = run(&path, &text);
+        if path != "prod-data.yaml" {
+            assert_eq!(warnings, [], "{path}");
+        }
+    }
+}
+
+#[test]
+fn all_examples_together_are_one_policy() {
+    let mut files = Vec::new();
+    for name in ["migrations.yaml", "reporting.yaml", "pii-masking.yaml", "opaque.yaml"] {
+        let text = fs::read_to_string(policies().join("examples").join(name)).expect("a readable file");
+        files.push(SourceFile { path: name.to_owned(), text });
+    }
+    CompiledPolicy::load(files).expect("groups and rules do not collide");
+}
+
+/// Fragments of the reference that begin with a rule are put into a document; whole documents stand as they are.
+#[test]
+fn every_example_of_the_reference_loads() {
+    let text = fs::read_to_string(policies().join("README.md")).expect("policies/README.md");
+    let blocks: Vec<&str> =
+        text.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
+    assert!(blocks.len() >= 8, "the reference has {} examples", blocks.len());
+    for (index, block) in blocks.iter().enumerate() {
+        let header = "apiVersion: lockgate.dev/v1\nkind: Policy\nmetadata: { name: x }\n";
+        let groups = "groups: { dba: {}, oncall: {} }\n";
+        let text = if block.starts_with("apiVersion") {
+            (*block).to_owned()
+        } else if block.starts_with("- id:") {
+            format!("{header}{groups}rules:\n{block}")
+        } else {
+            format!("{header}{block}")
+        };
+        run(&format!("README.md example {}", index + 1), &text);
+    }
+}
+
+#[test]
+fn the_reference_names_every_path_of_when() {
+    let text = fs::read_to_string(policies().join("README.md")).expect("policies/README.md");
+    for path in lockgate_policy::paths::PATHS {
+        assert!(
+            text.contains(&format!("`{}.{}`", path.root, path.field)),
+            "policies/README.md lacks {path:?}"
+        );
+    }
+}
+
+/// The generated schema accepts what the reader accepts, as far as a schema can tell: every key of every example.
+#[test]
+fn the_schema_knows_every_key() {
+    let schema = CompiledPolicy::schema().to_string();
+    for key in
+        ["any_table", "only_tables", "max_wait_in_transaction", "on_unknown_lineage", "break_glass", "final"]
+    {
+        assert!(schema.contains(&format!("\"{key}\"")), "{key}");
+    }
+    assert!(schema.contains("\"additionalProperties\":false"));
+}
