@@ -43,7 +43,7 @@ fn rows(count: usize) -> BytesMut {
 }
 
 fn decode(criterion: &mut Criterion) {
-    let decoder = FrameDecoder::new(Limits::default());
+    let decoder = FrameDecoder::new(Limits::CLIENT);
     let mut group = criterion.benchmark_group("decode");
     let round = extended_round();
     group.throughput(Throughput::Elements(5));
