@@ -514,3 +514,6 @@ fn names(groups: &[&str]) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

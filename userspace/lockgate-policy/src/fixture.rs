@@ -39,7 +39,7 @@ pub(crate) fn session() -> Session {
             assurance: CiAssurance(Assurance::Claimed),
             repository: Some("acme/billing".to_owned()),
             event_name: Some("push".to_owned()),
-            actor: Some("ana".to_owned()),
+            actor: Some("zoe".to_owned()),
             triggering_actor: Some("bob".to_owned()),
             commit_author: Some("Cleo <cleo@example.com>".to_owned()),
             ..CiJob::default()

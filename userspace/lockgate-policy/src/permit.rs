@@ -236,3 +236,6 @@ pub async fn permit(
     let _rests: Receipt = recorder.record(events, durability).await?;
     Ok(Permit { payload, operations, streams })
 }
+
+#[cfg(test)]
+mod tests;
