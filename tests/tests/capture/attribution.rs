@@ -179,8 +179,9 @@ fn a_reused_pid_is_never_taken_for_the_client() -> Result<()> {
 #[test]
 fn lockgate_run_places_a_process_in_a_governed_cgroup_of_its_own() -> Result<()> {
     let lab = Lab::new()?;
+    // Governed although `govern:` does not name it.
     let run = format!("{}/run", lab.governed());
-    let mut agent = lab.agent_with(json!({ "run_cgroup": run }))?;
+    let mut agent = lab.agent_with(json!({ "run_cgroup": run, "cgroups": [] }))?;
     // Starts outside; the agent moves it.
     let address = lab.server.at("127.0.0.1");
     let mut client = Client::start(&lab.outside(), None, &["--wait", "dial", &address])?;

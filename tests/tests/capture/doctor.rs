@@ -31,7 +31,10 @@ fn on_a_machine_that_runs_these_tests_every_check_is_fine() -> Result<()> {
     assert_eq!(answer["cgroup"], before.as_str(), "the proof brings the process back");
     let instance = format!("doctor-{}", answer["pid"]);
     assert!(!lab.directory(&format!("/lockgate/agent-{instance}")).exists(), "the proof leaves no cgroup");
-    assert!(!std::path::Path::new(&format!("/sys/fs/bpf/lockgate/v1-{instance}")).exists(), "the proof leaves no pins");
+    assert!(
+        !std::path::Path::new(&format!("/sys/fs/bpf/lockgate/v1-{instance}")).exists(),
+        "the proof leaves no pins"
+    );
     Ok(())
 }
 

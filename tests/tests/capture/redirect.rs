@@ -28,7 +28,8 @@ fn every_address_form_of_a_protected_service_reaches_the_proxy() -> Result<()> {
 fn addresses_that_are_registered_themselves_stay_as_they_were_dialled() -> Result<()> {
     let lab = Lab::new()?;
     let port = lab.server.port;
-    let agent = lab.agent_with(json!({ "targets": [format!("127.0.0.0/8:{port}"), format!("[::1]/128:{port}")] }))?;
+    let agent =
+        lab.agent_with(json!({ "targets": [format!("127.0.0.0/8:{port}"), format!("[::1]/128:{port}")] }))?;
     for (way, told) in [("127.9.8.7", "127.9.8.7"), ("::1", "::1"), ("::", "::1"), ("0.0.0.0", "127.0.0.1")] {
         lab.client(&lab.inside(), &["dial", &lab.server.at(way)])?;
         assert_eq!(agent.flow()?["flow"]["original_dst"], lab.server.at(told).as_str(), "{way}");

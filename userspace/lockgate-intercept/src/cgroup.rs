@@ -84,17 +84,17 @@ impl Tree {
         fs::write(directory.join("cgroup.procs"), pid.to_string())
     }
 
-    /// The path of a cgroup, relative to the mount; from memory when it is gone.
+    /// The path of a cgroup, relative to the mount; known ones also when they are gone. A cgroup of the
+    /// v2 hierarchy is never renamed, so what is known stays true.
     pub(crate) fn path(&self, id: CgroupId) -> Option<String> {
-        match sys::cgroup_path(self.root.as_fd(), id.0) {
-            Ok(directory) if directory.starts_with(&self.mount) => {
-                let path = self.relative(&directory);
-                self.remember(id, path.clone());
-                Some(path)
-            }
-            // Another mount of the hierarchy was shown; the part below it is unknown to us.
-            Ok(_) | Err(_) => self.known().get(&id).cloned(),
+        if let Some(path) = self.known().get(&id) {
+            return Some(path.clone());
         }
+        let directory = sys::cgroup_path(self.root.as_fd(), id.0).ok()?;
+        // A path elsewhere belongs to another mount of the hierarchy; its part below ours is unknown.
+        let path = directory.starts_with(&self.mount).then(|| self.relative(&directory))?;
+        self.remember(id, path.clone());
+        Some(path)
     }
 
     /// All cgroups below the root, as (relative path, directory), at most `bound` of them.

@@ -32,8 +32,10 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    pub(crate) fn compile(governed: &[Governed]) -> Result<Self, InterceptError> {
+    /// `run` is the cgroup of `lockgate run`, which is governed whatever the configuration says.
+    pub(crate) fn compile(governed: &[Governed], run: Option<&str>) -> Result<Self, InterceptError> {
         let mut rules = Self::default();
+        rules.cgroups.extend(run.map(str::to_owned));
         for entry in governed {
             match entry {
                 Governed::Cgroup(path) => rules.cgroups.push(path.clone()),

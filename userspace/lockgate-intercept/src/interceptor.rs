@@ -52,7 +52,7 @@ pub struct Settings {
     pub port: Option<u16>,
     /// Where bpffs is mounted; by default found in mountinfo, or mounted at /sys/fs/bpf.
     pub bpffs: Option<PathBuf>,
-    /// The cgroup under which `lockgate run` gives each command one of its own; itself governed.
+    /// The cgroup under which `lockgate run` gives each command one of its own. Always governed.
     pub run_cgroup: Option<String>,
 }
 
@@ -103,7 +103,7 @@ impl Interceptor {
     /// Attaches, or adopts what an earlier agent of this instance pinned. Moves the calling process
     /// into the instance's own cgroup, whose traffic is never redirected.
     pub fn attach(settings: Settings) -> Result<Self, InterceptError> {
-        let rules = Rules::compile(&settings.governed)?;
+        let rules = Rules::compile(&settings.governed, settings.run_cgroup.as_deref())?;
         let offsets = TaskOffsets::of_running_kernel()?;
         let tree = Tree::open()?;
         let pins = Pins::open(&settings.instance, settings.bpffs.as_deref())?;
@@ -209,7 +209,8 @@ impl Interceptor {
 
     /// Replaces who is governed: new ones are in force before old ones go.
     pub fn set_governed(&self, governed: &[Governed]) -> Result<(), InterceptError> {
-        let rules = Rules::compile(governed)?;
+        let run = self.core.runs.as_ref().map(Runs::path);
+        let rules = Rules::compile(governed, run)?;
         let mut current = self.core.governance();
         current.rules = rules;
         current.apply(&self.core.tree)

@@ -51,6 +51,11 @@ impl Runs {
         })
     }
 
+    /// The parent of all of them, relative to the mount.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Moves a process into a new cgroup. A pidfd is held over the move and the start time compared
     /// before and after, so that a reused pid is never reported as placed.
     pub(crate) fn place(&self, tree: &Tree, pid: u32, start_ticks: u64) -> Result<RunCgroup, InterceptError> {

@@ -21,14 +21,23 @@ pub(super) struct Identity {
     key: Key,
 }
 
-type Key = (u64, u64, u64, i64, i64);
+/// Device, inode, size and ctime (seconds, nanoseconds).
+pub(super) type Key = (u64, u64, u64, i64, i64);
 
 impl Identity {
     pub(super) fn of(file: File) -> io::Result<Self> {
-        let data = file.metadata()?;
-        let key = (data.dev(), data.ino(), data.len(), data.ctime(), data.ctime_nsec());
+        let key = key(&file.metadata()?);
         Ok(Self { file, key })
     }
+}
+
+/// Of the file behind a path, links followed.
+pub(super) fn key_of(path: &str) -> io::Result<Key> {
+    Ok(key(&std::fs::metadata(path)?))
+}
+
+fn key(data: &std::fs::Metadata) -> Key {
+    (data.dev(), data.ino(), data.len(), data.ctime(), data.ctime_nsec())
 }
 
 /// The memory.

@@ -12,31 +12,32 @@ mod process;
 mod user;
 
 use crate::cgroup::{CgroupId, Tree};
-use exe::Hashes;
 use lockgate_model::{
     flow::Flow,
     workload::{Assurance, IdentityKind, Process, Unit, Workload},
 };
 use placement::Placement;
-use process::Live;
 pub(crate) use process::stat_start_ticks;
+use process::{Live, Processes};
+use user::Users;
 
-/// Reads workloads; remembers hashes of executables and nothing else.
+/// Reads workloads. What it remembers is checked against the process each time.
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
-    hashes: Hashes,
+    processes: Processes,
+    users: Users,
 }
 
 impl Reader {
     /// The workload behind a flow; never fails: what cannot be read is absent.
     pub(crate) fn read(&self, tree: &Tree, flow: &Flow) -> Workload {
         let facts = &flow.process;
-        let live = Live::read(facts, &self.hashes);
+        let live = self.processes.read(facts);
         let cgroup = tree.path(CgroupId(facts.cgroup_id));
         let mut placement = cgroup.as_deref().map(Placement::of_path).unwrap_or_default();
         // On a hybrid host the container may be visible in a version-1 hierarchy only.
         if let Some(live) = &live {
-            placement = placement.or_from_v1(&live.v1_cgroups);
+            placement = placement.or_from_v1(&live.image.v1_cgroups);
         }
         if let (Some(unit), Some(path)) = (&mut placement.unit, &placement.unit_cgroup) {
             unit.invocation_id = placement::invocation_id(&tree.mount().join(path.trim_start_matches('/')));
@@ -45,23 +46,23 @@ impl Reader {
             kind: kind(placement.unit.as_ref(), placement.container.is_some()),
             assurance: Assurance::Kernel,
             established_by: established_by(flow, live.is_some(), cgroup.is_some()),
-            process: process(flow, live.as_ref()),
+            process: process(flow, live.as_ref(), self.users.name_of(facts.uid)),
             cgroup,
             unit: placement.unit,
             container: placement.container,
-            ci: live.and_then(|live| live.ci),
+            ci: live.and_then(|live| live.image.ci.clone()),
         }
     }
 }
 
-fn process(flow: &Flow, live: Option<&Live>) -> Process {
+fn process(flow: &Flow, live: Option<&Live>, user: Option<String>) -> Process {
     let facts = &flow.process;
     let mut process = Process {
         pid: facts.tgid,
         start_boottime_ns: facts.start_boottime_ns,
         uid: facts.uid,
         gid: facts.gid,
-        user: user::name_of(facts.uid),
+        user,
         exe: None,
         exe_sha256: None,
         argv: Vec::new(),
@@ -70,11 +71,11 @@ fn process(flow: &Flow, live: Option<&Live>) -> Process {
         exited: live.is_none(),
     };
     if let Some(live) = live {
-        process.exe.clone_from(&live.exe);
-        process.exe_sha256.clone_from(&live.exe_sha256);
-        process.argv.clone_from(&live.argv);
+        process.exe.clone_from(&live.image.exe);
+        process.exe_sha256.clone_from(&live.image.exe_sha256);
+        process.argv.clone_from(&live.image.argv);
         process.cwd.clone_from(&live.cwd);
-        process.ancestry.clone_from(&live.ancestry);
+        process.ancestry.clone_from(&live.image.ancestry);
     }
     process
 }

@@ -2,7 +2,7 @@
 
 use super::{
     ci,
-    exe::{Hashes, Identity},
+    exe::{self, Hashes, Identity},
 };
 use crate::sys;
 use lockgate_model::{
@@ -14,9 +14,10 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io::{self, Read as _},
-    sync::OnceLock,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 /// Bytes of arguments that are shown.
@@ -30,46 +31,95 @@ const ENVIRON_BYTES: u64 = 256 * 1024;
 /// /proc/<pid>/stat and cgroup are short; anything longer is not them.
 const SMALL_FILE_BYTES: u64 = 64 * 1024;
 
+/// Processes whose image is remembered; CI jobs that reconnect all the time are few at a time.
+const REMEMBERED: usize = 4096;
+
 /// A process that was alive, and the same, before and after it was read.
 #[derive(Debug)]
 pub(super) struct Live {
+    pub(super) image: Arc<Image>,
+    pub(super) cwd: Option<String>,
+}
+
+/// What stays the same until the process executes another program.
+#[derive(Debug)]
+pub(super) struct Image {
     pub(super) exe: Option<String>,
     pub(super) exe_sha256: Option<String>,
     pub(super) argv: Vec<String>,
-    pub(super) cwd: Option<String>,
     pub(super) ancestry: Vec<Ancestor>,
     pub(super) v1_cgroups: Vec<String>,
     pub(super) ci: Option<CiJob>,
 }
 
-impl Live {
+/// Reads processes; remembers images, so that a client that connects again and again costs a few system calls.
+#[derive(Debug, Default)]
+pub(super) struct Processes {
+    hashes: Hashes,
+    images: Mutex<Images>,
+}
+
+/// By thread group and start time.
+type Images = HashMap<(u32, u64), (Stamp, Arc<Image>)>;
+
+/// Changes with every exec: the executable, and where its code, arguments and environment lie in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stamp {
+    exe: exe::Key,
+    layout: Vec<u64>,
+}
+
+impl Processes {
     /// `None` when the process has exited or its pid belongs to another one by now.
-    pub(super) fn read(facts: &ProcessFacts, hashes: &Hashes) -> Option<Self> {
-        let started = ticks(facts.start_boottime_ns);
+    pub(super) fn read(&self, facts: &ProcessFacts) -> Option<Live> {
         if facts.start_boottime_ns == 0 {
             return None;
         }
+        let started = ticks(facts.start_boottime_ns);
         let pid = i32::try_from(facts.tgid).ok().and_then(Pid::from_raw)?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        let is_same = || stat_start_ticks(facts.tgid).is_ok_and(|ticks| ticks == started);
-        if !is_same() {
-            return None;
-        }
-        let live = Self::read_unverified(facts.tgid, hashes);
+        let same = || read_stat(facts.tgid).ok().flatten().filter(|stat| stat.start_ticks == started);
+        let stat = same()?;
+        let live = Live { image: self.image(facts, stat), cwd: link(&format!("/proc/{}/cwd", facts.tgid)) };
         // Alive until now means that the pid was never free in between.
         let alive = sys::has_exited(pidfd.as_fd()).is_ok_and(|exited| !exited);
-        (alive || is_same()).then_some(live)
+        (alive || same().is_some()).then_some(live)
     }
 
-    fn read_unverified(pid: u32, hashes: &Hashes) -> Self {
+    fn image(&self, facts: &ProcessFacts, stat: Stat) -> Arc<Image> {
+        let key = (facts.tgid, facts.start_boottime_ns);
+        let exe = exe::key_of(&format!("/proc/{}/exe", facts.tgid));
+        let stamp = exe.ok().map(|exe| Stamp { exe, layout: stat.layout });
+        if let Some((known, image)) = self.images().get(&key)
+            && Some(known) == stamp.as_ref()
+        {
+            return Arc::clone(image);
+        }
+        let image = Arc::new(Image::read(facts.tgid, stat.parent, &self.hashes));
+        if let Some(stamp) = stamp {
+            let mut images = self.images();
+            if images.len() >= REMEMBERED {
+                images.clear();
+            }
+            images.insert(key, (stamp, Arc::clone(&image)));
+        }
+        image
+    }
+
+    fn images(&self) -> MutexGuard<'_, Images> {
+        self.images.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Image {
+    fn read(pid: u32, parent: u32, hashes: &Hashes) -> Self {
         let directory = format!("/proc/{pid}");
         let identity = File::open(format!("{directory}/exe")).ok().and_then(|file| Identity::of(file).ok());
         Self {
             exe: link(&format!("{directory}/exe")),
             exe_sha256: identity.and_then(|identity| hashes.hash(identity)),
             argv: argv(&bounded(&format!("{directory}/cmdline"), ARGV_BYTES).unwrap_or_default()),
-            cwd: link(&format!("{directory}/cwd")),
-            ancestry: ancestry(pid),
+            ancestry: ancestry(parent),
             v1_cgroups: v1_cgroups(
                 &bounded(&format!("{directory}/cgroup"), SMALL_FILE_BYTES).unwrap_or_default(),
             ),
@@ -101,6 +151,7 @@ struct Stat {
     name: String,
     parent: u32,
     start_ticks: u64,
+    layout: Vec<u64>,
 }
 
 fn read_stat(pid: u32) -> io::Result<Option<Stat>> {
@@ -115,12 +166,19 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let parent = fields.nth(1)?.parse().ok()?;
     // ppid is field 4 and starttime field 22: seventeen lie between.
     let start_ticks = fields.nth(17)?.parse().ok()?;
-    Some(Stat { name, parent, start_ticks })
+    // startcode, endcode, startstack are fields 26 to 28; start_data to env_end are 45 to 51.
+    let tail: Vec<u64> = fields.map(|field| field.parse().unwrap_or(0)).collect();
+    let layout = tail
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| matches!(at + 23, 26..=28 | 45..=51))
+        .map(|(_, field)| *field);
+    Some(Stat { name, parent, start_ticks, layout: layout.collect() })
 }
 
-fn ancestry(pid: u32) -> Vec<Ancestor> {
+fn ancestry(parent: u32) -> Vec<Ancestor> {
     let mut parents = Vec::new();
-    let mut next = read_stat(pid).ok().flatten().map(|stat| stat.parent);
+    let mut next = Some(parent);
     while let Some(pid) = next.filter(|pid| *pid != 0)
         && parents.len() < ANCESTORS
         && let Ok(Some(stat)) = read_stat(pid)
@@ -209,11 +267,23 @@ mod tests {
         let tail = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20";
         for name in ["psql", "a b", "x) S 9 (y", ")"] {
             let stat = parse_stat(&format!("77 ({name}) {tail}")).expect(name);
-            assert_eq!(stat, Stat { name: name.to_owned(), parent: 1, start_ticks: 4242 });
+            assert_eq!(
+                stat,
+                Stat { name: name.to_owned(), parent: 1, start_ticks: 4242, layout: Vec::new() }
+            );
         }
         for bad in ["", "77", "77 (psql", "77 (psql) S 1 2"] {
             assert_eq!(parse_stat(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn the_layout_is_made_of_the_fields_that_exec_changes() {
+        // Field n of this line holds n.
+        let fields: Vec<String> = (4..=52).map(|field| field.to_string()).collect();
+        let stat = parse_stat(&format!("1 (x) S {}", fields.join(" "))).unwrap();
+        assert_eq!((stat.parent, stat.start_ticks), (4, 22));
+        assert_eq!(stat.layout, [26, 27, 28, 45, 46, 47, 48, 49, 50, 51]);
     }
 
     #[test]
@@ -234,11 +304,13 @@ mod tests {
             comm: String::new(),
             creator_tgid: 0,
         };
-        let hashes = Hashes::default();
-        assert!(Live::read(&facts(1), &hashes).is_none());
+        let processes = Processes::default();
+        assert!(processes.read(&facts(1)).is_none());
         let own = stat_start_ticks(std::process::id()).unwrap() * 10_000_000;
-        let live = Live::read(&facts(own), &hashes).expect("this process is alive");
-        assert!(live.exe.is_some() && !live.argv.is_empty());
+        let live = processes.read(&facts(own)).expect("this process is alive");
+        assert!(live.image.exe.is_some() && !live.image.argv.is_empty() && live.cwd.is_some());
+        let again = processes.read(&facts(own)).expect("still alive");
+        assert!(Arc::ptr_eq(&live.image, &again.image), "nothing was executed in between");
     }
 
     #[test]
