@@ -17,7 +17,6 @@ use crate::{report::Ending, upstream::Housekeeping};
 use bytes::{Bytes, BytesMut};
 use lockgate_inspect::sql::{Control, Statement};
 use lockgate_model::{
-    DecisionId,
     operation::{Operation, Parameter},
     outcome::{CloseReason, OutcomeStatus},
 };
@@ -179,13 +178,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         for item in items {
             match item {
                 Item::Describe(target, _) => {
-                    let strip = match &target {
+                    let prepared = match &target {
                         Target::Statement(name) => self.names.prepared(name).cloned(),
                         Target::Portal(name) => self.names.portal(name).map(|portal| portal.prepared.clone()),
                     };
-                    let strip = strip.and_then(|prepared| prepared.strip.get().copied());
                     let request = describe_request(&target);
-                    self.tend(Housekeeping::Describe(target), request, Answer::Describe { strip })?;
+                    self.tend(Housekeeping::Describe(target), request, Answer::Describe { prepared })?;
                 }
                 Item::Close(target, _) => {
                     let answer = close_answer(&target);
@@ -331,7 +329,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         };
         let prepared = Arc::new(Prepared {
             statement,
-            types: parse.parameter_types.clone(),
+            declared: parse.parameter_types.clone(),
+            described: Default::default(),
             strip: Default::default(),
             approval: Default::default(),
         });
@@ -346,7 +345,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             let text = format!("prepared statement \"{}\" is not known", bind.statement.to_string_lossy());
             return Err(Unfit::new(NO_STATEMENT, &text));
         };
-        let parameters: Vec<Parameter> = operation::parameters(bind, &prepared.types);
+        let parameters: Vec<Parameter> = operation::parameters(bind, prepared.types());
         let portal = Portal { prepared, parameters: parameters.into(), approval: None };
         Ok(Planned::Bind { name: bind.portal.clone(), portal, bytes, executed: false, asked: None })
     }
@@ -471,9 +470,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 }
                 Planned::Describe { target, prepared, bytes } => {
                     payload.extend_from_slice(&bytes);
-                    let strip: Option<DecisionId> =
-                        prepared.and_then(|prepared| prepared.strip.get().copied());
-                    requests.push((describe_request(&target), Answer::Describe { strip }));
+                    requests.push((describe_request(&target), Answer::Describe { prepared }));
                     if let Target::Portal(name) = target {
                         described = Some(name);
                     }

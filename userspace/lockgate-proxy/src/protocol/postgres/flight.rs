@@ -53,8 +53,8 @@ pub(crate) enum Answer {
     },
     /// Describe that the client asked for.
     Describe {
-        /// Messages could carry masked values.
-        strip: Option<DecisionId>,
+        /// What is described, when it is known: messages about it could carry masked values.
+        prepared: Option<Arc<Prepared>>,
     },
     /// Describe that lockgate asked for, to learn where the columns of the next Execute come from; the client sees none
     /// of it.
@@ -110,7 +110,7 @@ impl Answer {
                 flight.as_ref().and_then(|flight| flight.strip()).or(prepared.strip.get().copied())
             }
             Self::Bind { portal, .. } => portal.prepared.strip.get().copied(),
-            Self::Describe { strip } => *strip,
+            Self::Describe { prepared } => prepared.as_ref().and_then(|p| p.strip.get().copied()),
             Self::Execute(flight) => flight.strip(),
             Self::Origins | Self::Close { .. } | Self::Sync | Self::Poison(_) => None,
         }

@@ -87,7 +87,7 @@ struct Case {
 /// How a hold ended.
 enum Held {
     Approved(Box<(Cleared, Granted)>),
-    Refused(Verdict, Denial),
+    Refused(Box<Verdict>, Denial),
 }
 
 impl Gate {
@@ -184,7 +184,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 }
                 Held::Refused(verdict, denial) => {
                     let Some(case) = cases.get_mut(at) else { break };
-                    case.verdict = self.gate.overrule(verdict, denial);
+                    case.verdict = self.gate.overrule(*verdict, denial);
                     return self.refuse(cases, at).await;
                 }
             }
@@ -297,16 +297,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         let mut verdict = verdict;
         for _ in 0..HOLD_ROUNDS {
             let Some(request) = self.gate.request(operation, verdict.clone()) else {
-                return Ok(Held::Refused(verdict, unavailable("the verdict asks nobody")));
+                return Ok(Held::Refused(Box::new(verdict), unavailable("the verdict asks nobody")));
             };
             let request = Arc::new(request);
             let resolution = match self.ask(operation, &request).await? {
                 Ok(resolution) => Arc::new(resolution),
-                Err(denial) => return Ok(Held::Refused(verdict, denial)),
+                Err(denial) => return Ok(Held::Refused(Box::new(verdict), denial)),
             };
             let rule = request.spec.requirements.first().map(|requirement| requirement.rule.clone());
             if let Some(denial) = hold::refusal(&resolution, rule) {
-                return Ok(Held::Refused(verdict, denial));
+                return Ok(Held::Refused(Box::new(verdict), denial));
             }
             let now = self.gate.evaluate(operation);
             let (now, _) = self.gate.masked(now, statement, &mut self.masks);
@@ -319,16 +319,19 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                     return Ok(Held::Approved(Box::new((cleared, granted))));
                 }
                 Err(now) => match now.effect.clone() {
-                    Effect::Deny(denial) => return Ok(Held::Refused(*now, denial)),
+                    Effect::Deny(denial) => return Ok(Held::Refused(now, denial)),
                     // The policy asks for more than before: ask for that.
                     Effect::Hold(_) => verdict = *now,
                     Effect::Allow => {
-                        return Ok(Held::Refused(*now, unavailable("the approval is for another operation")));
+                        return Ok(Held::Refused(now, unavailable("the approval is for another operation")));
                     }
                 },
             }
         }
-        Ok(Held::Refused(verdict, unavailable("the policy kept changing while approval was asked for")))
+        Ok(Held::Refused(
+            Box::new(verdict),
+            unavailable("the policy kept changing while approval was asked for"),
+        ))
     }
 
     /// One request, from its record to its resolution.

@@ -92,28 +92,78 @@ impl<C> Engine<C> {
     }
 }
 
-/// The values of a Bind as an approver reads them.
+/// The values of a Bind as an approver reads them. What cannot be read as text is shown in hexadecimal: an approval is bound
+/// to the very bytes.
 pub(crate) fn parameters(bind: &Bind, types: &[u32]) -> Vec<Parameter> {
     bind.parameters
         .iter()
         .enumerate()
         .map(|(index, value)| {
-            let format = Format::of(&bind.parameter_formats, index);
-            // Text that is not UTF-8 is shown in hexadecimal: an approval must be bound to the very bytes.
-            let text = match (format, value.as_deref().map(std::str::from_utf8)) {
-                (Format::Text, Some(Ok(text))) => Some(text.to_owned()),
-                (Format::Text, None) | (Format::Binary, None) => None,
-                (Format::Text, Some(Err(_))) | (Format::Binary, Some(_)) => value.as_deref().map(hex::encode),
+            let type_oid = types.get(index).copied().unwrap_or(0);
+            let Some(value) = value.as_deref() else {
+                return Parameter { type_oid, format: ValueFormat::Text, value: None };
             };
-            let readable = value.as_deref().is_none_or(|value| std::str::from_utf8(value).is_ok());
-            Parameter {
-                type_oid: types.get(index).copied().unwrap_or(0),
-                format: match format {
-                    Format::Text if readable => ValueFormat::Text,
-                    Format::Text | Format::Binary => ValueFormat::Binary,
-                },
-                value: text,
+            let text = match Format::of(&bind.parameter_formats, index) {
+                Format::Text => std::str::from_utf8(value).ok().map(str::to_owned),
+                Format::Binary => binary_as_text(type_oid, value),
+            };
+            match text {
+                Some(text) => Parameter { type_oid, format: ValueFormat::Text, value: Some(text) },
+                None => Parameter { type_oid, format: ValueFormat::Binary, value: Some(hex::encode(value)) },
             }
         })
         .collect()
+}
+
+/// Binary forms that say the same as their text does, one to one (pg_type.dat for the OIDs).
+fn binary_as_text(type_oid: u32, value: &[u8]) -> Option<String> {
+    match type_oid {
+        // bool
+        16 => match value {
+            [0] => Some("f".to_owned()),
+            [1] => Some("t".to_owned()),
+            _ => None,
+        },
+        // int8, int2, int4, oid
+        20 => value.try_into().ok().map(|bytes| i64::from_be_bytes(bytes).to_string()),
+        21 => value.try_into().ok().map(|bytes| i16::from_be_bytes(bytes).to_string()),
+        23 => value.try_into().ok().map(|bytes| i32::from_be_bytes(bytes).to_string()),
+        26 => value.try_into().ok().map(|bytes| u32::from_be_bytes(bytes).to_string()),
+        // name, text, json, xml, unknown, bpchar, varchar
+        19 | 25 | 114 | 142 | 705 | 1042 | 1043 => std::str::from_utf8(value).ok().map(str::to_owned),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use lockgate_wire::postgres::PgString;
+
+    #[test]
+    fn values_are_shown_as_text_where_that_says_the_same() {
+        for (type_oid, format, value, expected) in [
+            (0, Format::Text, Some(&b"x"[..]), (ValueFormat::Text, Some("x"))),
+            (0, Format::Text, Some(b"\xff"), (ValueFormat::Binary, Some("ff"))),
+            (0, Format::Binary, Some(b"\0\0\0\x05"), (ValueFormat::Binary, Some("00000005"))),
+            (23, Format::Binary, Some(b"\0\0\0\x05"), (ValueFormat::Text, Some("5"))),
+            (23, Format::Binary, Some(b"\0\x05"), (ValueFormat::Binary, Some("0005"))),
+            (20, Format::Binary, Some(&[0xff; 8]), (ValueFormat::Text, Some("-1"))),
+            (16, Format::Binary, Some(b"\x02"), (ValueFormat::Binary, Some("02"))),
+            (25, Format::Binary, Some("ä".as_bytes()), (ValueFormat::Text, Some("ä"))),
+            (25, Format::Binary, None, (ValueFormat::Text, None)),
+        ] {
+            let bind = Bind {
+                portal: PgString::default(),
+                statement: PgString::default(),
+                parameter_formats: vec![format],
+                parameters: vec![value.map(Bytes::copy_from_slice)],
+                result_formats: Vec::new(),
+            };
+            let got = parameters(&bind, &[type_oid]);
+            let got: Vec<_> = got.iter().map(|p| (p.type_oid, p.format, p.value.as_deref())).collect();
+            assert_eq!(got, [(type_oid, expected.0, expected.1)]);
+        }
+    }
 }

@@ -20,7 +20,9 @@ pub(crate) struct Prepared {
     /// What it is; None for an empty text.
     pub(crate) statement: Option<Arc<Statement>>,
     /// Parameter types as Parse gave them.
-    pub(crate) types: Vec<u32>,
+    pub(crate) declared: Vec<u32>,
+    /// Parameter types as the server described them.
+    pub(crate) described: OnceLock<Vec<u32>>,
     /// Set when messages about it could carry masked values.
     pub(crate) strip: OnceLock<DecisionId>,
     /// An approval given when it was parsed: good for its first Execute, taken by it.
@@ -144,6 +146,11 @@ impl Prepared {
         if let Some(decision) = strip {
             self.strip.get_or_init(|| decision);
         }
+    }
+
+    /// Parameter types, as far as they are known.
+    pub(crate) fn types(&self) -> &[u32] {
+        self.described.get().unwrap_or(&self.declared)
     }
 
     /// It was approved when it was parsed.

@@ -127,7 +127,18 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         match kind {
             ReplyKind::DataRow => self.handle_row(&frame),
             ReplyKind::RowDescription => self.handle_description(frame),
-            ReplyKind::NoData | ReplyKind::ParameterDescription => {
+            ReplyKind::ParameterDescription => {
+                if let Some(Answer::Describe { prepared: Some(prepared) }) =
+                    self.expected.front().map(|expected| &expected.answer)
+                    && let Backend::ParameterDescription(types) =
+                        Backend::decode(&frame).map_err(target_fault)?
+                {
+                    prepared.described.get_or_init(|| types);
+                }
+                self.pass(frame);
+                Ok(())
+            }
+            ReplyKind::NoData => {
                 self.pass_unless_origins(frame);
                 self.complete_if(reply);
                 Ok(())
@@ -174,7 +185,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
 
     /// What must fail has failed; anything else would leave a denial without effect.
     fn check_poison(&self, kind: ReplyKind) -> Result<(), Ending> {
-        let poisoned = matches!(self.expected.front().map(|e| &e.answer), Some(Answer::Poison(words)) if !words.iter().next().is_none());
+        let poisoned = matches!(self.expected.front().map(|e| &e.answer), Some(Answer::Poison(words)) if words.iter().next().is_some());
         let fits = matches!(
             kind,
             ReplyKind::ErrorResponse
@@ -295,9 +306,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
 
     /// An Execute ended without an error.
     fn finish_execute(&mut self, status: OutcomeStatus) {
-        match self.answered() {
-            Some(Answer::Execute(flight)) => self.settled(*flight, status),
-            Some(_) | None => {}
+        if let Some(Answer::Execute(flight)) = self.answered() {
+            self.settled(*flight, status);
         }
     }
 
