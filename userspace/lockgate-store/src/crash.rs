@@ -3,6 +3,7 @@
 use crate::{
     error::StoreError,
     fact::{Fact, FactKind},
+    index::Index,
     layout::Layout,
     reader::Reader,
     recover::Recovered,
@@ -17,55 +18,49 @@ use lockgate_model::{
 use std::collections::BTreeMap;
 
 /// Sessions without a closing, requests without a resolution.
-#[derive(Default)]
 pub(crate) struct Open {
-    pub(crate) sessions: BTreeMap<SessionId, SessionSummary>,
-    pub(crate) requests: BTreeMap<RequestId, Option<SessionId>>,
+    pub(crate) sessions: Vec<SessionSummary>,
+    pub(crate) requests: Vec<(RequestId, Option<SessionId>)>,
 }
 
 impl Open {
-    pub(crate) fn apply(&mut self, seq: u64, fact: &Fact) {
-        match (&fact.kind, fact.session) {
-            (FactKind::Started(_), Some(id)) => {
-                if let Some(session) = SessionSummary::begin(seq, fact) {
-                    self.sessions.insert(id, session);
-                }
-            }
-            (FactKind::Ended(_), Some(id)) => drop(self.sessions.remove(&id)),
-            (FactKind::Held(request), session) => {
-                self.requests.insert(*request, session);
-                self.count(seq, fact);
-            }
-            (FactKind::Resolved(request), _) => {
-                self.requests.remove(request);
-                self.count(seq, fact);
-            }
-            _ => self.count(seq, fact),
-        }
+    /// As the index knows it.
+    pub(crate) fn of_index(index: &Index) -> Self {
+        Self { sessions: index.open_sessions(), requests: index.open_requests() }
     }
 
-    fn count(&mut self, seq: u64, fact: &Fact) {
-        if let Some(session) = fact.session.and_then(|id| self.sessions.get_mut(&id)) {
-            session.apply(seq, fact);
+    /// From the whole log, when there is no index.
+    pub(crate) fn of_log(layout: &Layout) -> Result<Self, StoreError> {
+        let mut sessions: BTreeMap<SessionId, SessionSummary> = BTreeMap::new();
+        let mut requests = BTreeMap::new();
+        for record in Reader::of(layout.clone()).records() {
+            let record = record?;
+            let fact = Fact::of(&record.event);
+            match &fact.kind {
+                FactKind::Held(request) => drop(requests.insert(*request, fact.session)),
+                FactKind::Resolved(request) => drop(requests.remove(request)),
+                _ => {}
+            }
+            let Some(id) = fact.session else { continue };
+            match (&fact.kind, SessionSummary::begin(record.seq, &fact)) {
+                (FactKind::Ended(_), _) => drop(sessions.remove(&id)),
+                (_, Some(session)) => drop(sessions.insert(id, session)),
+                (_, None) => {
+                    if let Some(session) = sessions.get_mut(&id) {
+                        session.apply(record.seq, &fact);
+                    }
+                }
+            }
         }
+        Ok(Self { sessions: sessions.into_values().collect(), requests: requests.into_iter().collect() })
     }
 }
 
 /// The records that close everything, and one that says why they were needed.
-pub(crate) fn closings(
-    layout: &Layout,
-    recovered: &Recovered,
-    left_open: bool,
-    now: Timestamp,
-) -> Result<Vec<Event>, StoreError> {
-    let mut open = Open::default();
-    for record in Reader::of(layout.clone()).records() {
-        let record = record?;
-        open.apply(record.seq, &Fact::of(&record.event));
-    }
+pub(crate) fn closings(open: Open, recovered: &Recovered, left_open: bool, now: Timestamp) -> Vec<Event> {
     let disorderly = recovered.tip.seq > 0 && left_open;
     if !disorderly && recovered.torn.is_none() && open.sessions.is_empty() && open.requests.is_empty() {
-        return Ok(Vec::new());
+        return Vec::new();
     }
     let mut detail = format!(
         "lockgate was not closed in order: {} session(s) and {} request(s) were left open",
@@ -84,7 +79,7 @@ pub(crate) fn closings(
         let resolution = Resolution::Withdrawn { reason: WithdrawReason::Crash };
         event(now, session, EventKind::ApprovalResolved { request, resolution })
     }));
-    events.extend(open.sessions.into_values().map(|session| {
+    events.extend(open.sessions.into_iter().map(|session| {
         let elapsed = now.duration_since(session.started).as_micros();
         let closing = Closing {
             reason: CloseReason::Crash,
@@ -96,7 +91,7 @@ pub(crate) fn closings(
         };
         event(now, Some(session.id), EventKind::SessionEnded(closing))
     }));
-    Ok(events)
+    events
 }
 
 fn event(at: Timestamp, session: Option<SessionId>, kind: EventKind) -> Event {

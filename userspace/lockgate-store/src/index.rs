@@ -1,6 +1,376 @@
-//! feed
-use crate::appender::Resting;
-pub(crate) struct Feed;
+//! The index: which sessions there are, and where in the log their records rest.
+//!
+//! A function of the log and of nothing else: fed by the writer while records are written, or read from the
+//! log when it is behind, and rebuilt when it is missing, of another log, or broken. No failure of it fails a
+//! record; whoever asks a broken index reads the log instead.
+//!
+//! Counts are kept in memory for sessions that run, and go to sled ([`tables`]) once a second: a record costs
+//! the index a hash table look-up, not a database write.
+
+mod tables;
+
+use crate::{
+    appender::Resting,
+    fact::{Fact, FactKind},
+    layout::Layout,
+    lines::Lines,
+    session::{SessionFilter, SessionSummary},
+};
+use lockgate_audit::{ChainHash, Record};
+use lockgate_model::{RequestId, SessionId};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+use tables::Tables;
+
+/// Batches that may wait for the index. Past it the index reads from the log what it missed.
+const FEED_BATCHES: usize = 256;
+
+/// How often what is counted goes to disk. A crash costs reading a second's records again.
+const PERSIST_EVERY: Duration = Duration::from_secs(1);
+
+/// How often a broken index is tried again: the disk may have room by then.
+const RETRY_EVERY: Duration = Duration::from_secs(60);
+
+/// Why the index cannot answer. Never more than a reason to read the log.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IndexError {
+    /// sled's words; its types stay in [`tables`].
+    #[error("the index failed: {0}")]
+    Tables(String),
+    /// The log could not be read to catch up.
+    #[error("the index cannot read the log: {0}")]
+    Io(#[from] io::Error),
+    /// The log holds what the index cannot follow.
+    #[error("the index cannot follow the log: {0}")]
+    Log(String),
+    /// It failed before.
+    #[error("the index is out of use since it failed")]
+    OutOfUse,
+}
+
+/// A session that runs, or ended since the last time the index went to disk.
+#[derive(Clone, Debug)]
+pub(crate) struct Live {
+    pub(crate) summary: SessionSummary,
+    /// Segment → offsets of the session's first and last record there.
+    pub(crate) extents: BTreeMap<u64, (u64, u64)>,
+    dirty: bool,
+}
+
+/// How far the index has come: the last record in it, and where that rests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Through {
+    pub(crate) seq: u64,
+    pub(crate) segment: u64,
+    pub(crate) offset: u64,
+    pub(crate) hash: ChainHash,
+}
+
+/// See the module.
+pub(crate) struct Index {
+    layout: Layout,
+    tables: Tables,
+    /// The last record that was applied; None before the first.
+    through: Option<(u64, u64, u64)>,
+    live: HashMap<SessionId, Live>,
+    /// Requests that wait.
+    requests: BTreeMap<RequestId, Option<SessionId>>,
+    /// Requests asked since the last time the index went to disk.
+    asked: Vec<(RequestId, Option<SessionId>)>,
+    dirty: bool,
+}
+
+impl Index {
+    /// Opens the index, from nothing when it is not this log's, and reads what it does not know yet.
+    pub(crate) fn open(layout: &Layout) -> Result<Self, IndexError> {
+        match Self::open_existing(layout) {
+            Ok(index) => Ok(index),
+            Err(error) => {
+                tracing::info!(%error, "the index is built anew from the log");
+                match std::fs::remove_dir_all(layout.index()) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+                    _ => Self::open_existing(layout),
+                }
+            }
+        }
+    }
+
+    fn open_existing(layout: &Layout) -> Result<Self, IndexError> {
+        let tables = Tables::open(&layout.index())?;
+        let through = tables.through()?;
+        if let Some(through) = through {
+            check_same_log(layout, through)?;
+        }
+        let mut index = Self {
+            layout: layout.clone(),
+            through: through.map(|through| (through.seq, through.segment, through.offset)),
+            live: HashMap::new(),
+            requests: tables.open_requests()?,
+            asked: Vec::new(),
+            dirty: false,
+            tables,
+        };
+        for live in index.tables.open_sessions()? {
+            index.live.insert(live.summary.id, live);
+        }
+        index.catch_up()?;
+        Ok(index)
+    }
+
+    /// Reads from the log what the index does not know yet.
+    fn catch_up(&mut self) -> Result<(), IndexError> {
+        let (segments, _) =
+            self.layout.list_segments().map_err(|error| IndexError::Log(error.to_string()))?;
+        let (known, begin, offset) = self.through.unwrap_or((0, 0, 0));
+        for segment in segments.into_iter().filter(|segment| segment.first_seq >= begin) {
+            let offset = if segment.first_seq == begin { offset } else { 0 };
+            let mut lines = Lines::open_at(segment.clone(), offset)?;
+            while let Some(line) = lines.next()? {
+                if !line.complete {
+                    break;
+                }
+                let place = line.place.offset;
+                let record = Record::decode(line.bytes)
+                    .map_err(|error| IndexError::Log(format!("{}: {error}", line.place)))?;
+                if record.seq > known {
+                    let fact = Fact::of(&record.event);
+                    self.apply(&Resting {
+                        seq: record.seq,
+                        segment: segment.first_seq,
+                        offset: place,
+                        fact,
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what the writer wrote; reads from the log first what was missed before it.
+    fn feed(&mut self, batch: &[Resting]) -> Result<(), IndexError> {
+        for resting in batch {
+            let next = self.through.map_or(1, |(seq, ..)| seq + 1);
+            if resting.seq > next {
+                self.catch_up()?;
+            }
+            self.apply(resting)?;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, resting: &Resting) -> Result<(), IndexError> {
+        let Resting { seq, segment, offset, fact } = resting;
+        if self.through.is_some_and(|(through, ..)| *seq <= through) {
+            return Ok(());
+        }
+        self.through = Some((*seq, *segment, *offset));
+        self.dirty = true;
+        match &fact.kind {
+            FactKind::Held(request) => {
+                self.requests.insert(*request, fact.session);
+                self.asked.push((*request, fact.session));
+            }
+            FactKind::Resolved(request) => drop(self.requests.remove(request)),
+            _ => {}
+        }
+        let Some(id) = fact.session else { return Ok(()) };
+        if !self.live.contains_key(&id) {
+            // Known from before (its closing came, and something after it), or begun just now.
+            let live = match self.tables.session(id)? {
+                Some(live) => Some(live),
+                None => SessionSummary::begin(*seq, fact).map(Live::new),
+            };
+            let Some(live) = live else { return Ok(()) };
+            self.live.insert(id, live);
+        }
+        if let Some(live) = self.live.get_mut(&id) {
+            live.summary.apply(*seq, fact);
+            let extent = live.extents.entry(*segment).or_insert((*offset, *offset));
+            *extent = (extent.0.min(*offset), extent.1.max(*offset));
+            live.dirty = true;
+        }
+        Ok(())
+    }
+
+    /// Moves what changed to the tables; sessions that ended leave memory.
+    fn store(&mut self) -> Result<(), IndexError> {
+        for live in self.live.values_mut().filter(|live| live.dirty) {
+            self.tables.put_session(live)?;
+            live.dirty = false;
+        }
+        self.live.retain(|_, live| live.summary.ended.is_none());
+        for (request, session) in self.asked.drain(..) {
+            self.tables.put_request(request, session)?;
+        }
+        Ok(())
+    }
+
+    /// Moves what changed to disk, how far it goes last: a crash in between repeats some of it, to no effect.
+    fn persist(&mut self) -> Result<(), IndexError> {
+        if !self.dirty {
+            return Ok(());
+        }
+        self.store()?;
+        self.tables.put_open_requests(&self.requests)?;
+        if let Some((seq, segment, offset)) = self.through {
+            let hash = hash_at(&self.layout, segment, offset)?;
+            self.tables.put_through(Through { seq, segment, offset, hash })?;
+        }
+        self.tables.flush()?;
+        self.dirty = false;
+        Ok(())
+    }
+
+    /// Sessions that have not ended.
+    pub(crate) fn open_sessions(&self) -> Vec<SessionSummary> {
+        let open = self.live.values().filter(|live| live.summary.ended.is_none());
+        let mut sessions: Vec<_> = open.map(|live| live.summary.clone()).collect();
+        sessions.sort_by_key(|session| session.id);
+        sessions
+    }
+
+    /// Requests that wait.
+    pub(crate) fn open_requests(&self) -> Vec<(RequestId, Option<SessionId>)> {
+        self.requests.iter().map(|(request, session)| (*request, *session)).collect()
+    }
+}
+
+impl Live {
+    pub(crate) fn new(summary: SessionSummary) -> Self {
+        Self { summary, extents: BTreeMap::new(), dirty: false }
+    }
+}
+
+/// The last record that the index knows must be in the log as the index knew it.
+fn check_same_log(layout: &Layout, through: Through) -> Result<(), IndexError> {
+    if hash_at(layout, through.segment, through.offset)? == through.hash {
+        Ok(())
+    } else {
+        Err(IndexError::Log(format!("record {} is not the one that was indexed", through.seq)))
+    }
+}
+
+fn hash_at(layout: &Layout, segment: u64, offset: u64) -> Result<ChainHash, IndexError> {
+    let mut lines = Lines::open_at(layout.segment(segment), offset)?;
+    let line = lines.next()?.filter(|line| line.complete);
+    line.map(|line| ChainHash::of_line(line.bytes))
+        .ok_or_else(|| IndexError::Log(format!("no record in segment {segment} at {offset}")))
+}
+
+/// The index, shared by the thread that keeps it and those who ask it. None while it is broken.
+#[derive(Clone)]
+pub(crate) struct Shared(Arc<Mutex<Option<Index>>>);
+
+impl Shared {
+    pub(crate) fn new(index: Option<Index>) -> Self {
+        Self(Arc::new(Mutex::new(index)))
+    }
+
+    /// A listing, newest first, of everything that rests now.
+    pub(crate) fn sessions(&self, filter: &SessionFilter) -> Result<Vec<SessionSummary>, IndexError> {
+        self.with(|index| {
+            index.catch_up()?;
+            index.store()?;
+            index.tables.sessions(filter)
+        })
+    }
+
+    /// Where a session's records rest: segment → offsets of the first and the last.
+    pub(crate) fn extents(&self, id: SessionId) -> Result<BTreeMap<u64, (u64, u64)>, IndexError> {
+        self.with(|index| {
+            index.catch_up()?;
+            match index.live.get(&id) {
+                Some(live) => Ok(live.extents.clone()),
+                None => Ok(index.tables.session(id)?.map(|live| live.extents).unwrap_or_default()),
+            }
+        })
+    }
+
+    /// The session that asked.
+    pub(crate) fn session_of(&self, request: RequestId) -> Result<Option<SessionId>, IndexError> {
+        self.with(|index| {
+            index.catch_up()?;
+            index.store()?;
+            index.tables.session_of(request)
+        })
+    }
+
+    /// Works on the index; one that fails is out of use until it is opened again.
+    fn with<T>(&self, work: impl FnOnce(&mut Index) -> Result<T, IndexError>) -> Result<T, IndexError> {
+        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = guard.as_mut().ok_or(IndexError::OutOfUse)?;
+        // sled can panic on a damaged or full disk; the index is dropped below, whatever state that left it in.
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| work(index)))
+            .unwrap_or_else(|_| Err(IndexError::Tables("sled panicked".into())));
+        if let Err(error) = &result {
+            tracing::warn!(%error, "the index is out of use; listings read the log");
+            *guard = None;
+        }
+        result
+    }
+
+    fn broken(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+}
+
+/// The writer's end: never waits.
+pub(crate) struct Feed(SyncSender<Vec<Resting>>);
+
 impl Feed {
-    pub(crate) fn push(&self, _r: Vec<Resting>) {}
+    pub(crate) fn push(&self, batch: Vec<Resting>) {
+        match self.0.try_send(batch) {
+            // What finds no room is read from the log later.
+            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        }
+    }
+}
+
+/// Starts the thread that keeps the index. It ends, and persists, when the feed is dropped.
+pub(crate) fn keep(shared: Shared, layout: Layout) -> io::Result<(Feed, JoinHandle<()>)> {
+    let (feed, batches) = sync_channel(FEED_BATCHES);
+    let thread =
+        thread::Builder::new().name("audit-index".into()).spawn(move || run(&shared, &layout, &batches))?;
+    Ok((Feed(feed), thread))
+}
+
+fn run(shared: &Shared, layout: &Layout, batches: &Receiver<Vec<Resting>>) {
+    let mut persisted = Instant::now();
+    let mut tried = Instant::now();
+    loop {
+        let received = batches.recv_timeout(PERSIST_EVERY);
+        let ended = matches!(received, Err(RecvTimeoutError::Disconnected));
+        if shared.broken() {
+            if !ended && tried.elapsed() < RETRY_EVERY {
+                continue;
+            }
+            tried = Instant::now();
+            if let Ok(index) = Index::open(layout) {
+                *shared.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(index);
+            }
+        }
+        if let Ok(batch) = received {
+            // A failure is told where it happens, and the index is out of use then.
+            let _ = shared.with(|index| index.feed(&batch));
+        }
+        if ended || persisted.elapsed() >= PERSIST_EVERY {
+            let _ = shared.with(|index| {
+                index.catch_up()?;
+                index.persist()
+            });
+            persisted = Instant::now();
+        }
+        if ended {
+            return;
+        }
+    }
 }

@@ -2,12 +2,12 @@
 
 use crate::{
     appender::{Appender, Parts, Position},
-    crash,
+    crash::{self, Open},
     disk::{Disk, RealDisk},
     error::{During, StoreError},
     fact::Fact,
     head,
-    index::Feed,
+    index::{self, Index, Shared},
     key,
     layout::Layout,
     lock::DirLock,
@@ -62,12 +62,14 @@ pub struct Log {
     queue: Arc<Queue>,
     layout: Layout,
     public_key: PublicKey,
+    index: Shared,
     running: Mutex<Option<Running>>,
 }
 
 struct Running {
     appender: JoinHandle<bool>,
     signer: JoinHandle<bool>,
+    indexer: JoinHandle<()>,
     syncer: Arc<Syncer>,
     lock: DirLock,
 }
@@ -96,7 +98,19 @@ impl Log {
             None => (disk.create(&segment.path).during("create", &segment.path)?, 0),
         };
         disk.sync_dir(&layout.segments()).during("sync", layout.segments())?;
-        let closings = crash::closings(&layout, &recovered, lock.left_open, ambient.now())?;
+        let index = Index::open(&layout)
+            .inspect_err(
+                |error| tracing::warn!(%error, "no index; listings and this start read the whole log"),
+            )
+            .ok();
+        let open = match &index {
+            Some(index) => Open::of_index(index),
+            None => Open::of_log(&layout)?,
+        };
+        let closings = crash::closings(open, &recovered, lock.left_open, ambient.now());
+        let index = Shared::new(index);
+        let (feed, indexer) =
+            index::keep(index.clone(), layout.clone()).during("start a thread for", &layout.dir)?;
         let syncer = Arc::new(Syncer::new(Written { file: file.clone(), tip: recovered.tip, len }));
         let queue = Arc::new(Queue::default());
         let parts = Parts {
@@ -105,7 +119,7 @@ impl Log {
             queue: queue.clone(),
             syncer: syncer.clone(),
             ambient: ambient.clone(),
-            feed: Feed,
+            feed,
             segment_bytes: settings.segment_bytes,
         };
         let chain = Chain::resume(&settings.node, recovered.tip);
@@ -122,8 +136,8 @@ impl Log {
         };
         let appender = spawn("audit-write", Box::new(move || appender.run()))?;
         let signer = spawn("audit-sync", Box::new(move || signer.run()))?;
-        let running = Mutex::new(Some(Running { appender, signer, syncer, lock }));
-        Ok(Self { queue, layout, public_key, running })
+        let running = Mutex::new(Some(Running { appender, signer, indexer, syncer, lock }));
+        Ok(Self { queue, layout, public_key, index, running })
     }
 
     /// What verifies the signed head; worth keeping off the host.
@@ -131,20 +145,22 @@ impl Log {
         &self.public_key
     }
 
-    /// Reads beside the writer.
+    /// Reads beside the writer, with its index.
     pub fn reader(&self) -> Reader {
-        Reader::of(self.layout.clone())
+        Reader::indexed(self.layout.clone(), self.index.clone())
     }
 
     /// Writes what is queued, syncs, signs the head and notes that the end was orderly. Blocks for as long as
     /// the disk takes. Whoever records afterwards is refused.
     pub fn close(&self) -> Result<(), StoreError> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Running { appender, signer, syncer, lock }) = running else { return Ok(()) };
+        let Some(Running { appender, signer, indexer, syncer, lock }) = running else { return Ok(()) };
         self.queue.stop();
         let written = appender.join().unwrap_or(false);
         syncer.stop();
         let signed = signer.join().unwrap_or(false);
+        // Ended by the writer's end; a failure only costs reading the log at the next start.
+        let _ = indexer.join();
         if written && signed {
             lock.release_clean().during("write", self.layout.lock())
         } else {

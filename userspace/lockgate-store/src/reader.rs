@@ -2,23 +2,27 @@
 
 use crate::{
     error::{During, StoreError},
-    fact::Fact,
-    head, key,
+    fact::{Fact, FactKind},
+    head,
+    index::Shared,
+    key,
     layout::{Layout, Segment},
-    lines::Lines,
+    lines::{Line, Lines},
     session::{SessionFilter, SessionSummary},
 };
 use lockgate_audit::{Place, PublicKey, Record, Report, Verifier};
-use lockgate_model::SessionId;
+use lockgate_model::{RequestId, SessionId};
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap},
     path::Path,
 };
 
 /// A store, for reading.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Reader {
     layout: Layout,
+    /// The running agent's; nobody else can have it open.
+    index: Option<Shared>,
 }
 
 impl Reader {
@@ -30,11 +34,15 @@ impl Reader {
     /// Opens the log in `dir`, its signed head in `head_dir`.
     pub fn open_with_head(dir: impl AsRef<Path>, head_dir: Option<&Path>) -> Result<Self, StoreError> {
         let layout = Layout::new(dir.as_ref(), head_dir);
-        if layout.segments().is_dir() { Ok(Self { layout }) } else { Err(StoreError::NotALog(layout.dir)) }
+        if layout.segments().is_dir() { Ok(Self::of(layout)) } else { Err(StoreError::NotALog(layout.dir)) }
     }
 
     pub(crate) fn of(layout: Layout) -> Self {
-        Self { layout }
+        Self { layout, index: None }
+    }
+
+    pub(crate) fn indexed(layout: Layout, index: Shared) -> Self {
+        Self { layout, index: Some(index) }
     }
 
     /// All records, oldest first, one at a time.
@@ -48,13 +56,21 @@ impl Reader {
         Records::new(self.layout.clone(), seq)
     }
 
-    /// Sessions, newest first. One pass over the log; memory grows with the filter's limit, not with the log.
+    /// Sessions, newest first. Without the running agent's index it is one pass over the log, in memory that
+    /// grows with the filter's limit, not with the log.
     pub fn sessions(&self, filter: &SessionFilter) -> Result<Vec<SessionSummary>, StoreError> {
+        match self.index.as_ref().map(|index| index.sessions(filter)) {
+            Some(Ok(sessions)) => Ok(sessions),
+            Some(Err(_)) | None => self.scan_sessions(filter),
+        }
+    }
+
+    fn scan_sessions(&self, filter: &SessionFilter) -> Result<Vec<SessionSummary>, StoreError> {
         let limit = filter.limit();
         // Whether a session is open is known at its end: then nothing may be dropped before.
         let keep = if filter.open.is_some() { usize::MAX } else { limit };
         let mut found: HashMap<SessionId, SessionSummary> = HashMap::new();
-        let mut order = VecDeque::new();
+        let mut order = BTreeSet::new();
         for record in self.records() {
             let record = record?;
             let fact = Fact::of(&record.event);
@@ -63,10 +79,10 @@ impl Reader {
                 if !filter.admits_start(&session) || found.contains_key(&id) {
                     continue;
                 }
+                order.insert((session.started, id.to_string(), id));
                 found.insert(id, session);
-                order.push_back(id);
                 if order.len() > keep
-                    && let Some(oldest) = order.pop_front()
+                    && let Some((_, _, oldest)) = order.pop_first()
                 {
                     found.remove(&oldest);
                 }
@@ -74,21 +90,60 @@ impl Reader {
                 session.apply(record.seq, &fact);
             }
         }
-        let newest_first = order.into_iter().rev().filter_map(|id| found.remove(&id));
+        let newest_first = order.into_iter().rev().filter_map(|(_, _, id)| found.remove(&id));
         Ok(newest_first.filter(|session| filter.admits_state(session)).take(limit).collect())
     }
 
     /// Every record of a session, oldest first; empty when there is none.
     pub fn session(&self, id: SessionId) -> Result<Vec<Record>, StoreError> {
+        let name = id.to_string();
         let mut records = Vec::new();
-        for record in self.records() {
-            let record = record?;
-            let fact = Fact::of(&record.event);
-            if fact.session == Some(id) {
-                records.push(record);
+        let mut take = |lines: &mut Lines, last: u64| -> Result<(), StoreError> {
+            let path = lines.segment.path.clone();
+            while lines.offset <= last
+                && let Some(line) = lines.next().during("read", &path)?
+            {
+                // Most lines are other sessions': they need not be decoded.
+                let mentions = str::from_utf8(line.bytes).is_ok_and(|text| text.contains(&name));
+                if mentions && line.complete {
+                    let record = decode(&self.layout, &line)?;
+                    if Fact::of(&record.event).session == Some(id) {
+                        records.push(record);
+                    }
+                }
+            }
+            Ok(())
+        };
+        match self.index.as_ref().map(|index| index.extents(id)) {
+            Some(Ok(extents)) => {
+                for (segment, (first, last)) in extents {
+                    let segment = self.layout.segment(segment);
+                    let path = segment.path.clone();
+                    take(&mut Lines::open_at(segment, first).during("open", path)?, last)?;
+                }
+            }
+            Some(Err(_)) | None => {
+                for segment in self.layout.list_segments()?.0 {
+                    let path = segment.path.clone();
+                    take(&mut Lines::open(segment).during("open", path)?, u64::MAX)?;
+                }
             }
         }
         Ok(records)
+    }
+
+    /// The session in which a request for approval was made.
+    pub fn session_of(&self, request: RequestId) -> Result<Option<SessionId>, StoreError> {
+        if let Some(Ok(session)) = self.index.as_ref().map(|index| index.session_of(request)) {
+            return Ok(session);
+        }
+        for record in self.records() {
+            let fact = Fact::of(&record?.event);
+            if matches!(fact.kind, FactKind::Held(held) if held == request) {
+                return Ok(fact.session);
+            }
+        }
+        Ok(None)
     }
 
     /// Checks every line, every link and every signed head. Without a key the one beside the log is trusted,
@@ -166,10 +221,7 @@ impl Records {
             let start = lines.offset;
             match lines.next().during("read", &path)? {
                 Some(line) if line.complete => {
-                    let record = Record::decode(line.bytes).map_err(|error| StoreError::Damaged {
-                        dir: self.layout.dir.clone(),
-                        what: format!("{}: {error}", line.place),
-                    })?;
+                    let record = decode(&self.layout, &line)?;
                     if record.seq >= self.from {
                         return Ok(Some(record));
                     }
@@ -203,6 +255,13 @@ impl Records {
             }
         }
     }
+}
+
+fn decode(layout: &Layout, line: &Line<'_>) -> Result<Record, StoreError> {
+    Record::decode(line.bytes).map_err(|error| StoreError::Damaged {
+        dir: layout.dir.clone(),
+        what: format!("{}: {error}", line.place),
+    })
 }
 
 impl Iterator for Records {
