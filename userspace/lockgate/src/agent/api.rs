@@ -26,6 +26,7 @@ pub(super) fn host_routes(agent: Arc<Agent>) -> Router {
     Router::new()
         .route("/v1/run", post(run))
         .route("/v1/status", get(status))
+        .route("/v1/self-test", post(self_test))
         .route("/v1/sessions", get(sessions))
         .route("/v1/sessions/{id}", get(session))
         .route("/v1/audit/verify", get(verify))
@@ -57,6 +58,16 @@ async fn run(State(agent): State<Arc<Agent>>, peer: PeerCred) -> Result<Json<Val
 async fn status(State(agent): State<Arc<Agent>>, peer: PeerCred) -> Result<Json<Value>, Problem> {
     reader(&agent, peer)?;
     Ok(Json(json!(agent.status())))
+}
+
+/// Sends a probe through the capture. For root: it makes a cgroup and a connection.
+async fn self_test(State(agent): State<Arc<Agent>>, peer: PeerCred) -> Result<Json<Value>, Problem> {
+    if peer.uid != 0 {
+        return Err(Problem::forbidden("only root may send a probe"));
+    }
+    let result = blocking(move || agent.interceptor.self_test()).await?;
+    let error = result.err().map(|error| error.to_string());
+    Ok(Json(json!({ "ok": error.is_none(), "error": error })))
 }
 
 async fn sessions(

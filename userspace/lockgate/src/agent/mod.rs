@@ -216,7 +216,7 @@ async fn start(config: Config) -> anyhow::Result<(Arc<Agent>, Listeners)> {
     let proxy = Proxy::new(
         ProxySettings {
             node: config.node.clone(),
-            targets: targets.settings(&config, &names, &targets::local_addresses()),
+            targets: targets.settings(&config, &names),
             limits: Limits::default(),
         },
         ports,
@@ -246,8 +246,9 @@ async fn load_policy(config: &Config) -> anyhow::Result<Policy> {
     if !unknown.is_empty() {
         return Err(invalid(unknown).into());
     }
-    for warning in policy.status().warnings {
-        tracing::warn!(%warning, "policy");
+    let unreachable = policy.in_force.load().unreachable_groups(&config.spoken_for());
+    for warning in policy.status().warnings.into_iter().chain(unreachable.iter().map(ToString::to_string)) {
+        tracing::warn!(warning, "policy");
     }
     Ok(policy)
 }
@@ -322,7 +323,9 @@ fn background(agent: &Arc<Agent>, metrics: metrics_exporter_prometheus::Promethe
     let mut tasks = JoinSet::new();
     let watched = agent.clone();
     tasks.spawn(async move { watched.policy.watch(watched.log.as_ref(), &watched.reload).await });
-    tasks.spawn(follow_addresses(agent.clone()));
+    if !agent.names().is_empty() {
+        tasks.spawn(follow_names(agent.clone()));
+    }
     tasks.spawn(async move {
         loop {
             tokio::time::sleep(METRICS_UPKEEP).await;
@@ -332,13 +335,12 @@ fn background(agent: &Arc<Agent>, metrics: metrics_exporter_prometheus::Promethe
     tasks
 }
 
-/// Keeps the protected addresses what the targets' names mean, and what leads to this host.
-async fn follow_addresses(agent: Arc<Agent>) {
+/// Keeps the protected addresses what the targets' names mean.
+async fn follow_names(agent: Arc<Agent>) {
     let mut names = agent.names();
-    let mut local = targets::local_addresses();
     loop {
         tokio::time::sleep(names::LOOK_EVERY).await;
-        let (mut changed, failed) = names.look_up().await;
+        let (changed, failed) = names.look_up().await;
         for (name, why) in failed {
             tracing::warn!(
                 name,
@@ -346,14 +348,11 @@ async fn follow_addresses(agent: Arc<Agent>) {
                 "a target's name cannot be looked up; its last addresses stay protected"
             );
         }
-        let local_now = targets::local_addresses();
-        changed |= local_now != local;
         if !changed {
             continue;
         }
-        local = local_now;
         // Served before redirected: a connection never arrives at an address that nobody knows.
-        agent.proxy.replace_targets(agent.targets.table(&agent.config, &names, &local));
+        agent.proxy.replace_targets(agent.targets.table(&agent.config, &names));
         let nets = targets::nets(&agent.config.targets, &names);
         if let Err(error) = agent.interceptor.set_targets(nets) {
             tracing::error!(%error, "new addresses of a target cannot be protected; the last ones stay");

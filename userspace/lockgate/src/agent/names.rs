@@ -36,6 +36,11 @@ impl Names {
         Self { known: names.collect() }
     }
 
+    /// Is there anything to look up?
+    pub(crate) fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
     /// What a name means now.
     pub(crate) fn addresses(&self, name: &str) -> Vec<IpAddr> {
         self.known.get(name).into_iter().flat_map(BTreeMap::keys).copied().collect()

@@ -6,10 +6,7 @@ use anyhow::Context as _;
 use lockgate_intercept::TargetNet;
 use lockgate_model::{Secret, SecretRef, session::Mode};
 use lockgate_proxy::{TargetAddr, TargetSettings, TargetTable, tls, upstream::Credential};
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-};
+use std::net::{IpAddr, SocketAddr};
 
 /// A bundle of public roots has about 250 KB.
 const MAX_PEM_BYTES: u64 = 4 * 1024 * 1024;
@@ -30,24 +27,19 @@ impl Targets {
     }
 
     /// With the addresses of now.
-    pub(super) fn settings(
-        &self,
-        config: &Config,
-        names: &Names,
-        local: &BTreeSet<IpAddr>,
-    ) -> Vec<TargetSettings> {
+    pub(super) fn settings(&self, config: &Config, names: &Names) -> Vec<TargetSettings> {
         let pairs = self.0.iter().zip(&config.targets);
         pairs
             .map(|(prepared, target)| TargetSettings {
-                addresses: addresses(&target.addresses, names, local),
+                addresses: addresses(&target.addresses, names),
                 ..prepared.clone()
             })
             .collect()
     }
 
     /// The same, as the data plane looks them up.
-    pub(super) fn table(&self, config: &Config, names: &Names, local: &BTreeSet<IpAddr>) -> TargetTable {
-        TargetTable::new(self.settings(config, names, local))
+    pub(super) fn table(&self, config: &Config, names: &Names) -> TargetTable {
+        TargetTable::new(self.settings(config, names))
     }
 }
 
@@ -58,16 +50,6 @@ pub(super) fn nets(targets: &[TargetConfig], names: &Names) -> Vec<TargetNet> {
         Mode::Shadow | Mode::Enforce => true,
     });
     redirected.flat_map(|target| &target.addresses).flat_map(|address| nets_of(address, names)).collect()
-}
-
-/// Addresses of this host's interfaces, and of every loopback that is written out.
-pub(super) fn local_addresses() -> BTreeSet<IpAddr> {
-    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
-    let addresses = interfaces.filter_map(|interface| interface.address).filter_map(|address| {
-        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
-    });
-    addresses.chain([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]).collect()
 }
 
 /// A certificate, a CA bundle or a key. Bundles are larger than any secret, so files are read here.
@@ -117,75 +99,28 @@ fn nets_of(address: &Address, names: &Names) -> Vec<TargetNet> {
     }
 }
 
-/// What the data plane matches. The kernel redirects every way to this host on a port on which one of its
-/// addresses is a target, so they all lead to that target; whatever names one more exactly comes first.
-fn addresses(configured: &[Address], names: &Names, local: &BTreeSet<IpAddr>) -> Vec<TargetAddr> {
-    let mut addresses = Vec::with_capacity(configured.len());
-    let mut local_ports = BTreeSet::new();
-    for address in configured {
-        let (port, is_local) = match address {
-            Address::Net { ip, prefix, port } => {
-                let is_local = local.iter().any(|own| is_within(*own, *ip, *prefix)) || ip.is_loopback();
-                (*port, is_local)
-            }
-            Address::Host { name, port } => {
-                let is_local = names.addresses(name).iter().any(|ip| ip.is_loopback() || local.contains(ip));
-                (*port, is_local)
-            }
-        };
-        if is_local {
-            local_ports.insert(port);
+/// What the data plane matches. A service on this host can be reached in many ways; the kernel side tells them
+/// all by the registered address.
+fn addresses(configured: &[Address], names: &Names) -> Vec<TargetAddr> {
+    let one = |address: &Address| match address {
+        Address::Net { ip, prefix, port } if *prefix == longest(*ip) => {
+            TargetAddr::Exact(SocketAddr::new(*ip, *port))
         }
-        addresses.push(match address {
-            Address::Net { ip, prefix, port } if *prefix == longest(*ip) => {
-                TargetAddr::Exact(SocketAddr::new(*ip, *port))
-            }
-            Address::Net { ip, prefix, port } => {
-                TargetAddr::Network { base: *ip, prefix: *prefix, port: *port }
-            }
-            Address::Host { name, port } => {
-                TargetAddr::Host { name: name.clone(), port: *port, resolved: names.addresses(name) }
-            }
-        });
-    }
-    for port in local_ports {
-        addresses.push(TargetAddr::Network { base: Ipv4Addr::LOCALHOST.into(), prefix: 8, port });
-        addresses.extend(local.iter().map(|own| TargetAddr::Network {
-            base: *own,
-            prefix: longest(*own),
-            port,
-        }));
-    }
-    addresses
+        Address::Net { ip, prefix, port } => TargetAddr::Network { base: *ip, prefix: *prefix, port: *port },
+        Address::Host { name, port } => {
+            TargetAddr::Host { name: name.clone(), port: *port, resolved: names.addresses(name) }
+        }
+    };
+    configured.iter().map(one).collect()
 }
 
 fn longest(ip: IpAddr) -> u8 {
     if ip.is_ipv4() { 32 } else { 128 }
 }
 
-fn is_within(ip: IpAddr, net: IpAddr, prefix: u8) -> bool {
-    TargetNet::new(net, prefix, 1).is_some_and(|net| net.contains(ip))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_way_to_this_host_leads_to_a_local_target() {
-        let local: BTreeSet<IpAddr> = ["127.0.0.1", "::1", "192.0.2.7"].map(|ip| ip.parse().unwrap()).into();
-        for (configured, ways) in [
-            ("127.0.0.1:5432", 5),
-            ("[::1]:5432", 5),
-            ("192.0.2.7:5432", 5),
-            ("192.0.2.0/24:5432", 5),
-            ("10.0.0.1:5432", 1),
-            ("10.0.0.0/8:5432", 1),
-        ] {
-            let found = addresses(&[configured.parse().unwrap()], &Names::default(), &local);
-            assert_eq!(found.len(), ways, "{configured}: {found:?}");
-        }
-    }
 
     #[tokio::test]
     async fn certificates_may_be_larger_than_secrets() {

@@ -28,8 +28,8 @@ const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
-    #[error("no agent answers at {}: {source}; start one with `lockgate agent`, or name its configuration with --config", socket.display())]
-    NoAgent { socket: PathBuf, source: io::Error },
+    #[error("no agent answers at {}: {cause}; start one with `lockgate agent`, or name its configuration with --config", socket.display())]
+    NoAgent { socket: PathBuf, cause: io::Error },
     #[error("the socket {} belongs to uid {uid}, not to root: this is no agent of this host", socket.display())]
     NotRoot { socket: PathBuf, uid: u32 },
     #[error("{detail}")]
@@ -112,7 +112,7 @@ impl Agent {
 }
 
 async fn connect(socket: &Path) -> Result<UnixStream, CallError> {
-    let no_agent = |source| CallError::NoAgent { socket: socket.to_owned(), source };
+    let no_agent = |cause| CallError::NoAgent { socket: socket.to_owned(), cause };
     let stream = tokio::time::timeout(CONNECT_WITHIN, UnixStream::connect(socket))
         .await
         .map_err(|_| no_agent(io::ErrorKind::TimedOut.into()))?

@@ -1,19 +1,305 @@
 //! `lockgate doctor`: can this host do it, is everything in order, and does capture work?
-use super::{Exit, OutputArgument, TEMPLATE};
+//!
+//! Works with and without a running agent, and changes nothing that outlives it.
+
+use super::{
+    Exit, Output, OutputArgument, TEMPLATE,
+    client::{Agent, CallError},
+    output::{self, Style, styled},
+    text,
+};
+use crate::{
+    agent::policy,
+    config::{Client, Config, ConfigError},
+};
 use clap::Args;
+use lockgate_intercept::{Check, Instance, Status};
+use lockgate_model::SecretRef;
+use lockgate_policy::{CompiledPolicy, Diagnostic};
+use serde::Serialize;
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// Check this host, the configuration and the running agent, and prove that capture works
 #[derive(Debug, Args)]
-#[command(help_template = TEMPLATE, before_help = "\
+#[command(
+    help_template = TEMPLATE,
+    before_help = "\
 Examples:
   lockgate doctor
-  lockgate doctor --output json | jq '.checks[] | select(.ok == false)'
-")]
+  lockgate doctor --config /etc/lockgate/lockgate.yaml
+  lockgate doctor --output json | jq '.checks[] | select(.status != \"ok\")'
+",
+    after_help = "Run it as root: it loads programs and sends a probe. Exit code 1 when something is broken.",
+)]
 pub(super) struct Arguments {
     #[command(flatten)]
     output: OutputArgument,
 }
-pub(super) fn run(_config: &Path, _arguments: Arguments) -> anyhow::Result<Exit> {
-    Ok(Exit::Failed)
+
+/// A check and what it is about.
+#[derive(Debug, Serialize)]
+struct Finding {
+    section: &'static str,
+    #[serde(flatten)]
+    check: Check,
+}
+
+#[derive(Debug, Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(
+        &mut self,
+        section: &'static str,
+        status: Status,
+        name: &str,
+        detail: impl Into<String>,
+        remedy: Option<&str>,
+    ) {
+        let remedy = remedy.map(str::to_owned);
+        let check = Check { name: name.to_owned(), status, detail: detail.into(), remedy };
+        self.0.push(Finding { section, check });
+    }
+
+    fn is_broken(&self) -> bool {
+        self.0.iter().any(|finding| finding.check.status == Status::Failed)
+    }
+}
+
+pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
+    let mut findings = Findings::default();
+    let parsed = configuration(config, &mut findings);
+    if let Some(config) = &parsed {
+        secrets(config, &mut findings);
+    }
+    let client = Client::read(config).ok();
+    let instance = client.as_ref().map_or_else(Instance::default, |client| client.instance.clone());
+    let host = lockgate_intercept::probe(&instance).into_iter();
+    findings.0.extend(host.map(|check| Finding { section: "host", check }));
+    let status = client.as_ref().and_then(|client| agent(client, &mut findings));
+    if status.is_none() {
+        // Without an agent: what it would stumble over, and whether capture would work.
+        if let Some(config) = &parsed {
+            policies(config, &mut findings);
+        }
+        findings.0.push(Finding { section: "capture", check: lockgate_intercept::prove() });
+    }
+    let broken = findings.is_broken();
+    match arguments.output.output {
+        Output::Json => output::print_json(&json!({ "ok": !broken, "checks": findings.0, "agent": status }))?,
+        Output::Text => output::print(&describe(&findings.0, status.as_ref()))?,
+    }
+    Ok(if broken { Exit::Failed } else { Exit::Done })
+}
+
+fn configuration(path: &Path, findings: &mut Findings) -> Option<Config> {
+    const SECTION: &str = "configuration";
+    match Config::read(path) {
+        Ok(config) => {
+            let targets = config.targets.len();
+            findings.add(SECTION, Status::Ok, "file", format!("{}, {targets} targets", path.display()), None);
+            for warning in &config.warnings {
+                add_diagnostic(SECTION, Status::Warning, warning, findings);
+            }
+            Some(config)
+        }
+        Err(ConfigError::Invalid { diagnostics, .. }) => {
+            for error in &diagnostics {
+                add_diagnostic(SECTION, Status::Failed, error, findings);
+            }
+            None
+        }
+        Err(error @ (ConfigError::Missing(_) | ConfigError::Unreadable { .. })) => {
+            findings.add(SECTION, Status::Failed, "file", error.to_string(), None);
+            None
+        }
+    }
+}
+
+fn add_diagnostic(section: &'static str, status: Status, diagnostic: &Diagnostic, findings: &mut Findings) {
+    let place = Diagnostic { help: None, ..diagnostic.clone() };
+    findings.add(section, status, "line", place.to_string(), diagnostic.help.as_deref());
+}
+
+/// What the policies on disk would do.
+fn policies(config: &Config, findings: &mut Findings) {
+    const SECTION: &str = "policy";
+    let loaded = match policy::read(&config.policies) {
+        Ok(files) => CompiledPolicy::load(files),
+        Err(error) => return findings.add(SECTION, Status::Failed, "files", error, None),
+    };
+    match loaded {
+        Ok(loaded) => {
+            let rules = loaded.policy.rules().count();
+            findings.add(SECTION, Status::Ok, "files", format!("{rules} rules"), None);
+            let unreachable = loaded.policy.unreachable_groups(&config.spoken_for());
+            for warning in loaded.warnings.iter().chain(&unreachable) {
+                add_diagnostic(SECTION, Status::Warning, warning, findings);
+            }
+            for error in config.unknown_groups(loaded.policy.groups()) {
+                add_diagnostic(SECTION, Status::Failed, &error, findings);
+            }
+        }
+        Err(errors) => {
+            for error in &errors {
+                add_diagnostic(SECTION, Status::Failed, error, findings);
+            }
+        }
+    }
+}
+
+/// Whether every reference leads to something; what it is stays unseen.
+fn secrets(config: &Config, findings: &mut Findings) {
+    const SECTION: &str = "configuration";
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+    let of_webhooks =
+        config.webhooks.iter().flat_map(|webhook| [Some(&webhook.secret), webhook.decision_secret.as_ref()]);
+    let of_targets = config.targets.iter().map(|target| target.password.as_ref());
+    let references: Vec<&SecretRef> = of_targets.chain(of_webhooks).flatten().collect();
+    let mut fine = 0;
+    for reference in &references {
+        match runtime.block_on(lockgate_proxy::credential::resolve(reference)) {
+            Ok(_) => fine += 1,
+            Err(error) => findings.add(
+                SECTION,
+                Status::Failed,
+                "secret",
+                error.to_string(),
+                Some("the agent fetches it by this reference"),
+            ),
+        }
+    }
+    if fine == references.len() {
+        findings.add(SECTION, Status::Ok, "secrets", format!("{fine} references lead to a secret"), None);
+    }
+}
+
+/// How the running agent is doing; None when there is none.
+fn agent(client: &Client, findings: &mut Findings) -> Option<Value> {
+    const SECTION: &str = "agent";
+    let agent = Agent::of(client);
+    let status = match agent.get("/v1/status") {
+        Ok(status) => status,
+        Err(CallError::NoAgent { socket, .. }) => {
+            let detail = format!("none answers at {}", socket.display());
+            let remedy = "start it: lockgate agent --config …; while hooks are attached, governed connections are refused";
+            findings.add(SECTION, Status::Warning, "running", detail, Some(remedy));
+            return None;
+        }
+        Err(CallError::Refused { status: 403, detail, .. }) => {
+            findings.add(
+                SECTION,
+                Status::Warning,
+                "running",
+                format!("it runs; {detail}"),
+                Some("run doctor as root"),
+            );
+            return Some(Value::Null);
+        }
+        Err(error) => {
+            findings.add(SECTION, Status::Failed, "running", error.to_string(), None);
+            return Some(Value::Null);
+        }
+    };
+    let since = status["started_at"].as_str().unwrap_or_default();
+    findings.add(SECTION, Status::Ok, "running", format!("pid {}, since {since}", status["pid"]), None);
+    agent_hooks(&status["hooks"], findings);
+    agent_policy(&status["policy"], findings);
+    match agent.post("/v1/self-test", &json!({})) {
+        Ok(answer) if answer["ok"] == true => {
+            let detail = "a probe in a governed cgroup came in at the listener, attributed to its process";
+            findings.add("capture", Status::Ok, "capture", detail, None);
+        }
+        Ok(answer) => {
+            let detail = answer["error"].as_str().unwrap_or("the probe failed");
+            findings.add(
+                "capture",
+                Status::Failed,
+                "capture",
+                detail,
+                Some("restart the agent; the checks above may say why"),
+            );
+        }
+        Err(CallError::Refused { status: 403, detail, .. }) => {
+            findings.add("capture", Status::Warning, "capture", detail, Some("run doctor as root"));
+        }
+        Err(error) => findings.add("capture", Status::Failed, "capture", error.to_string(), None),
+    }
+    Some(status)
+}
+
+fn agent_policy(policy: &Value, findings: &mut Findings) {
+    const SECTION: &str = "policy";
+    let version = policy["version"].as_str().unwrap_or_default();
+    let loaded = policy["loaded_at"].as_str().unwrap_or_default();
+    findings.add(SECTION, Status::Ok, "in force", format!("{version}, loaded at {loaded}"), None);
+    for warning in strings(&policy["warnings"]) {
+        findings.add(SECTION, Status::Warning, "line", warning, None);
+    }
+    let rejected = &policy["rejected"];
+    for error in strings(&rejected["errors"]) {
+        let remedy = "the last good policy stays in force until the files are right";
+        findings.add(SECTION, Status::Failed, "changed files", error, Some(remedy));
+    }
+}
+
+fn agent_hooks(hooks: &Value, findings: &mut Findings) {
+    const SECTION: &str = "agent";
+    let detached = strings(&hooks["detached"]);
+    let unknown = hooks["unknown"].as_array().map_or(0, Vec::len);
+    if detached.is_empty() && unknown == 0 {
+        let pins = hooks["pins"].as_str().unwrap_or_default();
+        let detail = format!("{} attached, pinned in {pins}", hooks["whole"]);
+        findings.add(SECTION, Status::Ok, "hooks", detail, None);
+    } else {
+        let detail = format!("detached: {}; {unknown} unknown", detached.join(", "));
+        findings.add(
+            SECTION,
+            Status::Failed,
+            "hooks",
+            detail,
+            Some("find out who removed them, then restart the agent"),
+        );
+    }
+}
+
+fn strings(list: &Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+fn describe(findings: &[Finding], status: Option<&Value>) -> String {
+    let mut out = String::new();
+    let mut section = "";
+    for Finding { section: of, check } in findings {
+        if section != *of {
+            out.push_str(&format!(
+                "{}{}\n",
+                if section.is_empty() { "" } else { "\n" },
+                styled(Style::Bold, of)
+            ));
+            section = of;
+        }
+        let mark = match check.status {
+            Status::Ok => styled(Style::Green, "ok     "),
+            Status::Warning => styled(Style::Yellow, "warning"),
+            Status::Failed => styled(Style::Red, "FAILED "),
+        };
+        out.push_str(&format!("  {mark}  {:<22}{}\n", check.name, text::line(&check.detail)));
+        if let Some(remedy) = &check.remedy {
+            out.push_str(&format!("           {:<22}→ {}\n", "", text::line(remedy)));
+        }
+    }
+    if let Some(governed) = status.and_then(|status| status["governed"].as_array()) {
+        out.push_str(&format!("\n{}\n", styled(Style::Bold, "governed")));
+        for entry in governed {
+            out.push_str(&format!("  {}\n", text::line(&entry.to_string())));
+        }
+    }
+    let failed = findings.iter().filter(|finding| finding.check.status == Status::Failed).count();
+    out.push_str(&match failed {
+        0 => "\nEverything that is needed is in order.\n".to_owned(),
+        failed => format!("\n{failed} checks failed.\n"),
+    });
+    out
 }

@@ -5,7 +5,7 @@
 
 use super::{
     output::{self, Style, styled},
-    sessions::{field, rough},
+    sessions::{field, rough, to_second},
     text,
 };
 use lockgate_model::{
@@ -63,7 +63,8 @@ pub(super) fn heading(records: &[Record]) -> String {
     let Some(session) = started else { return String::new() };
     let Session { target, principal, workload, client, flow, .. } = session.as_ref();
     let process = &workload.process;
-    let mut out = format!("{}  {}\n", styled(Style::Bold, &session.id.to_string()), session.opened_at);
+    let mut out =
+        format!("{}  {}\n", styled(Style::Bold, &session.id.to_string()), to_second(session.opened_at));
     let mode = match target.mode {
         Mode::Observe => "observe",
         Mode::Shadow => "shadow",
@@ -142,7 +143,7 @@ fn tell(event: &EventKind) -> Told {
             decided(operation, verdict, denial.as_ref())
         }
         EventKind::ApprovalRequested { request, expires_at, .. } => {
-            plain("requested", format!("approval {request}, until {expires_at}"))
+            plain("requested", format!("approval {request}, until {}", to_second(*expires_at)))
         }
         EventKind::Notified { channel, attempt, status, error, .. } => {
             plain("notified", notified(channel, *attempt, *status, error.as_deref()))
@@ -246,7 +247,7 @@ fn rules(verdict: &Verdict) -> String {
 
 fn refusal(denial: &Denial, decision: &str) -> Vec<String> {
     let rule = denial.rule.as_ref().map(|rule| format!(", rule {rule}")).unwrap_or_default();
-    let mut lines = vec![format!("{}{rule} [{}], decision {decision}", denial.reason, denial.cause.as_str())];
+    let mut lines = vec![format!("{}{rule}, decision {decision}", denial.cause.as_str().replace('_', " "))];
     lines.extend(denial.remedy.as_ref().map(|remedy| format!("instead: {remedy}")));
     lines
 }
@@ -265,7 +266,7 @@ fn voted(vote: &Vote) -> String {
     };
     let groups: Vec<_> = vote.by.groups.iter().map(|group| group.as_str()).collect();
     let reason = vote.reason.as_ref().map(|reason| format!(": {reason:?}")).unwrap_or_default();
-    format!("{decision} by {} ({}) at {}{reason}", vote.by.id, groups.join(", "), vote.at)
+    format!("{decision} by {} ({}) at {}{reason}", vote.by.id, groups.join(", "), to_second(vote.at))
 }
 
 fn resolved(resolution: &Resolution) -> Told {

@@ -43,9 +43,20 @@ pub(super) fn run(config: &Path, arguments: &Arguments) -> anyhow::Result<Exit> 
     let error = Command::new(program).args(rest).exec();
     let failure = match error.kind() {
         io::ErrorKind::NotFound => RunFailure::NotFound,
+        // execvp(3) says so, too, when a directory of PATH cannot be searched.
+        io::ErrorKind::PermissionDenied if !is_visible(program) => RunFailure::NotFound,
         _ => RunFailure::NotExecutable,
     };
     Err(Failure::new(Exit::Run(failure), format!("{}: {error}", program.to_string_lossy())))
+}
+
+/// Is there a file of that name, as far as this user can see?
+fn is_visible(program: &OsStr) -> bool {
+    if program.as_bytes().contains(&b'/') {
+        return Path::new(program).exists();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).exists())
 }
 
 /// Moves this process into a governed cgroup, and makes sure of it.

@@ -215,6 +215,11 @@ pub(super) fn ago(now: Timestamp, then: Timestamp) -> String {
     format!("{} ago", rough(now.duration_since(then).unsigned_abs()))
 }
 
+/// Whole seconds are enough for people; JSON has the rest.
+pub(super) fn to_second(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
 /// The two largest units; below ten seconds with a decimal.
 pub(super) fn rough(length: Duration) -> String {
     let seconds = length.as_secs();
@@ -228,7 +233,7 @@ pub(super) fn rough(length: Duration) -> String {
 
 /// `label: value` lines of equal width.
 pub(super) fn field(label: &str, value: &str) -> String {
-    format!("  {}{}\n", styled(Style::Dim, &format!("{label:<11}")), text::line(value))
+    format!("  {}{}\n", styled(Style::Dim, &format!("{label:<12}")), text::line(value))
 }
 
 #[cfg(test)]

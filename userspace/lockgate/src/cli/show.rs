@@ -5,7 +5,7 @@
 
 use super::{
     output::{Style, styled},
-    sessions::{ago, field, rough},
+    sessions::{ago, field, rough, to_second},
     text,
 };
 use lockgate_model::Timestamp;
@@ -201,7 +201,7 @@ fn decision(request: &Value, now: Timestamp) -> String {
                 "{} by {} at {} {reason}",
                 word(&vote["decision"]),
                 word(&vote["by"]["id"]),
-                word(&vote["at"])
+                time_of(&vote["at"])
             ),
         ));
     }
@@ -212,7 +212,7 @@ fn decision(request: &Value, now: Timestamp) -> String {
             out.push_str(&field("asked", &ago(now, created)));
             out.push_str(&field("time left", &bar(created, expires, now)));
         } else {
-            out.push_str(&field("state", &format!("{state} {}", word(&request["resolved_at"]))));
+            out.push_str(&field("state", &format!("{state} {}", time_of(&request["resolved_at"]))));
         }
     }
     out.push_str(&field("digest", &word(&request["command_digest"])));
@@ -239,7 +239,17 @@ fn bar(created: Timestamp, expires: Timestamp, now: Timestamp) -> String {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 ≤ share ≤ 1")]
     let full = (share * BAR as f64).round() as usize;
     let empty = usize::try_from(BAR).unwrap_or_default() - full;
-    format!("{}{} {}, until {expires}", "█".repeat(full), "░".repeat(empty), rough(left.unsigned_abs()))
+    format!(
+        "{}{} {}, until {}",
+        "█".repeat(full),
+        "░".repeat(empty),
+        rough(left.unsigned_abs()),
+        to_second(expires)
+    )
+}
+
+fn time_of(value: &Value) -> String {
+    value.as_str().and_then(|text| text.parse().ok()).map(to_second).unwrap_or_default()
 }
 
 fn word(value: &Value) -> String {
@@ -293,13 +303,13 @@ mod tests {
         let screen = screen(&request(), "2026-11-21T10:05:00Z".parse().unwrap());
         for part in [
             "Alter table orders on orders-db (production), asked by ci (uid 1001), run 4711, triggered by ana\n",
-            "class      ddl, risk high\n",
+            "class       ddl, risk high\n",
             "transaction open; its locks are held while this waits\n",
             "  │ alter table orders\n  │  add \\u{202e}x int\\u{1b}[2J\n",
             "$1 = a\\u{7}  text\n",
             "[kernel: connect()]",
-            "rule       schema-change-dba: Schema changes need a DBA\n",
-            "votes      0 of 2 dba|oncall\n",
+            "rule        schema-change-dba: Schema changes need a DBA\n",
+            "votes       0 of 2 dba|oncall\n",
             "██████████░░░░░░░░░░ 5m, until 2026-11-21T10:10:00Z\n",
             "Approve this ALTER TABLE once:\n  lockgate approvals approve req_1 --reason",
         ] {

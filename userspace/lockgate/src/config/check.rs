@@ -71,7 +71,7 @@ pub(super) fn client(path: &Path, raw: &Raw) -> Result<Client, Vec<Diagnostic>> 
         return Err(checker.errors);
     }
     let Place { store, socket, instance } = place;
-    Ok(Client { path: path.to_owned(), socket, store, instance, policies })
+    Ok(Client { socket, store, instance, policies })
 }
 
 struct Checker {

@@ -118,8 +118,8 @@ pub(crate) struct Api {
 pub(crate) enum ConfigError {
     #[error("there is no configuration at {}; name one with --config FILE or LOCKGATE_CONFIG", .0.display())]
     Missing(PathBuf),
-    #[error("the configuration {} cannot be read: {source}", path.display())]
-    Unreadable { path: PathBuf, source: io::Error },
+    #[error("the configuration {} cannot be read: {cause}", path.display())]
+    Unreadable { path: PathBuf, cause: io::Error },
     #[error("{}", list(.diagnostics))]
     Invalid {
         /// The text that the positions point into, when it is this file's.
@@ -140,16 +140,24 @@ impl Config {
         Self::parse(path, &text).map_err(|diagnostics| ConfigError::Invalid { text: Some(text), diagnostics })
     }
 
+    fn named_groups(&self) -> impl Iterator<Item = &Spanned<GroupName>> {
+        let webhooks = self.webhooks.iter().flat_map(|webhook| &webhook.speaks_for);
+        webhooks.chain(self.api.local_approvers.values().flatten())
+    }
+
     fn parse(path: &Path, text: &str) -> Result<Self, Vec<Diagnostic>> {
         let raw = lockgate_policy::yaml::parse(&path.display().to_string(), text)?;
         check::check(path, raw)
     }
 
+    /// The groups that somebody votes for, through an integration or on this host.
+    pub(crate) fn spoken_for(&self) -> BTreeSet<GroupName> {
+        self.named_groups().map(|group| group.value.clone()).collect()
+    }
+
     /// What is wrong with the groups this file names, now that the policy's groups are known.
     pub(crate) fn unknown_groups(&self, known: &[GroupName]) -> Vec<Diagnostic> {
-        let named = self.webhooks.iter().flat_map(|webhook| &webhook.speaks_for);
-        named
-            .chain(self.api.local_approvers.values().flatten())
+        self.named_groups()
             .filter(|group| !known.contains(&group.value))
             .map(|group| {
                 let message = format!("no policy defines the group `{}`", group.value);
@@ -164,7 +172,6 @@ impl Config {
 /// What the verbs that talk to an agent need to know.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
-    pub(crate) path: PathBuf,
     pub(crate) socket: PathBuf,
     pub(crate) store: Store,
     pub(crate) instance: Instance,
@@ -184,7 +191,7 @@ impl Client {
 
 fn read_text(path: &Path) -> Result<String, ConfigError> {
     use io::Read as _;
-    let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+    let unreadable = |cause| ConfigError::Unreadable { path: path.to_owned(), cause };
     let file = std::fs::File::open(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => ConfigError::Missing(path.to_owned()),
         _ => unreadable(error),
