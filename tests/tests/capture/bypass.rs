@@ -1,6 +1,6 @@
 //! Ways around capture that were measured, each with what it meets now.
 
-use crate::harness::{Lab, outcomes};
+use crate::harness::{Lab, Namespace, outcomes};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
@@ -151,12 +151,8 @@ fn another_network_namespace_is_refused_and_not_direct() -> Result<()> {
     let mut agent = lab.agent()?;
     let before = agent.counter("refused")?;
     let address = lab.server.at("127.0.0.1");
-    let client = env!("CARGO_BIN_EXE_capture_client");
-    let inside = lab.inside();
-    let output = std::process::Command::new("unshare")
-        .args(["--net", client, "--cgroup", inside.to_str().context("a path")?, "dial", &address])
-        .output()?;
-    let line: Value = serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
+    let elsewhere = Namespace::new("true")?;
+    let line = elsewhere.client(&lab.inside(), &["dial", &address])?;
     assert_eq!(line["outcome"], "refused");
     assert_eq!(agent.counter("refused")?, before + 1);
     Ok(())

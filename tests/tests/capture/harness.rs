@@ -230,11 +230,17 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts one and waits until it is attached; its own error otherwise.
     pub(crate) fn start(request: &Value) -> Result<Self> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_capture_agent"))
-            .arg(request.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
+        Self::spawn(&mut Command::new(env!("CARGO_BIN_EXE_capture_agent")), request)
+    }
+
+    /// In another network namespace.
+    pub(crate) fn start_in(namespace: &Namespace, request: &Value) -> Result<Self> {
+        Self::spawn(&mut namespace.command(env!("CARGO_BIN_EXE_capture_agent")), request)
+    }
+
+    fn spawn(command: &mut Command, request: &Value) -> Result<Self> {
+        let mut child =
+            command.arg(request.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let lines = Lines::of(&mut child)?;
         let input = child.stdin.take();
         let mut agent = Self { child, input, lines, kept: RefCell::default(), port: 0, ready: Value::Null };
@@ -359,4 +365,42 @@ impl Drop for Client {
 /// The `outcome` of every line.
 pub(crate) fn outcomes(lines: &[Value]) -> Vec<&str> {
     lines.iter().map(|line| line["outcome"].as_str().unwrap_or("none")).collect()
+}
+
+/// A network namespace with `lo` up; gone with its holder.
+pub(crate) struct Namespace(Child);
+
+impl Namespace {
+    /// `setup` is a shell command that is run inside.
+    pub(crate) fn new(setup: &str) -> Result<Self> {
+        let script = format!("ip link set lo up && {setup} && echo ready && exec sleep 600");
+        let mut child =
+            Command::new("unshare").args(["--net", "sh", "-c", &script]).stdout(Stdio::piped()).spawn()?;
+        let output = child.stdout.take().context("standard output")?;
+        let namespace = Self(child);
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
+        ensure!(line.trim() == "ready", "the namespace could not be set up with {setup:?}");
+        Ok(namespace)
+    }
+
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.0.id())).arg(program);
+        command
+    }
+
+    /// Runs a client inside, and gives its one line.
+    pub(crate) fn client(&self, cgroup: &Path, arguments: &[&str]) -> Result<Value> {
+        let mut command = self.command(env!("CARGO_BIN_EXE_capture_client"));
+        let output = command.arg("--cgroup").arg(cgroup).args(arguments).output()?;
+        serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

@@ -1,6 +1,6 @@
 //! Who is redirected, from which addresses, and who does not notice.
 
-use crate::harness::{Client, Lab, outcomes};
+use crate::harness::{Agent, Client, Lab, Namespace, outcomes};
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use std::fs;
@@ -85,6 +85,24 @@ fn a_remote_prefix_is_redirected_without_a_route_to_it() -> Result<()> {
         assert_eq!(outcomes(&lab.client(&lab.inside(), &["dial", address])?), ["proxy"], "{address}");
         assert_eq!(agent.flow()?["flow"]["original_dst"], original);
     }
+    Ok(())
+}
+
+#[test]
+fn without_ipv6_its_destinations_are_reached_v4_mapped() -> Result<()> {
+    let lab = Lab::new()?;
+    let namespace = Namespace::new("echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6")?;
+    let mut request = lab.request();
+    request["targets"] = json!(["[2001:db8:7::]/48:5432", "198.51.100.0/24:5432"]);
+    let agent = Agent::start_in(&namespace, &request)?;
+    assert_eq!(agent.ready["listeners"], 1, "no listener on ::1");
+    for address in ["[2001:db8:7::9]:5432", "198.51.100.7:5432"] {
+        let line = namespace.client(&lab.inside(), &["dial", address])?;
+        assert_eq!((&line["outcome"], &line["peer"]), (&json!("proxy"), &json!(address)), "{line}");
+        assert_eq!(agent.flow()?["flow"]["original_dst"], address);
+    }
+    // The same address in the namespace of the test: no listener there.
+    assert_eq!(outcomes(&lab.client(&lab.inside(), &["dial", "[2001:db8:7::9]:5432"])?), ["refused"]);
     Ok(())
 }
 

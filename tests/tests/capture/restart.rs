@@ -205,6 +205,23 @@ fn detaching_leaves_nothing_and_everything_is_direct_again() -> Result<()> {
 }
 
 #[test]
+fn the_port_of_another_instance_is_not_taken_even_while_its_agent_is_away() -> Result<()> {
+    let lab = Lab::new()?;
+    let other = Lab::new()?;
+    let mut first = lab.agent()?;
+    let asked = json!({ "port": first.port });
+    for alive in [true, false] {
+        if !alive {
+            first.kill()?;
+        }
+        let error = other.agent_with(asked.clone()).err().context("the port is not free")?;
+        assert!(error.to_string().contains("port_taken"), "alive {alive}: {error}");
+        assert!(!other.is_pinned(), "a failed first attachment leaves no pins");
+    }
+    Ok(())
+}
+
+#[test]
 fn two_instances_that_govern_the_same_processes_do_not_disturb_each_other() -> Result<()> {
     let lab = Lab::new()?;
     let other = Lab::new()?;

@@ -75,7 +75,7 @@ pub enum InterceptError {
     },
     /// Somebody else has the listener's port.
     #[error(
-        "port {port} on {address} is taken by another process: governed connections stay refused. \
+        "port {port} on {address} is taken by another process (or kept by another instance's hooks): governed connections stay refused. \
          Find it with `ss -ltnp sport = :{port}` and stop it, or configure another port"
     )]
     PortTaken {

@@ -57,9 +57,7 @@ fn listen(ip: IpAddr, port: u16) -> Result<TcpListener, InterceptError> {
     let address = SocketAddr::new(ip, port);
     match try_listen(address) {
         Ok(listener) => Ok(listener),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            Err(InterceptError::PortTaken { address: ip, port })
-        }
+        Err(error) if is_taken(&error) => Err(InterceptError::PortTaken { address: ip, port }),
         Err(error) => Err(error).doing(|| format!("listen on {address}")),
     }
 }
@@ -75,6 +73,11 @@ fn try_listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
+}
+
+/// EPERM is the bind guard of another instance, whose agent may be away; a privileged port would be EACCES.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EADDRINUSE | libc::EPERM))
 }
 
 fn is_no_ipv6(error: &io::Error) -> bool {

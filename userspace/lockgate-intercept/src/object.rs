@@ -60,6 +60,7 @@ pub(crate) struct Object {
 impl Object {
     /// Loads all programs with their maps pinned in (or taken from) `maps`.
     pub(crate) fn load(maps: &Path) -> Result<Self, InterceptError> {
+        raise_memlock();
         let mut first_error = None;
         for features in Features::LADDER {
             match try_load(Some(maps), features) {
@@ -77,6 +78,12 @@ impl Object {
         let program = self.ebpf.program(spec.name).ok_or_else(|| missing("not in the object".to_owned()))?;
         program_fd(program).map_err(|error| missing(chain(&error)))
     }
+}
+
+/// Before 5.11 maps count as locked memory. Where the limit cannot be raised, loading says so itself.
+fn raise_memlock() {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
 }
 
 fn program_fd(program: &Program) -> Result<&ProgramFd, aya::programs::ProgramError> {
@@ -117,6 +124,7 @@ fn load_program(program: &mut Program) -> Result<(), String> {
 
 /// Loads every program on its own, without pins and without attaching: what `doctor` reports.
 pub(crate) fn try_programs() -> Vec<(Spec, Result<Features, String>)> {
+    raise_memlock();
     PROGRAMS.iter().map(|spec| (*spec, try_program(*spec))).collect()
 }
 

@@ -1,7 +1,10 @@
 //! The thread that keeps an attached instance true: units that come and go, pins that somebody
 //! removes, addresses the host gains, denials that the kernel reports.
 
-use crate::interceptor::{Core, Health};
+use crate::{
+    denial::Denial,
+    interceptor::{Core, Health},
+};
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -17,6 +20,9 @@ use std::{
 const CALM: Duration = Duration::from_secs(1);
 /// A restarted unit has a new cgroup; until it is found its egress is direct.
 const WITH_GLOBS: Duration = Duration::from_millis(200);
+
+/// Refusals that are told one by one in a round; the rest is counted.
+const TOLD_PER_ROUND: usize = 20;
 
 /// Stops with its owner.
 #[derive(Debug)]
@@ -63,7 +69,20 @@ fn wake_safely(core: &Core, last: Health) -> Health {
 }
 
 fn wake(core: &Core, last: &Health) -> Health {
-    for denial in core.tick() {
+    report(&core.tick());
+    let health = core.health();
+    if !health.repinned.is_empty() {
+        tracing::error!(programs = ?health.repinned, "pins of capture hooks had been removed; they are back");
+    }
+    if health != *last && !health.is_whole() {
+        tracing::error!(detached = ?health.detached, unknown = ?health.unknown, "capture hooks are gone: governed connections may be direct");
+    }
+    health
+}
+
+/// Each refusal is told once, up to a bound: a job that dials in a loop must not fill the host's log.
+fn report(denials: &[Denial]) {
+    for denial in denials.iter().take(TOLD_PER_ROUND) {
         tracing::info!(
             reason = denial.reason,
             pid = denial.tgid,
@@ -75,12 +94,8 @@ fn wake(core: &Core, last: &Health) -> Health {
             "refused in the kernel"
         );
     }
-    let health = core.health();
-    if !health.repinned.is_empty() {
-        tracing::error!(programs = ?health.repinned, "pins of capture hooks had been removed; they are back");
+    let untold = denials.len().saturating_sub(TOLD_PER_ROUND);
+    if untold > 0 {
+        tracing::info!(untold, "more was refused in the kernel");
     }
-    if health != *last && !health.is_whole() {
-        tracing::error!(detached = ?health.detached, unknown = ?health.unknown, "capture hooks are gone: governed connections may be direct");
-    }
-    health
 }
