@@ -423,9 +423,10 @@ fn speaks_for(by: &Approver, stage: &Stage) -> bool {
 /// The requester never decides: neither the uid that runs the process, nor the person the run belongs to.
 fn refuse_requester(session: &Session, by: &Approver) -> Result<(), VoteRefusal> {
     let workload = &session.workload;
-    let own_uid = by.id.trim().strip_prefix("local:").is_some_and(|uid| {
-        uid.trim().parse() == Ok(workload.process.uid) || uid == workload.process.uid.to_string()
-    });
+    // However it came in: an integration that says `local:1001` means that uid too.
+    let voter = person(&by.id);
+    let own_uid =
+        voter.strip_prefix("local:").is_some_and(|uid| uid.trim().parse() == Ok(workload.process.uid));
     let names = [
         Some(session.principal.id.as_str()),
         workload.process.user.as_deref(),

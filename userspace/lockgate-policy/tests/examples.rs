@@ -54,6 +54,23 @@ fn every_policy_loads_and_its_tests_pass() {
     }
 }
 
+/// What is not acted on may name groups nobody defined: that is no laxer, and is said.
+#[test]
+fn groups_of_what_is_not_acted_on_may_be_undefined() {
+    let text = fs::read_to_string(policies().join("examples/prod-data.yaml")).expect("a readable file");
+    let fewer: String = text
+        .lines()
+        .filter(|line| !line.starts_with("  fraud-analysts:") && !line.starts_with("  incident-commander:"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    assert_ne!(text, fewer);
+    let warnings = run("prod-data.yaml", &fewer);
+    for group in ["fraud-analysts", "incident-commander"] {
+        let said = format!("group `{group}` is not defined and has no members");
+        assert!(warnings.iter().any(|warning| warning.message == said), "{group}: {warnings:#?}");
+    }
+}
+
 #[test]
 fn all_examples_together_are_one_policy() {
     let mut files = Vec::new();

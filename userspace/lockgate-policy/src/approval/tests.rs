@@ -229,6 +229,7 @@ fn the_requester_never_decides() {
         ("webhook:a:runner", "requester"),
         ("webhook:a:uid:1001", "requester"),
         ("uid:1001", "requester"),
+        ("webhook:a:local:1001", "requester"),
         ("webhook:a:zoe", "requester"),
         ("webhook:a:Zoe@example.com", "requester"),
         ("webhook:a:bob", "excluded"),

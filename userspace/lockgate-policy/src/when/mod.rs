@@ -47,6 +47,9 @@ pub(crate) struct WhenProblem {
     pub(crate) help: Option<String>,
 }
 
+/// The roots an expression names, each a map of the facts it names there.
+type Roots<'a> = Vec<(&'static str, Box<dyn Val + 'a>)>;
+
 /// An expression to compile.
 pub(crate) struct WhenSource {
     pub(crate) text: String,
@@ -143,7 +146,7 @@ impl When {
     }
 
     /// The facts it names, by root. Roots it names are there even when every fact is absent.
-    fn facts<'a>(&self, asked: &Asked<'a>) -> Result<Vec<(&'static str, Box<dyn Val + 'a>)>, String> {
+    fn facts<'a>(&self, asked: &Asked<'a>) -> Result<Roots<'a>, String> {
         type Fields<'a> = HashMap<CelMapKey<'a>, Box<dyn Val + 'a>>;
         let mut roots: Vec<(&'static str, Fields<'a>)> = Vec::with_capacity(2);
         for path in &self.paths {
