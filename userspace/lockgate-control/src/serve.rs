@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 const TCP_CONNECTIONS_MAX: usize = 512;
 
 /// Open unix connections of one uid; the next is closed at once.
-const UNIX_CONNECTIONS_PER_UID: usize = 64;
+const UNIX_CONNECTIONS_PER_UID: usize = 256;
 
 /// A request's head must be here by then.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);

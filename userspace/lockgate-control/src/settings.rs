@@ -157,6 +157,7 @@ pub(crate) fn base_url(settings: &ControlSettings) -> Result<Option<String>, Con
     Ok(settings.listen.map(|mut listen| {
         // 0.0.0.0 is where to listen, not where to connect to.
         if listen.ip().is_unspecified() {
+            tracing::warn!(%listen, "links and decision URLs say localhost; set api.public_url if receivers are elsewhere");
             listen.set_ip(match listen {
                 SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
                 SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),

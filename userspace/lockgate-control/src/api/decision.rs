@@ -59,11 +59,7 @@ pub(super) async fn post(
     body: Body,
 ) -> Response {
     let mut about = About { caller: Caller::Anybody, by: None, case: None };
-    let body = match read_body(body, BODY_MAX, BODY_TIMEOUT).await {
-        Ok(body) => body,
-        Err(problem) => return about.refuse(&desk, &path, problem),
-    };
-    match decide(&desk, &path, &parts.headers, &body, &mut about).await {
+    match decide(&desk, &path, &parts.headers, body, &mut about).await {
         Ok(answer) => Json(answer).into_response(),
         Err(problem) => about.refuse(&desk, &path, problem),
     }
@@ -90,15 +86,16 @@ async fn decide(
     desk: &Arc<Desk>,
     path: &str,
     headers: &HeaderMap,
-    body: &Bytes,
+    body: Body,
     about: &mut About,
 ) -> Result<serde_json::Value, Problem> {
-    let now = desk.ambient.now();
     let signed = Signed::of(headers)?;
+    let body = read_body(body, BODY_MAX, BODY_TIMEOUT).await?;
+    let now = desk.ambient.now();
     let integration = desk
         .integrations
         .iter()
-        .find(|integration| integration.keys.verify(signed.id, signed.timestamp, body, signed.signature))
+        .find(|integration| integration.keys.verify(signed.id, signed.timestamp, &body, signed.signature))
         .ok_or_else(|| unsigned("the signature is not one of any configured decision_secret"))?;
     about.caller = Caller::Integration(integration.name.clone());
     check_age(signed.timestamp, now)?;
@@ -108,7 +105,7 @@ async fn decide(
         Problem::new(StatusCode::CONFLICT, "replayed", "This message was accepted before", detail)
     })?;
 
-    let decision = Decision::read(body)?;
+    let decision = Decision::read(&body)?;
     let person = decision.person()?;
     about.by = Some(format!("webhook:{}:{person}", integration.name));
     let case = find(desk, path, &decision.data.request_id)?;

@@ -386,6 +386,41 @@ async fn ten_thousand_bad_decisions_later_a_valid_one_passes() {
     assert_eq!(left_out, [("refused_decisions".to_owned(), Some(9_000))]);
 }
 
+/// Real time and real HTTP: from the first byte of the decision to the woken waiter, 2,000 others waiting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_decision_wakes_its_waiter_within_milliseconds_among_two_thousand() {
+    let stage = stage();
+    let mut waiting = Vec::new();
+    for number in 0..2_000 {
+        waiting.push(open(&stage, Ask { principal: format!("uid:{}", number % 50), ..Ask::default() }).await);
+    }
+    assert_eq!(stage.control.pending(), 2_000);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, shutdown) = (listener.local_addr().unwrap(), tokio_util::sync::CancellationToken::new());
+    let served = tokio::spawn(crate::serve_tcp(listener, public(&stage), shutdown.clone()));
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let mut waits = Vec::new();
+    for (id, mut pending) in waiting.drain(..100) {
+        let waiter = tokio::spawn(async move {
+            while pending.changed().await.resolution.is_none() {}
+            std::time::Instant::now()
+        });
+        let (parts, body) = Sent::good(id).by(&format!("ana{id}")).request(&stage).into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let url = format!("http://{address}{}", parts.uri);
+        let decided = std::time::Instant::now();
+        let answer = client.post(url).headers(parts.headers).body(body).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 200);
+        waits.push(waiter.await.unwrap().saturating_duration_since(decided));
+    }
+    waits.sort_unstable();
+    println!("decision to wake-up: median {:?}, slowest {:?}", waits[50], waits[99]);
+    assert!(waits[95] < Duration::from_millis(100), "{waits:?}");
+    shutdown.cancel();
+    served.await.unwrap();
+}
+
 /// A body that never ends.
 struct Stuck;
 

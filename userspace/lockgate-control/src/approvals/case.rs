@@ -278,15 +278,19 @@ impl CaseTask {
 
     async fn withdraw(&mut self, reason: WithdrawReason) {
         let now = self.desk.ambient.now();
-        let mut moved = self.machine.clone();
-        // It may have expired, or been approved by a stage that began, before the client went: `resolution` tells.
-        let _ = moved.withdraw(now, reason);
-        let resolution = moved.resolution().cloned().unwrap_or(Resolution::Withdrawn { reason });
-        let event = self.resolved(now, resolution);
-        if let Err(error) = self.record(vec![event.clone()]).await {
-            self.queue(event, &error);
+        // Nothing that was due a moment ago happens first: a withdrawal refuses whatever its record comes to,
+        // and an approval could not.
+        let just_before = |due: Timestamp| due.checked_sub(Duration::from_nanos(1)).unwrap_or(due);
+        let at = self.machine.poll_timeout().map_or(now, |due| now.min(just_before(due)));
+        match self.machine.withdraw(at, reason) {
+            Step::Unchanged | Step::Progressed => {}
+            Step::Resolved(resolution) => {
+                let event = self.resolved(now, resolution);
+                if let Err(error) = self.record(vec![event.clone()]).await {
+                    self.queue(event, &error);
+                }
+            }
         }
-        self.machine = moved;
         self.publish(now);
     }
 
