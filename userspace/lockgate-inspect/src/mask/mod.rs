@@ -1,8 +1,16 @@
-//! Column masks: from a policy's patterns and a target's catalogue to rewritten rows.
+//! Column masks: from a policy's patterns and a target's catalogue to refusals and rewritten rows.
+//!
+//! Built per session and catalogue ([`MaskPlan`]), asked per statement ([`MaskPlan::judge`]), applied per row
+//! ([`RowMask::apply`]). It never decides whether a statement may run for other reasons, and never sees a socket.
 
+mod cover;
+mod detector;
+mod judge;
 mod method;
 mod plan;
 mod row;
+mod scope;
+mod taint;
 
 pub use method::MaskKeys;
 pub use plan::{MaskPlan, MaskViolation, StatementMask};

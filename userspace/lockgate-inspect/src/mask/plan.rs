@@ -1,19 +1,49 @@
-//! Which columns of a target are masked and how, and what that means for one statement.
+//! What a policy's masks mean for one statement: refused, or answered with these fields masked.
+//!
+//! Two locks. The lineage says where each output comes from; the server's own RowDescription says it again with the rows.
+//! A field passes as it is only where neither objects: its origin is a known column without a mask, or the lineage shows
+//! that nothing masked is in it.
+//!
+//! What stays open: a statement that computes with a masked column in its output can fail or not fail depending on the
+//! value, which is one bit an attempt. An upstream role without SELECT on masked columns closes that too.
 
-use super::{MaskKeys, RowMask};
-use crate::sql::{Statement, catalogue::CatalogueSnapshot};
+use super::{
+    cover::{Cover, glob},
+    detector::Detectors,
+    judge::{Judge, Misuse},
+    method::{MaskKeys, Method},
+    row::{Field, RowMask},
+    scope::Scope,
+    taint::{Columns, Origin, Taint},
+};
+use crate::sql::{
+    Statement,
+    catalogue::{CatalogueSnapshot, Resolution},
+    usage::{ColumnUsage, Lineage, Place},
+};
 use lockgate_model::{
-    operation::Facts,
-    verdict::{Denial, DenialCause, MaskSpec},
+    id::RuleId,
+    sql::{RelationName, SqlClass},
+    verdict::{Denial, DenialCause, InPredicate, MaskSpec, UnknownLineage},
 };
 use lockgate_wire::postgres::backend::Column;
 use std::sync::Arc;
 
-/// The masks that apply to a session, worked out against one catalogue. Build a new one when either changes.
+/// The masks that apply to a session, worked out against one catalogue. Build a new one when either changes; it is cheap
+/// to share.
 #[derive(Clone, Debug)]
 pub struct MaskPlan {
-    #[expect(dead_code, reason = "the judge reads it")]
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    spec: MaskSpec,
     catalogue: Arc<CatalogueSnapshot>,
+    cover: Cover,
+    detectors: Option<Arc<Detectors>>,
+    /// Names of masked relations and columns, lower case, to find in texts that no grammar reads.
+    words: Vec<String>,
 }
 
 /// A statement uses a masked column where it may not.
@@ -24,13 +54,15 @@ pub struct MaskViolation {
     pub reason: String,
     /// What to do instead.
     pub remedy: String,
+    /// A rule that asked for the masks.
+    pub rule: Option<RuleId>,
 }
 
 impl MaskViolation {
     /// The refusal in policy's words.
     pub fn denial(&self) -> Denial {
         Denial {
-            rule: None,
+            rule: self.rule.clone(),
             cause: DenialCause::Masking,
             reason: self.reason.clone(),
             remedy: Some(self.remedy.clone()),
@@ -40,37 +72,398 @@ impl MaskViolation {
 
 impl MaskPlan {
     /// Works the masks out.
-    pub fn new(_spec: &MaskSpec, catalogue: Arc<CatalogueSnapshot>, _keys: &MaskKeys) -> Self {
-        Self { catalogue }
+    pub fn new(spec: &MaskSpec, catalogue: Arc<CatalogueSnapshot>, keys: &MaskKeys) -> Self {
+        let cover = Cover::new(spec, &catalogue, keys);
+        let mut words: Vec<String> = catalogue
+            .relations()
+            .iter()
+            .filter(|relation| relation.schema != "pg_catalog" && cover.touches(relation.oid))
+            .flat_map(|relation| {
+                let columns = relation
+                    .columns
+                    .iter()
+                    .filter(|column| cover.column(relation.oid, column.attnum).is_some());
+                std::iter::once(&relation.name)
+                    .chain(columns.map(|column| &column.name))
+                    .map(|name| name.to_lowercase())
+            })
+            .collect();
+        words.sort_unstable();
+        words.dedup();
+        let detectors = (!spec.detectors.is_empty()).then(|| Arc::new(Detectors::new(&spec.detectors)));
+        Self { inner: Arc::new(Inner { spec: spec.clone(), catalogue, cover, detectors, words }) }
     }
 
     /// Whether no literal and no bound value of the statement may rest in a record: it names a relation that has masked
-    /// columns, or was not understood.
-    pub fn touches(&self, _statement: &Statement) -> bool {
-        true
+    /// columns (or that is not known, by a column that a mask names), or it was not understood.
+    pub fn touches(&self, statement: &Statement) -> bool {
+        let inner = &self.inner;
+        if inner.spec.columns.is_empty() {
+            return false;
+        }
+        let facts = statement.sql();
+        let usage = &statement.usage;
+        facts.class == SqlClass::Opaque
+            || usage.relations.iter().any(|name| match inner.resolve(usage, name) {
+                Resolution::Found(relation) => inner.cover.touches(relation.oid),
+                Resolution::Unknown => inner.could_mask(name, &facts.columns),
+            })
+            || matches!(&usage.lineage, Lineage::Define { body: Some(body), .. } if inner.mentions(body))
     }
 
-    /// What the masks mean for this statement.
+    /// What the masks mean for this statement: refused, or these masks for its rows.
     pub fn judge(&self, statement: &Statement) -> Result<StatementMask, MaskViolation> {
-        match &*statement.facts {
-            Facts::Sql(_) => Ok(StatementMask {}),
+        let inner = &self.inner;
+        if inner.spec.columns.is_empty() {
+            return Ok(StatementMask {
+                plan: self.inner.clone(),
+                outputs: Columns::unnamed(Taint::Clean),
+                strip: false,
+            });
         }
+        let usage = &statement.usage;
+        let pass = inner.spec.on_unknown_lineage == UnknownLineage::Pass;
+        if statement.class() == SqlClass::Opaque && !pass {
+            return Err(inner.refuse(
+                "the statement is not understood, so the masks that apply here cannot be applied to it"
+                    .to_owned(),
+                "write it in plainer SQL, or ask for a policy that passes what is of unknown lineage",
+            ));
+        }
+        let mut judge = Judge::new(&inner.cover, &inner.catalogue, usage.search_path.as_deref());
+        let outputs = inner.lineage(&mut judge, &usage.lineage, usage)?;
+        for misuse in &judge.misuses {
+            inner.allowed(misuse)?;
+        }
+        let outputs = if usage.unknown_function { outputs.or_unknown() } else { outputs };
+        let unknown = judge.unknown_use || matches!(outputs.all, Taint::Unknown);
+        if unknown && inner.spec.on_unknown_lineage == UnknownLineage::Deny {
+            return Err(inner.refuse(
+                "where the statement's values come from is not known, and masks apply here".to_owned(),
+                "call no functions but built-in ones, and name only relations that exist before the statement",
+            ));
+        }
+        let strip = self.touches(statement) || usage.unknown_function || unknown;
+        Ok(StatementMask { plan: self.inner.clone(), outputs, strip })
+    }
+
+    /// The masks for rows of a statement that nobody has seen (a cursor of unknown origin): everything that is not a known
+    /// column without a mask is redacted.
+    pub fn unknown_statement(&self) -> StatementMask {
+        StatementMask { plan: self.inner.clone(), outputs: Columns::unnamed(Taint::Unknown), strip: true }
+    }
+}
+
+impl Inner {
+    fn resolve(&self, usage: &ColumnUsage, name: &RelationName) -> Resolution<'_> {
+        self.catalogue.resolve(name.schema.as_deref(), &name.name, usage.search_path.as_deref())
+    }
+
+    /// Whether a mask could be meant for a relation that is not in the catalogue.
+    fn could_mask(&self, name: &RelationName, columns: &[String]) -> bool {
+        self.spec.columns.iter().any(|mask| {
+            let here = glob(&mask.pattern.table, &name.name)
+                && name.schema.as_ref().is_none_or(|schema| glob(&mask.pattern.schema, schema));
+            here && columns.iter().any(|column| {
+                let column = column.rsplit('.').next().unwrap_or(column);
+                column == "*" || glob(&mask.pattern.column, column)
+            })
+        })
+    }
+
+    /// Whether a text that no grammar reads names something masked, or makes up statements while it runs.
+    fn mentions(&self, body: &str) -> bool {
+        body.to_lowercase().split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).any(|word| {
+            word == "execute" || self.words.binary_search_by(|known| known.as_str().cmp(word)).is_ok()
+        })
+    }
+
+    fn lineage(
+        &self,
+        judge: &mut Judge<'_>,
+        lineage: &Lineage,
+        usage: &ColumnUsage,
+    ) -> Result<Columns, MaskViolation> {
+        let root = Scope::root();
+        Ok(match lineage {
+            Lineage::Nothing => Columns::unnamed(Taint::Clean),
+            Lineage::Rows(query) => judge.query(query, &root),
+            Lineage::Plan(inner) => {
+                // A plan is text of its own: what is computed can have been folded into it.
+                let outputs = self.lineage(judge, inner, usage)?;
+                let carried = match outputs.all {
+                    Taint::Derived(origin) => Taint::Derived(origin),
+                    Taint::Unknown if usage.unknown_function => Taint::Unknown,
+                    Taint::Clean | Taint::Unknown | Taint::Masked(_) => Taint::Clean,
+                };
+                Columns::unnamed(carried)
+            }
+            Lineage::Change(change) => judge.change(change, &root),
+            Lineage::Store(query) => {
+                let columns = judge.query(query, &root);
+                match columns.all.origin() {
+                    Some(origin) => return Err(self.stored(origin)),
+                    None => Columns::unnamed(Taint::Clean),
+                }
+            }
+            Lineage::Define { what, body } => {
+                if let Some(name) = self.masked(usage, &usage.relations) {
+                    return Err(self.refuse(
+                        format!(
+                            "{what} over {name}, which has masked columns, would show them under another name"
+                        ),
+                        "leave the relation out, or have it made by somebody whose columns are not masked",
+                    ));
+                }
+                if body.as_ref().is_some_and(|body| self.mentions(body)) {
+                    return Err(self.refuse(
+                        format!("{what} whose text names masked columns, or makes up statements, could copy them"),
+                        "leave them and EXECUTE out, or have it made by somebody whose columns are not masked",
+                    ));
+                }
+                Columns::unnamed(if body.is_some() { Taint::Unknown } else { Taint::Clean })
+            }
+            Lineage::CopyOut { relation, columns } => self.copy_out(relation, columns, usage)?,
+            Lineage::CopyQuery(inner) => {
+                let outputs = self.lineage(judge, inner, usage)?;
+                match &outputs.all {
+                    Taint::Clean => outputs,
+                    Taint::Unknown => self.copy_unknown()?,
+                    Taint::Masked(origin) | Taint::Derived(origin) => return Err(self.copied(&origin.label)),
+                }
+            }
+            Lineage::Rename { what, relations, column } => {
+                self.renamed(what, relations, column.as_deref(), usage)?;
+                Columns::unnamed(Taint::Clean)
+            }
+            Lineage::Attach { relation, places } => {
+                self.attached(judge, relation, places)?;
+                Columns::unnamed(Taint::Clean)
+            }
+            Lineage::Many(all) => {
+                for one in all {
+                    self.lineage(judge, one, usage)?;
+                }
+                Columns::unnamed(Taint::Clean)
+            }
+            Lineage::Unknown => Columns::unnamed(Taint::Unknown),
+        })
+    }
+
+    /// The first of these relations that has masked columns.
+    fn masked(&self, usage: &ColumnUsage, relations: &[RelationName]) -> Option<RelationName> {
+        relations
+            .iter()
+            .find(|name| match self.resolve(usage, name) {
+                Resolution::Found(relation) => self.cover.touches(relation.oid),
+                Resolution::Unknown => false,
+            })
+            .cloned()
+    }
+
+    fn copy_out(
+        &self,
+        name: &RelationName,
+        columns: &[String],
+        usage: &ColumnUsage,
+    ) -> Result<Columns, MaskViolation> {
+        let Resolution::Found(relation) = self.resolve(usage, name) else { return self.copy_unknown() };
+        let masked = relation
+            .columns
+            .iter()
+            .filter(|column| columns.is_empty() || columns.contains(&column.name))
+            .find(|column| self.cover.column(relation.oid, column.attnum).is_some());
+        match masked {
+            Some(column) => Err(self.copied(&format!("{}.{}", relation.name, column.name))),
+            None => Ok(Columns::unnamed(Taint::Clean)),
+        }
+    }
+
+    fn copy_unknown(&self) -> Result<Columns, MaskViolation> {
+        match self.spec.on_unknown_lineage {
+            UnknownLineage::Pass => Ok(Columns::unnamed(Taint::Clean)),
+            UnknownLineage::Redact | UnknownLineage::Deny => Err(self.refuse(
+                "COPY of something whose columns are not known, where masks apply".to_owned(),
+                "use SELECT, whose rows can be masked",
+            )),
+        }
+    }
+
+    fn renamed(
+        &self,
+        what: &str,
+        relations: &[RelationName],
+        column: Option<&str>,
+        usage: &ColumnUsage,
+    ) -> Result<(), MaskViolation> {
+        for name in relations {
+            let masked = match (name.name.as_str(), &name.schema) {
+                ("*", Some(schema)) => self
+                    .catalogue
+                    .relations()
+                    .iter()
+                    .any(|relation| relation.schema == *schema && self.cover.touches(relation.oid)),
+                _ => match self.resolve(usage, name) {
+                    Resolution::Found(relation) => match column {
+                        Some(column) => relation
+                            .column(column)
+                            .is_some_and(|column| self.cover.column(relation.oid, column.attnum).is_some()),
+                        None => self.cover.touches(relation.oid),
+                    },
+                    Resolution::Unknown => false,
+                },
+            };
+            if masked {
+                return Err(self.refuse(
+                    format!("to {what} {name} would shake off the masks of its columns"),
+                    "have it done by somebody whose columns are not masked, together with the policy's new names",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn attached(
+        &self,
+        judge: &mut Judge<'_>,
+        relation: &RelationName,
+        places: &[(Place, crate::sql::usage::Expr)],
+    ) -> Result<(), MaskViolation> {
+        let mut scope = Scope::root();
+        judge.bring(relation, &mut scope);
+        for (_, expr) in places {
+            if let Some(origin) = judge.taint(expr, &scope).origin() {
+                return Err(self.refuse(
+                    format!("the masked column {} may not be used in a definition", origin.label),
+                    "leave the column out, or have it done by somebody whose columns are not masked",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn allowed(&self, misuse: &Misuse) -> Result<(), MaskViolation> {
+        match misuse {
+            Misuse::Stored(origin) => Err(self.stored(origin)),
+            // What a function does with a value is nobody's to see: this is no predicate that policy could allow.
+            Misuse::Place(place @ (Place::UnknownFunction | Place::Definition), origin) => {
+                Err(self.placed(*place, origin))
+            }
+            Misuse::Place(place, origin) => match self.spec.in_predicate {
+                InPredicate::Deny => Err(self.placed(*place, origin)),
+                InPredicate::Allow => Ok(()),
+            },
+        }
+    }
+
+    fn placed(&self, place: Place, origin: &Origin) -> MaskViolation {
+        let remedy = match place {
+            Place::SetOperation => "use UNION ALL, which compares no rows, or leave the column out",
+            _ => {
+                "leave the column out there, or ask for a policy that allows it (in_predicate: allow, or unmask_for)"
+            }
+        };
+        self.refuse(
+            format!("the masked column {} may not be used in {}", origin.label, place.as_str()),
+            remedy,
+        )
+    }
+
+    fn stored(&self, origin: &Origin) -> MaskViolation {
+        self.refuse(
+            format!("the value of the masked column {} may not be copied into another place", origin.label),
+            "leave the column out, or have it done by somebody whose columns are not masked",
+        )
+    }
+
+    fn copied(&self, column: &str) -> MaskViolation {
+        self.refuse(
+            format!("COPY of the masked column {column}: what COPY sends cannot be masked"),
+            "name the columns without masks, or use SELECT",
+        )
+    }
+
+    fn refuse(&self, reason: String, remedy: &str) -> MaskViolation {
+        MaskViolation { reason, remedy: remedy.to_owned(), rule: self.spec.rules.first().cloned() }
     }
 }
 
 /// The masks for one statement's results.
 #[derive(Clone, Debug)]
-pub struct StatementMask {}
+pub struct StatementMask {
+    plan: Arc<Inner>,
+    outputs: Columns,
+    strip: bool,
+}
 
 impl StatementMask {
-    /// The masks for rows of this description. For a statement that returns rows before they are described, describe it
-    /// first.
+    /// The masks for rows of this description. A statement whose rows come without a description must be described first.
     pub fn rows(&self, columns: &[Column]) -> RowMask {
-        RowMask::redact_all(columns.len())
+        let aligned = self.outputs.named.as_ref().filter(|named| named.len() == columns.len());
+        let mut unknown = Vec::new();
+        let fields = columns
+            .iter()
+            .enumerate()
+            .map(|(index, column)| {
+                let lineage = aligned.and_then(|named| named.get(index)).map(|(_, taint)| taint);
+                self.field(column, lineage, &mut unknown)
+            })
+            .collect();
+        RowMask::new(columns, fields, unknown)
     }
 
-    /// Whether errors and notices of this statement keep only severity and SQLSTATE.
+    fn field(&self, column: &Column, lineage: Option<&Taint>, unknown: &mut Vec<u32>) -> Field {
+        let plan = &self.plan;
+        if plan.spec.columns.is_empty() {
+            return self.open();
+        }
+        let covered =
+            (column.table_oid != 0).then(|| plan.cover.column(column.table_oid, column.attnum)).flatten();
+        if let Some(method) = covered {
+            return Field::Mask(method.clone());
+        }
+        let known_origin = column.table_oid != 0
+            && column.attnum != 0
+            && plan.catalogue.relation(column.table_oid).is_some();
+        let taint = match (lineage, known_origin) {
+            // The server says that it is a column without a mask. The lineage, where it is exact, may still object.
+            (Some(Taint::Clean | Taint::Unknown) | None, true) => return self.open(),
+            (Some(taint), _) => taint,
+            (None, false) => &self.outputs.all,
+        };
+        if column.table_oid != 0 && !known_origin && plan.catalogue.relation(column.table_oid).is_none() {
+            unknown.push(column.table_oid);
+        }
+        let is_unknown_relation = column.table_oid != 0 && !known_origin;
+        match taint {
+            Taint::Clean if !is_unknown_relation => self.open(),
+            Taint::Clean | Taint::Unknown => match plan.spec.on_unknown_lineage {
+                UnknownLineage::Pass => self.open(),
+                UnknownLineage::Redact | UnknownLineage::Deny => Field::Mask(Method::Redact),
+            },
+            Taint::Masked(_) | Taint::Derived(_) => Field::Mask(Method::Redact),
+        }
+    }
+
+    /// Nothing masked is in it; detectors still look.
+    fn open(&self) -> Field {
+        match &self.plan.detectors {
+            Some(detectors) => Field::Detect(detectors.clone()),
+            None => Field::Pass,
+        }
+    }
+
+    /// Whether errors and notices of this statement keep only severity and SQLSTATE: their texts quote values.
     pub fn strip_messages(&self) -> bool {
-        true
+        self.strip
+    }
+}
+
+impl Columns {
+    /// The same, with something unknown in every column that was clean.
+    fn or_unknown(self) -> Self {
+        // A column that the lineage follows stays what it is: unknown is only what a function returned, and that is marked
+        // where it is called. The whole is in doubt nevertheless, for rows that do not line up with it.
+        Self { all: self.all.or(Taint::Unknown), named: self.named }
     }
 }

@@ -1,10 +1,16 @@
-//! Rewrites rows.
+//! Rewrites rows, one field at a time, into a buffer of the caller's.
 
+use super::{detector::Detectors, method::Method};
 use bytes::BytesMut;
 use lockgate_wire::postgres::{
     WireError,
-    backend::{DataRow, DataRowWriter},
+    backend::{Column, DataRow, DataRowWriter},
 };
+use std::sync::Arc;
+
+/// Types whose binary form is their text, and whose values a text may stand for (pg_type.dat): text, name, bpchar, varchar,
+/// unknown. Not "char" (one byte), not json and xml (a mask is neither).
+const TEXT_LIKE: [u32; 5] = [25, 19, 1042, 1043, 705];
 
 /// A row could not be masked; it must not be passed on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,38 +28,93 @@ pub enum RowError {
     Encode(#[from] WireError),
 }
 
-/// Masks for the rows of one result.
+/// What happens to one field.
+#[derive(Clone, Debug)]
+pub(super) enum Field {
+    Pass,
+    Mask(Method),
+    Detect(Arc<Detectors>),
+}
+
+/// Masks for the rows of one result. It keeps a scratch buffer, so that rows cost no allocation.
 #[derive(Clone, Debug)]
 pub struct RowMask {
-    fields: usize,
+    fields: Vec<Field>,
+    masked: Vec<String>,
+    unknown: Vec<u32>,
+    passthrough: bool,
+    scratch: BytesMut,
 }
 
 impl RowMask {
-    pub(super) fn redact_all(fields: usize) -> Self {
-        Self { fields }
+    pub(super) fn new(columns: &[Column], fields: Vec<Field>, unknown: Vec<u32>) -> Self {
+        let fields: Vec<Field> = columns
+            .iter()
+            .zip(fields)
+            .map(|(column, field)| match field {
+                // Text and binary format of these types are the same bytes; of others no text may stand for a value.
+                Field::Mask(_) if !TEXT_LIKE.contains(&column.type_oid) => Field::Mask(Method::Null),
+                Field::Detect(_) if !TEXT_LIKE.contains(&column.type_oid) => Field::Pass,
+                other => other,
+            })
+            .collect();
+        let masked = columns
+            .iter()
+            .zip(&fields)
+            .filter(|(_, field)| matches!(field, Field::Mask(_)))
+            .map(|(column, _)| String::from_utf8_lossy(column.name.as_bytes()).into_owned())
+            .collect();
+        let passthrough = fields.iter().all(|field| matches!(field, Field::Pass));
+        Self { fields, masked, unknown, passthrough, scratch: BytesMut::new() }
     }
 
-    /// True when rows can be moved as they are.
+    /// True when rows can be moved as they are, without being decoded.
     pub fn is_passthrough(&self) -> bool {
-        false
+        self.passthrough
     }
 
-    /// Names of the result's fields that are masked whole or by method, in order.
+    /// Names of the result's fields that are masked, in order.
     pub fn masked_columns(&self) -> &[String] {
-        &[]
+        &self.masked
+    }
+
+    /// OIDs of relations that the catalogue does not know; their fields are masked. A catalogue loaded anew may know them.
+    pub fn unknown_relations(&self) -> &[u32] {
+        &self.unknown
     }
 
     /// Writes the masked row, a whole DataRow message, to the end of `out`; answers how many fields were changed. On an
     /// error nothing is written.
     pub fn apply(&mut self, row: &DataRow, out: &mut BytesMut) -> Result<u64, RowError> {
-        if row.len() != self.fields {
-            return Err(RowError::FieldCount { expected: self.fields, got: row.len() });
+        if row.len() != self.fields.len() {
+            return Err(RowError::FieldCount { expected: self.fields.len(), got: row.len() });
         }
+        let mut changed = 0;
         let mut writer = DataRowWriter::new(out);
-        for _ in row.fields() {
-            writer.field(None);
+        for (field, value) in self.fields.iter().zip(row.fields()) {
+            let Some(value) = value else {
+                writer.field(None);
+                continue;
+            };
+            self.scratch.clear();
+            match field {
+                Field::Pass => writer.field(Some(value)),
+                Field::Mask(method) => {
+                    changed += 1;
+                    let kept = method.apply(value, &mut self.scratch);
+                    writer.field(kept.then_some(&self.scratch));
+                }
+                Field::Detect(detectors) => {
+                    if detectors.redact(value, &mut self.scratch) {
+                        changed += 1;
+                        writer.field(Some(&self.scratch));
+                    } else {
+                        writer.field(Some(value));
+                    }
+                }
+            }
         }
         writer.finish()?;
-        Ok(self.fields as u64)
+        Ok(changed)
     }
 }

@@ -160,6 +160,8 @@ pub(crate) struct Change {
     pub(crate) alias: Option<String>,
     /// FROM, USING, the source of MERGE.
     pub(crate) from: Vec<Source>,
+    /// MERGE: `RETURNING *` shows the source before the target.
+    pub(crate) source_first: bool,
     /// INSERT … SELECT or VALUES.
     pub(crate) source: Option<Query>,
     /// INSERT: the column list; empty is all.

@@ -52,6 +52,7 @@ impl Walk<'_> {
             target: name,
             alias,
             from: Vec::new(),
+            source_first: false,
             source: None,
             columns: Vec::new(),
             assigned: Vec::new(),
@@ -106,6 +107,7 @@ impl Walk<'_> {
 
     fn merge(&mut self, merge: &protobuf::MergeStmt) -> Change {
         let mut change = self.begin(merge.with_clause.as_ref(), merge.relation.as_ref());
+        change.source_first = true;
         change.from = inner(&merge.source_relation)
             .map(|source| self.source(source))
             .into_iter()

@@ -1,0 +1,467 @@
+//! Resolves a statement's lineage against a catalogue and its masks: which outputs carry what, and which uses of masked
+//! columns there are outside the output. It answers what is the case; [`super::plan`] decides what follows.
+
+use super::{
+    cover::Cover,
+    scope::{Item, Scope},
+    taint::{Columns, Origin, Taint},
+};
+use crate::sql::{
+    catalogue::{CatalogueSnapshot, Relation, Resolution},
+    usage::{Alias, Body, Change, Cte, CteBody, Expr, Output, Place, Query, Select, Shape, Source},
+};
+use lockgate_model::sql::RelationName;
+use std::{collections::HashMap, sync::Arc};
+
+/// How often a recursive WITH query is gone through until its columns stay as they are; after that all of them count as
+/// made of whatever is in it.
+const MAX_RECURSION_ROUNDS: usize = 4;
+
+/// Columns that every table has; they hold nothing that was stored.
+const SYSTEM_COLUMNS: [&str; 6] = ["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
+
+/// A masked column where it may not stand.
+#[derive(Clone, Debug)]
+pub(super) enum Misuse {
+    /// Outside the output.
+    Place(Place, Arc<Origin>),
+    /// Its value would be stored.
+    Stored(Arc<Origin>),
+}
+
+/// One pass over one statement.
+pub(super) struct Judge<'a> {
+    cover: &'a Cover,
+    catalogue: &'a CatalogueSnapshot,
+    search_path: Option<&'a [String]>,
+    pub(super) misuses: Vec<Misuse>,
+    /// Something of unknown origin stands in a place that decides about rows, or is stored.
+    pub(super) unknown_use: bool,
+    origins: HashMap<(u32, i16), Arc<Origin>>,
+}
+
+impl<'a> Judge<'a> {
+    pub(super) fn new(
+        cover: &'a Cover,
+        catalogue: &'a CatalogueSnapshot,
+        search_path: Option<&'a [String]>,
+    ) -> Self {
+        Self {
+            cover,
+            catalogue,
+            search_path,
+            misuses: Vec::new(),
+            unknown_use: false,
+            origins: HashMap::new(),
+        }
+    }
+
+    /// What the columns of a view carry; None when their number is not known. A view's own conditions are its owner's.
+    pub(super) fn view(
+        cover: &'a Cover,
+        catalogue: &'a CatalogueSnapshot,
+        query: &Query,
+    ) -> Option<Vec<Taint>> {
+        let mut judge = Self::new(cover, catalogue, Some(&[]));
+        let columns = judge.query(query, &Scope::root());
+        columns.named.map(|named| named.into_iter().map(|(_, taint)| taint).collect())
+    }
+
+    /// The outputs of a query.
+    pub(super) fn query(&mut self, query: &Query, parent: &Scope<'_>) -> Columns {
+        let mut scope = Scope::within(parent);
+        self.ctes(&query.ctes, &mut scope);
+        match &query.body {
+            Body::Select(select) => self.select(select, &query.places, &mut scope),
+            Body::Values(rows) => {
+                let columns = self.values(rows, &scope);
+                self.places(&query.places, &scope, &columns);
+                columns
+            }
+            Body::Set { compares, left, right } => {
+                let columns = self.set(*compares, left, right, &scope);
+                self.places(&query.places, &scope, &columns);
+                columns
+            }
+        }
+    }
+
+    fn ctes(&mut self, ctes: &[Cte], scope: &mut Scope<'_>) {
+        for cte in ctes {
+            let columns = match &cte.body {
+                CteBody::Query(query) if cte.recursive => self.recursive(cte, query, scope),
+                CteBody::Query(query) => self.query(query, scope),
+                CteBody::Change(change) => self.change(change, scope),
+            };
+            scope.put_cte(cte.name.clone(), columns.renamed(&cte.columns));
+        }
+    }
+
+    /// The first branch says what the columns are; the second one may add to what they carry.
+    fn recursive(&mut self, cte: &Cte, query: &Query, scope: &mut Scope<'_>) -> Columns {
+        let Body::Set { left, .. } = &query.body else { return self.query(query, scope) };
+        let mut columns = {
+            let mut inner = Scope::within(scope);
+            self.ctes(&query.ctes, &mut inner);
+            self.query(left, &inner)
+        };
+        for _ in 0..MAX_RECURSION_ROUNDS {
+            let mut inner = Scope::within(scope);
+            inner.put_cte(cte.name.clone(), columns.clone().renamed(&cte.columns));
+            let next = self.query(query, &inner);
+            if same(&columns, &next) {
+                return next;
+            }
+            columns = next;
+        }
+        let all = columns.all.clone().computed();
+        match columns.named {
+            Some(named) => Columns::known(named.into_iter().map(|(name, _)| (name, all.clone())).collect()),
+            None => Columns::unnamed(all),
+        }
+    }
+
+    fn select(&mut self, select: &Select, outer_places: &[(Place, Expr)], scope: &mut Scope<'_>) -> Columns {
+        self.sources(&select.from, scope);
+        let outputs = self.outputs(&select.outputs, scope);
+        if select.distinct {
+            self.misused(Place::Distinct, &outputs.all);
+        }
+        self.places(&select.places, scope, &outputs);
+        self.places(outer_places, scope, &outputs);
+        outputs
+    }
+
+    fn values(&mut self, rows: &[Vec<Expr>], scope: &Scope<'_>) -> Columns {
+        let mut columns: Vec<(String, Taint)> = Vec::new();
+        for row in rows {
+            for (index, value) in row.iter().enumerate() {
+                let taint = self.taint(value, scope).computed();
+                match columns.get_mut(index) {
+                    Some((_, known)) => *known = std::mem::replace(known, Taint::Clean).or(taint),
+                    None => columns.push((format!("column{}", index + 1), taint)),
+                }
+            }
+        }
+        Columns::known(columns)
+    }
+
+    fn set(&mut self, compares: bool, left: &Query, right: &Query, scope: &Scope<'_>) -> Columns {
+        let left = self.query(left, scope);
+        let right = self.query(right, scope);
+        if compares {
+            self.misused(Place::SetOperation, &left.all);
+            self.misused(Place::SetOperation, &right.all);
+        }
+        match (left.named, right.named) {
+            (Some(left), Some(right)) if left.len() == right.len() => Columns::known(
+                left.into_iter()
+                    .zip(right)
+                    .map(|((name, left), (_, right))| (name, left.or(right).computed()))
+                    .collect(),
+            ),
+            _ => Columns::unnamed(left.all.or(right.all).computed()),
+        }
+    }
+
+    fn sources(&mut self, sources: &[Source], scope: &mut Scope<'_>) {
+        for source in sources {
+            let star = self.source(source, scope);
+            scope.put_star(star);
+        }
+    }
+
+    /// Brings an item of FROM into scope; answers what `*` shows of it.
+    fn source(&mut self, source: &Source, scope: &mut Scope<'_>) -> Columns {
+        match source {
+            Source::Relation { name, alias } => {
+                let columns = match scope.cte(name) {
+                    Some(columns) => columns.clone(),
+                    None => self.relation(name),
+                };
+                let shown = alias.name.clone().unwrap_or_else(|| name.name.clone());
+                self.item(Some(shown), columns.renamed(&alias.columns), scope)
+            }
+            Source::Query { query, alias } => {
+                // LATERAL or not: what is not visible to the server is an error there.
+                let columns = self.query(query, scope);
+                self.item(alias.name.clone(), columns.renamed(&alias.columns), scope)
+            }
+            Source::Function { arguments, alias } => {
+                let mut all = Taint::Clean;
+                for argument in arguments {
+                    let taint = self.taint(argument, scope);
+                    // A column that becomes rows is counted.
+                    self.misused(Place::RowCount, &taint);
+                    all = all.or(taint.computed());
+                }
+                self.item(alias.name.clone(), Columns::unnamed(all), scope)
+            }
+            Source::Join { left, right, on, using, natural, alias } => {
+                let left = self.source(left, scope);
+                let right = self.source(right, scope);
+                let columns = self.join(left, right, using, *natural);
+                if let Some(on) = on {
+                    let taint = self.taint(on, scope);
+                    self.misused(Place::Join, &taint);
+                }
+                match alias {
+                    Alias { name: None, .. } => columns,
+                    Alias { name, columns: names } => self.item(name.clone(), columns.renamed(names), scope),
+                }
+            }
+        }
+    }
+
+    fn item(&mut self, alias: Option<String>, columns: Columns, scope: &mut Scope<'_>) -> Columns {
+        scope.put(Item { alias, columns: columns.clone() });
+        columns
+    }
+
+    /// Joined columns come first, once (SQL:2016 7.10); a masked one among them is compared.
+    fn join(&mut self, left: Columns, right: Columns, using: &[String], natural: bool) -> Columns {
+        let (Some(left_named), Some(right_named)) = (&left.named, &right.named) else {
+            let all = left.all.or(right.all);
+            if natural {
+                self.misused(Place::Join, &all);
+            }
+            return Columns::unnamed(all);
+        };
+        let common =
+            |name: &str| if natural { right.has(name) } else { using.iter().any(|using| using == name) };
+        let joined: Vec<&String> = if natural {
+            left_named.iter().map(|(name, _)| name).filter(|name| right.has(name)).collect()
+        } else {
+            using.iter().collect()
+        };
+        let mut columns = Vec::with_capacity(left_named.len() + right_named.len());
+        for name in joined {
+            let taint =
+                left.get(name).unwrap_or(Taint::Unknown).or(right.get(name).unwrap_or(Taint::Unknown));
+            self.misused(Place::Join, &taint);
+            columns.push((name.clone(), taint));
+        }
+        columns.extend(left_named.iter().filter(|(name, _)| !(common(name) && right.has(name))).cloned());
+        columns.extend(right_named.iter().filter(|(name, _)| !(common(name) && left.has(name))).cloned());
+        Columns::known(columns)
+    }
+
+    fn relation(&mut self, name: &RelationName) -> Columns {
+        match self.catalogue.resolve(name.schema.as_deref(), &name.name, self.search_path) {
+            Resolution::Found(relation) => self.columns_of(relation),
+            Resolution::Unknown => Columns::unnamed(Taint::Unknown),
+        }
+    }
+
+    /// Brings a relation into scope under its own name.
+    pub(super) fn bring(&mut self, name: &RelationName, scope: &mut Scope<'_>) {
+        let columns = self.relation(name);
+        let star = self.item(Some(name.name.clone()), columns, scope);
+        scope.put_star(star);
+    }
+
+    fn columns_of(&mut self, relation: &Relation) -> Columns {
+        let named = relation.columns.iter().map(|column| {
+            let taint = match self.cover.column(relation.oid, column.attnum) {
+                None => Taint::Clean,
+                Some(method) => Taint::Masked(
+                    self.origins
+                        .entry((relation.oid, column.attnum))
+                        .or_insert_with(|| {
+                            Arc::new(Origin {
+                                label: format!("{}.{}", relation.name, column.name),
+                                method: method.clone(),
+                            })
+                        })
+                        .clone(),
+                ),
+            };
+            (column.name.clone(), taint)
+        });
+        Columns::known(named.collect())
+    }
+
+    /// A select list or a RETURNING list.
+    fn outputs(&mut self, outputs: &[Output], scope: &Scope<'_>) -> Columns {
+        let mut named = Some(Vec::with_capacity(outputs.len()));
+        let mut all = Taint::Clean;
+        for output in outputs {
+            match (&output.value.shape, output.value.columns.as_slice()) {
+                (Shape::Star, [star]) => {
+                    let columns = scope.star(&star.column.qualifier);
+                    all = all.or(columns.all);
+                    match (&mut named, columns.named) {
+                        (Some(named), Some(columns)) => named.extend(columns),
+                        (named, _) => *named = None,
+                    }
+                }
+                _ => {
+                    let taint = self.taint(&output.value, scope);
+                    all = all.or(taint.clone());
+                    let name = output.name.clone().or_else(|| column_name(&output.value)).unwrap_or_default();
+                    if let Some(named) = &mut named {
+                        named.push((name, taint));
+                    }
+                }
+            }
+        }
+        match named {
+            Some(named) => Columns::known(named),
+            None => Columns::unnamed(all),
+        }
+    }
+
+    fn places(&mut self, places: &[(Place, Expr)], scope: &Scope<'_>, outputs: &Columns) {
+        for (place, expr) in places {
+            let mut taint = self.taint(expr, scope);
+            // ORDER BY, GROUP BY and DISTINCT ON can name an output, by its name or by its number.
+            if let Shape::Ordinal(number) = expr.shape {
+                let counted = outputs.named.as_ref().and_then(|named| named.get(number.checked_sub(1)?));
+                taint = taint.or(counted.map_or_else(|| outputs.all.clone(), |(_, taint)| taint.clone()));
+            } else if let Some(name) = column_name(expr) {
+                taint = taint.or(outputs.get(&name).unwrap_or(Taint::Clean));
+            }
+            self.misused(*place, &taint);
+        }
+    }
+
+    fn misused(&mut self, place: Place, taint: &Taint) {
+        match taint {
+            Taint::Clean => {}
+            Taint::Unknown => self.unknown_use = true,
+            Taint::Masked(origin) | Taint::Derived(origin) => {
+                self.misuses.push(Misuse::Place(place, origin.clone()))
+            }
+        }
+    }
+
+    fn stored(&mut self, taint: &Taint) {
+        match taint {
+            Taint::Clean => {}
+            Taint::Unknown => self.unknown_use = true,
+            Taint::Masked(origin) | Taint::Derived(origin) => {
+                self.misuses.push(Misuse::Stored(origin.clone()))
+            }
+        }
+    }
+
+    /// What an expression carries.
+    pub(super) fn taint(&mut self, expr: &Expr, scope: &Scope<'_>) -> Taint {
+        let mut all = Taint::Clean;
+        for used in &expr.columns {
+            let taint = scope.resolve(&used.column);
+            if let Some(place) = used.place {
+                self.misused(place, &taint);
+            }
+            all = all.or(taint);
+        }
+        for sub in &expr.queries {
+            let columns = self.query(&sub.query, scope);
+            if sub.flows {
+                if let Some(place) = sub.place {
+                    self.misused(place, &columns.all);
+                }
+                all = all.or(columns.all.computed());
+            }
+        }
+        if expr.unknown_function {
+            all = all.or(Taint::Unknown);
+        }
+        match expr.shape {
+            Shape::Column => all,
+            Shape::Computed | Shape::Star | Shape::Ordinal(_) => all.computed(),
+        }
+    }
+
+    /// INSERT, UPDATE, DELETE, MERGE; answers what RETURNING shows.
+    pub(super) fn change(&mut self, change: &Change, parent: &Scope<'_>) -> Columns {
+        let mut outer = Scope::within(parent);
+        self.ctes(&change.ctes, &mut outer);
+        let source = change.source.as_ref().map(|source| self.query(source, &outer));
+        if let Some(source) = &source {
+            self.stored(&source.all);
+        }
+        let target = self.relation(&change.target);
+        // ON CONFLICT and RETURNING know the row by other names too. They stand further out: an alias hides them.
+        let proposed = excluded(&change.columns, &target, source);
+        outer.put_qualified(Item { alias: Some("excluded".to_owned()), columns: proposed });
+        for alias in ["old", "new"] {
+            outer.put_qualified(Item { alias: Some(alias.to_owned()), columns: target.clone() });
+        }
+        let mut scope = Scope::within(&outer);
+        let shown = change.alias.clone().unwrap_or_else(|| change.target.name.clone());
+        if change.source_first {
+            self.sources(&change.from, &mut scope);
+        }
+        let star = self.item(Some(shown), target, &mut scope);
+        scope.put_star(star);
+        if !change.source_first {
+            self.sources(&change.from, &mut scope);
+        }
+        for value in &change.assigned {
+            let taint = self.taint(value, &scope);
+            self.stored(&taint);
+        }
+        self.places(&change.places, &scope, &Columns::none());
+        self.outputs(&change.returning, &scope)
+    }
+}
+
+/// The row that INSERT proposed: its columns carry what the source put there.
+fn excluded(columns: &[String], target: &Columns, source: Option<Columns>) -> Columns {
+    let Some(source) = source else { return target.clone().cleaned() };
+    let names: Vec<String> = match (columns, &target.named) {
+        ([], Some(named)) => named.iter().map(|(name, _)| name.clone()).collect(),
+        ([], None) => return Columns::unnamed(source.all.computed()),
+        (columns, _) => columns.to_vec(),
+    };
+    let Some(values) = source.named else { return Columns::unnamed(source.all.computed()) };
+    let mut proposed = target.clone().cleaned();
+    let mut put = |name: &str, taint: Taint| match &mut proposed.named {
+        Some(named) => match named.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) => *known = taint,
+            None => named.push((name.to_owned(), taint)),
+        },
+        None => proposed = Columns::known(vec![(name.to_owned(), taint)]),
+    };
+    for (name, (_, taint)) in names.iter().zip(values) {
+        put(name, taint.computed());
+    }
+    match proposed.named {
+        Some(named) => Columns::known(named),
+        None => Columns::unnamed(Taint::Clean),
+    }
+}
+
+/// The name that an output without alias gets, when it is a plain column.
+fn column_name(expr: &Expr) -> Option<String> {
+    match (&expr.shape, expr.columns.as_slice()) {
+        (Shape::Column, [used]) => used.column.name.clone(),
+        _ => None,
+    }
+}
+
+fn same(a: &Columns, b: &Columns) -> bool {
+    let rank = |columns: &Columns| {
+        columns
+            .named
+            .as_ref()
+            .map(|named| named.iter().map(|(_, taint)| taint.origin().is_some()).collect::<Vec<_>>())
+    };
+    rank(a) == rank(b) && a.all.origin().is_some() == b.all.origin().is_some()
+}
+
+impl Columns {
+    /// The same columns, carrying nothing.
+    fn cleaned(self) -> Self {
+        match self.named {
+            Some(named) => Self::known(named.into_iter().map(|(name, _)| (name, Taint::Clean)).collect()),
+            None => Self::unnamed(Taint::Clean),
+        }
+    }
+}
+
+/// Whether a column is one that every table has.
+pub(super) fn is_system_column(name: &str) -> bool {
+    SYSTEM_COLUMNS.contains(&name)
+}
