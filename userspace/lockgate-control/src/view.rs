@@ -8,8 +8,8 @@ use lockgate_model::{
     approval::{ApprovalRequest, Progress},
     operation::{Facts, Operation, Parameter},
     session::{Mode, Target},
-    sql::{SqlClass, SqlFacts},
-    workload::{CiJob, Process, Workload},
+    sql::{RelationName, SqlClass, SqlFacts},
+    workload::{CiJob, Process, Unit, Workload},
 };
 use serde_json::{Map, Value, json};
 
@@ -28,9 +28,9 @@ pub(crate) fn subject(case: &Case) -> Map<String, Value> {
     put("summary", json!(summary(request)));
     put("operation", operation(&request.operation));
     put("in_transaction", json!(context.in_transaction));
-    put("database", json!(context.database));
-    put("role", json!(context.role));
-    put("search_path", json!(context.search_path));
+    put("database", json!(visible(&context.database)));
+    put("role", json!(visible(&context.role)));
+    put("search_path", json!(context.search_path.as_deref().map(visible)));
     put("target", target(&session.target));
     put("identity", identity(request));
     put("session_id", json!(session.id));
@@ -127,14 +127,17 @@ fn operation(operation: &Operation) -> Value {
 
 fn sql(facts: &SqlFacts, masked: bool) -> Value {
     // A parser's complaint quotes the text it stumbled over.
-    let opaque_reason = facts.opaque_reason.as_deref().map(|reason| if masked { "masked" } else { reason });
+    let opaque_reason =
+        facts.opaque_reason.as_deref().map(|reason| if masked { "masked".into() } else { visible(reason) });
+    // Quoted identifiers are the client's text too.
+    let tables = |tables: &[RelationName]| shown(tables.iter().map(ToString::to_string));
     json!({
         "class": facts.class,
         "kind": facts.kind,
-        "tables_read": facts.tables_read,
-        "tables_written": facts.tables_written,
-        "columns": facts.columns,
-        "functions": facts.functions,
+        "tables_read": tables(&facts.tables_read),
+        "tables_written": tables(&facts.tables_written),
+        "columns": shown(facts.columns.iter().cloned()),
+        "functions": shown(facts.functions.iter().cloned()),
         "bounded": facts.bounded,
         "risk": facts.risk,
         "effects": facts.effects,
@@ -142,6 +145,10 @@ fn sql(facts: &SqlFacts, masked: bool) -> Value {
         "opaque_reason": opaque_reason,
         "second_opinion": facts.second_opinion,
     })
+}
+
+fn shown(names: impl Iterator<Item = String>) -> Vec<String> {
+    names.map(|name| visible(&name).into_owned()).collect()
 }
 
 fn bound_value(position: usize, parameter: &Parameter, masked: bool) -> Value {
@@ -222,7 +229,7 @@ fn identity(request: &ApprovalRequest) -> Value {
         "established_by": visible(&workload.established_by),
         "process": process(&workload.process, request.operation.touches_masked),
         "cgroup": workload.cgroup.as_deref().map(visible),
-        "unit": workload.unit,
+        "unit": workload.unit.as_ref().map(unit),
         "container": workload.container,
         "ci": workload.ci.as_ref().map(ci),
         "capture": session.flow.capture,
@@ -235,6 +242,14 @@ fn identity(request: &ApprovalRequest) -> Value {
     })
 }
 
+fn unit(unit: &Unit) -> Value {
+    json!({
+        "name": visible(&unit.name),
+        "invocation_id": unit.invocation_id,
+        "user_unit": unit.user_unit,
+    })
+}
+
 /// `psql -c "…"` has the statement, literals and all, on its command line.
 fn process(process: &Process, masked: bool) -> Value {
     let argv: Vec<_> = process.argv.iter().take(if masked { 1 } else { usize::MAX }).collect();
@@ -242,7 +257,7 @@ fn process(process: &Process, masked: bool) -> Value {
         "pid": process.pid,
         "uid": process.uid,
         "gid": process.gid,
-        "user": process.user,
+        "user": process.user.as_deref().map(visible),
         "exe": process.exe.as_deref().map(visible),
         "exe_sha256": process.exe_sha256,
         "argv": argv.into_iter().map(|argument| visible(argument)).collect::<Vec<_>>(),

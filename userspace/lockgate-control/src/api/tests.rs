@@ -318,6 +318,18 @@ async fn one_person_counts_once_however_often_they_are_named() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn votes_of_one_request_are_bounded() {
+    let stage = stage();
+    let (id, pending) = open(&stage, Ask { need: 1_000, ..Ask::default() }).await;
+    for number in 0..300 {
+        let (status, answer) = Sent::good(id).by(&format!("person-{number}")).send(&stage).await;
+        let expected = if number < 256 { (200, Value::Null) } else { (409, json!("too_many_votes")) };
+        assert_eq!((status, answer["code"].clone()), expected, "{number}");
+    }
+    assert_eq!(pending.progress().requirements[0].have, 256);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_integration_speaks_for_its_groups_and_no_more() {
     let stage = stage();
     let (id, _pending) = open(&stage, Ask { need: 2, ..Ask::default() }).await;

@@ -66,6 +66,13 @@ pub(super) async fn cast(case: &Case, vote: Vote) -> Result<Progress, Problem> {
             )
             .about(id))
         }
+        Some(Err(BallotError::TooMany(max))) => Err(Problem::new(
+            StatusCode::CONFLICT,
+            "too_many_votes",
+            "No more votes are taken",
+            format!("{max} have voted and it is still not decided; deny it by letting it expire"),
+        )
+        .about(id)),
         // The task ended between the look above and the vote.
         None => Err(case
             .resolution()

@@ -20,6 +20,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// Votes that may wait for one request while an earlier one is being recorded.
 const BALLOTS_WAITING_MAX: usize = 32;
 
+/// Votes of one request: more people than decide on anything, and a bound on what a broken integration can add.
+const VOTES_MAX: usize = 256;
+
 /// A wall clock may be stepped while a task sleeps: it looks again at least this often.
 const CLOCK_RECHECK: Duration = Duration::from_secs(15);
 
@@ -102,6 +105,8 @@ pub(crate) enum BallotError {
     Refused(VoteRefusal),
     /// It could not be recorded.
     Record(RecordError),
+    /// So many have voted that no more are taken.
+    TooMany(usize),
 }
 
 /// The waiting client takes its request back.
@@ -207,29 +212,27 @@ impl CaseTask {
     async fn vote(&mut self, ballot: Ballot) {
         let Ballot { vote, reply } = ballot;
         let now = self.desk.ambient.now();
-        let mut moved = self.machine.clone();
-        let mut answer = match moved.handle_vote(now, vote) {
-            Err(refusal) => Err(BallotError::Refused(refusal)),
-            Ok(step) => {
-                let cast = moved.votes().last().cloned();
-                match self.record_vote(now, cast, &step).await {
-                    Err(error) => Err(BallotError::Record(error)),
-                    Ok(()) => {
-                        self.machine = moved;
-                        Ok(self.publish(now))
-                    }
-                }
-            }
-        };
-        if let Ok(progress) = &mut answer {
-            tracing::info!(request = %self.case.request.id, resolved = progress.resolution.is_some(), "vote counted");
-        }
+        let answer = self.count(now, vote).await;
         // Nobody waits for the answer when the decider hung up; the vote counts all the same.
         let _ = reply.send(answer);
         // A refusal may be due to time that passed: an expiry takes effect now, not at the next wake-up.
         if self.machine.resolution().is_none() {
             self.pass_time().await;
         }
+    }
+
+    /// Moves a copy, records what that did, and only then puts the copy in place.
+    async fn count(&mut self, now: Timestamp, vote: Vote) -> Result<Progress, BallotError> {
+        if self.machine.votes().len() >= VOTES_MAX {
+            return Err(BallotError::TooMany(VOTES_MAX));
+        }
+        let mut moved = self.machine.clone();
+        let step = moved.handle_vote(now, vote).map_err(BallotError::Refused)?;
+        let cast = moved.votes().last().cloned();
+        self.record_vote(now, cast, &step).await.map_err(BallotError::Record)?;
+        self.machine = moved;
+        tracing::info!(request = %self.case.request.id, "vote counted");
+        Ok(self.publish(now))
     }
 
     async fn record_vote(&self, now: Timestamp, vote: Option<Vote>, step: &Step) -> Result<(), RecordError> {

@@ -251,6 +251,27 @@ async fn earlier_requests_for_the_same_command_are_shown_with_what_became_of_the
 }
 
 #[tokio::test(start_paused = true)]
+async fn names_made_by_the_client_hide_nothing() {
+    use lockgate_model::operation::Facts;
+    let script = Script::always(Duration::ZERO, status(200));
+    let stage = Stage::scripted(vec![("approvals", script.clone())]);
+    let mut request = stage.request(Ask::default());
+    let Facts::Sql(mut facts) = (*request.operation.facts).clone();
+    facts.tables_written[0].name = "srs\u{202e}edro".into();
+    facts.columns = vec!["no\u{200b}te".into()];
+    request.operation.facts = Facts::Sql(facts).into();
+    request.operation.context.role = "ap\u{7}p".into();
+    let pending = stage.control.open(request).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let data = &parse(&script.sent.lock()[0].2)["data"];
+    assert_eq!(data["operation"]["tables_written"], json!(["public.srs⟨U+202E⟩edro"]));
+    assert_eq!(data["operation"]["columns"], json!(["no⟨U+200B⟩te"]));
+    assert_eq!(data["role"], json!("ap⟨U+0007⟩p"));
+    assert!(data["summary"].as_str().unwrap().contains("srs⟨U+202E⟩edro"));
+    drop(pending);
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_literal_of_a_masked_statement_leaves() {
     let script = Script::always(Duration::ZERO, status(200));
     let stage = Stage::scripted(vec![("approvals", script.clone())]);
