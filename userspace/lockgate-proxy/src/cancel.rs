@@ -68,7 +68,7 @@ impl CancelSignal {
         }
     }
 
-    fn cancel(&self) -> bool {
+    pub(crate) fn cancel(&self) -> bool {
         if !self.deciding.load(Ordering::SeqCst) {
             return false;
         }

@@ -10,6 +10,8 @@ mod authentication;
 mod connect;
 mod error;
 mod login;
+#[cfg(test)]
+mod scripted;
 mod writer;
 
 pub use connect::{Bounds, Endpoint, cancel, connect};

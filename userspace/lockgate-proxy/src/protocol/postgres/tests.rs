@@ -1,1 +1,0 @@
-//! Scripted peers: filled in below.

@@ -1,0 +1,98 @@
+//! Random clients against the scripted server: whatever they send in whatever order, nothing undecided reaches the server,
+//! nothing denied is kept, and there is one closing record.
+
+use super::{Stage, bind, close, copy_data, describe, execute, parse, query};
+use crate::{
+    limits::Limits,
+    testing::{self, Decision},
+};
+use bytes::BytesMut;
+use lockgate_wire::postgres::frontend::Frontend;
+use proptest::{collection::vec, prelude::*};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const STATEMENTS: [&str; 12] = [
+    "SELECT 1",
+    "SELECT 1/0",
+    "INSERT INTO t VALUES (1)",
+    "INSERT INTO t VALUES (2)",
+    "DELETE FROM t",
+    "UPDATE t SET a = 1",
+    "BEGIN",
+    "COMMIT",
+    "ROLLBACK",
+    "DROP TABLE t",
+    "FROBNICATE",
+    "",
+];
+
+fn statement() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(&STATEMENTS[..])
+}
+
+fn name() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(&["", "a", "b"][..])
+}
+
+fn message() -> impl Strategy<Value = Vec<Frontend>> {
+    prop_oneof![
+        3 => statement().prop_map(|sql| vec![Frontend::Sync, query(sql)]),
+        1 => (statement(), statement()).prop_map(|(a, b)| vec![Frontend::Sync, query(&format!("{a}; {b}"))]),
+        3 => (name(), statement()).prop_map(|(name, sql)| vec![parse(name, sql)]),
+        3 => (name(), name()).prop_map(|(portal, statement)| vec![bind(portal, statement)]),
+        3 => (name(), 0..3_i32).prop_map(|(portal, rows)| vec![execute(portal, rows)]),
+        1 => name().prop_map(|portal| vec![describe(portal)]),
+        1 => name().prop_map(|statement| vec![close(statement)]),
+        3 => Just(vec![Frontend::Sync]),
+        1 => Just(vec![Frontend::Flush]),
+        1 => (1..200_usize).prop_map(|size| vec![copy_data(size)]),
+        4 => (name(), statement()).prop_map(|(name, sql)| vec![parse(name, sql), bind(name, name), execute(name, 0)]),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_undecided_is_forwarded(
+        messages in vec(message(), 1..25),
+        approves in any::<bool>(),
+        pipe in prop::sample::select(&[64_usize, 1024, 65_536][..]),
+        slow_log in any::<bool>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let outside = testing::outside(super::POLICY);
+            let decision = match approves {
+                true => Decision::Approve(Duration::from_secs(1)),
+                false => Decision::Deny(Duration::from_secs(1)),
+            };
+            *outside.approvals.decision.lock().unwrap() = decision;
+            if slow_log {
+                *outside.recorder.delay.lock().unwrap() = Duration::from_millis(5);
+            }
+            let mut stage = Stage::with(outside, Limits::default(), pipe).await;
+            let mut out = BytesMut::new();
+            messages.iter().flatten().for_each(|message| message.encode(&mut out).unwrap());
+            Frontend::Sync.encode(&mut out).unwrap();
+            Frontend::Terminate.encode(&mut out).unwrap();
+            let (mut reader, mut writer) = tokio::io::split(&mut stage.client);
+            let read = async {
+                let mut all = Vec::new();
+                let _ = reader.read_to_end(&mut all).await;
+            };
+            let write = async {
+                let _ = writer.write_all(&out).await;
+            };
+            tokio::join!(read, write);
+            let (_, outside, seen) = stage.finish().await;
+            for kept in &seen.committed {
+                let denied = kept == "DELETE FROM t" || kept.starts_with("UPDATE") || kept == "FROBNICATE";
+                assert!(!denied, "{kept} was kept");
+                assert!(approves || !kept.starts_with("DROP"), "{kept} was kept");
+            }
+            drop(outside);
+        });
+    }
+}
