@@ -77,14 +77,14 @@ Examples:
     #[command(help_template = TEMPLATE, before_help = "\
 Examples:
   lockgate approvals approve req_01JD4Z0000000000000000000A --reason 'change 4711'
-  lockgate approvals approve \"$(lockgate approvals list -o json | jq -r '.approvals[0].id')\" --reason reviewed
+  lockgate approvals approve req_01JD4Z0000000000000000000A --reason reviewed --output json
 ")]
     Approve(Word),
     /// Deny one request; the reason reaches the job
     #[command(help_template = TEMPLATE, before_help = "\
 Examples:
   lockgate approvals deny req_01JD4Z0000000000000000000A --reason 'not during business hours'
-  lockgate approvals deny \"$(lockgate approvals list -o json | jq -r '.approvals[0].id')\" --reason 'wrong table'
+  lockgate approvals deny req_01JD4Z0000000000000000000A --reason 'wrong table' --output json
 ")]
     Deny(Word),
 }

@@ -11,7 +11,13 @@ use super::{
 use crate::config::Client;
 use clap::Args;
 use serde_json::json;
-use std::{ffi::OsString, io, os::unix::process::CommandExt as _, path::Path, process::Command};
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    os::unix::{ffi::OsStrExt as _, process::CommandExt as _},
+    path::Path,
+    process::Command,
+};
 
 /// Run a command governed: what it sends to registered targets passes through lockgate
 #[derive(Debug, Args)]
