@@ -242,6 +242,11 @@ impl Verifier {
         }
     }
 
+    /// A signed head that should be there is not, or cannot be read.
+    pub fn head_unproven(&mut self, detail: String) {
+        self.report(None, None, Problem::HeadUnproven { detail });
+    }
+
     /// Something worth knowing that is not wrong.
     pub fn note(&mut self, text: String) {
         if self.notes.len() < MAX_FINDINGS {
@@ -417,10 +422,6 @@ impl Verifier {
             self.push(finding);
         }
         self.findings_total += uncounted;
-    }
-
-    fn head_unproven(&mut self, detail: String) {
-        self.report(None, None, Problem::HeadUnproven { detail });
     }
 
     fn report(&mut self, seq: Option<u64>, place: Option<Place>, problem: Problem) {

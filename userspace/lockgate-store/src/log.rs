@@ -125,10 +125,12 @@ impl Log {
         let chain = Chain::resume(&settings.node, recovered.tip);
         let mut appender = Appender::new(parts, Position { chain, segment, file, len });
         let closings = closings.iter().map(encode).collect::<Result<Vec<_>, _>>();
-        closings
-            .map_err(io::Error::other)
-            .and_then(|closings| appender.begin(closings))
-            .during("record what a crash left open in", &layout.dir)?;
+        if let Err(error) = closings.map_err(io::Error::other).and_then(|events| appender.begin(events)) {
+            // The index must be let go before the lock is.
+            drop(appender);
+            let _ = indexer.join();
+            return Err(error).during("record what a crash left open in", &layout.dir);
+        }
         let public_key = key.public();
         let signer = Signer::new(syncer.clone(), layout.clone(), key, ambient);
         let spawn = |name: &str, work: Box<dyn FnOnce() -> bool + Send>| {

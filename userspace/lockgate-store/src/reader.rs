@@ -165,8 +165,9 @@ impl Reader {
         for note in head::read_history(&self.layout)? {
             verifier.checkpoint(&note);
         }
-        if let Some(note) = head::read(&self.layout)? {
-            verifier.checkpoint(&note);
+        match head::read(&self.layout)? {
+            Some(note) => verifier.checkpoint(&note),
+            None => verifier.head_unproven("the newest signed head is missing".into()),
         }
         let (segments, strangers) = self.layout.list_segments()?;
         for name in strangers {

@@ -1,8 +1,13 @@
 //! The contract on this crate's own store, and what only it can show: its files.
 
+mod failing;
+mod faults;
+mod open;
+
 use crate::{
     Log, LogSettings, Record, SessionFilter, SessionSummary,
     contract::{self, Backend, OpenStore, sample},
+    layout::Layout,
 };
 use lockgate_model::{
     SessionId,
@@ -27,6 +32,10 @@ impl Directory {
 
     fn settings(&self) -> LogSettings {
         LogSettings { segment_bytes: self.segment_bytes, ..LogSettings::new(&self.dir, "build-7".into()) }
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::new(&self.dir, None)
     }
 }
 

@@ -107,66 +107,145 @@ fn every_attack_is_found_and_named() {
             },
             &["13 rewritten 12-16"],
         ),
-        ("a link edited", |log| replace(&mut log.lines[9], "\"prev\":\"", "\"prev\":\"0"), &["10 missing 10-10", "garbage"]),
+        (
+            "a link edited",
+            |log| replace(&mut log.lines[9], "\"prev\":\"", "\"prev\":\"0"),
+            &["10 missing 10-10", "garbage"],
+        ),
         ("the node edited", |log| replace(&mut log.lines[4], NODE, "build-8"), &["5 edited"]),
         ("a space added", |log| replace(&mut log.lines[2], ":", ": "), &["3 not canonical", "3 edited"]),
-        ("members swapped", |log| {
-            let line = String::from_utf8(log.lines[2].clone()).unwrap();
-            let (at, rest) = line.strip_prefix('{').unwrap().split_once(",\"data\"").unwrap();
-            log.lines[2] = format!("{{\"data\"{},{at}}}", rest.strip_suffix('}').unwrap()).into_bytes();
-        }, &["3 not canonical", "3 edited"]),
-        ("a member added twice", |log| replace(&mut log.lines[2], "\"v\":1", "\"v\":1,\"v\":1"), &["3 missing 3-3", "garbage"]),
+        (
+            "members swapped",
+            |log| {
+                let line = String::from_utf8(log.lines[2].clone()).unwrap();
+                let (at, rest) = line.strip_prefix('{').unwrap().split_once(",\"data\"").unwrap();
+                log.lines[2] = format!("{{\"data\"{},{at}}}", rest.strip_suffix('}').unwrap()).into_bytes();
+            },
+            &["3 not canonical", "3 edited"],
+        ),
+        (
+            "a member added twice",
+            |log| replace(&mut log.lines[2], "\"v\":1", "\"v\":1,\"v\":1"),
+            &["3 missing 3-3", "garbage"],
+        ),
         ("a record deleted", |log| drop(log.lines.remove(6)), &["7 missing 7-7"]),
         ("the first record deleted", |log| drop(log.lines.remove(0)), &["1 missing 1-1"]),
         ("a whole segment deleted", |log| drop(log.lines.drain(4..9)), &["5 missing 5-9"]),
         ("two neighbours swapped", |log| log.lines.swap(6, 7), &["7 reordered after 8"]),
-        ("two distant ones swapped", |log| log.lines.swap(3, 9), &["4 reordered after 10", "5 reordered after 10",
-            "6 reordered after 10", "7 reordered after 10", "8 reordered after 10", "9 reordered after 10"]),
-        ("one moved to the end", |log| { let line = log.lines.remove(4); log.lines.push(line); }, &["5 reordered after 20"]),
-        ("one copied", |log| { let line = log.lines[4].clone(); log.lines.insert(9, line); }, &["5 duplicated"]),
-        ("a made-up record put in", |log| {
-            let line = String::from_utf8(log.lines[4].clone()).unwrap().replace("fine", "evil");
-            log.lines.insert(5, line.into_bytes());
-        }, &["5 duplicated"]),
+        (
+            "two distant ones swapped",
+            |log| log.lines.swap(3, 9),
+            &[
+                "4 reordered after 10",
+                "5 reordered after 10",
+                "6 reordered after 10",
+                "7 reordered after 10",
+                "8 reordered after 10",
+                "9 reordered after 10",
+            ],
+        ),
+        (
+            "one moved to the end",
+            |log| {
+                let line = log.lines.remove(4);
+                log.lines.push(line);
+            },
+            &["5 reordered after 20"],
+        ),
+        (
+            "one copied",
+            |log| {
+                let line = log.lines[4].clone();
+                log.lines.insert(9, line);
+            },
+            &["5 duplicated"],
+        ),
+        (
+            "a made-up record put in",
+            |log| {
+                let line = String::from_utf8(log.lines[4].clone()).unwrap().replace("fine", "evil");
+                log.lines.insert(5, line.into_bytes());
+            },
+            &["5 duplicated"],
+        ),
         ("cut below the head", |log| log.lines.truncate(11), &["12 truncated 11 of 16"]),
         ("cut to nothing", |log| log.lines.clear(), &["1 truncated 0 of 16"]),
         ("cut above the head: not signed yet, no trace", |log| log.lines.truncate(17), &[]),
-        ("torn above the head: what a crash leaves", |log| {
-            log.lines[19].truncate(30);
-            log.last_complete = false;
-        }, &[]),
-        ("torn below the head", |log| {
-            log.lines.truncate(12);
-            log.lines[11].truncate(30);
-            log.last_complete = false;
-        }, &["12 truncated 11 of 16", "garbage"]),
-        ("rewritten from the start", |log| log.lines = write_log(RECORDS, "evil", &key(1)).lines, &["1 rewritten 0-4"]),
-        ("rewritten from the start, only the newest head kept", |log| {
-            log.lines = write_log(RECORDS, "evil", &key(1)).lines;
-            log.heads = vec![log.heads.pop().unwrap()];
-        }, &["1 rewritten 0-16"]),
-        ("rewritten from the start and shorter", |log| log.lines = write_log(10, "evil", &key(1)).lines,
-            &["1 rewritten 0-4", "11 truncated 10 of 16"]),
-        ("rewritten from the middle", |log| {
-            let mut chain = Chain::resume(&NODE.into(), Tip { seq: 9, hash: ChainHash::of_line(&log.lines[8]) });
-            for n in 9..RECORDS {
-                let mut line = Vec::new();
-                chain.append(&Encoded::of(&event("evil")).unwrap(), &mut line);
-                line.pop();
-                log.lines[n] = line;
-            }
-        }, &["9 rewritten 8-12"]),
-        ("rewritten and signed with another key", |log| *log = write_log(RECORDS, "evil", &key(2)),
-            &["head", "head", "head", "head", "head"]),
-        ("the head edited", |log| {
-            let note = log.heads.pop().unwrap();
-            log.heads.push(note.replacen("\n16\n", "\n18\n", 1));
-        }, &["head"]),
+        (
+            "torn above the head: what a crash leaves",
+            |log| {
+                log.lines[19].truncate(30);
+                log.last_complete = false;
+            },
+            &[],
+        ),
+        (
+            "torn below the head",
+            |log| {
+                log.lines.truncate(12);
+                log.lines[11].truncate(30);
+                log.last_complete = false;
+            },
+            &["12 truncated 11 of 16", "garbage"],
+        ),
+        (
+            "rewritten from the start",
+            |log| log.lines = write_log(RECORDS, "evil", &key(1)).lines,
+            &["1 rewritten 0-4"],
+        ),
+        (
+            "rewritten from the start, only the newest head kept",
+            |log| {
+                log.lines = write_log(RECORDS, "evil", &key(1)).lines;
+                log.heads = vec![log.heads.pop().unwrap()];
+            },
+            &["1 rewritten 0-16"],
+        ),
+        (
+            "rewritten from the start and shorter",
+            |log| log.lines = write_log(10, "evil", &key(1)).lines,
+            &["1 rewritten 0-4", "11 truncated 10 of 16"],
+        ),
+        (
+            "rewritten from the middle",
+            |log| {
+                let mut chain =
+                    Chain::resume(&NODE.into(), Tip { seq: 9, hash: ChainHash::of_line(&log.lines[8]) });
+                for n in 9..RECORDS {
+                    let mut line = Vec::new();
+                    chain.append(&Encoded::of(&event("evil")).unwrap(), &mut line);
+                    line.pop();
+                    log.lines[n] = line;
+                }
+            },
+            &["9 rewritten 8-12"],
+        ),
+        (
+            "rewritten and signed with another key",
+            |log| *log = write_log(RECORDS, "evil", &key(2)),
+            &["head", "head", "head", "head", "head"],
+        ),
+        (
+            "the head edited",
+            |log| {
+                let note = log.heads.pop().unwrap();
+                log.heads.push(note.replacen("\n16\n", "\n18\n", 1));
+            },
+            &["head"],
+        ),
         ("the head removed", |log| log.heads.clear(), &["head"]),
         ("the head rolled back to an older one: valid, only older", |log| log.heads.truncate(3), &[]),
         ("a line of garbage put in", |log| log.lines.insert(7, b"\0\0\0\0".to_vec()), &["garbage"]),
-        ("all garbage", |log| log.lines = vec![b"\x7fELF".to_vec(), vec![0xff; 100]], &["1 truncated 0 of 16", "garbage", "garbage"]),
-        ("a version from the future", |log| replace(&mut log.lines[3], "\"v\":1", "\"v\":2"), &["4 missing 4-4", "garbage"]),
+        (
+            "all garbage",
+            |log| log.lines = vec![b"\x7fELF".to_vec(), vec![0xff; 100]],
+            &["1 truncated 0 of 16", "garbage", "garbage"],
+        ),
+        (
+            "a version from the future",
+            |log| replace(&mut log.lines[3], "\"v\":1", "\"v\":2"),
+            &["4 missing 4-4", "garbage"],
+        ),
     ];
     for (name, attack, expected) in attacks {
         let mut log = write_log(RECORDS, "fine", &key(1));
