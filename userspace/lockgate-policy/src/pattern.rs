@@ -179,4 +179,15 @@ mod tests {
             assert_eq!(check(Strictness::Restricts), restricts, "{pattern} {got}");
         }
     }
+
+    proptest::proptest! {
+        /// The shortcuts for plain words, `prefix*` and `*suffix` say what the glob says.
+        #[test]
+        fn shortcuts_are_globs(pattern in "[abA/.*?]{1,6}", got in "[abA/.]{0,8}", permits in proptest::bool::ANY) {
+            let strictness = if permits { Strictness::Permits } else { Strictness::Restricts };
+            let glob = GlobBuilder::new(&pattern).case_insensitive(!permits).build().unwrap().compile_matcher();
+            let pattern = Pattern::new(&pattern, strictness).unwrap();
+            proptest::prop_assert_eq!(pattern.matches(&got), glob.is_match(&got));
+        }
+    }
 }
