@@ -223,7 +223,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             ClientStep::Password => {
                 return Err(Ending::because(CloseReason::ClientProtocolError, "a password nobody asked for"));
             }
-            ClientStep::Terminate => return Ok(Some(Ending::plain(CloseReason::ClientClosed))),
+            ClientStep::Terminate => {
+                // What was asked before is answered first, for a client that still listens.
+                while self.server_leg.outstanding() > 0 && !self.client.ended {
+                    self.turn(true).await?;
+                }
+                return Ok(Some(Ending::plain(CloseReason::ClientClosed)));
+            }
         }
         Ok(None)
     }

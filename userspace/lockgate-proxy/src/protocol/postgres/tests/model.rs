@@ -7,7 +7,12 @@ use crate::{
     testing::{self, Decision},
 };
 use bytes::BytesMut;
-use lockgate_wire::postgres::frontend::Frontend;
+use lockgate_model::outcome::CloseReason;
+use lockgate_wire::postgres::{
+    backend::tag,
+    frame::{FrameDecoder, Limits as FrameLimits},
+    frontend::Frontend,
+};
 use proptest::{collection::vec, prelude::*};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,6 +31,17 @@ const STATEMENTS: [&str; 12] = [
     "FROBNICATE",
     "",
 ];
+
+fn ready_count(told: Vec<u8>) -> usize {
+    let mut rest = BytesMut::from(&told[..]);
+    let decoder = FrameDecoder::new(FrameLimits::SERVER);
+    let mut count = 0;
+    while let Some(frame) = decoder.next(&mut rest).unwrap() {
+        count += usize::from(frame.tag() == tag::READY_FOR_QUERY);
+    }
+    assert!(rest.is_empty(), "the session ended inside a message");
+    count
+}
 
 fn statement() -> impl Strategy<Value = &'static str> {
     prop::sample::select(&STATEMENTS[..])
@@ -81,12 +97,16 @@ proptest! {
             let read = async {
                 let mut all = Vec::new();
                 let _ = reader.read_to_end(&mut all).await;
+                all
             };
             let write = async {
                 let _ = writer.write_all(&out).await;
             };
-            tokio::join!(read, write);
-            let (_, outside, seen) = stage.finish().await;
+            let (told, ()) = tokio::join!(read, write);
+            let (closing, outside, seen) = stage.finish().await;
+            assert_eq!(closing.reason, CloseReason::ClientClosed, "{closing:?}");
+            let asked = messages.iter().flatten().filter(|m| matches!(m, Frontend::Sync | Frontend::Query(_)));
+            assert_eq!(ready_count(told), asked.count() + 1, "one ReadyForQuery for each Query and Sync");
             for kept in &seen.committed {
                 let denied = kept == "DELETE FROM t" || kept.starts_with("UPDATE") || kept == "FROBNICATE";
                 assert!(!denied, "{kept} was kept");
