@@ -125,11 +125,6 @@ async fn a_killed_proxy_forwards_nothing_and_says_so_after_restart() -> Result<(
     world.agent.kill();
     let done = job.done().await?;
     ensure!(done.code != Some(0), "{done:?}");
-    // Dead: refused at once, never direct.
-    let started = Instant::now();
-    let refused = job::run(job::ungoverned(0, &[], &["true"])).await?;
-    ensure!(refused.code == Some(0));
-    ensure!(started.elapsed() < Duration::from_secs(5));
     ensure!(!world.target_saw(ALTER)?);
     world.agent.launch().await?;
     let resolved = world.recorded("approval_resolved", 1).await?;
