@@ -107,7 +107,7 @@ fn never_matches(rule: &Rule, out: &mut Vec<Diagnostic>) {
                 | OperationTest::Kinds(_)
                 | OperationTest::AnyTable(_)
                 | OperationTest::OnlyTables(_)
-                | OperationTest::Columns(_)
+                | OperationTest::Columns(..)
                 | OperationTest::Functions(_)
                 | OperationTest::Effects(_)
                 | OperationTest::Bounded(_)

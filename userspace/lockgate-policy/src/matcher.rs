@@ -7,7 +7,7 @@
 
 use crate::{
     document::ProtocolName,
-    pattern::{Patterns, TablePattern},
+    pattern::{Patterns, Strictness, TablePattern},
 };
 use lockgate_model::{
     operation::{Facts, Operation},
@@ -69,7 +69,7 @@ pub(crate) enum OperationTest {
     Kinds(Vec<String>),
     AnyTable(Vec<TablePattern>),
     OnlyTables(Vec<TablePattern>),
-    Columns(Patterns),
+    Columns(Patterns, Strictness),
     Functions(Patterns),
     Effects(BTreeSet<SqlEffect>),
     Bounded(bool),
@@ -174,7 +174,7 @@ impl OperationTest {
             | Self::Kinds(_)
             | Self::AnyTable(_)
             | Self::OnlyTables(_)
-            | Self::Columns(_)
+            | Self::Columns(..)
             | Self::Functions(_)
             | Self::Effects(_)
             | Self::Bounded(_) => true,
@@ -202,11 +202,11 @@ impl OperationTest {
                 none == patterns.is_empty()
                     && tables(facts).all(|table| patterns.iter().any(|pattern| pattern.matches(table)))
             }
-            // A star may stand for any column.
-            Self::Columns(patterns) => facts
-                .columns
-                .iter()
-                .any(|column| column == "*" || column.ends_with(".*") || patterns.matches_last_part(column)),
+            // A star may stand for any column: reason enough to restrict, none to permit.
+            Self::Columns(patterns, strictness) => facts.columns.iter().any(|column| {
+                let star = column == "*" || column.ends_with(".*");
+                (star && *strictness == Strictness::Restricts) || patterns.matches_last_part(column)
+            }),
             Self::Functions(patterns) => facts.functions.iter().any(|name| patterns.matches_last_part(name)),
             Self::Effects(effects) => !effects.is_disjoint(&facts.effects),
             Self::Bounded(wanted) => facts.bounded == Some(*wanted),
@@ -228,7 +228,7 @@ impl OperationTest {
             Self::Class(_) => facts.class.to_string(),
             Self::Kinds(_) => facts.kind.clone(),
             Self::AnyTable(_) | Self::OnlyTables(_) => list(tables(facts).map(ToString::to_string).collect()),
-            Self::Columns(_) => list(facts.columns.clone()),
+            Self::Columns(..) => list(facts.columns.clone()),
             Self::Functions(_) => list(facts.functions.clone()),
             Self::Effects(_) => list(facts.effects.iter().map(|effect| format!("{effect:?}")).collect()),
             Self::Bounded(_) => match facts.bounded {

@@ -157,6 +157,28 @@ fn statements_match_by_what_they_do() {
 }
 
 #[test]
+fn a_star_restricts_and_never_permits() {
+    let mut facts = facts("SELECT * FROM customers").remove(0);
+    for (columns, allowed, denied) in [
+        (vec!["*"], false, true),
+        (vec!["customers.*"], false, true),
+        (vec!["customers.ssn"], true, true),
+        (vec!["ssn"], true, true),
+        (vec!["id", "name"], false, false),
+    ] {
+        facts.columns = columns.iter().map(|column| (*column).to_owned()).collect();
+        let operation = crate::fixture::operation_of(facts.clone(), "SELECT");
+        for (rule_effect, expected) in [("allow", allowed), ("deny", denied)] {
+            let rule = policy(&format!(
+                "- {{ id: r, match: {{ sql: {{ columns: ssn }} }}, effect: {rule_effect} }}"
+            ));
+            let matched = !verdict_for(&rule, &session(), &operation).rules.is_empty();
+            assert_eq!(matched, expected, "{columns:?} {rule_effect}");
+        }
+    }
+}
+
+#[test]
 fn claims_restrict_and_never_permit() {
     let claims = "provider: github_actions, repository: 'acme/*'";
     for (identity, rule_effect, claimed, proven) in [

@@ -97,7 +97,7 @@ impl Compiler {
             scan.identity(identity);
         }
         if let Some(target) = &matches.target {
-            scan.target(target, block.id.at);
+            scan.target(target, block);
         }
         if let Some(session) = &matches.session {
             if effect == RuleEffect::Allow {
@@ -223,7 +223,7 @@ impl Scan<'_> {
         self.globs("match.identity.container", &identity.container, SessionTest::Container);
     }
 
-    fn target(&mut self, target: &TargetMatch, rule_at: Position) {
+    fn target(&mut self, target: &TargetMatch, block: &RuleBlock) {
         self.globs("match.target.name", &target.name, SessionTest::TargetName);
         for (tag, globs) in &target.tags {
             if let Some((wanted, patterns)) = self.patterns(&Some(globs.clone())) {
@@ -235,9 +235,14 @@ impl Scan<'_> {
             }
         }
         if let Some(OneOrMany(names)) = &target.protocol {
-            if !names.contains(&ProtocolName::Postgres) {
-                let message = "its protocols are not spoken by this version, the rule matches nothing";
-                self.compiler.report.warn(self.file, rule_at, message);
+            let matches = &block.matches;
+            let said_by_block = matches.k8s.is_some() || matches.ssh.is_some() || matches.http.is_some();
+            if !names.contains(&ProtocolName::Postgres) && !said_by_block {
+                let id = &block.id.value;
+                let message = format!(
+                    "rule `{id}`: its protocols are not spoken by this version, the rule matches nothing"
+                );
+                self.compiler.report.warn(self.file, block.id.at, message);
             }
             let wanted = names.iter().map(|name| format!("{name:?}").to_lowercase()).collect::<Vec<_>>();
             self.push("match.target.protocol", wanted.join(", "), SessionTest::Protocol(names.clone()));
@@ -272,7 +277,8 @@ impl Scan<'_> {
             self.push_operation("match.sql.only_tables", wanted, test);
         }
         if let Some((wanted, patterns)) = self.patterns(&sql.columns) {
-            self.push_operation("match.sql.columns", wanted, OperationTest::Columns(patterns));
+            let test = OperationTest::Columns(patterns, self.strictness);
+            self.push_operation("match.sql.columns", wanted, test);
         }
         if let Some((wanted, patterns)) = self.patterns(&sql.functions) {
             self.push_operation("match.sql.functions", wanted, OperationTest::Functions(patterns));
@@ -298,10 +304,15 @@ impl Scan<'_> {
         }
         let limits_tables = sql.only_tables.is_some() || sql.opaque == Some(true);
         if effect == RuleEffect::Allow && !limits_tables {
-            for (key, named) in [("any_table", sql.any_table.is_some()), ("columns", sql.columns.is_some())] {
+            let named = [
+                ("any_table", sql.any_table.is_some()),
+                ("columns", sql.columns.is_some()),
+                ("functions", sql.functions.is_some()),
+            ];
+            for (key, named) in named {
                 if named {
                     let message = format!(
-                        "`{key}` in an allow rule also lets a statement reach other tables; `only_tables` limits it"
+                        "`{key}` in an allow rule says what a statement touches, not what it is limited to; `only_tables` limits it"
                     );
                     self.compiler.report.warn(self.file, sql.at, message);
                 }

@@ -242,7 +242,7 @@ fn lint_finds_what_was_not_meant() {
     for words in [
         "rule `behind` never has a say: the final deny `wall` covers",
         "rule `never` never matches: an opaque statement has no `match.sql.class`",
-        "`any_table` in an allow rule also lets",
+        "`any_table` in an allow rule says what a statement touches",
         "rule `m` masks only statements that are understood",
         "group `dba` is used by no rule",
         "group `oncall` is used by no rule",
