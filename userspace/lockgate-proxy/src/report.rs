@@ -97,18 +97,22 @@ impl FlowReport {
 
     /// Records the start of the session. Only after this returned may the target be dialled.
     ///
+    /// Where columns are masked, the process's arguments are cut to its name: `psql -c "… literal …"` would
+    /// otherwise carry into the log what the statement's own record leaves out.
+    ///
     /// # Errors
     /// When the record could not be written; the connection is then refused.
-    pub(crate) async fn session_started(&mut self, session: &Session) -> Result<(), RecordError> {
-        let event = Event {
-            at: session.opened_at,
-            session: Some(session.id),
-            kind: EventKind::SessionStarted(Box::new(session.clone())),
-        };
+    pub(crate) async fn session_started(&mut self, session: &Session, masked: bool) -> Result<(), RecordError> {
+        let mut session = session.clone();
+        if masked {
+            Arc::make_mut(&mut session.workload).process.argv.truncate(1);
+        }
+        let (at, id) = (session.opened_at, session.id);
+        let event = Event { at, session: Some(id), kind: EventKind::SessionStarted(Box::new(session)) };
         let recorder = self.recorder.clone();
         // From here on the start may rest in the log, even when this future is dropped while it waits: the closing
         // record must then be the session's.
-        let before = std::mem::replace(&mut self.stage, Stage::Session(session.id));
+        let before = std::mem::replace(&mut self.stage, Stage::Session(id));
         match recorder.record(vec![event], Durability::Written).await {
             Ok(_receipt) => Ok(()),
             Err(error) => {

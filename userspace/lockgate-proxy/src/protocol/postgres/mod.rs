@@ -139,7 +139,8 @@ async fn open<S>(
         },
         &*shared.ports.ambient,
     ));
-    if let Err(error) = report.session_started(&session).await {
+    let masked = shared.ports.policy.load().masks_for(&session).is_some();
+    if let Err(error) = report.session_started(&session, masked).await {
         tracing::error!(%error, "a connection is refused, its record failed");
         let text = "lockgate: the session cannot be recorded, so it is refused";
         turn_away(&mut leg, sqlstate::IO_ERROR, text).await;

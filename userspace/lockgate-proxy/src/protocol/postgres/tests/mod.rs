@@ -87,7 +87,7 @@ impl Stage {
         let target = testing::target("orders-db", Vec::new());
         let session = Arc::new(testing::session(&target, &*outside.ports.ambient));
         let mut report = FlowReport::new(outside.recorder.clone(), outside.ports.ambient.clone());
-        report.session_started(&session).await.unwrap();
+        report.session_started(&session, false).await.unwrap();
         let connected = Connected::scripted(upstream);
         let cancel = Arc::new(CancelSignal::default());
         let drain = Drain::default();
