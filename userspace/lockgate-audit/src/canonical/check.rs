@@ -1,11 +1,15 @@
 //! Whether bytes are canonical JSON, without building a value: no space, members sorted and distinct, strings
 //! with the fewest escapes, numbers in their one form.
 
+use super::by_utf16;
 use std::cmp::Ordering;
 
 /// How deep arrays and objects may nest. Records nest about eight deep; the bound keeps a crafted line from
 /// using up the stack.
 const MAX_DEPTH: usize = 64;
+
+/// An integer of this many digits is below 2^53, whatever they are.
+const EXACT_DIGITS: usize = 15;
 
 /// Why bytes are not canonical.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -161,6 +165,12 @@ impl<'a> Walk<'a> {
             self.at += 1;
         }
         let digits = self.text.get(start..self.at).unwrap_or_default();
+        if let [b'1'..=b'9', rest @ ..] = digits
+            && rest.len() < EXACT_DIGITS
+            && rest.iter().all(u8::is_ascii_digit)
+        {
+            return Ok(());
+        }
         let canonical = str::from_utf8(digits)
             .ok()
             .and_then(|text| text.parse::<f64>().ok())
@@ -172,18 +182,4 @@ impl<'a> Walk<'a> {
             self.fail("a number that is not in its canonical form")
         }
     }
-}
-
-/// RFC 8785 §3.2.3: member names compare by their UTF-16 code units, escapes resolved.
-fn by_utf16(a: &[u8], b: &[u8]) -> Ordering {
-    let plain = |name: &[u8]| name.iter().all(|byte| byte.is_ascii() && *byte != b'\\');
-    if plain(a) && plain(b) { a.cmp(b) } else { units(a).cmp(&units(b)) }
-}
-
-fn units(raw: &[u8]) -> Vec<u16> {
-    let mut quoted = Vec::with_capacity(raw.len() + 2);
-    quoted.push(b'"');
-    quoted.extend_from_slice(raw);
-    quoted.push(b'"');
-    serde_json::from_slice::<String>(&quoted).map(|name| name.encode_utf16().collect()).unwrap_or_default()
 }

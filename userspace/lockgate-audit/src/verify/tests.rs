@@ -302,7 +302,7 @@ fn findings_and_memory_are_bounded() {
     let mut verifier = Verifier::new(Some(key(1).public()));
     verifier.checkpoint(&sign(&key(1), Tip::EMPTY));
     let place = || Place { segment: "1.jsonl".into(), line: 1, offset: 0 };
-    for n in 1..=30_000u64 {
+    for n in 1..=12_000u64 {
         // Every other number is missing.
         let line = format!("{{\"prev\":\"{}\",\"seq\":{},\"v\":1}}", ChainHash::GENESIS, 2 * n);
         verifier.line(place(), line.as_bytes(), true);
@@ -311,5 +311,5 @@ fn findings_and_memory_are_bounded() {
     assert!(verifier.missing.len() <= MAX_MISSING_RANGES);
     let report = verifier.finish();
     assert_eq!(report.findings.len(), MAX_FINDINGS);
-    assert!(report.findings_total >= 59_000, "{}", report.findings_total);
+    assert!(report.findings_total >= 23_000, "{}", report.findings_total);
 }
