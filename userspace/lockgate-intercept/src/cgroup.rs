@@ -135,7 +135,7 @@ impl Tree {
     }
 }
 
-/// The v2 path of a process, as /proc/<pid>/cgroup shows it (`0::/path`).
+/// The v2 path of a process, as `/proc/<pid>/cgroup` shows it (`0::/path`).
 pub(crate) fn path_of_process(pid: u32) -> io::Result<Option<String>> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
     Ok(text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned))

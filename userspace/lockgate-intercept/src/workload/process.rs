@@ -28,7 +28,7 @@ const ARGV_ITEMS: usize = 256;
 const ANCESTORS: usize = 16;
 /// Bytes of environment that are searched for CI variables; execve allows a few times more.
 const ENVIRON_BYTES: u64 = 256 * 1024;
-/// /proc/<pid>/stat and cgroup are short; anything longer is not them.
+/// `/proc/<pid>/stat` and cgroup are short; anything longer is not them.
 const SMALL_FILE_BYTES: u64 = 64 * 1024;
 
 /// Processes whose image is remembered; CI jobs that reconnect all the time are few at a time.
@@ -130,7 +130,7 @@ impl Image {
     }
 }
 
-/// Nanoseconds on CLOCK_BOOTTIME as /proc/<pid>/stat counts them.
+/// Nanoseconds on CLOCK_BOOTTIME as `/proc/<pid>/stat` counts them.
 pub(super) fn ticks(nanoseconds: u64) -> u64 {
     static PER_SECOND: OnceLock<u64> = OnceLock::new();
     let per_second = *PER_SECOND.get_or_init(|| {
@@ -141,7 +141,7 @@ pub(super) fn ticks(nanoseconds: u64) -> u64 {
     nanoseconds / (1_000_000_000 / per_second)
 }
 
-/// Field 22 of /proc/<pid>/stat: when the process started, in clock ticks since boot.
+/// Field 22 of `/proc/<pid>/stat`: when the process started, in clock ticks since boot.
 pub(crate) fn stat_start_ticks(pid: u32) -> io::Result<u64> {
     read_stat(pid)?.map(|stat| stat.start_ticks).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
