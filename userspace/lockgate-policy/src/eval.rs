@@ -14,8 +14,8 @@ use lockgate_model::{
     operation::Operation,
     session::{DefaultEffect, Mode, Session},
     verdict::{
-        ApprovalSpec, ColumnMask, Denial, DenialCause, Effect, InPredicate, MaskSpec, Obligations,
-        RecordResults, RecordSpec, RecordStatements, RuleHit, UnknownLineage, Verdict,
+        ApprovalSpec, ColumnMask, Denial, DenialCause, Effect, InPredicate, MaskMethod, MaskSpec,
+        Obligations, RecordResults, RecordSpec, RecordStatements, RuleHit, UnknownLineage, Verdict,
     },
 };
 
@@ -230,16 +230,19 @@ pub(crate) fn merge_masks<'r>(masks: impl Iterator<Item = &'r MaskSpec>) -> Opti
 /// One entry a pattern, with the strongest method.
 fn add_column(columns: &mut Vec<ColumnMask>, column: &ColumnMask) {
     match columns.iter_mut().find(|known| known.pattern == column.pattern) {
-        Some(known) if known.method.strength() < column.method.strength() => {
-            known.method = column.method.clone()
-        }
-        Some(known)
-            if known.method.strength() == column.method.strength() && known.method != column.method =>
-        {
-            columns.push(column.clone());
-        }
+        Some(known) if stronger(&column.method, &known.method) => known.method = column.method.clone(),
         Some(_) => {}
         None => columns.push(column.clone()),
+    }
+}
+
+/// Whether `new` replaces `old`. Of equals the one that shows less, or else the same one whatever the order.
+fn stronger(new: &MaskMethod, old: &MaskMethod) -> bool {
+    match (new, old) {
+        (MaskMethod::Partial { keep_last: new }, MaskMethod::Partial { keep_last: old }) => new < old,
+        (MaskMethod::Hash { key: new }, MaskMethod::Hash { key: old }) => new < old,
+        (MaskMethod::Redact, MaskMethod::Null) => true,
+        (new, old) => new.strength() > old.strength(),
     }
 }
 

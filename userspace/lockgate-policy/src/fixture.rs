@@ -146,7 +146,7 @@ fn one(text: &str) -> SqlFacts {
         "select" | "show" | "table" => (SqlClass::Read, verb.to_owned(), Risk::Low),
         "insert" | "update" | "delete" | "merge" => (SqlClass::Write, verb.to_owned(), Risk::Medium),
         "create" | "alter" | "drop" => (SqlClass::Ddl, format!("{verb}_{object}"), Risk::High),
-        "truncate" => (SqlClass::Ddl, verb.to_owned(), Risk::Critical),
+        "truncate" => (SqlClass::Write, verb.to_owned(), Risk::Critical),
         "grant" | "revoke" => (SqlClass::Admin, verb.to_owned(), Risk::Critical),
         "begin" | "commit" | "rollback" => (SqlClass::Transaction, verb.to_owned(), Risk::Low),
         "set" => (SqlClass::Session, verb.to_owned(), Risk::Low),

@@ -375,6 +375,29 @@ fn obligations_survive_and_the_strongest_wins() {
 }
 
 #[test]
+fn of_two_masks_on_one_column_the_stronger_wins_in_any_order() {
+    for (weaker, stronger) in [
+        ("method: partial", "method: redact"),
+        ("method: partial", "method: hash, key: { env: K }"),
+        ("method: hash, key: { env: K }", "method: redact"),
+        ("method: hash, key: { env: K }", "method: \"null\""),
+        ("method: \"null\"", "method: redact"),
+        ("method: partial, keep_last: 4", "method: partial, keep_last: 2"),
+        ("method: hash, key: { env: Z }", "method: hash, key: { env: A }"),
+    ] {
+        let rule = |id: &str, how: &str| {
+            format!(
+                "- {{ id: {id}, match: {{}}, effect: none, mask: {{ columns: [{{ match: ssn, {how} }}] }} }}\n"
+            )
+        };
+        let columns = |rules: String| verdict(&rules, "SELECT 1").obligations.mask.map(|mask| mask.columns);
+        let alone = columns(rule("a", stronger));
+        assert_eq!(columns(rule("a", weaker) + &rule("b", stronger)), alone, "{weaker} and {stronger}");
+        assert_eq!(columns(rule("a", stronger) + &rule("b", weaker)), alone, "{stronger} and {weaker}");
+    }
+}
+
+#[test]
 fn shadow_shows_the_rows_and_keeps_no_values() {
     let rules = "- { id: a, match: {}, effect: allow, mask: { columns: [{ match: ssn, method: redact }] }, record: { results: masked } }";
     let shadow = with_target(&session(), |target| target.mode = Mode::Shadow);

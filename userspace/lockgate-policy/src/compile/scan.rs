@@ -69,14 +69,10 @@ const VERBS: &[&str] = &[
     "select",
     "set",
     "show",
-    "start",
-    "table",
     "truncate",
     "unlisten",
     "update",
     "vacuum",
-    "values",
-    "with",
 ];
 
 impl Compiler {
