@@ -3,7 +3,7 @@
 //! It neither waits nor writes: recording is [`lockgate_policy::permit`]'s, waiting is the protocol's. It knows no
 //! protocol.
 
-use crate::ports::Ports;
+use crate::{metrics::OPERATIONS, ports::Ports};
 use lockgate_model::{
     DecisionId, OperationId, RequestId, Timestamp,
     approval::ApprovalRequest,
@@ -49,8 +49,8 @@ impl Gate {
         let now = self.now();
         let decision = DecisionId::from_parts(millis(now), self.ports.ambient.random());
         let verdict = self.policy.evaluate(&self.session, operation, now, decision);
-        metrics::counter!(
-            "lockgate_operations_total",
+        ::metrics::counter!(
+            OPERATIONS,
             "target" => self.session.target.name.0.clone(),
             "effect" => verdict.effect.as_str()
         )

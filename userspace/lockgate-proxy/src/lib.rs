@@ -10,6 +10,7 @@
 pub mod catalogue;
 pub mod credential;
 pub mod limits;
+pub mod metrics;
 pub mod tls;
 pub mod upstream;
 

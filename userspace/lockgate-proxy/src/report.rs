@@ -4,6 +4,7 @@
 //! panicked, cancelled. Its drop queues the closing record; it cannot wait, so it queues ([`Recorder::submit`]) instead of
 //! writing. It records nothing else and decides nothing.
 
+use crate::metrics::{FLOWS_CLOSED, FLOWS_OPEN};
 use lockgate_model::{
     SessionId,
     event::{Event, EventKind},
@@ -70,7 +71,7 @@ pub(crate) struct FlowReport {
 impl FlowReport {
     /// Begins at accept, before anything can fail.
     pub(crate) fn new(recorder: Arc<dyn Recorder>, ambient: Arc<dyn Ambient>) -> Self {
-        metrics::gauge!("lockgate_flows_open").increment(1);
+        ::metrics::gauge!(FLOWS_OPEN).increment(1);
         Self {
             recorder,
             ambient,
@@ -102,7 +103,11 @@ impl FlowReport {
     ///
     /// # Errors
     /// When the record could not be written; the connection is then refused.
-    pub(crate) async fn session_started(&mut self, session: &Session, masked: bool) -> Result<(), RecordError> {
+    pub(crate) async fn session_started(
+        &mut self,
+        session: &Session,
+        masked: bool,
+    ) -> Result<(), RecordError> {
         let mut session = session.clone();
         if masked {
             Arc::make_mut(&mut session.workload).process.argv.truncate(1);
@@ -151,8 +156,8 @@ impl FlowReport {
 impl Drop for FlowReport {
     fn drop(&mut self) {
         let closing = self.closing();
-        metrics::gauge!("lockgate_flows_open").decrement(1);
-        metrics::counter!("lockgate_flows_closed_total", "reason" => closing.reason.as_str()).increment(1);
+        ::metrics::gauge!(FLOWS_OPEN).decrement(1);
+        ::metrics::counter!(FLOWS_CLOSED, "reason" => closing.reason.as_str()).increment(1);
         let at = self.ambient.now();
         let nothing = Stage::Flow { flow: None, target: None };
         let event = match std::mem::replace(&mut self.stage, nothing) {

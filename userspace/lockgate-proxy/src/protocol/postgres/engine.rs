@@ -82,6 +82,8 @@ pub(crate) struct Engine<C> {
     pub(crate) reader: UpstreamReader,
     /// The target closed its side.
     pub(crate) reader_ended: bool,
+    /// The target has told the client itself that the session ends.
+    pub(crate) last_words: bool,
     /// Bytes were queued for the target and may not all have left, those inside TLS included.
     upstream_dirty: bool,
     /// Armed while bytes wait for the target and none leaves.
@@ -106,6 +108,8 @@ pub(crate) struct Engine<C> {
     pub(crate) state_before: Option<SessionState>,
     pub(crate) database: String,
     pub(crate) masks: Masks,
+    /// A schema change that others see when the open transaction commits.
+    pub(crate) schema_changed: bool,
     pub(crate) cancel: Arc<CancelSignal>,
     pub(crate) drain: Drain,
     pub(crate) limits: Limits,
@@ -121,6 +125,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             upstream: parts.upstream,
             reader: parts.reader,
             reader_ended: false,
+            last_words: false,
             upstream_dirty: false,
             upstream_stalled: None,
             server_leg: ServerLeg::new(parts.status),
@@ -137,6 +142,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             state_before: None,
             database: parts.database,
             masks: parts.masks,
+            schema_changed: false,
             cancel: parts.cancel,
             drain: parts.drain,
             limits: parts.limits,
@@ -333,8 +339,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
 
     fn farewell(&mut self, ending: &Ending) {
         use lockgate_wire::postgres::backend::sqlstate;
-        if self.passing > 0 {
-            // The client is inside a message: nothing can be said in between.
+        if self.passing > 0 || self.last_words {
+            // Inside a message nothing can be said, and the target's own last words need no echo.
             return;
         }
         let detail = ending.detail.as_deref().unwrap_or_default();

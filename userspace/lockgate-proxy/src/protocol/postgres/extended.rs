@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{report::Ending, upstream::Housekeeping};
 use bytes::{Bytes, BytesMut};
-use lockgate_inspect::sql::{Control, Statement};
+use lockgate_inspect::sql::{Control, SessionState, Statement};
 use lockgate_model::{
     operation::{Operation, Parameter},
     outcome::{CloseReason, OutcomeStatus},
@@ -239,16 +239,15 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         self.refresh_masks().await?;
         // What a statement of the batch sets is in doubt for those behind it; the session itself learns of it from the
         // answers only.
-        let state = self.state.clone();
-        let planned = self.plan(items);
+        let mut before = None;
+        let planned = self.plan(items, &mut before);
+        if let Some(before) = before {
+            self.state = before;
+        }
         let (planned, asked) = match planned {
             Ok(planned) => planned,
-            Err(unfit) => {
-                self.state = state;
-                return Ok(Fate::Refused(*unfit.0));
-            }
+            Err(unfit) => return Ok(Fate::Refused(*unfit.0)),
         };
-        self.state = state;
         if asked.is_empty() {
             return self.answer_empty(planned, sync).await;
         }
@@ -274,7 +273,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     }
 
     /// Resolves names and lists the operations of the batch.
-    fn plan(&mut self, items: Vec<Item>) -> Result<(Vec<Planned>, Vec<Asked>), Unfit> {
+    fn plan(
+        &mut self,
+        items: Vec<Item>,
+        before: &mut Option<SessionState>,
+    ) -> Result<(Vec<Planned>, Vec<Asked>), Unfit> {
         let mut planned: Vec<Planned> = Vec::with_capacity(items.len());
         for item in items {
             let next = match item {
@@ -298,6 +301,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                     if let Some(statement) = &portal.prepared.statement
                         && !matches!(statement.control, Control::None)
                     {
+                        before.get_or_insert_with(|| self.state.clone());
                         self.state.sent(statement);
                     }
                     Planned::Execute { name, portal, bind, bytes, asked: None }

@@ -7,7 +7,8 @@ use super::{engine::Engine, flight::Flight, words};
 use crate::{
     gate::Gate,
     hold::{self, NoticeSchedule},
-    limits::HOLD_ROUNDS,
+    limits::{FAREWELL_TIME, HOLD_ROUNDS},
+    metrics::{DENIALS, HELD, HOLD_SECONDS},
     report::Ending,
 };
 use lockgate_inspect::{mask::StatementMask, sql::Statement};
@@ -23,11 +24,11 @@ use lockgate_model::{
     verdict::{Denial, DenialCause, Effect, Verdict},
 };
 use lockgate_policy::permit::Cleared;
-use lockgate_wire::postgres::backend::ReportFields;
+use lockgate_wire::postgres::{TransactionStatus, backend::ReportFields};
 use std::sync::Arc;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
 /// One operation that wants to pass.
@@ -153,6 +154,20 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         // A refusal or a hold is told after the answers to what was sent before, and needs to know how those left the
         // transaction.
         self.settle().await?;
+        if self.server_leg.status() == TransactionStatus::Failed {
+            // The server will refuse it anyway: people are not asked for nothing.
+            for case in &mut cases {
+                if matches!(case.verdict.effect, Effect::Hold(_)) {
+                    let denial = Denial {
+                        rule: None,
+                        cause: DenialCause::Unavailable,
+                        reason: "the transaction has failed already, so nothing is asked for it".to_owned(),
+                        remedy: Some("end it with ROLLBACK and run it again".to_owned()),
+                    };
+                    case.verdict = self.gate.overrule(case.verdict.clone(), denial);
+                }
+            }
+        }
         if let Some(at) = cases.iter().position(|case| matches!(case.verdict.effect, Effect::Deny(_))) {
             return self.refuse(cases, at).await;
         }
@@ -231,6 +246,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         {
             words = Some(words::denied(&case.asked.operation, case.verdict.decision, denial));
             own = Some(denial.clone());
+            let target = self.gate.session.target.name.0.clone();
+            ::metrics::counter!(DENIALS, "target" => target, "cause" => denial.cause.as_str()).increment(1);
             tracing::info!(
                 session = %self.gate.session.id,
                 decision = %case.verdict.decision,
@@ -364,17 +381,19 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             decision = %request.decision(),
             "operation held"
         );
-        metrics::gauge!("lockgate_operations_held").increment(1);
+        let began = Instant::now();
+        ::metrics::gauge!(HELD).increment(1);
         let waited = self.wait(operation, &mut pending).await;
-        metrics::gauge!("lockgate_operations_held").decrement(1);
+        ::metrics::gauge!(HELD).decrement(1);
+        ::metrics::histogram!(HOLD_SECONDS).record(began.elapsed());
         match waited {
             Ok(resolution) => Ok(Ok(resolution)),
             Err(Interruption::Cancelled) => {
-                pending.withdraw(WithdrawReason::Cancelled).await;
+                withdraw(pending, WithdrawReason::Cancelled).await;
                 Ok(Ok(Resolution::Withdrawn { reason: WithdrawReason::Cancelled }))
             }
             Err(Interruption::Ended(reason, ending)) => {
-                pending.withdraw(reason).await;
+                withdraw(pending, reason).await;
                 let denial = hold::refusal(&Resolution::Withdrawn { reason }, None);
                 if let Some(denial) = denial {
                     let refused = self.gate.refused(operation.id, request.decision(), denial);
@@ -444,6 +463,13 @@ enum Interruption {
     Cancelled,
     /// The session ends.
     Ended(WithdrawReason, Ending),
+}
+
+/// Takes a request back. A recorder that hangs does not keep the client: dropped, the request withdraws itself.
+async fn withdraw(pending: Box<dyn PendingApproval>, reason: WithdrawReason) {
+    if timeout(FAREWELL_TIME, pending.withdraw(reason)).await.is_err() {
+        tracing::error!("the withdrawal of a request was not recorded in time");
+    }
 }
 
 fn pass(cases: Vec<Case>) -> Judgement {

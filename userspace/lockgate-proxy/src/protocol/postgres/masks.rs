@@ -8,10 +8,17 @@ use lockgate_inspect::{
     sql::{Statement, catalogue::CatalogueSnapshot},
 };
 use lockgate_model::{port::BoxFuture, verdict::MaskSpec};
-use std::sync::{Arc, Mutex, PoisonError};
+use lockgate_wire::postgres::backend::Column;
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// Plans that are kept: one per database, catalogue and combination of matching mask rules. The oldest goes first.
 const PLANS: usize = 64;
+
+/// Relations in no catalogue that a session remembers having asked for; one more is not asked for.
+const STRANGERS: usize = 256;
 
 /// Where a database's catalogue comes from: the side connection, or a script in tests.
 pub(crate) trait CatalogueSource: Send + Sync {
@@ -70,11 +77,13 @@ pub(crate) struct Masks {
     source: Arc<dyn CatalogueSource>,
     plans: Arc<PlanCache>,
     catalogue: Option<Arc<CatalogueSnapshot>>,
+    /// Relations that came up in results and are in no catalogue, temporary ones for example: each is asked for once.
+    strangers: HashSet<u32>,
 }
 
 impl Masks {
     pub(crate) fn new(source: Arc<dyn CatalogueSource>, plans: Arc<PlanCache>) -> Self {
-        Self { source, plans, catalogue: None }
+        Self { source, plans, catalogue: None, strangers: HashSet::new() }
     }
 
     /// The catalogue in force for this message.
@@ -101,6 +110,18 @@ impl Masks {
     /// The schema changed.
     pub(crate) fn outdated(&self) {
         self.source.outdated();
+    }
+
+    /// A result's columns come from these relations: one that is not known means that the catalogue is out of date.
+    pub(crate) fn meet(&mut self, columns: &[Column]) {
+        let Some(catalogue) = &self.catalogue else { return };
+        for column in columns {
+            let oid = column.table_oid;
+            let known = oid == 0 || catalogue.relation(oid).is_some();
+            if !known && self.strangers.len() < STRANGERS && self.strangers.insert(oid) {
+                self.source.outdated();
+            }
+        }
     }
 
     /// The plan of these masks; None without a catalogue.

@@ -9,12 +9,12 @@ use super::{
     words,
 };
 use crate::{report::Ending, upstream::Housekeeping};
-use lockgate_inspect::sql::Control;
+use lockgate_inspect::sql::{Control, Statement};
 use lockgate_model::{
     DecisionId,
     event::EventKind,
     outcome::{CloseReason, OutcomeStatus},
-    sql::SqlClass,
+    sql::{SqlClass, SqlEffect},
     verdict::UnknownLineage,
 };
 use lockgate_wire::postgres::{
@@ -245,6 +245,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             Backend::RowDescription(columns) => columns,
             other => return Err(target_fault(unasked(other.name()))),
         };
+        self.masks.meet(&columns);
         match self.expected.front_mut().map(|expected| &mut expected.answer) {
             Some(Answer::Query(flights)) => {
                 match flights.front_mut() {
@@ -338,14 +339,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 _ => {}
             }
         }
-        match statement.class() {
-            SqlClass::Ddl | SqlClass::Admin | SqlClass::Call | SqlClass::Opaque => self.masks.outdated(),
-            SqlClass::Read
-            | SqlClass::Transaction
-            | SqlClass::Session
-            | SqlClass::CopyOut
-            | SqlClass::Write
-            | SqlClass::CopyIn => {}
+        if changes_schema(&statement) {
+            self.schema_changed = true;
+            self.masks.outdated();
         }
         let kinds = flight.finish(status);
         self.note(kinds);
@@ -357,6 +353,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             other => return Err(target_fault(unasked(other.name()))),
         };
         let sqlstate = String::from_utf8_lossy(report.sqlstate()).into_owned();
+        self.last_words |= report.is_fatal();
         let front = self.expected.front_mut().map(|expected| &mut expected.answer);
         let (shown, is_query) = match front {
             Some(Answer::Poison(words)) => (
@@ -483,6 +480,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         }
         self.state_before = None;
         if status == TransactionStatus::Idle {
+            if std::mem::take(&mut self.schema_changed) {
+                self.masks.outdated();
+            }
             for name in self.names.forget_portals() {
                 if let Ok(text) = name.to_str("the portal's name") {
                     self.state.close_cursor(text);
@@ -603,6 +603,22 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             }
             ReplyRole::Part | ReplyRole::Failed | ReplyRole::Asynchronous => {}
         }
+    }
+}
+
+/// Whether it may have changed what a view shows or a name means. What an unknown function does to the schema behind
+/// everybody's back is seen when the catalogue ages; what it returns is of unknown lineage at once.
+fn changes_schema(statement: &Statement) -> bool {
+    let facts = statement.sql();
+    let effects = [SqlEffect::ChangesSchema, SqlEffect::DynamicSql];
+    match facts.class {
+        SqlClass::Ddl | SqlClass::Admin | SqlClass::Call | SqlClass::Opaque => true,
+        SqlClass::Read
+        | SqlClass::Transaction
+        | SqlClass::Session
+        | SqlClass::CopyOut
+        | SqlClass::Write
+        | SqlClass::CopyIn => effects.iter().any(|effect| facts.effects.contains(effect)),
     }
 }
 

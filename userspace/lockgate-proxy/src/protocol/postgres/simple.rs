@@ -8,7 +8,7 @@ use super::{
     operation::TransactionWalk,
     words,
 };
-use crate::{report::Ending, upstream::Housekeeping};
+use crate::{metrics::RECORD_SECONDS, report::Ending, upstream::Housekeeping};
 use bytes::Bytes;
 use lockgate_inspect::sql::{Control, Script, Statement};
 use lockgate_model::{
@@ -119,7 +119,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         let recorder = self.gate.ports.recorder.clone();
         let now = self.gate.now();
         let work = async move { permit(&*recorder, now, batch, Vec::new(), payload).await };
-        match self.relay_while(work).await? {
+        let began = tokio::time::Instant::now();
+        let recorded = self.relay_while(work).await?;
+        ::metrics::histogram!(RECORD_SECONDS).record(began.elapsed());
+        match recorded {
             Ok(permit) => Ok(Ok(permit)),
             Err(error) => {
                 tracing::error!(%error, session = %self.gate.session.id, "an operation is refused, its record failed");

@@ -81,10 +81,22 @@ async fn every_opening_ends_in_one_closing_record() {
         ("a length of 1 GB", b"\0\x40\0\0\0\x03\0\0", false, b"E", CloseReason::LimitReached),
         ("a length of 3", b"\0\0\0\x03", false, b"E", CloseReason::ClientProtocolError),
         ("protocol 2", b"\0\0\0\x08\0\x02\0\0", false, b"E", CloseReason::ClientProtocolError),
-        ("TLS refused, then half a message", &refused_then_half, true, b"N", CloseReason::ClientProtocolError),
+        (
+            "TLS refused, then half a message",
+            &refused_then_half,
+            true,
+            b"N",
+            CloseReason::ClientProtocolError,
+        ),
         ("a cancellation with no such key", &cancel, false, b"", CloseReason::CancelRequest),
         ("no user", &startup(&[("database", "x")]), false, b"E", CloseReason::Refused),
-        ("replication", &startup(&[("user", "x"), ("replication", "true")]), false, b"E", CloseReason::Refused),
+        (
+            "replication",
+            &startup(&[("user", "x"), ("replication", "true")]),
+            false,
+            b"E",
+            CloseReason::Refused,
+        ),
         ("GBK", &startup(&[("user", "x"), ("client_encoding", "GBK")]), false, b"E", CloseReason::Refused),
     ] {
         let outside = testing::outside(super::POLICY);

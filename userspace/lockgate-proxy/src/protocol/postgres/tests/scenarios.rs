@@ -50,93 +50,275 @@ async fn conversations() {
     let cases = [
         case("a read passes", [query("SELECT 1")], "T D D D C:SELECT_3 Z:I", &[]),
         case("an empty text is answered here", [query(" ; ")], "I Z:I", &[]),
-        case("a denial leaves the session usable", [query("DELETE FROM t"), query("INSERT INTO t VALUES (1)")],
-            "E:42501 Z:I C:INSERT Z:I", &["INSERT INTO t VALUES (1)"]),
-        case("all statements of a text or none", [query("INSERT INTO t VALUES (1); DELETE FROM t")],
-            "E:42501 Z:I", &[]),
+        case(
+            "a denial leaves the session usable",
+            [query("DELETE FROM t"), query("INSERT INTO t VALUES (1)")],
+            "E:42501 Z:I C:INSERT Z:I",
+            &["INSERT INTO t VALUES (1)"],
+        ),
+        case(
+            "all statements of a text or none",
+            [query("INSERT INTO t VALUES (1); DELETE FROM t")],
+            "E:42501 Z:I",
+            &[],
+        ),
         case("what is not understood is denied", [query("FROBNICATE t")], "E:42501 Z:I", &[]),
-        case("a denial fails the open transaction",
+        case(
+            "a denial fails the open transaction",
             [query("BEGIN"), query("INSERT INTO t VALUES (1)"), query("DELETE FROM t"), query("COMMIT")],
-            "C:BEGIN Z:T C:INSERT Z:T E:42501 Z:E C:ROLLBACK Z:I", &[]),
-        case("a failed transaction can be left", [query("BEGIN"), query("SELECT 1/0"), query("DELETE FROM t"), query("ROLLBACK")],
-            "C:BEGIN Z:T E:22012 Z:E E:42501 Z:E C:ROLLBACK Z:I", &[]),
-        case("an error of the server is the server's", [query("SELECT 1/0"), query("SELECT 1")],
-            "E:22012 Z:I T D D D C:SELECT_3 Z:I", &[]),
+            "C:BEGIN Z:T C:INSERT Z:T E:42501 Z:E C:ROLLBACK Z:I",
+            &[],
+        ),
+        case(
+            "a failed transaction can be left",
+            [query("BEGIN"), query("SELECT 1/0"), query("DELETE FROM t"), query("ROLLBACK")],
+            "C:BEGIN Z:T E:22012 Z:E E:42501 Z:E C:ROLLBACK Z:I",
+            &[],
+        ),
+        case(
+            "an error of the server is the server's",
+            [query("SELECT 1/0"), query("SELECT 1")],
+            "E:22012 Z:I T D D D C:SELECT_3 Z:I",
+            &[],
+        ),
         // The extended protocol.
-        case("a batch passes", batch(&[&run("INSERT INTO t VALUES (1)"), &sync]),
-            "1 2 C:INSERT Z:I", &["INSERT INTO t VALUES (1)"]),
-        case("a denied batch is dropped whole",
+        case(
+            "a batch passes",
+            batch(&[&run("INSERT INTO t VALUES (1)"), &sync]),
+            "1 2 C:INSERT Z:I",
+            &["INSERT INTO t VALUES (1)"],
+        ),
+        case(
+            "a denied batch is dropped whole",
             batch(&[&run("INSERT INTO t VALUES (1)"), &run("DELETE FROM t"), &sync, &run("SELECT 1"), &sync]),
-            "E:42501 Z:I 1 2 D D D C:SELECT_3 Z:I", &[]),
-        case("each batch of a pipeline is decided by itself",
-            batch(&[&run("INSERT INTO t VALUES (1)"), &sync, &run("DELETE FROM t"), &sync, &run("INSERT INTO t VALUES (2)"), &sync]),
-            "1 2 C:INSERT Z:I E:42501 Z:I 1 2 C:INSERT Z:I", &["INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (2)"]),
-        case("what was flushed before a denial is not kept",
+            "E:42501 Z:I 1 2 D D D C:SELECT_3 Z:I",
+            &[],
+        ),
+        case(
+            "each batch of a pipeline is decided by itself",
+            batch(&[
+                &run("INSERT INTO t VALUES (1)"),
+                &sync,
+                &run("DELETE FROM t"),
+                &sync,
+                &run("INSERT INTO t VALUES (2)"),
+                &sync,
+            ]),
+            "1 2 C:INSERT Z:I E:42501 Z:I 1 2 C:INSERT Z:I",
+            &["INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (2)"],
+        ),
+        case(
+            "what was flushed before a denial is not kept",
             batch(&[&run("INSERT INTO t VALUES (1)"), &flush, &run("DELETE FROM t"), &sync]),
-            "1 2 C:INSERT E:42501 Z:I", &[]),
-        case("a denial before a Flush skips to Sync",
+            "1 2 C:INSERT E:42501 Z:I",
+            &[],
+        ),
+        case(
+            "a denial before a Flush skips to Sync",
             batch(&[&run("DELETE FROM t"), &flush, &run("INSERT INTO t VALUES (1)"), &sync]),
-            "E:42501 Z:I", &[]),
-        case("a denied batch fails the open transaction",
-            batch(&[&[query("BEGIN")], &run("INSERT INTO t VALUES (1)"), &sync, &run("DELETE FROM t"), &sync, &[query("COMMIT")]]),
-            "C:BEGIN Z:T 1 2 C:INSERT Z:T E:42501 Z:E C:ROLLBACK Z:I", &[]),
+            "E:42501 Z:I",
+            &[],
+        ),
+        case(
+            "a denied batch fails the open transaction",
+            batch(&[
+                &[query("BEGIN")],
+                &run("INSERT INTO t VALUES (1)"),
+                &sync,
+                &run("DELETE FROM t"),
+                &sync,
+                &[query("COMMIT")],
+            ]),
+            "C:BEGIN Z:T 1 2 C:INSERT Z:T E:42501 Z:E C:ROLLBACK Z:I",
+            &[],
+        ),
         case("a Parse alone is decided", [parse("s", "DELETE FROM t"), Frontend::Sync], "E:42501 Z:I", &[]),
-        case("a prepared statement runs again",
-            batch(&[&[parse("s", "INSERT INTO t VALUES (1)")], &sync,
-                &[bind("", "s"), execute("", 0)], &sync, &[bind("", "s"), execute("", 0)], &sync, &[close("s")], &sync]),
+        case(
+            "a prepared statement runs again",
+            batch(&[
+                &[parse("s", "INSERT INTO t VALUES (1)")],
+                &sync,
+                &[bind("", "s"), execute("", 0)],
+                &sync,
+                &[bind("", "s"), execute("", 0)],
+                &sync,
+                &[close("s")],
+                &sync,
+            ]),
             "1 Z:I 2 C:INSERT Z:I 2 C:INSERT Z:I 3 Z:I",
-            &["INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (1)"]),
-        case("a name that was never prepared is not executed", [bind("", "s"), execute("", 0), Frontend::Sync],
-            "E:26000 Z:I", &[]),
-        case("a portal that was never bound is not executed", [execute("p", 0), Frontend::Sync], "E:34000 Z:I", &[]),
-        case("a Parse that fails leaves the old statement in its place",
-            batch(&[&[parse("s", "INSERT INTO t VALUES (1)")], &sync, &[parse("s", "SELECT 1")], &sync,
-                &[bind("", "s"), execute("", 0)], &sync]),
-            "1 Z:I E:42P05 Z:I 2 C:INSERT Z:I", &["INSERT INTO t VALUES (1)"]),
-        case("two statements in one Parse are refused", [parse("", "SELECT 1; DELETE FROM t"), Frontend::Sync],
-            "E:42601 Z:I", &[]),
+            &["INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (1)"],
+        ),
+        case(
+            "a name that was never prepared is not executed",
+            [bind("", "s"), execute("", 0), Frontend::Sync],
+            "E:26000 Z:I",
+            &[],
+        ),
+        case(
+            "a portal that was never bound is not executed",
+            [execute("p", 0), Frontend::Sync],
+            "E:34000 Z:I",
+            &[],
+        ),
+        case(
+            "a Parse that fails leaves the old statement in its place",
+            batch(&[
+                &[parse("s", "INSERT INTO t VALUES (1)")],
+                &sync,
+                &[parse("s", "SELECT 1")],
+                &sync,
+                &[bind("", "s"), execute("", 0)],
+                &sync,
+            ]),
+            "1 Z:I E:42P05 Z:I 2 C:INSERT Z:I",
+            &["INSERT INTO t VALUES (1)"],
+        ),
+        case(
+            "two statements in one Parse are refused",
+            [parse("", "SELECT 1; DELETE FROM t"), Frontend::Sync],
+            "E:42601 Z:I",
+            &[],
+        ),
         case("a ping with an empty statement is answered here", batch(&[&run(""), &sync]), "1 2 I Z:I", &[]),
-        case("a row limit suspends the portal",
-            batch(&[&[query("BEGIN"), parse("", "SELECT 1"), bind("p", ""), execute("p", 2), execute("p", 0)], &sync]),
-            "C:BEGIN Z:T 1 2 D D D s D D D C:SELECT_3 Z:T", &[]),
-        case("describe travels along", [parse("", "SELECT 1"), bind("", ""), describe(""), execute("", 0), Frontend::Sync],
-            "1 2 T D D D C:SELECT_3 Z:I", &[]),
+        case(
+            "a row limit suspends the portal",
+            batch(&[
+                &[query("BEGIN"), parse("", "SELECT 1"), bind("p", ""), execute("p", 2), execute("p", 0)],
+                &sync,
+            ]),
+            "C:BEGIN Z:T 1 2 D D D s D D D C:SELECT_3 Z:T",
+            &[],
+        ),
+        case(
+            "describe travels along",
+            [parse("", "SELECT 1"), bind("", ""), describe(""), execute("", 0), Frontend::Sync],
+            "1 2 T D D D C:SELECT_3 Z:I",
+            &[],
+        ),
         case("Sync alone", [Frontend::Sync, Frontend::Sync], "Z:I Z:I", &[]),
         // Copies.
-        case("copy in", [query("COPY t FROM STDIN"), copy_data(10), copy_data(70_000), Frontend::CopyDone],
-            "G C:COPY_1 Z:I", &["COPY t FROM STDIN"]),
-        case("a copy that the client fails", [query("COPY t FROM STDIN"), copy_data(10), Frontend::CopyFail(Default::default())],
-            "G E:57014 Z:I", &[]),
-        case("copy in by the extended protocol",
+        case(
+            "copy in",
+            [query("COPY t FROM STDIN"), copy_data(10), copy_data(70_000), Frontend::CopyDone],
+            "G C:COPY_1 Z:I",
+            &["COPY t FROM STDIN"],
+        ),
+        case(
+            "a copy that the client fails",
+            [query("COPY t FROM STDIN"), copy_data(10), Frontend::CopyFail(Default::default())],
+            "G E:57014 Z:I",
+            &[],
+        ),
+        case(
+            "copy in by the extended protocol",
             batch(&[&run("COPY t FROM STDIN"), &sync, &[copy_data(10), Frontend::CopyDone], &sync]),
-            "1 2 G C:COPY_1 Z:I", &["COPY t FROM STDIN"]),
+            "1 2 G C:COPY_1 Z:I",
+            &["COPY t FROM STDIN"],
+        ),
         case("copy out", [query("COPY t TO STDOUT")], "H d c C:COPY_1 Z:I", &["COPY t TO STDOUT"]),
-        case("copy data nobody asked for is ignored", [copy_data(10), Frontend::CopyDone, query("SELECT 1")],
-            "T D D D C:SELECT_3 Z:I", &[]),
+        case(
+            "copy data nobody asked for is ignored",
+            [copy_data(10), Frontend::CopyDone, query("SELECT 1")],
+            "T D D D C:SELECT_3 Z:I",
+            &[],
+        ),
         // Holds.
-        held(Decision::Approve(SECOND), case("held and approved", [query("DROP TABLE t")], "N N C:DROP Z:I", &["DROP TABLE t"])),
+        held(
+            Decision::Approve(SECOND),
+            case("held and approved", [query("DROP TABLE t")], "N N C:DROP Z:I", &["DROP TABLE t"]),
+        ),
         held(Decision::Deny(SECOND), case("held and denied", [query("DROP TABLE t")], "N E:42501 Z:I", &[])),
-        held(Decision::Expire(45 * SECOND), case("held until it runs out, with notices", [query("DROP TABLE t")],
-            "N N N E:42501 Z:I", &[])),
-        held(Decision::Unavailable, case("no request can be made", [query("DROP TABLE t")], "E:42501 Z:I", &[])),
-        held(Decision::Approve(SECOND), case("each held statement of a text is asked for",
-            [query("DROP TABLE t; DROP TABLE u")], "N N N N C:DROP C:DROP Z:I", &["DROP TABLE t", "DROP TABLE u"])),
-        held(Decision::Approve(SECOND), case("a denial beside a hold asks nobody",
-            [query("DROP TABLE t; DELETE FROM t")], "E:42501 Z:I", &[])),
-        held(Decision::Approve(SECOND), case("an approved Parse is good for its first Execute",
-            batch(&[&[parse("s", "DROP TABLE t")], &sync, &[bind("", "s"), execute("", 0)], &sync]),
-            "N N 1 Z:I 2 C:DROP Z:I", &["DROP TABLE t"])),
-        held(Decision::Approve(SECOND), case("and its second Execute asks again",
-            batch(&[&[parse("s", "DROP TABLE t")], &sync, &[bind("", "s"), execute("", 0)], &sync,
-                &[bind("", "s"), execute("", 0)], &sync]),
-            "N N 1 Z:I 2 C:DROP Z:I N N 2 C:DROP Z:I", &["DROP TABLE t", "DROP TABLE t"])),
-        held(Decision::Deny(SECOND), case("a held batch in a transaction, denied",
-            batch(&[&[query("BEGIN")], &run("INSERT INTO t VALUES (1)"), &sync, &run("DROP TABLE t"), &sync, &[query("COMMIT")]]),
-            "C:BEGIN Z:T 1 2 C:INSERT Z:T N E:42501 Z:E C:ROLLBACK Z:I", &[])),
+        held(
+            Decision::Expire(45 * SECOND),
+            case("held until it runs out, with notices", [query("DROP TABLE t")], "N N N E:42501 Z:I", &[]),
+        ),
+        held(
+            Decision::Unavailable,
+            case("no request can be made", [query("DROP TABLE t")], "E:42501 Z:I", &[]),
+        ),
+        held(
+            Decision::Approve(SECOND),
+            case(
+                "each held statement of a text is asked for",
+                [query("DROP TABLE t; DROP TABLE u")],
+                "N N N N C:DROP C:DROP Z:I",
+                &["DROP TABLE t", "DROP TABLE u"],
+            ),
+        ),
+        held(
+            Decision::Approve(SECOND),
+            case(
+                "a denial beside a hold asks nobody",
+                [query("DROP TABLE t; DELETE FROM t")],
+                "E:42501 Z:I",
+                &[],
+            ),
+        ),
+        held(
+            Decision::Approve(SECOND),
+            case(
+                "an approved Parse is good for its first Execute",
+                batch(&[&[parse("s", "DROP TABLE t")], &sync, &[bind("", "s"), execute("", 0)], &sync]),
+                "N N 1 Z:I 2 C:DROP Z:I",
+                &["DROP TABLE t"],
+            ),
+        ),
+        held(
+            Decision::Approve(SECOND),
+            case(
+                "and its second Execute asks again",
+                batch(&[
+                    &[parse("s", "DROP TABLE t")],
+                    &sync,
+                    &[bind("", "s"), execute("", 0)],
+                    &sync,
+                    &[bind("", "s"), execute("", 0)],
+                    &sync,
+                ]),
+                "N N 1 Z:I 2 C:DROP Z:I N N 2 C:DROP Z:I",
+                &["DROP TABLE t", "DROP TABLE t"],
+            ),
+        ),
+        held(
+            Decision::Deny(SECOND),
+            case(
+                "a held batch in a transaction, denied",
+                batch(&[
+                    &[query("BEGIN")],
+                    &run("INSERT INTO t VALUES (1)"),
+                    &sync,
+                    &run("DROP TABLE t"),
+                    &sync,
+                    &[query("COMMIT")],
+                ]),
+                "C:BEGIN Z:T 1 2 C:INSERT Z:T N E:42501 Z:E C:ROLLBACK Z:I",
+                &[],
+            ),
+        ),
+        held(
+            Decision::Approve(SECOND),
+            case(
+                "nobody is asked for a failed transaction",
+                [query("BEGIN"), query("SELECT 1/0"), query("DROP TABLE t"), query("ROLLBACK")],
+                "C:BEGIN Z:T E:22012 Z:E E:42501 Z:E C:ROLLBACK Z:I",
+                &[],
+            ),
+        ),
         // What is refused by name.
-        case("FunctionCall", [Frontend::FunctionCall(lockgate_wire::postgres::frontend::FunctionCall {
-                function: 1, argument_formats: Vec::new(), arguments: Vec::new(), result_format: Default::default() }),
-            query("SELECT 1")], "E:0A000 Z:I T D D D C:SELECT_3 Z:I", &[]),
+        case(
+            "FunctionCall",
+            [
+                Frontend::FunctionCall(lockgate_wire::postgres::frontend::FunctionCall {
+                    function: 1,
+                    argument_formats: Vec::new(),
+                    arguments: Vec::new(),
+                    result_format: Default::default(),
+                }),
+                query("SELECT 1"),
+            ],
+            "E:0A000 Z:I T D D D C:SELECT_3 Z:I",
+            &[],
+        ),
     ];
     for Case { name, decision, send, told, kept } in cases {
         let mut stage = Stage::open().await;
@@ -149,9 +331,7 @@ async fn conversations() {
         assert_eq!(seen.committed, kept, "{name}");
         assert_eq!(closing.reason, CloseReason::ClientClosed, "{name}: {closing:?}");
         // Whatever was forwarded was answered.
-        let broken = |event: &EventKind| {
-            matches!(event, EventKind::Responded { outcome, .. } if outcome.status == OutcomeStatus::Broken)
-        };
+        let broken = |event: &EventKind| matches!(event, EventKind::Responded { outcome, .. } if outcome.status == OutcomeStatus::Broken);
         assert!(!outside.recorder.events().iter().any(broken), "{name}");
     }
 }
@@ -183,7 +363,9 @@ async fn nothing_of_a_refused_or_held_statement_reaches_the_server() {
 
 #[tokio::test(start_paused = true)]
 async fn a_recorder_that_fails_refuses_and_nothing_is_sent() {
-    for messages in [vec![query("SELECT 1")], batch(&[&run("SELECT 1"), &[Frontend::Sync]]), vec![query("DROP TABLE t")]] {
+    for messages in
+        [vec![query("SELECT 1")], batch(&[&run("SELECT 1"), &[Frontend::Sync]]), vec![query("DROP TABLE t")]]
+    {
         let mut stage = Stage::open().await;
         stage.outside.recorder.broken.store(true, Ordering::SeqCst);
         stage.send(&messages).await;
@@ -221,6 +403,20 @@ async fn a_wait_ends_with_its_client() {
     assert_eq!(closing.reason, CloseReason::ClientClosed);
     assert_eq!(*withdrawn.lock().unwrap(), [WithdrawReason::Disconnected]);
     assert_eq!(seen.committed, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_ends_with_its_server() {
+    let mut stage = Stage::open().await;
+    stage.send(&[query("DROP TABLE t")]).await;
+    assert_eq!(stage.next().await.as_deref(), Some("N"));
+    stage.server.abort();
+    assert_eq!(stage.until_ready(1).await, "E:08006 end");
+    stage.server = tokio::spawn(async {});
+    let withdrawn = stage.outside.approvals.withdrawn.clone();
+    let (closing, _, _) = stage.finish().await;
+    assert_eq!(closing.reason, CloseReason::UpstreamClosed);
+    assert_eq!(*withdrawn.lock().unwrap(), [WithdrawReason::UpstreamLost]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -111,7 +111,7 @@ impl FakeServer {
                     self.fail("42601");
                 } else {
                     for statement in statements {
-                        self.check(&statement);
+                        self.check(&statement, true);
                         if !self.run_statement(&statement, 0, true).await? {
                             break;
                         }
@@ -125,11 +125,11 @@ impl FakeServer {
                     self.fail("42601");
                     self.skipping = true;
                 } else if !parse.statement.is_empty() && self.statements.contains_key(&parse.statement) {
-                    self.check(&text);
+                    self.check(&text, false);
                     self.fail("42P05");
                     self.skipping = true;
                 } else {
-                    self.check(&text);
+                    self.check(&text, false);
                     self.statements.insert(parse.statement, text);
                     self.say(Backend::ParseComplete);
                 }
@@ -164,7 +164,7 @@ impl FakeServer {
                     self.skipping = true;
                     return Ok(());
                 };
-                self.check(&text);
+                self.check(&text, true);
                 let limit = usize::try_from(execute.max_rows).unwrap_or(0);
                 if !self.run_statement(&text, limit, false).await? {
                     self.skipping = true;
@@ -293,12 +293,14 @@ impl FakeServer {
     }
 
     /// The log must already say that this statement may pass, as often as it comes.
-    fn check(&mut self, text: &str) {
+    fn check(&mut self, text: &str, runs: bool) {
         let mut held = HashMap::new();
         let mut allowed = 0;
         for event in self.log.events() {
             match event {
-                EventKind::OperationDecided { operation, verdict, denial: None } if operation.text.trim() == text => {
+                EventKind::OperationDecided { operation, verdict, denial: None }
+                    if operation.text.trim() == text =>
+                {
                     match verdict.effect {
                         Effect::Allow => allowed += 1,
                         Effect::Hold(_) => drop(held.insert(operation.id, ())),
@@ -310,8 +312,8 @@ impl FakeServer {
             }
         }
         let times = self.executed.entry(text.to_owned()).or_default();
-        *times = (*times).max(1);
-        if allowed < *times {
+        *times += usize::from(runs);
+        if allowed < (*times).max(1) {
             self.seen.lock().unwrap().undecided.push(text.to_owned());
         }
     }
