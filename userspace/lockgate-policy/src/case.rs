@@ -4,7 +4,7 @@
 //! and not attribution; `assurance: claimed` tests what a job's own claims reach.
 
 use crate::{
-    CompiledPolicy,
+    CompiledPolicy, Explanation,
     document::{Case, Expect, ExpectedEffect, Given, GivenIdentity, ProtocolName},
     yaml::Spanned,
 };
@@ -63,22 +63,13 @@ pub(crate) fn run(
         line: case.at.line,
         failures,
     };
-    let given = &case.given.value;
-    if given.protocol.is_some_and(|protocol| protocol.value != ProtocolName::Postgres) {
-        return outcome(vec!["this version tests `protocol: postgres` only".to_owned()]);
-    }
-    let time = given.time.as_ref().map_or(DEFAULT_TIME, |time| time.value.as_str());
-    let Ok(now) = time.parse::<Timestamp>() else {
-        return outcome(vec![format!("`{time}` is not a time")]);
+    let verdicts: Vec<Verdict> = match operations(&case.given.value, inspect) {
+        Ok(Operations { session, operations, now }) => operations
+            .iter()
+            .map(|operation| policy.evaluate(&session, operation, now, DecisionId::from_parts(0, 0)))
+            .collect(),
+        Err(why) => return outcome(vec![why]),
     };
-    let session = session(given, now);
-    let verdicts: Vec<Verdict> = inspect(&given.statement)
-        .into_iter()
-        .map(|facts| {
-            let operation = operation(given, &session, facts);
-            policy.evaluate(&session, &operation, now, DecisionId::from_parts(0, 0))
-        })
-        .collect();
     let strictness = |verdict: &Verdict| match judged(verdict) {
         Effect::Allow => 0,
         Effect::Hold(_) => 1,
@@ -88,6 +79,35 @@ pub(crate) fn run(
         Some(verdict) => outcome(compare(&case.expect, &verdict)),
         None => outcome(vec!["`statement` holds no statement".to_owned()]),
     }
+}
+
+/// Explains what is given, as if it were a test's: one explanation a statement.
+pub(crate) fn explain(
+    policy: &CompiledPolicy,
+    given: &Given,
+    inspect: &dyn Fn(&str) -> Vec<SqlFacts>,
+) -> Result<Vec<Explanation>, String> {
+    let Operations { session, operations, now } = operations(given, inspect)?;
+    let explain = |operation| policy.explain(&session, operation, now, DecisionId::from_parts(0, 0));
+    Ok(operations.iter().map(explain).collect())
+}
+
+/// What is given, as policy sees it.
+struct Operations {
+    session: Session,
+    operations: Vec<Operation>,
+    now: Timestamp,
+}
+
+fn operations(given: &Given, inspect: &dyn Fn(&str) -> Vec<SqlFacts>) -> Result<Operations, String> {
+    if given.protocol.is_some_and(|protocol| protocol.value != ProtocolName::Postgres) {
+        return Err("this version tests `protocol: postgres` only".to_owned());
+    }
+    let time = given.time.as_ref().map_or(DEFAULT_TIME, |time| time.value.as_str());
+    let now = time.parse::<Timestamp>().map_err(|_| format!("`{time}` is not a time"))?;
+    let session = session(given, now);
+    let operations = inspect(&given.statement).into_iter().map(|facts| operation(given, &session, facts)).collect();
+    Ok(Operations { session, operations, now })
 }
 
 /// What enforce says: the effect, or in shadow what it would have been.

@@ -159,6 +159,18 @@ impl CompiledPolicy {
         explain::explain(self, session, operation, now, decision)
     }
 
+    /// The same for what a test's `given:` describes: one explanation for each statement in it.
+    ///
+    /// # Errors
+    /// What cannot be used in it, in words.
+    pub fn explain_given(
+        &self,
+        given: &Given,
+        inspect: &dyn Fn(&str) -> Vec<SqlFacts>,
+    ) -> Result<Vec<Explanation>, String> {
+        case::explain(self, given, inspect)
+    }
+
     /// Groups whose vote some rule needs and nobody can give: `spoken_for` are the groups that integrations and
     /// local approvers vote for, by configuration.
     pub fn unreachable_groups(&self, spoken_for: &BTreeSet<GroupName>) -> Vec<Diagnostic> {

@@ -1,5 +1,9 @@
 //! Every policy and every example of the language reference loads, and its tests pass, with the statements
 //! understood by the real inspector.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the crate is pure; its tests read the policies that are shipped"
+)]
 
 use lockgate_inspect::sql::{Inspector, SessionState};
 use lockgate_model::{operation::Facts, sql::SqlFacts};
