@@ -315,6 +315,10 @@ impl<'a> Judge<'a> {
         for (place, expr) in places {
             let mut taint = self.taint(expr, scope);
             // ORDER BY, GROUP BY and DISTINCT ON can name an output, by its name or by its number.
+            if !matches!(place, Place::OrderBy | Place::GroupBy | Place::Distinct) {
+                self.misused(*place, &taint);
+                continue;
+            }
             if let Shape::Ordinal(number) = expr.shape {
                 let counted = outputs.named.as_ref().and_then(|named| named.get(number.checked_sub(1)?));
                 taint = taint.or(counted.map_or_else(|| outputs.all.clone(), |(_, taint)| taint.clone()));

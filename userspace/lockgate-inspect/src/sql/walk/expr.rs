@@ -42,11 +42,9 @@ impl Walk<'_> {
         for node in nodes {
             match &node.node {
                 Some(NodeEnum::SortBy(sort)) => {
-                    if !sort.use_op.is_empty() {
-                        self.operator(&sort.use_op);
-                    }
+                    let known = sort.use_op.is_empty() || self.operator(&sort.use_op);
                     let expr = self.expr(sort.node.as_deref());
-                    out.push((place, expr));
+                    out.push((if known { place } else { Place::UnknownFunction }, expr));
                 }
                 Some(NodeEnum::GroupingSet(set)) => self.places(place, &set.content, out),
                 Some(NodeEnum::List(list)) => self.places(place, &list.items, out),
@@ -234,9 +232,9 @@ impl Walk<'_> {
     }
 
     fn sub_link(&mut self, link: &protobuf::SubLink, place: Option<Place>, out: &mut Expr) {
-        if !link.oper_name.is_empty() {
-            self.operator(&link.oper_name);
-        }
+        let known = link.oper_name.is_empty() || self.operator(&link.oper_name);
+        out.unknown_function |= !known;
+        let place = if known { place } else { place.or(Some(Place::UnknownFunction)) };
         let kind = SubLinkType::try_from(link.sub_link_type);
         let compares = matches!(
             kind,
@@ -259,16 +257,18 @@ impl Walk<'_> {
 
     fn operation(&mut self, expr: &protobuf::AExpr, place: Option<Place>, out: &mut Expr) {
         let (_, name) = qualified(&expr.name);
-        match AExprKind::try_from(expr.kind) {
+        let known = match AExprKind::try_from(expr.kind) {
             // BETWEEN and the like carry a keyword in the place of the operator.
             Ok(
                 AExprKind::AexprBetween
                 | AExprKind::AexprNotBetween
                 | AExprKind::AexprBetweenSym
                 | AExprKind::AexprNotBetweenSym,
-            ) => {}
+            ) => true,
             _ => self.operator(&expr.name),
-        }
+        };
+        out.unknown_function |= !known;
+        let place = if known { place } else { place.or(Some(Place::UnknownFunction)) };
         self.optional(&expr.lexpr, place, out);
         // A divisor of nought is an error, so whether there is one is an answer.
         let right = if matches!(name, "/" | "%") { place.or(Some(Place::Condition)) } else { place };

@@ -238,11 +238,14 @@ impl<'a> Walk<'a> {
         self.gathered.verb = Some(self.gathered.verb.map_or(verb, |known| known.max(verb)));
     }
 
-    fn operator(&mut self, name: &[Node]) {
+    /// Whether an operator is a built-in one; another one calls a function that nobody can vouch for.
+    fn operator(&mut self, name: &[Node]) -> bool {
         let (schema, name) = qualified(name);
-        if !function::known_operator(schema, name, self.state, self.catalogue) {
+        let known = function::known_operator(schema, name, self.state, self.catalogue);
+        if !known {
             self.unknown(SqlClass::Write, &[SqlEffect::UnknownFunction]);
         }
+        known
     }
 }
 
