@@ -2,6 +2,7 @@
 
 mod drivers;
 mod masking;
+mod operating;
 mod world;
 
 use anyhow::{Result, ensure};

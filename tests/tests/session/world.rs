@@ -23,7 +23,9 @@ use lockgate_model::{
 };
 use lockgate_policy::{CompiledPolicy, SourceFile};
 use lockgate_proxy::{
-    Limits, Ports, Proxy, ProxySettings, TargetAddr, TargetSettings, tls::UpstreamTls, upstream::Credential,
+    Limits, Ports, Proxy, ProxySettings, TargetAddr, TargetSettings,
+    tls::{ClientTls, UpstreamTls},
+    upstream::Credential,
 };
 use lockgate_tests::postgres::{PostgresOptions, TestPostgres};
 use std::{
@@ -272,8 +274,21 @@ pub(crate) struct Said {
     pub(crate) code: Option<i32>,
 }
 
+/// What differs from the usual world.
+#[derive(Default)]
+pub(crate) struct Options {
+    /// Another policy than [`POLICY`].
+    pub(crate) policy: Option<String>,
+    /// Clients may use TLS.
+    pub(crate) client_tls: bool,
+}
+
 impl World {
     pub(crate) fn start(tags: &[(&str, &str)]) -> Result<Self> {
+        Self::with(tags, Options::default())
+    }
+
+    pub(crate) fn with(tags: &[(&str, &str)], options: Options) -> Result<Self> {
         let server = TestPostgres::start(PostgresOptions::new())?;
         server.psql("CREATE ROLE app LOGIN; CREATE DATABASE orders OWNER app;").or_else(|_| {
             server.psql("CREATE ROLE app LOGIN")?;
@@ -285,8 +300,11 @@ impl World {
              INSERT INTO orders SELECT g, '123-45-' || lpad(g::text, 4, '0'), '41111111111111' || lpad(g::text, 2, '0'), 'n' || g FROM generate_series(1, 50) g; \
              ALTER TABLE orders OWNER TO app;",
         )?;
-        let loaded = CompiledPolicy::load(vec![SourceFile { path: "test.yaml".into(), text: POLICY.into() }])
-            .map_err(|diagnostics| anyhow::anyhow!("{diagnostics:?}"))?;
+        let loaded = CompiledPolicy::load(vec![SourceFile {
+            path: "test.yaml".into(),
+            text: options.policy.unwrap_or_else(|| POLICY.into()),
+        }])
+        .map_err(|diagnostics| anyhow::anyhow!("{diagnostics:?}"))?;
         let recorder = Arc::new(ListRecorder::default());
         let approvals = Arc::new(ScriptedApprovals {
             decision: Mutex::new(Decision::Never),
@@ -305,7 +323,7 @@ impl World {
             targets: vec![TargetSettings {
                 target: Arc::new(target),
                 addresses: vec![TargetAddr::Exact(server.addr())],
-                client_tls: None,
+                client_tls: if options.client_tls { Some(client_tls()?) } else { None },
                 upstream_tls: UpstreamTls::disable(),
                 upstream_host: None,
                 credential: Credential { user: "app".into(), password: None },
@@ -373,13 +391,24 @@ impl World {
     }
 
     /// Ends the proxy, and answers how many sessions were opened and closed.
-    pub(crate) fn finish(mut self) -> Result<(usize, usize)> {
+    pub(crate) fn finish(self) -> Result<(usize, usize)> {
+        self.finish_within(Duration::from_secs(1))
+    }
+
+    /// The same, with patience for sessions that are busy.
+    pub(crate) fn finish_within(mut self, limit: Duration) -> Result<(usize, usize)> {
         let runtime = self.runtime.take().context("runtime")?;
-        runtime.block_on(self.proxy.drain(Duration::from_secs(1)));
+        runtime.block_on(self.proxy.drain(limit));
         drop(runtime);
         let events = self.recorder.events();
         let started = events.iter().filter(|e| matches!(e, EventKind::SessionStarted(_))).count();
         let ended = events.iter().filter(|e| matches!(e, EventKind::SessionEnded(_))).count();
         Ok((started, ended))
     }
+}
+
+/// A certificate for the client's leg.
+fn client_tls() -> Result<ClientTls> {
+    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+    Ok(ClientTls::from_pem(issued.cert.pem().as_bytes(), issued.signing_key.serialize_pem().as_bytes())?)
 }
