@@ -22,6 +22,8 @@ use std::{
 
 /// How often the writer is killed.
 const KILLS: u32 = 200;
+/// So many writers at a time, each on a log of its own: they wait for the disk more than they work.
+const ROWS: u32 = 4;
 /// Kills on one log before a new one is begun: keeps reading it back quick.
 const KILLS_A_LOG: u32 = 10;
 /// Every second kill comes this long after the start at most: while the log is opened and repaired.
@@ -35,28 +37,45 @@ const SESSIONS_A_LIFE: u32 = 100_000;
 
 #[test]
 fn no_acknowledged_record_is_lost_by_sigkill_at_any_moment() {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    let (mut acknowledged, mut killed_while_writing) = (0, 0);
-    let mut life = 0;
-    while life < KILLS {
-        let directory = tempfile::tempdir().unwrap();
+    let totals: Vec<Totals> = std::thread::scope(|scope| {
+        let rows: Vec<_> = (0..ROWS).map(|row| scope.spawn(move || live_and_die(row))).collect();
+        rows.into_iter().map(|row| row.join().unwrap()).collect()
+    });
+    let sum = |of: fn(&Totals) -> usize| totals.iter().map(of).sum::<usize>();
+    let (kills, at_work, acknowledged) = (sum(|t| t.kills), sum(|t| t.at_work), sum(|t| t.acknowledged));
+    println!("{kills} kills, {at_work} of them while records were acknowledged; {acknowledged} were");
+    assert_eq!(kills, KILLS as usize);
+    assert!(at_work >= kills / 2);
+}
+
+#[derive(Default)]
+struct Totals {
+    kills: usize,
+    at_work: usize,
+    acknowledged: usize,
+}
+
+/// One row of lives, on one log after another.
+fn live_and_die(row: u32) -> Totals {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ u64::from(row + 1));
+    let mut totals = Totals::default();
+    let mut directory = tempfile::tempdir().unwrap();
+    for life in 0..KILLS / ROWS {
+        if life % KILLS_A_LOG == 0 {
+            directory = tempfile::tempdir().unwrap();
+        }
         let dir = directory.path().join("store");
-        for _ in 0..KILLS_A_LOG {
-            let said = run_and_kill(&dir, life, &mut random);
-            life += 1;
-            acknowledged += said.len();
-            killed_while_writing += usize::from(!said.is_empty());
-            if dir.join("segments").is_dir() {
-                check(&dir, &said, life);
-            } else {
-                assert!(said.is_empty(), "life {life}: records without a log");
-            }
+        let said = run_and_kill(&dir, life, &mut random);
+        totals.kills += 1;
+        totals.at_work += usize::from(!said.is_empty());
+        totals.acknowledged += said.len();
+        if dir.join("segments").is_dir() {
+            check(&dir, &said, life);
+        } else {
+            assert!(said.is_empty(), "life {life}: records without a log");
         }
     }
-    println!(
-        "{life} kills, {killed_while_writing} while records were acknowledged, {acknowledged} acknowledged"
-    );
-    assert!(killed_while_writing >= KILLS as usize / 2);
+    totals
 }
 
 /// Runs the writer for a while and kills it; what it said it had recorded: seq → mark.

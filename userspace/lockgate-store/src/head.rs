@@ -8,7 +8,7 @@ use crate::{
 };
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::PathBuf,
 };
@@ -34,14 +34,40 @@ pub(crate) fn write(layout: &Layout, note: &str) -> io::Result<()> {
     File::open(&layout.head_dir)?.sync_all()
 }
 
-/// Adds a head to the history. Notes are separated by an empty line of their own.
+/// Adds a head to the history. Notes are separated by an empty line of their own; what a crash or a full disk
+/// left of one after the last separator is cut off first.
 pub(crate) fn remember(layout: &Layout, note: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().append(true).create(true).mode(0o644).open(history(layout))?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o644)
+        .open(history(layout))?;
+    let len = file.metadata()?.len();
+    let tail_start = len.saturating_sub(TAIL_BYTES);
+    let mut tail = Vec::new();
+    file.seek(SeekFrom::Start(tail_start))?;
+    (&mut file).take(TAIL_BYTES).read_to_end(&mut tail)?;
+    let whole = match tail.windows(NOTE_END.len()).rposition(|window| window == NOTE_END.as_bytes()) {
+        Some(at) => tail_start + (at + NOTE_END.len()) as u64,
+        // Nothing that looks like a note: leave it to the verifier.
+        None if tail_start > 0 => len,
+        None => 0,
+    };
+    file.set_len(whole)?;
+    file.seek(SeekFrom::Start(whole))?;
     file.write_all(format!("{note}{SEPARATOR}").as_bytes())?;
     file.sync_data()
 }
 
-/// Between notes of the history: no note holds it (a signature line follows a note's only blank line).
+/// Longer than two notes: holds the end of the last whole one.
+const TAIL_BYTES: u64 = 4096;
+
+/// A note's last newline and the separator. No note holds it inside.
+const NOTE_END: &str = "\n\n\n";
+
+/// Between notes of the history.
 const SEPARATOR: &str = "\n\n";
 
 /// The newest head, when there is one.
@@ -68,8 +94,7 @@ pub(crate) fn read_history(layout: &Layout) -> Result<Vec<String>, StoreError> {
     let text = String::from_utf8_lossy(&text);
     let mut notes = Vec::new();
     let mut rest = text.as_ref();
-    // note = body "\n" "\n" signature "\n", then the separator: the next one begins after three newlines.
-    while let Some((note, after)) = rest.split_once("\n\n\n") {
+    while let Some((note, after)) = rest.split_once(NOTE_END) {
         notes.push(format!("{note}\n"));
         rest = after;
     }

@@ -31,6 +31,7 @@ mod queue;
 mod reader;
 mod recover;
 mod session;
+mod signer;
 mod syncer;
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,8 @@ use crate::{
     queue::{Entry, Queue},
     reader::Reader,
     recover,
-    syncer::{Signer, Syncer, Written},
+    signer::Signer,
+    syncer::{SyncThread, Syncer, Written},
 };
 use lockgate_audit::{
     Chain, Checkpoint, Encoded, NoteError, PublicKey, SigningKey, checkpoint, record::MAX_RECORD_BYTES,
@@ -68,6 +69,7 @@ pub struct Log {
 
 struct Running {
     appender: JoinHandle<bool>,
+    sync_thread: JoinHandle<bool>,
     signer: JoinHandle<bool>,
     indexer: JoinHandle<()>,
     syncer: Arc<Syncer>,
@@ -132,13 +134,15 @@ impl Log {
             return Err(error).during("record what a crash left open in", &layout.dir);
         }
         let public_key = key.public();
-        let signer = Signer::new(syncer.clone(), layout.clone(), key, ambient);
+        let (signer, heads) = Signer::new(layout.clone(), key, ambient);
+        let sync_thread = SyncThread::new(syncer.clone(), heads);
         let spawn = |name: &str, work: Box<dyn FnOnce() -> bool + Send>| {
             thread::Builder::new().name(name.into()).spawn(work).during("start a thread for", &layout.dir)
         };
         let appender = spawn("audit-write", Box::new(move || appender.run()))?;
-        let signer = spawn("audit-sync", Box::new(move || signer.run()))?;
-        let running = Mutex::new(Some(Running { appender, signer, indexer, syncer, lock }));
+        let sync_thread = spawn("audit-sync", Box::new(move || sync_thread.run()))?;
+        let signer = spawn("audit-head", Box::new(move || signer.run()))?;
+        let running = Mutex::new(Some(Running { appender, sync_thread, signer, indexer, syncer, lock }));
         Ok(Self { queue, layout, public_key, index, running })
     }
 
@@ -156,14 +160,17 @@ impl Log {
     /// the disk takes. Whoever records afterwards is refused.
     pub fn close(&self) -> Result<(), StoreError> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Running { appender, signer, indexer, syncer, lock }) = running else { return Ok(()) };
+        let Some(Running { appender, sync_thread, signer, indexer, syncer, lock }) = running else {
+            return Ok(());
+        };
         self.queue.stop();
         let written = appender.join().unwrap_or(false);
         syncer.stop();
+        let synced = sync_thread.join().unwrap_or(false);
         let signed = signer.join().unwrap_or(false);
         // Ended by the writer's end; a failure only costs reading the log at the next start.
         let _ = indexer.join();
-        if written && signed {
+        if written && synced && signed {
             lock.release_clean().during("write", self.layout.lock())
         } else {
             let error =

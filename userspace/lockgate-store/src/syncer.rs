@@ -1,24 +1,23 @@
-//! The thread that syncs: answers those who wait for the device, and signs the head behind them.
+//! The thread that syncs: answers those who wait for the device, and has the head signed behind them.
 //!
 //! Apart from the writer, so that a plain read's record never waits behind another session's sync. Everything
 //! that was written when a sync begins shares it. A failed sync poisons the segment: the kernel may have
 //! dropped what it could not write, and a second sync would call that a success. From then on every waiter is
 //! refused until the writer has made the segment anew ([`crate::appender`]).
 
-use crate::{disk::SegmentFile, head, layout::Layout, queue::Answer};
-use lockgate_audit::{Checkpoint, SigningKey, Tip};
-use lockgate_model::port::{Ambient, Receipt, RecordError};
+use crate::{disk::SegmentFile, queue::Answer};
+use lockgate_audit::Tip;
+use lockgate_model::port::{Receipt, RecordError};
 use std::{
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        mpsc::{SyncSender, TrySendError},
+    },
     time::{Duration, Instant},
 };
 
-/// How far the signed head may lag: what is cut off the log's end within it leaves no trace. Each head costs
-/// two syncs and a rename, which nobody waits for.
+/// How far the signed head may lag: what is cut off the log's end within it leaves no trace.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
-
-/// How often a head is also kept: a rewritten log is dated by the last kept head that it still meets.
-const REMEMBER_EVERY: Duration = Duration::from_secs(60);
 
 /// What rests in the segment that is written now.
 #[derive(Clone)]
@@ -42,6 +41,7 @@ struct State {
     /// Of `written.file`, how much is safe.
     synced_len: u64,
     failed: Option<String>,
+    /// The last tip that was handed to the signer.
     signed_seq: u64,
     stopping: bool,
 }
@@ -142,43 +142,30 @@ struct Job {
 }
 
 /// What the syncing thread owns.
-pub(crate) struct Signer {
+pub(crate) struct SyncThread {
     syncer: Arc<Syncer>,
-    layout: Layout,
-    key: SigningKey,
-    ambient: Arc<dyn Ambient>,
-    /// When the last head was signed.
-    signed_at: Option<Instant>,
-    /// When the last one was kept.
-    remembered_at: Option<Instant>,
+    /// To the thread that signs heads ([`crate::signer`]): nobody waits behind its own syncs.
+    heads: SyncSender<Tip>,
+    /// When the last tip was handed to it.
+    handed_at: Option<Instant>,
 }
 
-impl Signer {
-    pub(crate) fn new(
-        syncer: Arc<Syncer>,
-        layout: Layout,
-        key: SigningKey,
-        ambient: Arc<dyn Ambient>,
-    ) -> Self {
-        Self { syncer, layout, key, ambient, signed_at: None, remembered_at: None }
+impl SyncThread {
+    pub(crate) fn new(syncer: Arc<Syncer>, heads: SyncSender<Tip>) -> Self {
+        Self { syncer, heads, handed_at: None }
     }
 
-    /// The thread. Ends when told to; true when everything is synced and signed.
+    /// The thread. Ends when told to; true when everything is synced and handed to the signer.
     pub(crate) fn run(mut self) -> bool {
         loop {
-            let Job { written, generation, waiters, stopping } = self.next();
-            let Some(tip) = self.sync(written, generation, waiters) else {
-                if stopping {
-                    return false;
-                }
-                continue;
-            };
-            let due = self.signed_at.is_none_or(|at| at.elapsed() >= CHECKPOINT_EVERY);
-            if due || stopping {
-                let signed = self.sign(tip, stopping);
-                if stopping {
-                    return signed;
-                }
+            let job = self.next();
+            let stopping = job.stopping;
+            let synced = self.sync(job);
+            match synced {
+                Some(tip) if stopping => return self.heads.send(tip).is_ok(),
+                None if stopping => return false,
+                Some(tip) => self.hand_over(tip),
+                None => {}
             }
         }
     }
@@ -191,9 +178,7 @@ impl Signer {
                 break;
             }
             let unsigned = state.failed.is_none() && state.written.tip.seq > state.signed_seq;
-            let wait =
-                self.signed_at.map_or(Duration::ZERO, |at| CHECKPOINT_EVERY.saturating_sub(at.elapsed()));
-            state = match (unsigned, wait) {
+            state = match (unsigned, self.until_due()) {
                 (true, Duration::ZERO) => break,
                 (true, wait) => {
                     self.syncer.wake.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0
@@ -209,10 +194,14 @@ impl Signer {
         }
     }
 
+    fn until_due(&self) -> Duration {
+        self.handed_at.map_or(Duration::ZERO, |at| CHECKPOINT_EVERY.saturating_sub(at.elapsed()))
+    }
+
     /// Syncs what was written and answers; the tip that is safe now, or None when it is not.
-    fn sync(&self, written: Written, generation: u64, waiters: Vec<Waiter>) -> Option<Tip> {
-        let poisoned = self.syncer.failure();
-        let result = match poisoned {
+    fn sync(&self, job: Job) -> Option<Tip> {
+        let Job { written, generation, waiters, .. } = job;
+        let result = match self.syncer.failure() {
             Some(error) => Err(error),
             None => written.file.sync_data().map_err(|error| format!("sync to disk: {error}")),
         };
@@ -238,23 +227,16 @@ impl Signer {
         result.is_ok().then_some(written.tip)
     }
 
-    /// Signs a tip that is synced. A head that cannot be written is tried again a second later; records do not
-    /// depend on it.
-    fn sign(&mut self, tip: Tip, last: bool) -> bool {
-        self.signed_at = Some(Instant::now());
-        let origin = self.key.origin().to_owned();
-        let note = self.key.sign(&Checkpoint { origin, tip, signed_at: self.ambient.now() });
-        if let Err(error) = head::write(&self.layout, &note) {
-            tracing::warn!(%error, dir = %self.layout.head_dir.display(), "the signed head cannot be written");
-            return false;
+    /// Has a synced tip signed, when it is time.
+    fn hand_over(&mut self, tip: Tip) {
+        if !self.until_due().is_zero() {
+            return;
         }
-        self.syncer.lock().signed_seq = tip.seq;
-        if last || self.remembered_at.is_none_or(|at| at.elapsed() >= REMEMBER_EVERY) {
-            self.remembered_at = Some(Instant::now());
-            if let Err(error) = head::remember(&self.layout, &note) {
-                tracing::warn!(%error, dir = %self.layout.head_dir.display(), "a signed head cannot be kept");
-            }
+        self.handed_at = Some(Instant::now());
+        match self.heads.try_send(tip) {
+            Ok(()) => self.syncer.lock().signed_seq = tip.seq,
+            // Still at the one before: a second later again.
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
         }
-        true
     }
 }

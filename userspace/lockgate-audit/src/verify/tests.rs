@@ -112,6 +112,15 @@ fn every_attack_is_found_and_named() {
             |log| replace(&mut log.lines[9], "\"prev\":\"", "\"prev\":\"0"),
             &["10 missing 10-10", "garbage"],
         ),
+        (
+            "a link edited, its length kept",
+            |log| {
+                let text = String::from_utf8(log.lines[9].clone()).unwrap();
+                let at = text.find("\"prev\":\"").unwrap() + 8;
+                log.lines[9][at] = if log.lines[9][at] == b'0' { b'1' } else { b'0' };
+            },
+            &["9 edited", "10 edited"],
+        ),
         ("the node edited", |log| replace(&mut log.lines[4], NODE, "build-8"), &["5 edited"]),
         ("a space added", |log| replace(&mut log.lines[2], ":", ": "), &["3 not canonical", "3 edited"]),
         (
