@@ -354,6 +354,29 @@ fn policies_are_checked_and_tested() {
     assert!(json_of(&schema)["properties"]["rules"].is_object(), "{schema:?}");
 }
 
+#[test]
+fn an_event_is_explained_rule_by_rule() {
+    let world = World::new();
+    let event =
+        world.write("e.json", r#"{"target": {"name": "orders-db"}, "statement": "ALTER TABLE t ADD c int"}"#);
+    let explain = |words: &[&str]| {
+        let mut all = vec!["policy", "explain", "--event", event.to_str().unwrap()];
+        all.extend(words);
+        world.lockgate(&all)
+    };
+    let text = out(&explain(&[]));
+    for part in ["require_approval", "match.sql.class: wants read, is ddl", "every condition holds"] {
+        assert!(text.contains(part), "{part:?} is missing:\n{text}");
+    }
+    let explained = json_of(&explain(&["--output", "json"]));
+    let rules = &explained["explanations"][0]["explanation"]["rules"];
+    assert_eq!((&rules[0]["matched"], &rules[1]["matched"]), (&json!(false), &json!(true)));
+    world.write("e.json", r#"{"target": {"nme": "orders-db"}, "statement": "x"}"#);
+    let wrong = explain(&[]);
+    assert_eq!(code(&wrong), 1);
+    assert!(err(&wrong).contains("e.json:1:13") && err(&wrong).contains("did you mean `name`?"), "{wrong:?}");
+}
+
 struct Now;
 
 impl Ambient for Now {

@@ -73,6 +73,7 @@ pub(crate) struct Agent {
 /// Runs the agent until it is told to end.
 pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     log_panics();
+    raise_descriptor_limit();
     // Fails only when somebody installed one before: then there is one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let control = runtime("control", Some(CONTROL_THREADS))?;
@@ -104,6 +105,16 @@ fn log_panics() {
         let message = panic.payload_as_str().unwrap_or("no message");
         tracing::error!(place, message, "panicked; please report it");
     }));
+}
+
+/// Sessions take two descriptors and a bit; the usual soft limit of 1024 would end service at a few hundred.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
 }
 
 async fn live(config: Config, data: &Handle) -> anyhow::Result<()> {

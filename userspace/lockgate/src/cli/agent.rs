@@ -1,6 +1,6 @@
 //! `lockgate agent`: the service. Its parts are in [`crate::agent`].
 
-use super::{Exit, Failure, TEMPLATE, output};
+use super::{Exit, TEMPLATE, failure, output};
 use crate::{
     agent::{self, telemetry::LogFormat},
     config::{Client, Config},
@@ -36,7 +36,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(config: &Path, arguments: &Arguments) -> anyhow::Result<Exit> {
     if !nix::unistd::geteuid().is_root() {
-        return Err(Failure::new(Exit::Denied, "eBPF and cgroups need root: sudo lockgate agent …"));
+        return Err(failure(Exit::Denied, "eBPF and cgroups need root: sudo lockgate agent …"));
     }
     if arguments.detach {
         let client = Client::read(config)?;

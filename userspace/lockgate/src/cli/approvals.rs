@@ -4,8 +4,9 @@
 //! `api.local_approvers`.
 
 use super::{
-    Exit, Failure, Output, OutputArgument, TEMPLATE,
+    Exit, Output, OutputArgument, TEMPLATE,
     client::{Agent, CallError, query},
+    failure,
     output::{self, Table},
     sessions::{ago, rough},
     show, text,
@@ -214,7 +215,7 @@ fn vote(agent: &Agent, decision: &str, word: &Word, format: Output) -> anyhow::R
     let answer =
         agent.post(&format!("/v1/approvals/{request}/{decision}"), &body).map_err(|error| match error {
             CallError::Refused { code, detail, .. } if code == "reason_required" => {
-                Failure::new(Exit::Usage, format!("{detail}; say why with --reason"))
+                failure(Exit::Usage, format!("{detail}; say why with --reason"))
             }
             other => other.into_failure(),
         })?;

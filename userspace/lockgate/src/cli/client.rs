@@ -3,7 +3,7 @@
 //! One request a connection, on a runtime of its own without threads: `lockgate run` becomes another program
 //! afterwards. The other side must be root's; a socket that a job put in the agent's place is refused.
 
-use super::exit::{Exit, Failure};
+use super::{Exit, failure};
 use crate::config::Client;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Method, Request, StatusCode, body::Bytes, header};
@@ -55,7 +55,7 @@ impl CallError {
                 Exit::Failed
             }
         };
-        Failure::new(exit, self.to_string())
+        failure(exit, self.to_string())
     }
 }
 

@@ -53,8 +53,7 @@ pub(crate) struct Failure {
     pub(crate) message: String,
 }
 
-impl Failure {
-    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> anyhow::Error {
-        Self { exit, message: message.into() }.into()
-    }
+/// An error that ends with `exit`.
+pub(crate) fn failure(exit: Exit, message: impl Into<String>) -> anyhow::Error {
+    Failure { exit, message: message.into() }.into()
 }

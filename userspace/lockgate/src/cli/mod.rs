@@ -18,7 +18,7 @@ mod sessions;
 mod show;
 mod text;
 
-pub(crate) use exit::{Exit, Failure};
+pub(crate) use exit::{Exit, failure};
 pub(crate) use output::report;
 
 use crate::config::DEFAULT_PATH;

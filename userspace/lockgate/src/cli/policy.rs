@@ -6,7 +6,10 @@ use super::{
     sessions::field,
     text,
 };
-use crate::{agent::policy, config::Client};
+use crate::{
+    agent::policy,
+    config::{Client, ConfigError},
+};
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use lockgate_inspect::sql::{Inspector, SessionState};
@@ -18,9 +21,8 @@ use lockgate_model::{
     sql::SqlFacts,
     verdict::Effect,
 };
-use lockgate_policy::{CompiledPolicy, Diagnostic, Explanation, Loaded, TestOutcome};
+use lockgate_policy::{CompiledPolicy, Diagnostic, Explanation, Loaded, TestOutcome, document::Given};
 use lockgate_store::Record;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -62,11 +64,13 @@ Examples:
     /// Say of every rule why it matches an event, or does not, and what comes of it
     #[command(help_template = TEMPLATE, before_help = "\
 Examples:
-  lockgate sessions show -o json \"$(lockgate sessions list -o json | jq -r '.sessions[0].id')\" > e.json
+  echo '{\"target\": {\"name\": \"orders-db\"}, \"statement\": \"DROP TABLE t\"}' > e.json
   lockgate policy explain --event e.json policies/
+  lockgate sessions show -o json ses_01JD4Z0000000000000000000A | lockgate policy explain --event -
 ", after_help = "\
-An event is what `lockgate sessions show --output json` prints (each decided operation is explained
-anew), or one object {\"session\": …, \"operation\": …} in the same shapes.")]
+An event is what a policy test says under `given` (JSON or YAML); or what `lockgate sessions show
+--output json` prints (each decided operation is explained anew); or one object
+{\"session\": …, \"operation\": …} in the same shapes.")]
     Explain {
         /// The event; `-` is standard input
         #[arg(long, value_name = "FILE")]
@@ -214,27 +218,21 @@ fn outcomes_text(outcomes: &[TestOutcome]) -> String {
     out
 }
 
-/// What `--event` reads.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum EventFile {
-    Records { records: Vec<Record> },
-    One { session: Box<Session>, operation: Box<Operation> },
+/// What `--event` holds.
+enum Event {
+    /// Operations as they were recorded, or written out in the same shapes.
+    Recorded(Vec<(Session, Operation, Timestamp)>),
+    /// What a policy test's `given:` says.
+    Given(Box<Given>),
 }
 
 fn explain(event: &Path, paths: &[PathBuf], format: Output) -> anyhow::Result<Exit> {
-    let source = if event == Path::new("-") {
-        std::io::read_to_string(std::io::stdin())?
-    } else {
-        std::fs::read_to_string(event).with_context(|| event.display().to_string())?
+    let name = event.display().to_string();
+    let source = match event == Path::new("-") {
+        true => std::io::read_to_string(std::io::stdin())?,
+        false => std::fs::read_to_string(event).with_context(|| name.clone())?,
     };
-    let file: EventFile = serde_json::from_str(&source)
-        .with_context(|| format!("{}: expected the output of `lockgate sessions show --output json`, or {{\"session\": …, \"operation\": …}}", event.display()))?;
-    let operations = match file {
-        EventFile::One { session, operation } => vec![(*session, *operation, Timestamp::now())],
-        EventFile::Records { records } => decided(&records),
-    };
-    anyhow::ensure!(!operations.is_empty(), "{}: no decided operation is in it", event.display());
+    let event = read_event(&name, source)?;
     let loaded = match load(paths)? {
         Ok(loaded) => loaded,
         Err(errors) => {
@@ -242,26 +240,60 @@ fn explain(event: &Path, paths: &[PathBuf], format: Output) -> anyhow::Result<Ex
             return Ok(Exit::Failed);
         }
     };
-    let mut explained = Vec::new();
-    for (session, operation, at) in operations {
-        let explanation = loaded.policy.explain(&session, &operation, at, DecisionId::from_parts(0, 0));
-        explained.push((operation, explanation));
-    }
+    let explained = inspect::on_deep_stack(move || explanations(&loaded.policy, event))?;
+    anyhow::ensure!(!explained.is_empty(), "{name}: no operation is in it");
     match format {
         Output::Json => {
-            let all: Vec<Value> = explained
-                .iter()
-                .map(|(operation, explanation)| json!({ "operation": operation.id, "statement": operation.text, "explanation": explanation }))
-                .collect();
-            output::print_json(&json!({ "explanations": all }))?;
+            let one = |(statement, explanation): &(String, Explanation)| json!({ "statement": statement, "explanation": explanation });
+            output::print_json(&json!({ "explanations": explained.iter().map(one).collect::<Vec<_>>() }))?;
         }
         Output::Text => {
-            for (operation, explanation) in &explained {
-                output::print(&explanation_text(operation, explanation))?;
+            for (statement, explanation) in &explained {
+                output::print(&explanation_text(statement, explanation))?;
             }
         }
     }
     Ok(Exit::Done)
+}
+
+fn explanations(policy: &CompiledPolicy, event: Event) -> anyhow::Result<Vec<(String, Explanation)>> {
+    match event {
+        Event::Recorded(operations) => Ok(operations
+            .into_iter()
+            .map(|(session, operation, at)| {
+                let decision = DecisionId::from_parts(0, 0);
+                (operation.text.to_string(), policy.explain(&session, &operation, at, decision))
+            })
+            .collect()),
+        Event::Given(given) => {
+            let explanations = policy.explain_given(&given, &facts_of).map_err(anyhow::Error::msg)?;
+            Ok(explanations.into_iter().map(|explanation| (given.statement.clone(), explanation)).collect())
+        }
+    }
+}
+
+fn read_event(name: &str, source: String) -> anyhow::Result<Event> {
+    let shape = || {
+        format!(
+            "{name}: expected a policy test's `given`, the output of `lockgate sessions show --output json`, \
+             or {{\"session\": …, \"operation\": …}}"
+        )
+    };
+    // YAML holds JSON; only recorded events are always JSON.
+    let json = serde_json::from_str::<Value>(&source).unwrap_or_default();
+    if let Some(records) = json.get("records") {
+        let records = serde_json::from_value::<Vec<Record>>(records.clone()).with_context(shape)?;
+        return Ok(Event::Recorded(decided(&records)));
+    }
+    if let (Some(session), Some(operation)) = (json.get("session"), json.get("operation")) {
+        let session = serde_json::from_value(session.clone()).with_context(shape)?;
+        let operation = serde_json::from_value(operation.clone()).with_context(shape)?;
+        return Ok(Event::Recorded(vec![(session, operation, Timestamp::now())]));
+    }
+    match lockgate_policy::yaml::parse::<Given>(name, &source) {
+        Ok(given) => Ok(Event::Given(Box::new(given))),
+        Err(diagnostics) => Err(ConfigError::Invalid { text: Some(source), diagnostics }).with_context(shape),
+    }
 }
 
 /// The operations of a session's records, as policy saw them.
@@ -293,8 +325,8 @@ fn reconstructed(session: &Session, recorded: &RecordedOperation) -> Operation {
     }
 }
 
-fn explanation_text(operation: &Operation, explanation: &Explanation) -> String {
-    let mut out = format!("{}\n", styled(Style::Bold, &text::short(&operation.text, 100)));
+fn explanation_text(statement: &str, explanation: &Explanation) -> String {
+    let mut out = format!("{}\n", styled(Style::Bold, &text::short(statement, 100)));
     let verdict = &explanation.verdict;
     let effect = match &verdict.effect {
         Effect::Allow => styled(Style::Green, "allow"),

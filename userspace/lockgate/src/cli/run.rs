@@ -6,7 +6,7 @@
 use super::{
     Exit, TEMPLATE,
     client::{Agent, CallError},
-    exit::{Failure, RunFailure},
+    exit::{RunFailure, failure},
 };
 use crate::config::Client;
 use clap::Args;
@@ -41,19 +41,18 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(config: &Path, arguments: &Arguments) -> anyhow::Result<Exit> {
-    govern(config).map_err(|error| {
-        Failure::new(Exit::Run(RunFailure::Ungoverned), format!("{error:#}; not started"))
-    })?;
+    govern(config)
+        .map_err(|error| failure(Exit::Run(RunFailure::Ungoverned), format!("{error:#}; not started")))?;
     let Some((program, rest)) = arguments.command.split_first() else { return Ok(Exit::Usage) };
     // Returns only when it fails.
     let error = Command::new(program).args(rest).exec();
-    let failure = match error.kind() {
+    let why = match error.kind() {
         io::ErrorKind::NotFound => RunFailure::NotFound,
         // execvp(3) says so, too, when a directory of PATH cannot be searched.
         io::ErrorKind::PermissionDenied if !is_visible(program) => RunFailure::NotFound,
         _ => RunFailure::NotExecutable,
     };
-    Err(Failure::new(Exit::Run(failure), format!("{}: {error}", program.to_string_lossy())))
+    Err(failure(Exit::Run(why), format!("{}: {error}", program.to_string_lossy())))
 }
 
 /// Is there a file of that name, as far as this user can see?
