@@ -106,7 +106,8 @@ fn operations(given: &Given, inspect: &dyn Fn(&str) -> Vec<SqlFacts>) -> Result<
     let time = given.time.as_ref().map_or(DEFAULT_TIME, |time| time.value.as_str());
     let now = time.parse::<Timestamp>().map_err(|_| format!("`{time}` is not a time"))?;
     let session = session(given, now);
-    let operations = inspect(&given.statement).into_iter().map(|facts| operation(given, &session, facts)).collect();
+    let operations =
+        inspect(&given.statement).into_iter().map(|facts| operation(given, &session, facts)).collect();
     Ok(Operations { session, operations, now })
 }
 

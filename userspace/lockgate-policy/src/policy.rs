@@ -7,7 +7,7 @@ use crate::{
     Diagnostic,
     case::{self, TestOutcome},
     compile,
-    document::{Document, RuleMode},
+    document::{Document, Given, RuleMode},
     eval,
     explain::{self, Explanation},
     lint,
