@@ -450,6 +450,17 @@ fn explain_says_which_key_did_not_match() {
 }
 
 #[test]
+fn what_a_test_is_given_can_be_explained() {
+    let policy = policy("- { id: r, match: { sql: { class: read } }, effect: allow }");
+    let given = |text: &str| crate::yaml::parse::<crate::document::Given>("g.yaml", text).unwrap();
+    let explained = policy.explain_given(&given("statement: SELECT 1; DROP TABLE t"), &facts).unwrap();
+    let effects: Vec<_> = explained.iter().map(|explanation| explanation.verdict.effect.as_str()).collect();
+    assert_eq!(effects, ["allow", "deny"]);
+    assert!(policy.explain_given(&given("{ statement: SELECT 1, protocol: mysql }"), &facts).is_err());
+    assert!(policy.explain_given(&given("{ statement: SELECT 1, time: noon }"), &facts).is_err());
+}
+
+#[test]
 fn a_file_tests_itself() {
     let text = format!(
         "{HEADER}rules:\n- {{ id: r, match: {{ sql: {{ class: read }} }}, effect: allow }}\ntests:\n\
