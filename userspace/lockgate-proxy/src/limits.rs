@@ -46,10 +46,10 @@ pub const RECORDED_ROWS: usize = 100;
 pub const RECORDED_BYTES: usize = 64 * 1024;
 /// Bytes one read takes at most: a socket buffer's worth, so that bulk results move in few calls.
 pub const READ_CHUNK: usize = 64 * 1024;
-/// Scripts a session remembers by their text.
-pub const CACHED_SCRIPTS: usize = 256;
-/// Longer texts are parsed anew: they are rarely repeated and would fill the cache.
-pub const CACHED_SCRIPT_BYTES: usize = 8 * 1024;
+/// Texts a session remembers with their meaning: what ORMs and pools repeat fits, and a thousand sessions fit a small host.
+pub const CACHED_SCRIPTS: usize = 64;
+/// Longer texts are parsed anew: they are rarely repeated, and parsing them is not what they cost.
+pub const CACHED_SCRIPT_BYTES: usize = 4 * 1024;
 
 /// The bounds that deployments and tests change; the others are constants of this module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

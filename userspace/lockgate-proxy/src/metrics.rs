@@ -16,8 +16,6 @@ pub const HELD: &str = "lockgate_operations_held";
 pub const HOLD_SECONDS: &str = "lockgate_hold_seconds";
 /// From a decided batch to its record at rest: what recording costs a client.
 pub const RECORD_SECONDS: &str = "lockgate_record_seconds";
-/// Texts that were understood without parsing them again (`hit`) or not (`miss`).
-pub const SCRIPTS: &str = "lockgate_scripts_total";
 
 /// Tells the recorder that is installed what the metrics mean. Called once by the binary.
 pub fn describe() {
@@ -28,9 +26,4 @@ pub fn describe() {
     describe_gauge!(HELD, Unit::Count, "Operations that wait for people.");
     describe_histogram!(HOLD_SECONDS, Unit::Seconds, "How long operations waited for people.");
     describe_histogram!(RECORD_SECONDS, Unit::Seconds, "From a decided batch to its record at rest.");
-    describe_counter!(
-        SCRIPTS,
-        Unit::Count,
-        "Texts that were understood from the cache or parsed, by result."
-    );
 }

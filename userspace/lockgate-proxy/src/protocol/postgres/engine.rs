@@ -12,6 +12,7 @@ use super::{
     leg::Leg,
     masks::Masks,
     prepared::Names,
+    scripts::Scripts,
     words,
 };
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
     report::{Ending, FlowReport},
     upstream::{Housekeeping, Upstream, UpstreamReader},
 };
-use lockgate_inspect::sql::{Inspector, SessionState};
+use lockgate_inspect::sql::SessionState;
 use lockgate_model::outcome::{CloseReason, OutcomeStatus};
 use lockgate_policy::permit::{Permit, StreamPermit};
 use lockgate_wire::postgres::{
@@ -100,7 +101,7 @@ pub(crate) struct Engine<C> {
     pub(crate) unsettled: usize,
     pub(crate) batch: Batch,
     pub(crate) names: Names,
-    pub(crate) inspector: Inspector,
+    pub(crate) scripts: Scripts,
     pub(crate) gate: Gate,
     pub(crate) state: SessionState,
     /// The state before the first change since the last ReadyForQuery, while no transaction block keeps the score: what an
@@ -136,7 +137,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             unsettled: 0,
             batch: Batch::default(),
             names: Names::default(),
-            inspector: Inspector,
+            scripts: Scripts::default(),
             gate: parts.gate,
             state: parts.state,
             state_before: None,

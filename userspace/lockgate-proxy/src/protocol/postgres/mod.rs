@@ -15,6 +15,7 @@ mod masks;
 mod operation;
 mod prepared;
 mod respond;
+mod scripts;
 mod simple;
 mod startup;
 mod stream;

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{metrics::RECORD_SECONDS, report::Ending, upstream::Housekeeping};
 use bytes::Bytes;
-use lockgate_inspect::sql::{Control, Script, Statement};
+use lockgate_inspect::sql::{Control, Inspector, Script, Statement};
 use lockgate_model::{
     event::{Event, EventKind},
     operation::{Facts, Operation},
@@ -172,8 +172,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
 
     /// The statements of a text, as the target would read them now.
     pub(crate) fn script(&mut self, text: &str) -> Script {
-        let catalogue = self.masks.catalogue().cloned();
-        self.inspector.script(text, &self.state, catalogue.as_deref())
+        self.scripts.understand(Inspector, text, &self.state, self.masks.catalogue())
     }
 
     /// Gets a fresh catalogue when masks could apply. Without one, what could be masked is refused later.
