@@ -406,7 +406,7 @@ impl Reference {
             return Err("not_authorized");
         }
         if let Some((_, _, earlier)) = self.votes.get(&person)
-            && !(*earlier && !approve)
+            && (!*earlier || approve)
         {
             return Err("duplicate");
         }
