@@ -221,13 +221,15 @@ fn target(target: &Target) -> Value {
 fn identity(request: &ApprovalRequest) -> Value {
     let session = &request.session;
     let workload: &Workload = &session.workload;
+    // Another statement on the same command line may touch what this one does not.
+    let masked = request.operation.touches_masked || request.verdict.obligations.mask.is_some();
     json!({
         "principal": session.principal.id,
         "display": visible(&session.principal.display),
         "kind": session.principal.kind,
         "assurance": session.principal.assurance,
         "established_by": visible(&workload.established_by),
-        "process": process(&workload.process, request.operation.touches_masked),
+        "process": process(&workload.process, masked),
         "cgroup": workload.cgroup.as_deref().map(visible),
         "unit": workload.unit.as_ref().map(unit),
         "container": workload.container,
