@@ -149,3 +149,40 @@ fn pgbench_runs_in_every_mode() -> Result<()> {
     ensure!(started == ended, "{started} {ended}");
     Ok(())
 }
+
+#[test]
+fn a_prepared_statement_means_what_the_server_reads_now() -> Result<()> {
+    let world = World::start(&[("env", "production")])?;
+    world.server.psql_in(
+        "orders",
+        "CREATE SCHEMA evil; \
+         CREATE FUNCTION evil.lower(text) RETURNS text LANGUAGE sql AS 'SELECT ''evil'''; \
+         GRANT USAGE ON SCHEMA evil TO app;",
+    )?;
+    let classes = |world: &World| -> Vec<(String, String)> {
+        let decided = world.recorder.events().into_iter().filter_map(|event| match event {
+            EventKind::OperationDecided { operation, .. } => match &*operation.facts {
+                lockgate_model::operation::Facts::Sql(facts) => {
+                    Some((operation.text.to_string(), facts.class.to_string()))
+                }
+            },
+            _ => None,
+        });
+        decided.collect()
+    };
+    runtime()?.block_on(async {
+        let client = connect(&world).await?;
+        let statement = client.prepare("SELECT lower('A'::text)").await?;
+        ensure!(client.query_one(&statement, &[]).await?.get::<_, String>(0) == "a");
+        client.batch_execute("SET search_path = evil, pg_catalog").await?;
+        let _ = client.query(&statement, &[]).await;
+        client.batch_execute("SET search_path = DEFAULT; PREPARE p AS SELECT 1; EXECUTE p").await?;
+        anyhow::Ok(())
+    })?;
+    let seen = classes(&world);
+    let lower: Vec<&str> =
+        seen.iter().filter(|(text, _)| text.contains("lower")).map(|(_, class)| class.as_str()).collect();
+    ensure!(lower.len() == 3 && lower[..2] == ["read", "read"] && lower[2] != "read", "{seen:?}");
+    world.finish()?;
+    Ok(())
+}

@@ -11,6 +11,7 @@ use super::{
     judge::{Asked, Granted, Judgement},
     operation::{self, TransactionWalk},
     prepared::{Portal, Prepared},
+    scripts::names_something,
     words,
 };
 use crate::{report::Ending, upstream::Housekeeping};
@@ -77,11 +78,38 @@ impl Batch {
 
 /// A message of the batch, resolved: what it names is known, what it asks has a place in the list of operations.
 enum Planned {
-    Parse { name: PgString, prepared: Arc<Prepared>, bytes: Bytes, bound: bool, asked: Option<usize> },
-    Bind { name: PgString, portal: Portal, bytes: Bytes, executed: bool, asked: Option<usize> },
-    Describe { target: Target, prepared: Option<Arc<Prepared>>, bytes: Bytes },
-    Execute { name: PgString, portal: Portal, bind: Option<usize>, bytes: Bytes, asked: Option<usize> },
-    Close { target: Target, bytes: Bytes },
+    Parse {
+        name: PgString,
+        prepared: Arc<Prepared>,
+        bytes: Bytes,
+        bound: bool,
+        asked: Option<usize>,
+    },
+    Bind {
+        name: PgString,
+        portal: Portal,
+        statement: Option<Arc<Statement>>,
+        bytes: Bytes,
+        executed: bool,
+        asked: Option<usize>,
+    },
+    Describe {
+        target: Target,
+        prepared: Option<Arc<Prepared>>,
+        bytes: Bytes,
+    },
+    Execute {
+        name: PgString,
+        portal: Portal,
+        statement: Option<Arc<Statement>>,
+        bind: Option<usize>,
+        bytes: Bytes,
+        asked: Option<usize>,
+    },
+    Close {
+        target: Target,
+        bytes: Bytes,
+    },
 }
 
 /// A batch that cannot even be asked about: the words for the client.
@@ -298,13 +326,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                         let text = format!("portal \"{}\" is not known", name.to_string_lossy());
                         return Err(Unfit::new(NO_PORTAL, &text));
                     };
-                    if let Some(statement) = &portal.prepared.statement
+                    let statement = self.current(&portal.prepared);
+                    if let Some(statement) = &statement
                         && !matches!(statement.control, Control::None)
                     {
                         before.get_or_insert_with(|| self.state.clone());
                         self.state.sent(statement);
                     }
-                    Planned::Execute { name, portal, bind, bytes, asked: None }
+                    Planned::Execute { name, portal, statement, bind, bytes, asked: None }
                 }
                 Item::Close(target, bytes) => Planned::Close { target, bytes },
             };
@@ -331,8 +360,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 return Err(Unfit::new(SYNTAX_ERROR, text));
             }
         };
+        let generation = self.scripts.generation(&self.state, self.masks.catalogue());
         let prepared = Arc::new(Prepared {
             statement,
+            generation,
             declared: parse.parameter_types.clone(),
             described: Default::default(),
             strip: Default::default(),
@@ -349,9 +380,29 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             let text = format!("prepared statement \"{}\" is not known", bind.statement.to_string_lossy());
             return Err(Unfit::new(NO_STATEMENT, &text));
         };
+        let statement = self.current(&prepared);
         let parameters: Vec<Parameter> = operation::parameters(bind, prepared.types());
         let portal = Portal { prepared, parameters: parameters.into(), approval: None };
-        Ok(Planned::Bind { name: bind.portal.clone(), portal, bytes, executed: false, asked: None })
+        Ok(Planned::Bind {
+            name: bind.portal.clone(),
+            portal,
+            statement,
+            bytes,
+            executed: false,
+            asked: None,
+        })
+    }
+
+    /// What a prepared statement would run now. The server reads its text anew when the search path or the schema changed,
+    /// and EXECUTE and FETCH mean what their name means at that moment; so does this.
+    fn current(&mut self, prepared: &Prepared) -> Option<Arc<Statement>> {
+        let statement = prepared.statement.as_ref()?;
+        let generation = self.scripts.generation(&self.state, self.masks.catalogue());
+        if generation == prepared.generation && !names_something(&statement.text) {
+            return Some(statement.clone());
+        }
+        // One statement then is one statement now, or a text that is not understood any more.
+        self.script(&statement.text).statements.first().or(Some(statement)).cloned()
     }
 
     /// The prepared statement of this name as it will be when the batch has come this far.
@@ -395,26 +446,24 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         let mut asked = Vec::new();
         let mut empty = false;
         for item in planned {
-            let (prepared, parameters, approval, seat, runs) = match item {
+            let (statement, parameters, approval, seat, runs) = match item {
                 Planned::Parse { prepared, bound: false, asked, .. } => {
-                    (prepared.clone(), Arc::from([]), None, asked, false)
+                    (prepared.statement.clone(), Arc::from([]), None, asked, false)
                 }
-                Planned::Bind { portal, executed: false, asked, .. } => {
+                Planned::Bind { portal, statement, executed: false, asked, .. } => {
                     let approval = portal.prepared.approved();
-                    (portal.prepared.clone(), portal.parameters.clone(), approval, asked, false)
+                    (statement.clone(), portal.parameters.clone(), approval, asked, false)
                 }
-                Planned::Execute { portal, asked, .. } => {
+                Planned::Execute { portal, statement, asked, .. } => {
                     let approval = portal.approval.clone().or_else(|| portal.prepared.take_approval());
-                    (portal.prepared.clone(), portal.parameters.clone(), approval, asked, true)
+                    (statement.clone(), portal.parameters.clone(), approval, asked, true)
                 }
                 Planned::Parse { .. }
                 | Planned::Bind { .. }
                 | Planned::Describe { .. }
-                | Planned::Close { .. } => {
-                    continue;
-                }
+                | Planned::Close { .. } => continue,
             };
-            let Some(statement) = &prepared.statement else {
+            let Some(statement) = &statement else {
                 empty = true;
                 continue;
             };
@@ -479,7 +528,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                         described = Some(name);
                     }
                 }
-                Planned::Execute { name, portal, bind, bytes, asked } => {
+                Planned::Execute { name, portal, statement: _, bind, bytes, asked } => {
                     let Some((mut flight, granted)) = take(asked) else { continue };
                     portal.prepared.learn(flight.strip());
                     if flight.is_masked() {

@@ -64,8 +64,10 @@ impl<C> Engine<C> {
             SearchPath::Known(schemas) => Some(schemas.join(", ")),
             SearchPath::Unknown => Some("(unknown)".to_owned()),
         };
+        let (text, normalized) = self.spelled_out(statement);
+        let session = &self.gate.session;
         let digest = digest(&DigestParts {
-            statement: &statement.text,
+            statement: &text,
             parameters: &parameters,
             role,
             database: &self.database,
@@ -77,8 +79,8 @@ impl<C> Engine<C> {
             id: self.gate.operation_id(),
             session: session.id,
             facts: statement.facts.clone(),
-            text: statement.text.clone(),
-            normalized: statement.normalized.clone(),
+            text,
+            normalized,
             parameters,
             digest,
             context: SqlContext {
@@ -89,6 +91,38 @@ impl<C> Engine<C> {
             },
             touches_masked,
         })
+    }
+}
+
+impl<C> Engine<C> {
+    /// The statement's texts. For EXECUTE and FETCH with what they run: the name alone tells an approver nothing, and an
+    /// approval must not be good for whatever the name means later.
+    fn spelled_out(&self, statement: &Statement) -> (Arc<str>, Arc<str>) {
+        let (name, inner) = match &statement.control {
+            Control::Execute { name } => (name, self.state.prepared(name)),
+            Control::Fetch { name } => (name, self.state.cursor(name)),
+            Control::None
+            | Control::Begin
+            | Control::Commit { .. }
+            | Control::Rollback { .. }
+            | Control::Savepoint
+            | Control::RollbackTo
+            | Control::Set { .. }
+            | Control::ResetAll
+            | Control::DiscardAll
+            | Control::Prepare { .. }
+            | Control::Deallocate { .. }
+            | Control::Declare { .. }
+            | Control::Close { .. }
+            | Control::Anything => return (statement.text.clone(), statement.normalized.clone()),
+        };
+        match inner {
+            None => (statement.text.clone(), statement.normalized.clone()),
+            Some(inner) => (
+                format!("{}\n-- {name}: {}", statement.text, inner.text).into(),
+                format!("{}\n-- {name}: {}", statement.normalized, inner.normalized).into(),
+            ),
+        }
     }
 }
 

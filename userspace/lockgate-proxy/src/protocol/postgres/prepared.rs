@@ -17,8 +17,10 @@ use std::{
 /// A statement that Parse prepared.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    /// What it is; None for an empty text.
+    /// What it was when it was parsed; None for an empty text.
     pub(crate) statement: Option<Arc<Statement>>,
+    /// How long that holds: the server reads the text anew when its search_path or the schema changed.
+    pub(crate) generation: u64,
     /// Parameter types as Parse gave them.
     pub(crate) declared: Vec<u32>,
     /// Parameter types as the server described them.

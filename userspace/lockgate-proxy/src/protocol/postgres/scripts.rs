@@ -57,12 +57,29 @@ impl Basis {
 #[derive(Default)]
 pub(crate) struct Scripts {
     basis: Option<Basis>,
+    /// Counts changes of the basis.
+    generation: u64,
     known: HashMap<Arc<str>, Script>,
     /// The oldest first.
     order: VecDeque<Arc<str>>,
 }
 
 impl Scripts {
+    /// As long as this number stays the same, what was understood still holds (unless it [`names_something`]).
+    pub(crate) fn generation(
+        &mut self,
+        state: &SessionState,
+        catalogue: Option<&Arc<CatalogueSnapshot>>,
+    ) -> u64 {
+        if !self.basis.as_ref().is_some_and(|basis| basis.holds(state, catalogue)) {
+            self.basis = Some(Basis::of(state, catalogue));
+            self.generation += 1;
+            self.known.clear();
+            self.order.clear();
+        }
+        self.generation
+    }
+
     /// What a text means now.
     pub(crate) fn understand(
         &mut self,
@@ -74,11 +91,7 @@ impl Scripts {
         if text.len() > CACHED_SCRIPT_BYTES || names_something(text) {
             return inspector.script(text, state, catalogue.map(|catalogue| &**catalogue));
         }
-        if !self.basis.as_ref().is_some_and(|basis| basis.holds(state, catalogue)) {
-            self.basis = Some(Basis::of(state, catalogue));
-            self.known.clear();
-            self.order.clear();
-        }
+        self.generation(state, catalogue);
         if let Some(script) = self.known.get(text) {
             return script.clone();
         }
@@ -95,7 +108,8 @@ impl Scripts {
     }
 }
 
-fn names_something(text: &str) -> bool {
+/// Whether the meaning of the text lies in a name that it mentions. It only ever says so too often.
+pub(crate) fn names_something(text: &str) -> bool {
     let text = text.as_bytes();
     NAMING
         .iter()
