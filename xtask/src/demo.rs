@@ -10,7 +10,14 @@ pub(crate) fn run(interactive: bool) -> Result<()> {
         bail!("the demo loads eBPF programs and makes cgroups: run it as root (sudo -E cargo xtask demo)");
     }
     shell::step("build (a few minutes the first time)");
-    shell::run(&mut shell::cargo(&["build", "--package", "lockgate", "--package", "lockgate-tests", "--bins"]))?;
+    shell::run(&mut shell::cargo(&[
+        "build",
+        "--package",
+        "lockgate",
+        "--package",
+        "lockgate-tests",
+        "--bins",
+    ]))?;
     let mut demo = Command::new(shell::target().join("debug/lockgate-demo"));
     if interactive {
         demo.arg("--interactive");

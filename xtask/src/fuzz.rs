@@ -21,7 +21,14 @@ pub(crate) fn run(seconds: u64, only: Option<&str>) -> Result<()> {
         shell::step(&format!("fuzz {target} for {seconds} s"));
         shell::run(
             Command::new("cargo")
-                .args(["fuzz", "run", &target, "--", &format!("-max_total_time={seconds}"), "-rss_limit_mb=2048"])
+                .args([
+                    "fuzz",
+                    "run",
+                    &target,
+                    "--",
+                    &format!("-max_total_time={seconds}"),
+                    "-rss_limit_mb=2048",
+                ])
                 .env("RUSTUP_TOOLCHAIN", bpf::NIGHTLY)
                 .env_remove("CARGO")
                 .current_dir(&fuzz),

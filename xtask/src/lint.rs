@@ -9,5 +9,13 @@ pub(crate) fn all() -> Result<()> {
     shell::step("layers");
     tidy::check()?;
     shell::step("clippy");
-    shell::run(&mut shell::cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))
+    shell::run(&mut shell::cargo(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ]))
 }

@@ -14,14 +14,33 @@ pub(crate) fn all(filter: Option<&str>) -> Result<()> {
     counted(&["test", "--workspace", "--no-fail-fast"], filter)
 }
 
+/// The suites that need the daemon, the kernel or a server.
 pub(crate) fn end_to_end(filter: Option<&str>) -> Result<()> {
-    counted(&["test", "--package", "lockgate-tests", "--no-fail-fast"], filter)
+    // The whole workspace is built, as `all` does: the same features, and the daemon that the tests start.
+    shell::run(&mut shell::cargo(&["test", "--workspace", "--no-run", "--quiet"]))?;
+    let mut arguments = vec!["test", "--workspace", "--no-fail-fast"];
+    let suites = suites()?;
+    arguments.extend(suites.iter().flat_map(|suite| ["--test", suite.as_str()]));
+    counted(&arguments, filter)
 }
 
-/// Runs `cargo test`, passing its output on, and sums what every test binary reported.
+/// The test binaries of package lockgate-tests.
+fn suites() -> Result<Vec<String>> {
+    let mut suites: Vec<String> = std::fs::read_dir(shell::root().join("tests/tests"))?
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let is_suite =
+                path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").is_file();
+            is_suite.then(|| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()))?
+        })
+        .collect();
+    suites.sort();
+    Ok(suites)
+}
+
+/// Runs `cargo test`, passing its output on, and sums what every test binary reported. Cargo builds everything before
+/// it runs anything, so the daemon that the end-to-end tests start is there.
 fn counted(arguments: &[&str], filter: Option<&str>) -> Result<()> {
-    // The end-to-end tests start the daemon that this builds.
-    shell::run(&mut shell::cargo(&["build", "--package", "lockgate"]))?;
     let mut command = shell::cargo(arguments);
     command.args(filter).stdout(Stdio::piped());
     let mut child = command.spawn().context("cannot start cargo test")?;
@@ -76,7 +95,9 @@ mod tests {
     #[test]
     fn sums_what_libtest_prints() {
         let mut sum = Summary::default();
-        sum.add("test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s");
+        sum.add(
+            "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+        );
         sum.add("test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s");
         sum.add("test something ... ok");
         assert_eq!(sum, Summary { passed: 15, failed: 2, ignored: 1 });

@@ -50,12 +50,29 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that perform no IO and read no clock, environment or randomness.
-const PURE: &[&str] = &["lockgate-model", "lockgate-wire", "lockgate-inspect", "lockgate-policy", "lockgate-audit"];
+const PURE: &[&str] =
+    &["lockgate-model", "lockgate-wire", "lockgate-inspect", "lockgate-policy", "lockgate-audit"];
 
 /// What a pure crate may not reach.
 const IO: &[&str] = &[
-    "tokio", "mio", "async-std", "smol", "socket2", "nix", "rustix", "hyper", "reqwest", "axum", "sled", "aya",
-    "tokio-postgres", "tokio-rustls", "rustls", "getrandom", "notify", "tempfile",
+    "tokio",
+    "mio",
+    "async-std",
+    "smol",
+    "socket2",
+    "nix",
+    "rustix",
+    "hyper",
+    "reqwest",
+    "axum",
+    "sled",
+    "aya",
+    "tokio-postgres",
+    "tokio-rustls",
+    "rustls",
+    "getrandom",
+    "notify",
+    "tempfile",
 ];
 
 /// Reached through a crate that a pure crate needs, and switched off there or harmless: why.
@@ -210,7 +227,9 @@ impl Graph {
 fn is_normal(kind: &DependencyKind) -> bool {
     kind.kind.is_none()
         && kind.target.as_deref().is_none_or(|target| {
-            !["windows", "wasm", "macos", "redox", "hermit", "wasi"].iter().any(|other| target.contains(other))
+            !["windows", "wasm", "macos", "redox", "hermit", "wasi"]
+                .iter()
+                .any(|other| target.contains(other))
         })
 }
 
@@ -219,7 +238,8 @@ mod tests {
     use super::*;
 
     fn real() -> Metadata {
-        let output = shell::cargo(&["metadata", "--format-version", "1", "--locked", "--offline"]).output().unwrap();
+        let output =
+            shell::cargo(&["metadata", "--format-version", "1", "--locked", "--offline"]).output().unwrap();
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
@@ -237,9 +257,21 @@ mod tests {
         for (from, to, expected) in [
             ("lockgate-proxy", "lockgate-control", "lockgate-proxy → lockgate-control points up or sideways"),
             ("lockgate-model", "lockgate-policy", "lockgate-model → lockgate-policy points up or sideways"),
-            ("lockgate-policy", "tokio", "lockgate-policy is pure but reaches tokio: lockgate-policy → tokio"),
-            ("lockgate-proxy", "sqlparser", "lockgate-proxy → sqlparser: only lockgate-inspect may (.deny.toml)"),
-            ("lockgate-control", "aya", "lockgate-control → aya: only lockgate-intercept, aya-log may (.deny.toml)"),
+            (
+                "lockgate-policy",
+                "tokio",
+                "lockgate-policy is pure but reaches tokio: lockgate-policy → tokio",
+            ),
+            (
+                "lockgate-proxy",
+                "sqlparser",
+                "lockgate-proxy → sqlparser: only lockgate-inspect may (.deny.toml)",
+            ),
+            (
+                "lockgate-control",
+                "aya",
+                "lockgate-control → aya: only lockgate-intercept, aya-log may (.deny.toml)",
+            ),
         ] {
             let mut graph = Graph::new(&real());
             graph.edges.entry(from.to_owned()).or_default().insert(to.to_owned());
