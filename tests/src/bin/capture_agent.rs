@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{
     io::{BufRead as _, ErrorKind, Write as _},
-    net::{IpAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd as _,
     sync::{Arc, Condvar, Mutex, PoisonError, mpsc},
     thread,
@@ -43,7 +43,7 @@ struct Request {
     quiet: bool,
     /// Dial this address all the time: traffic of the proxy itself.
     #[serde(default)]
-    dial: Option<std::net::SocketAddr>,
+    dial: Option<SocketAddr>,
     /// Accept nothing before the command `accept`: clients can be gone by then.
     #[serde(default)]
     hold: bool,
@@ -208,9 +208,10 @@ fn answer(interceptor: &Interceptor, gate: &Gate, line: &str) -> Value {
 }
 
 fn accept(listener: &TcpListener, interceptor: &Interceptor, attribute: bool, quiet: bool) {
-    for connection in listener.incoming() {
-        match connection {
-            Ok(connection) => answer_one(connection, interceptor, attribute, quiet),
+    loop {
+        match listener.accept() {
+            // The address that accept gives is there even when the client is gone; getpeername's is not.
+            Ok((connection, peer)) => answer_one(connection, peer, interceptor, attribute, quiet),
             // A client that was gone before accept.
             Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
             Err(error) => tell(&json!({ "event": "accept_failed", "error": error.to_string() })),
@@ -218,11 +219,13 @@ fn accept(listener: &TcpListener, interceptor: &Interceptor, attribute: bool, qu
     }
 }
 
-fn answer_one(mut connection: TcpStream, interceptor: &Interceptor, attribute: bool, quiet: bool) {
-    let Ok(peer) = connection.peer_addr() else {
-        tell(&json!({ "event": "no_peer" }));
-        return;
-    };
+fn answer_one(
+    mut connection: TcpStream,
+    peer: SocketAddr,
+    interceptor: &Interceptor,
+    attribute: bool,
+    quiet: bool,
+) {
     match interceptor.flow(connection.as_fd(), ClientAddr(peer)) {
         Ok(flow) => {
             // A client that did not wait is no error here.
@@ -237,7 +240,7 @@ fn answer_one(mut connection: TcpStream, interceptor: &Interceptor, attribute: b
 }
 
 /// The proxy's own connections; told each time, so that the test sees that they go on.
-fn dial_for_ever(address: std::net::SocketAddr, report: &mpsc::SyncSender<Value>) {
+fn dial_for_ever(address: SocketAddr, report: &mpsc::SyncSender<Value>) {
     use std::io::Read as _;
     loop {
         let mut answer = String::new();

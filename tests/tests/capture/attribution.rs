@@ -15,7 +15,7 @@ fn process(flow: &Value) -> &Value {
     &flow["flow"]["process"]
 }
 
-/// Field 22 of /proc/<pid>/stat.
+/// Field 22 of `/proc/<pid>/stat`.
 fn start_ticks(pid: u32) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let rest = text.rsplit_once(')').context("stat")?.1;

@@ -1,8 +1,8 @@
 //! Ways around capture that were measured, each with what it meets now.
 
-use crate::harness::{Lab, Namespace, outcomes};
+use crate::harness::{Agent, Lab, Namespace, PATIENCE, outcomes};
 use anyhow::{Context as _, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[test]
 fn a_socket_made_before_joining_is_redirected() -> Result<()> {
@@ -85,6 +85,33 @@ fn a_dial_by_hand_from_a_governed_source_port_inherits_nothing() -> Result<()> {
     let lines = lab.client(&lab.outside(), &["from-port", &proxy, SOURCE])?;
     assert_ne!(outcomes(&lines), ["proxy"]);
     assert_eq!(agent.counter("attributed")?, 1);
+    Ok(())
+}
+
+#[test]
+fn a_dial_by_hand_does_not_inherit_a_handshake_that_never_ended() -> Result<()> {
+    const SOURCE: &str = "9432";
+    let lab = Lab::new()?;
+    let namespace = Namespace::new("true")?;
+    let mut request = lab.request();
+    request["targets"] = json!(["198.51.100.0/24:5432"]);
+    let mut agent = Agent::start_in(&namespace, &request)?;
+    // Every packet is too long for this queue: the governed SYN is lost after the kernel side recorded it.
+    namespace.run("tc qdisc add dev lo root tbf rate 8bit burst 10b limit 10b")?;
+    let mut lost = namespace.start_client(&lab.inside(), &["from-port", "198.51.100.1:5432", SOURCE])?;
+    let start = std::time::Instant::now();
+    while agent.counter("redirected")? == 0 {
+        anyhow::ensure!(start.elapsed() < PATIENCE, "the governed connect() was not redirected");
+    }
+    // The SYN follows the redirection inside the same system call; its retransmission comes a second later.
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    lost.kill();
+    namespace.run("tc qdisc del dev lo root")?;
+    let proxy = format!("127.0.0.1:{}", agent.port);
+    let line = namespace.client(&lab.outside(), &["from-port", &proxy, SOURCE])?;
+    assert_ne!(line["outcome"], "proxy", "{line}");
+    agent.next("unattributed")?;
+    assert_eq!(agent.counter("attributed")?, 0);
     Ok(())
 }
 

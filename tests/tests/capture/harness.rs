@@ -319,7 +319,10 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn start(cgroup: &Path, uid: Option<u32>, arguments: &[&str]) -> Result<Self> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_capture_client"));
+        Self::spawn(&mut Command::new(env!("CARGO_BIN_EXE_capture_client")), cgroup, uid, arguments)
+    }
+
+    fn spawn(command: &mut Command, cgroup: &Path, uid: Option<u32>, arguments: &[&str]) -> Result<Self> {
         command.arg("--cgroup").arg(cgroup);
         if let Some(uid) = uid {
             command.args(["--uid", &uid.to_string()]);
@@ -335,6 +338,12 @@ impl Client {
 
     pub(crate) fn line(&self) -> Result<Value> {
         self.lines.next()
+    }
+
+    /// SIGKILL, and until it is gone.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     /// Lets a client that was started with `--wait` go on.
@@ -357,8 +366,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 
@@ -388,6 +396,18 @@ impl Namespace {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/proc/{}/ns/net", self.0.id())).arg(program);
         command
+    }
+
+    /// Runs a shell command inside.
+    pub(crate) fn run(&self, script: &str) -> Result<()> {
+        let status = self.command("sh").args(["-c", script]).status()?;
+        ensure!(status.success(), "{script:?} failed in the namespace: {status}");
+        Ok(())
+    }
+
+    /// Starts a client inside.
+    pub(crate) fn start_client(&self, cgroup: &Path, arguments: &[&str]) -> Result<Client> {
+        Client::spawn(&mut self.command(env!("CARGO_BIN_EXE_capture_client")), cgroup, None, arguments)
     }
 
     /// Runs a client inside, and gives its one line.
