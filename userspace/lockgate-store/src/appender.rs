@@ -1,4 +1,9 @@
-//! The thread that writes: takes what is queued, links and writes it in one go, answers.
+//! The one writer: links what is queued, writes it in one go, answers.
+//!
+//! Usually whoever records does the writing, there and then ([`Writer::write_now`]): a write to the page cache
+//! takes less than waking another thread twice. It takes along what others have queued. Who finds the writer
+//! taken queues, and the writing thread ([`Writer::run`]) sees to it; so it does when a write is likely to
+//! block: a full or slow disk, a new segment, a backlog.
 //!
 //! A batch is written whole or not at all: when a write fails, the segment is cut back to where the batch
 //! began and the chain goes back with it, so whoever was refused left nothing behind. Refused requests are
@@ -25,7 +30,7 @@ use std::{
     collections::VecDeque,
     fs::File,
     io::{self, Read},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError, TryLockError},
     time::{Duration, Instant},
 };
 
@@ -42,6 +47,13 @@ const RETRY_EVERY: Duration = Duration::from_millis(500);
 /// A segment is not made anew more often than this: each try copies it.
 const HEAL_EVERY: Duration = Duration::from_millis(250);
 
+/// A write to the page cache that took this long met a disk that throttles.
+const SLOW_WRITE: Duration = Duration::from_millis(2);
+
+/// After a slow write only the writing thread writes, for this long: tasks then wait instead of blocking the
+/// thread they share.
+const SLOW_FOR: Duration = Duration::from_secs(1);
+
 /// Where a record rests, for the index.
 #[derive(Clone, Debug)]
 pub(crate) struct Resting {
@@ -51,15 +63,70 @@ pub(crate) struct Resting {
     pub(crate) fact: Fact,
 }
 
-/// What the writing thread owns.
+/// The log's end, and who may write there: one at a time. None once the log is closed.
+pub(crate) struct Writer {
+    queue: Arc<Queue>,
+    /// Recorders only ever try this lock; the writing thread alone waits for it.
+    appender: Mutex<Option<Appender>>,
+}
+
+impl Writer {
+    pub(crate) fn new(queue: Arc<Queue>, appender: Appender) -> Self {
+        Self { queue, appender: Mutex::new(Some(appender)) }
+    }
+
+    /// Writes `entry` now, with what is queued before it, or gives it back when that could take long.
+    pub(crate) fn write_now(&self, entry: Entry) -> Result<(), Entry> {
+        let mut guard = match self.appender.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(entry),
+        };
+        let Some(appender) = &mut *guard else { return Err(entry) };
+        let room = appender.room().checked_sub(entry.bytes());
+        let Some(mut work) = room.and_then(|room| self.queue.drain_within(room)) else { return Err(entry) };
+        work.entries.push_back(entry);
+        appender.commit(work);
+        if appender.unfinished() {
+            // The writing thread tries again later; it sleeps without a limit until it is told.
+            self.queue.alarm();
+        }
+        Ok(())
+    }
+
+    /// The writing thread. Ends when the queue says so; true when nothing was left behind.
+    pub(crate) fn run(&self) -> bool {
+        let mut retry = None;
+        loop {
+            let stopping = self.queue.wait(retry);
+            let mut guard = self.appender.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(appender) = &mut *guard else { return false };
+            appender.commit(self.queue.drain());
+            retry = appender.unfinished().then_some(RETRY_EVERY);
+            if stopping {
+                let left = appender.lost + appender.backlog_events as u64 + self.queue.leftover();
+                if left > 0 {
+                    tracing::error!(
+                        events = left,
+                        "events could not be written to the audit log before the end"
+                    );
+                }
+                let clean = left == 0 && appender.syncer.failure().is_none() && !appender.overhang;
+                *guard = None;
+                return clean;
+            }
+        }
+    }
+}
+
+/// What it takes to write at the log's end.
 pub(crate) struct Appender {
-    pub(crate) disk: Arc<dyn Disk>,
-    pub(crate) layout: Layout,
-    pub(crate) queue: Arc<Queue>,
-    pub(crate) syncer: Arc<Syncer>,
-    pub(crate) ambient: Arc<dyn Ambient>,
-    pub(crate) feed: Feed,
-    pub(crate) segment_bytes: u64,
+    disk: Arc<dyn Disk>,
+    layout: Layout,
+    syncer: Arc<Syncer>,
+    ambient: Arc<dyn Ambient>,
+    feed: Feed,
+    segment_bytes: u64,
     chain: Chain,
     segment: Segment,
     file: Arc<dyn SegmentFile>,
@@ -70,6 +137,7 @@ pub(crate) struct Appender {
     /// The segment holds bytes that could not be cut off.
     overhang: bool,
     healed_at: Option<Instant>,
+    slow_at: Option<Instant>,
     backlog: VecDeque<Entry>,
     backlog_events: usize,
     backlog_bytes: usize,
@@ -90,7 +158,6 @@ pub(crate) struct Position {
 pub(crate) struct Parts {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) layout: Layout,
-    pub(crate) queue: Arc<Queue>,
     pub(crate) syncer: Arc<Syncer>,
     pub(crate) ambient: Arc<dyn Ambient>,
     pub(crate) feed: Feed,
@@ -100,12 +167,11 @@ pub(crate) struct Parts {
 impl Appender {
     /// Goes on at `position`, where everything is synced.
     pub(crate) fn new(parts: Parts, position: Position) -> Self {
-        let Parts { disk, layout, queue, syncer, ambient, feed, segment_bytes } = parts;
+        let Parts { disk, layout, syncer, ambient, feed, segment_bytes } = parts;
         let Position { chain, segment, file, len } = position;
         Self {
             disk,
             layout,
-            queue,
             syncer,
             ambient,
             feed,
@@ -118,6 +184,7 @@ impl Appender {
             tail_start: len,
             overhang: false,
             healed_at: None,
+            slow_at: None,
             backlog: VecDeque::new(),
             backlog_events: 0,
             backlog_bytes: 0,
@@ -139,24 +206,19 @@ impl Appender {
         Ok(())
     }
 
-    /// The thread. Ends when the queue says so; true when nothing was left behind.
-    pub(crate) fn run(mut self) -> bool {
-        loop {
-            let unfinished = !self.backlog.is_empty() || self.lost > 0;
-            let work = self.queue.take(unfinished.then_some(RETRY_EVERY));
-            let stopping = work.stopping;
-            self.commit(work);
-            if stopping {
-                let left = self.lost + self.backlog_events as u64 + self.queue.leftover();
-                if left > 0 {
-                    tracing::error!(
-                        events = left,
-                        "events could not be written to the audit log before the end"
-                    );
-                }
-                return left == 0 && self.syncer.failure().is_none() && !self.overhang;
-            }
+    /// Events wait that nobody will ask about again.
+    fn unfinished(&self) -> bool {
+        !self.backlog.is_empty() || self.lost > 0
+    }
+
+    /// How many bytes can be written here without anything that takes long; 0 when the writing thread should.
+    fn room(&self) -> usize {
+        let slow = self.slow_at.is_some_and(|at| at.elapsed() < SLOW_FOR);
+        if slow || self.unfinished() || self.overhang || self.syncer.failure().is_some() {
+            return 0;
         }
+        let in_segment = usize::try_from(self.segment_bytes.saturating_sub(self.len)).unwrap_or(usize::MAX);
+        in_segment.min(UNSYNCED_BYTES.saturating_sub(self.tail.len())).min(BATCH_BYTES)
     }
 
     /// Writes what waits, in order, in as few writes as the bounds allow.
@@ -213,7 +275,12 @@ impl Appender {
             let Tip { seq, .. } = self.chain.append(encoded, &mut self.buffer);
             resting.push(Resting { seq, segment: self.segment.first_seq, offset, fact: fact.clone() });
         }
-        if let Err(error) = write_all(&*self.file, &self.buffer) {
+        let begin = Instant::now();
+        let written = write_all(&*self.file, &self.buffer);
+        if begin.elapsed() > SLOW_WRITE {
+            self.slow_at = Some(begin);
+        }
+        if let Err(error) = written {
             self.chain.rewind(before);
             self.overhang = self.file.truncate(self.len).is_err();
             return Err(format!("write: {error}"));
@@ -229,10 +296,7 @@ impl Appender {
         for Entry { events, reply } in batch {
             seq += events.len() as u64;
             match reply {
-                Some((Durability::Written, answer)) => {
-                    // Whoever went away does not need the answer.
-                    let _ = answer.send(Ok(Receipt::new(seq)));
-                }
+                Some((Durability::Written, answer)) => answer.give(Ok(Receipt::new(seq))),
                 Some((Durability::Synced, answer)) => waiters.push(Waiter { seq, answer }),
                 None => {}
             }
@@ -261,8 +325,7 @@ impl Appender {
     fn refuse(&mut self, entry: Entry, error: &RecordError) {
         let Entry { events, reply } = entry;
         match reply {
-            // Whoever went away does not need the answer.
-            Some((_, answer)) => drop(answer.send(Err(error.clone()))),
+            Some((_, answer)) => answer.give(Err(error.clone())),
             None => self.keep(Entry { events, reply: None }),
         }
     }

@@ -22,17 +22,18 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     panic::AssertUnwindSafe,
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
-    },
+    sync::{Arc, Condvar, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 use tables::Tables;
 
-/// Batches that may wait for the index. Past it the index reads from the log what it missed.
-const FEED_BATCHES: usize = 256;
+/// Records that may wait for the index. Past it the index reads from the log what it missed.
+const FEED_RECORDS: usize = 32_768;
+
+/// How long records are gathered before the index takes them: nobody waits for it, and waking it for each
+/// record would cost more than indexing does.
+const GATHER: Duration = Duration::from_millis(100);
 
 /// How often what is counted goes to disk. A crash costs reading a second's records again.
 const PERSIST_EVERY: Duration = Duration::from_secs(1);
@@ -97,7 +98,7 @@ impl Index {
             Err(error) => {
                 tracing::info!(%error, "the index is built anew from the log");
                 match std::fs::remove_dir_all(layout.index()) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
                     _ => Self::open_existing(layout),
                 }
             }
@@ -323,32 +324,55 @@ impl Shared {
     }
 }
 
-/// The writer's end: never waits.
-pub(crate) struct Feed(SyncSender<Vec<Resting>>);
+/// Records on their way to the index.
+#[derive(Default)]
+struct Gathered {
+    records: Vec<Resting>,
+    ended: bool,
+}
+
+/// The writer's end: never waits. Dropping it ends the thread.
+pub(crate) struct Feed(Arc<(Mutex<Gathered>, Condvar)>);
 
 impl Feed {
     pub(crate) fn push(&self, batch: Vec<Resting>) {
-        match self.0.try_send(batch) {
-            // What finds no room is read from the log later.
-            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        let (gathered, wake) = &*self.0;
+        let mut gathered = gathered.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = gathered.records.is_empty();
+        // What finds no room is read from the log later.
+        if gathered.records.len() + batch.len() <= FEED_RECORDS {
+            gathered.records.extend(batch);
         }
+        drop(gathered);
+        if first {
+            wake.notify_one();
+        }
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        let (gathered, wake) = &*self.0;
+        gathered.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
+        wake.notify_one();
     }
 }
 
 /// Starts the thread that keeps the index. It ends, and persists, when the feed is dropped.
 pub(crate) fn keep(shared: Shared, layout: Layout) -> io::Result<(Feed, JoinHandle<()>)> {
-    let (feed, batches) = sync_channel(FEED_BATCHES);
+    let feed = Arc::new((Mutex::default(), Condvar::new()));
+    let gathered = feed.clone();
     let thread =
-        thread::Builder::new().name("audit-index".into()).spawn(move || run(&shared, &layout, &batches))?;
+        thread::Builder::new().name("audit-index".into()).spawn(move || run(&shared, &layout, &gathered))?;
     Ok((Feed(feed), thread))
 }
 
-fn run(shared: &Shared, layout: &Layout, batches: &Receiver<Vec<Resting>>) {
+fn run(shared: &Shared, layout: &Layout, feed: &(Mutex<Gathered>, Condvar)) {
     let mut persisted = Instant::now();
     let mut tried = Instant::now();
+    let mut unpersisted = false;
     loop {
-        let received = batches.recv_timeout(PERSIST_EVERY);
-        let ended = matches!(received, Err(RecvTimeoutError::Disconnected));
+        let (records, ended) = gather(feed, unpersisted);
         if shared.broken() {
             if !ended && tried.elapsed() < RETRY_EVERY {
                 continue;
@@ -358,19 +382,37 @@ fn run(shared: &Shared, layout: &Layout, batches: &Receiver<Vec<Resting>>) {
                 *shared.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(index);
             }
         }
-        if let Ok(batch) = received {
-            // A failure is told where it happens, and the index is out of use then.
-            let _ = shared.with(|index| index.feed(&batch));
-        }
+        // A failure is told where it happens, and the index is out of use then.
+        let _ = shared.with(|index| index.feed(&records));
+        unpersisted |= !records.is_empty();
         if ended || persisted.elapsed() >= PERSIST_EVERY {
             let _ = shared.with(|index| {
                 index.catch_up()?;
                 index.persist()
             });
             persisted = Instant::now();
+            unpersisted = false;
         }
         if ended {
             return;
         }
     }
+}
+
+/// Waits for records and gathers those that come soon after; `soon` waits no longer than until it is time to
+/// persist.
+fn gather(feed: &(Mutex<Gathered>, Condvar), soon: bool) -> (Vec<Resting>, bool) {
+    let (gathered, wake) = feed;
+    let mut state = gathered.lock().unwrap_or_else(PoisonError::into_inner);
+    if state.records.is_empty() && !state.ended {
+        state = if soon {
+            wake.wait_timeout(state, PERSIST_EVERY).unwrap_or_else(PoisonError::into_inner).0
+        } else {
+            wake.wait(state).unwrap_or_else(PoisonError::into_inner)
+        };
+    }
+    if !state.ended {
+        state = wake.wait_timeout(state, GATHER).unwrap_or_else(PoisonError::into_inner).0;
+    }
+    (std::mem::take(&mut state.records), state.ended)
 }

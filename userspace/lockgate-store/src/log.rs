@@ -1,7 +1,7 @@
 //! The writing side: one per directory, opened by the agent, shared as a [`Recorder`].
 
 use crate::{
-    appender::{Appender, Parts, Position},
+    appender::{Appender, Parts, Position, Writer},
     crash::{self, Open},
     disk::{Disk, RealDisk},
     error::{During, StoreError},
@@ -11,7 +11,7 @@ use crate::{
     key,
     layout::Layout,
     lock::DirLock,
-    queue::{Entry, Queue},
+    queue::{Answer, Entry, Queue},
     reader::Reader,
     recover,
     signer::Signer,
@@ -61,6 +61,7 @@ impl LogSettings {
 /// The audit log, open for writing. Dropping it closes it.
 pub struct Log {
     queue: Arc<Queue>,
+    writer: Arc<Writer>,
     layout: Layout,
     public_key: PublicKey,
     index: Shared,
@@ -68,7 +69,7 @@ pub struct Log {
 }
 
 struct Running {
-    appender: JoinHandle<bool>,
+    write_thread: JoinHandle<bool>,
     sync_thread: JoinHandle<bool>,
     signer: JoinHandle<bool>,
     indexer: JoinHandle<()>,
@@ -118,7 +119,6 @@ impl Log {
         let parts = Parts {
             disk,
             layout: layout.clone(),
-            queue: queue.clone(),
             syncer: syncer.clone(),
             ambient: ambient.clone(),
             feed,
@@ -139,11 +139,13 @@ impl Log {
         let spawn = |name: &str, work: Box<dyn FnOnce() -> bool + Send>| {
             thread::Builder::new().name(name.into()).spawn(work).during("start a thread for", &layout.dir)
         };
-        let appender = spawn("audit-write", Box::new(move || appender.run()))?;
+        let writer = Arc::new(Writer::new(queue.clone(), appender));
+        let writing = writer.clone();
+        let write_thread = spawn("audit-write", Box::new(move || writing.run()))?;
         let sync_thread = spawn("audit-sync", Box::new(move || sync_thread.run()))?;
         let signer = spawn("audit-head", Box::new(move || signer.run()))?;
-        let running = Mutex::new(Some(Running { appender, sync_thread, signer, indexer, syncer, lock }));
-        Ok(Self { queue, layout, public_key, index, running })
+        let running = Mutex::new(Some(Running { write_thread, sync_thread, signer, indexer, syncer, lock }));
+        Ok(Self { queue, writer, layout, public_key, index, running })
     }
 
     /// What verifies the signed head; worth keeping off the host.
@@ -160,11 +162,11 @@ impl Log {
     /// the disk takes. Whoever records afterwards is refused.
     pub fn close(&self) -> Result<(), StoreError> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Running { appender, sync_thread, signer, indexer, syncer, lock }) = running else {
+        let Some(Running { write_thread, sync_thread, signer, indexer, syncer, lock }) = running else {
             return Ok(());
         };
         self.queue.stop();
-        let written = appender.join().unwrap_or(false);
+        let written = write_thread.join().unwrap_or(false);
         syncer.stop();
         let synced = sync_thread.join().unwrap_or(false);
         let signed = signer.join().unwrap_or(false);
@@ -186,14 +188,18 @@ impl Log {
     ) -> Result<oneshot::Receiver<Result<Receipt, RecordError>>, RecordError> {
         let events = events.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
         let (answer, answered) = oneshot::channel();
-        self.queue.request(Entry { events, reply: Some((durability, answer)) })?;
+        let entry = Entry { events, reply: Some((durability, Answer::Task(answer))) };
+        match self.writer.write_now(entry) {
+            Ok(()) => {}
+            Err(entry) => self.queue.request(entry)?,
+        }
         Ok(answered)
     }
 }
 
 impl Recorder for Log {
-    /// Queued when this is called (not when it is first polled), so calls keep their order. Dropping the future
-    /// gives up the answer, not the record.
+    /// Written or queued when this is called, not when it is first polled, so calls keep their order. Dropping
+    /// the future gives up the answer, not the record.
     fn record(
         &self,
         events: Vec<Event>,

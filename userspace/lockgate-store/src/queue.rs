@@ -1,4 +1,4 @@
-//! The bounded queue between those who record and the thread that writes.
+//! The bounded queue of events that could not be written at once, by whoever records them.
 //!
 //! `record` is refused at the bound. `submit` may go past it up to twice the bound (closings and what follows a
 //! forward must not be lost to a burst of requests) and is counted as lost beyond.
@@ -8,7 +8,7 @@ use lockgate_audit::Encoded;
 use lockgate_model::port::{Durability, Receipt, RecordError};
 use std::{
     collections::VecDeque,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc},
     time::Duration,
 };
 use tokio::sync::oneshot;
@@ -20,8 +20,27 @@ pub(crate) const QUEUE_EVENTS: usize = 32_768;
 /// Encoded bytes that may wait: bounds memory when statements are large.
 pub(crate) const QUEUE_BYTES: usize = 64 << 20;
 
-/// What is answered when the events rest.
-pub(crate) type Answer = oneshot::Sender<Result<Receipt, RecordError>>;
+/// How long submitted events may lie before the writing thread is troubled with them. Nobody waits for them,
+/// and most go along with the next record, in the same write.
+const LINGER: Duration = Duration::from_millis(5);
+
+/// Whoever waits for events to rest.
+pub(crate) enum Answer {
+    /// A task.
+    Task(oneshot::Sender<Result<Receipt, RecordError>>),
+    /// A thread of this crate.
+    Thread(mpsc::SyncSender<Result<Receipt, RecordError>>),
+}
+
+impl Answer {
+    /// Whoever went away does not need it.
+    pub(crate) fn give(self, result: Result<Receipt, RecordError>) {
+        match self {
+            Self::Task(answer) => drop(answer.send(result)),
+            Self::Thread(answer) => drop(answer.try_send(result)),
+        }
+    }
+}
 
 /// Events that belong together, in order.
 pub(crate) struct Entry {
@@ -41,8 +60,6 @@ pub(crate) struct Work {
     pub(crate) entries: VecDeque<Entry>,
     /// Submitted events that found no room since the last time.
     pub(crate) lost: u64,
-    /// Nothing more will come.
-    pub(crate) stopping: bool,
 }
 
 #[derive(Default)]
@@ -52,7 +69,9 @@ struct State {
     bytes: usize,
     lost: u64,
     stopping: bool,
-    /// The writer sleeps and must be woken.
+    /// Somebody waits for what is queued.
+    urgent: bool,
+    /// The writing thread sleeps and must be woken.
     idle: bool,
 }
 
@@ -94,50 +113,74 @@ impl Queue {
 
     /// Counts events that could not even be encoded.
     pub(crate) fn count_lost(&self, events: u64) {
-        let mut state = self.lock();
-        state.lost += events;
-        state.idle = false;
-        drop(state);
+        self.lock().lost += events;
         self.wake.notify_one();
     }
 
     fn push(&self, mut state: MutexGuard<'_, State>, entry: Entry) {
+        let first = state.entries.is_empty();
+        let urgent = entry.reply.is_some();
         state.events += entry.events.len();
         state.bytes += entry.bytes();
         state.entries.push_back(entry);
-        let idle = std::mem::take(&mut state.idle);
+        let wake = state.idle && (first || (urgent && !state.urgent));
+        state.urgent |= urgent;
         drop(state);
-        if idle {
+        if wake {
             self.wake.notify_one();
         }
     }
 
-    /// Waits for work; with `retry`, no longer than that.
-    pub(crate) fn take(&self, retry: Option<Duration>) -> Work {
+    /// Waits until there is something that the writing thread should do; with `retry`, no longer than that.
+    /// True when the end has come.
+    pub(crate) fn wait(&self, retry: Option<Duration>) -> bool {
         let mut state = self.lock();
-        while state.entries.is_empty() && !state.stopping && (state.lost == 0 || retry.is_some()) {
+        loop {
+            if state.stopping || state.urgent {
+                return state.stopping;
+            }
+            let quiet = state.entries.is_empty() && state.lost == 0;
+            let pause = if quiet { retry } else { Some(LINGER) };
             state.idle = true;
-            state = match retry {
-                None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+            let (woken, timed_out) = match pause {
+                None => (self.wake.wait(state).unwrap_or_else(PoisonError::into_inner), false),
                 Some(pause) => {
-                    let (state, _) =
+                    let (state, waited) =
                         self.wake.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner);
-                    return Self::drain(state);
+                    (state, waited.timed_out())
                 }
             };
+            state = woken;
+            state.idle = false;
+            if timed_out {
+                return state.stopping;
+            }
         }
-        Self::drain(state)
     }
 
-    fn drain(mut state: MutexGuard<'_, State>) -> Work {
-        state.idle = false;
+    /// Has the writing thread look after the log now.
+    pub(crate) fn alarm(&self) {
+        self.lock().urgent = true;
+        self.wake.notify_one();
+    }
+
+    /// Takes everything that waits.
+    pub(crate) fn drain(&self) -> Work {
+        Self::take(&mut self.lock())
+    }
+
+    /// Takes everything that waits if it is no more than `bytes` and nothing is out of the ordinary.
+    pub(crate) fn drain_within(&self, bytes: usize) -> Option<Work> {
+        let mut state = self.lock();
+        let ordinary = !state.stopping && state.lost == 0 && state.bytes <= bytes;
+        ordinary.then(|| Self::take(&mut state))
+    }
+
+    fn take(state: &mut State) -> Work {
         state.events = 0;
         state.bytes = 0;
-        Work {
-            entries: std::mem::take(&mut state.entries),
-            lost: std::mem::take(&mut state.lost),
-            stopping: state.stopping,
-        }
+        state.urgent = false;
+        Work { entries: std::mem::take(&mut state.entries), lost: std::mem::take(&mut state.lost) }
     }
 
     /// Lets the writer finish what is queued, and refuses the rest.
@@ -155,5 +198,55 @@ impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while holding it; a poisoned lock holds a state as good as any.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::sample;
+
+    fn entry(events: usize, asked: bool) -> Entry {
+        let event = sample::mark("queued", 0);
+        let event = (Encoded::of(&event).unwrap(), Fact::of(&event));
+        let reply = asked.then(|| (Durability::Written, Answer::Task(oneshot::channel().0)));
+        Entry { events: vec![event; events], reply }
+    }
+
+    #[test]
+    fn requests_are_refused_at_the_bound_and_submissions_counted_at_twice_it() {
+        let queue = Queue::default();
+        queue.request(entry(QUEUE_EVENTS, true)).unwrap();
+        assert_eq!(queue.request(entry(1, true)), Err(RecordError::Overloaded(QUEUE_EVENTS)));
+        queue.submit(entry(QUEUE_EVENTS, false));
+        queue.submit(entry(3, false));
+        queue.submit(entry(4, false));
+        let work = queue.drain();
+        assert_eq!((work.entries.len(), work.lost), (2, 7));
+        queue.request(entry(1, true)).unwrap();
+        assert_eq!(queue.drain().lost, 0, "what was told once is not told again");
+    }
+
+    #[test]
+    fn bytes_are_bounded_too() {
+        let queue = Queue::default();
+        let event = sample::mark(&"x".repeat(1 << 20), 0);
+        let large = (Encoded::of(&event).unwrap(), Fact::of(&event));
+        for _ in 0..2 * QUEUE_BYTES / (1 << 20) {
+            queue.submit(Entry { events: vec![large.clone()], reply: None });
+        }
+        let work = queue.drain();
+        assert!(work.lost > 0 && work.entries.iter().map(Entry::bytes).sum::<usize>() <= 2 * QUEUE_BYTES);
+    }
+
+    #[test]
+    fn after_the_end_requests_are_refused_and_submissions_counted() {
+        let queue = Queue::default();
+        queue.stop();
+        assert!(queue.wait(None), "the writing thread is told");
+        assert_eq!(queue.request(entry(1, true)), Err(RecordError::Stopped));
+        queue.submit(entry(2, false));
+        assert_eq!(queue.leftover(), 2);
+        assert!(queue.drain_within(usize::MAX).is_none());
     }
 }

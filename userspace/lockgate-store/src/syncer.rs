@@ -11,7 +11,7 @@ use lockgate_model::port::{Receipt, RecordError};
 use std::{
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        mpsc::{SyncSender, TrySendError},
+        mpsc::{self, SyncSender, TrySendError},
     },
     time::{Duration, Instant},
 };
@@ -109,13 +109,13 @@ impl Syncer {
 
     /// Waits until everything that is written now is safe. For the writer's own thread.
     pub(crate) fn wait(&self) -> Result<(), String> {
-        let (answer, answered) = tokio::sync::oneshot::channel();
+        let (answer, answered) = mpsc::sync_channel(1);
         let (tip, len) = {
             let state = self.lock();
             (state.written.tip, state.written.len)
         };
-        self.advance(tip, len, vec![Waiter { seq: tip.seq, answer }]);
-        match answered.blocking_recv() {
+        self.advance(tip, len, vec![Waiter { seq: tip.seq, answer: Answer::Thread(answer) }]);
+        match answered.recv() {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("the syncing thread has stopped".into()),
@@ -218,8 +218,7 @@ impl SyncThread {
         }
         drop(state);
         for Waiter { seq, answer } in waiters {
-            // Whoever went away does not need the answer.
-            let _ = answer.send(match &result {
+            answer.give(match &result {
                 Ok(()) => Ok(Receipt::new(seq)),
                 Err(error) => Err(RecordError::Io(error.clone())),
             });

@@ -41,7 +41,7 @@ fn write_log(count: usize, text: &str, signer: &SigningKey) -> Sample {
         let tip = chain.append(&Encoded::of(&event(&format!("{text} {n}"))).unwrap(), &mut line);
         line.pop();
         lines.push(line);
-        if tip.seq % 4 == 0 && tip.seq <= SIGNED {
+        if tip.seq.is_multiple_of(4) && tip.seq <= SIGNED {
             heads.push(sign(signer, tip));
         }
     }

@@ -133,7 +133,8 @@ fn damage_that_no_crash_can_do_keeps_the_log_shut() {
 #[test]
 fn verify_goes_over_files_too() {
     type Damage = fn(&Directory);
-    let table: &[(&str, Damage, fn(&Problem) -> bool)] = &[
+    type Expected = fn(&Problem) -> bool;
+    let table: &[(&str, Damage, Expected)] = &[
         (
             "a segment removed",
             |d| fs::remove_file(&segments(d)[1]).unwrap(),
