@@ -30,7 +30,7 @@ use std::{
     collections::VecDeque,
     fs::File,
     io::{self, Read},
-    sync::{Arc, Mutex, PoisonError, TryLockError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -77,11 +77,7 @@ impl Writer {
 
     /// Writes `entry` now, with what is queued before it, or gives it back when that could take long.
     pub(crate) fn write_now(&self, entry: Entry) -> Result<(), Entry> {
-        let mut guard = match self.appender.try_lock() {
-            Ok(guard) => guard,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Err(entry),
-        };
+        let Ok(mut guard) = self.appender.try_lock() else { return Err(entry) };
         let Some(appender) = &mut *guard else { return Err(entry) };
         let room = appender.room().checked_sub(entry.bytes());
         let Some(mut work) = room.and_then(|room| self.queue.drain_within(room)) else { return Err(entry) };
@@ -99,7 +95,14 @@ impl Writer {
         let mut retry = None;
         loop {
             let stopping = self.queue.wait(retry);
-            let mut guard = self.appender.lock().unwrap_or_else(PoisonError::into_inner);
+            let Ok(mut guard) = self.appender.lock() else {
+                // Somebody panicked in the midst of writing: nobody knows where the chain stands. Whoever waits
+                // is told that the recorder has stopped; the next start reads the chain from the disk.
+                tracing::error!("the audit log's writer panicked; no more records are taken");
+                self.queue.stop();
+                drop(self.queue.drain());
+                return false;
+            };
             let Some(appender) = &mut *guard else { return false };
             appender.commit(self.queue.drain());
             retry = appender.unfinished().then_some(RETRY_EVERY);

@@ -73,6 +73,8 @@ struct State {
     urgent: bool,
     /// The writing thread sleeps and must be woken.
     idle: bool,
+    /// It sleeps only until [`LINGER`] is over: what nobody waits for need not wake it.
+    lingering: bool,
 }
 
 /// See the module.
@@ -123,7 +125,7 @@ impl Queue {
         state.events += entry.events.len();
         state.bytes += entry.bytes();
         state.entries.push_back(entry);
-        let wake = state.idle && (first || (urgent && !state.urgent));
+        let wake = state.idle && ((first && !state.lingering) || (urgent && !state.urgent));
         state.urgent |= urgent;
         drop(state);
         if wake {
@@ -142,6 +144,7 @@ impl Queue {
             let quiet = state.entries.is_empty() && state.lost == 0;
             let pause = if quiet { retry } else { Some(LINGER) };
             state.idle = true;
+            state.lingering = !quiet;
             let (woken, timed_out) = match pause {
                 None => (self.wake.wait(state).unwrap_or_else(PoisonError::into_inner), false),
                 Some(pause) => {
@@ -152,6 +155,7 @@ impl Queue {
             };
             state = woken;
             state.idle = false;
+            state.lingering = false;
             if timed_out {
                 return state.stopping;
             }

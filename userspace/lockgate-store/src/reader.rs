@@ -1,4 +1,5 @@
-//! Reads a store, beside a running agent or without one. Writes nothing, locks nothing.
+//! Reads a store, beside a running agent or without one. Writes nothing, locks nothing; blocks on files, so
+//! asynchronous callers ask from a blocking thread.
 
 use crate::{
     error::{During, StoreError},
@@ -14,6 +15,7 @@ use lockgate_audit::{Place, PublicKey, Record, Report, Verifier};
 use lockgate_model::{RequestId, SessionId};
 use std::{
     collections::{BTreeSet, HashMap},
+    io,
     path::Path,
 };
 
@@ -34,7 +36,12 @@ impl Reader {
     /// Opens the log in `dir`, its signed head in `head_dir`.
     pub fn open_with_head(dir: impl AsRef<Path>, head_dir: Option<&Path>) -> Result<Self, StoreError> {
         let layout = Layout::new(dir.as_ref(), head_dir);
-        if layout.segments().is_dir() { Ok(Self::of(layout)) } else { Err(StoreError::NotALog(layout.dir)) }
+        let segments = layout.segments();
+        match std::fs::metadata(&segments) {
+            Ok(_) => Ok(Self::of(layout)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StoreError::NotALog(layout.dir)),
+            Err(error) => Err(error).during("open", segments),
+        }
     }
 
     pub(crate) fn of(layout: Layout) -> Self {
