@@ -12,11 +12,11 @@ use axum::{
     routing::{get, post},
 };
 use lockgate_control::{PeerCred, Problem};
-use lockgate_model::SessionId;
-use lockgate_store::{SessionFilter, StoreError};
+use lockgate_model::{RequestId, SessionId};
+use lockgate_store::{Reader, Record, SessionFilter, StoreError};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{fmt, str::FromStr, sync::Arc};
 
 /// Sessions in one answer at most; the log holds more, and a client asks with `until`.
 const MAX_SESSIONS: usize = 10_000;
@@ -88,18 +88,55 @@ async fn session(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
     reader(&agent, peer)?;
-    let id: SessionId = id.parse().map_err(|error| Problem::malformed(format!("{error}")))?;
-    let records = blocking(move || agent.log.reader().session(id)).await?.map_err(unreadable)?;
-    if records.is_empty() {
-        return Err(Problem::not_found(format!("no session {id} is recorded here")));
-    }
-    Ok(Json(json!({ "session": id, "records": records })))
+    let id: SessionQuery = id.parse().map_err(Problem::malformed)?;
+    let found = blocking(move || id.records(&agent.log.reader())).await?.map_err(unreadable)?;
+    let (session, records) = found.ok_or_else(|| Problem::not_found(format!("{id} is not recorded here")))?;
+    Ok(Json(json!({ "session": session, "records": records })))
 }
 
 async fn verify(State(agent): State<Arc<Agent>>, peer: PeerCred) -> Result<Json<Value>, Problem> {
     reader(&agent, peer)?;
     let report = blocking(move || agent.log.reader().verify(None)).await?.map_err(unreadable)?;
     Ok(Json(json!(report)))
+}
+
+/// A session by its own id, or by that of a request for approval made in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SessionQuery {
+    Session(SessionId),
+    Request(RequestId),
+}
+
+impl SessionQuery {
+    /// Its records, oldest first; None when there is no such session.
+    pub(crate) fn records(self, reader: &Reader) -> Result<Option<(SessionId, Vec<Record>)>, StoreError> {
+        let session = match self {
+            Self::Session(session) => Some(session),
+            Self::Request(request) => reader.session_of(request)?,
+        };
+        let Some(session) = session else { return Ok(None) };
+        let records = reader.session(session)?;
+        Ok((!records.is_empty()).then_some((session, records)))
+    }
+}
+
+impl FromStr for SessionQuery {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let session = text.parse().map(Self::Session);
+        let request = |error| text.parse().map(Self::Request).map_err(|_: lockgate_model::id::IdError| error);
+        session.or_else(request).map_err(|error: lockgate_model::id::IdError| format!("{error}, or req_…"))
+    }
+}
+
+impl fmt::Display for SessionQuery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Session(id) => id.fmt(f),
+            Self::Request(id) => id.fmt(f),
+        }
+    }
 }
 
 /// Refuses who may not read the record.

@@ -6,38 +6,39 @@
 //! control plane's, so that a slow page or scrape never slows a session.
 
 mod ambient;
-mod api;
+pub(crate) mod api;
 mod names;
 mod notify;
 pub(crate) mod policy;
+mod signals;
+mod start;
 pub(crate) mod status;
 mod targets;
 pub(crate) mod telemetry;
 
-use crate::config::{Config, ConfigError, Webhook};
-use ambient::System;
-use anyhow::{Context as _, bail};
-use lockgate_control::{Control, ControlSettings, UnixSocket, WebhookSettings};
-use lockgate_intercept::{Interceptor, RunCgroup, Settings};
+use crate::config::Config;
+use anyhow::Context as _;
+use lockgate_control::Control;
+use lockgate_intercept::{Interceptor, RunCgroup};
 use lockgate_model::{
-    Secret, SecretRef, Timestamp,
+    Timestamp,
     event::{Event, EventKind},
-    port::{Ambient, Durability, Recorder},
+    port::{Durability, Recorder as _},
 };
-use lockgate_proxy::{Limits, Ports, Proxy, ProxySettings};
-use lockgate_store::{Log, LogSettings};
+use lockgate_proxy::Proxy;
+use lockgate_store::Log;
 use names::Names;
 use policy::Policy;
+use signals::Signals;
 use std::{
     net::SocketAddr,
+    os::fd::AsRawFd as _,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use targets::Targets;
 use tokio::{
-    net::TcpListener,
     runtime::{Builder, Handle, Runtime},
-    signal::unix::{Signal, SignalKind, signal},
     sync::Notify,
     task::JoinSet,
 };
@@ -120,12 +121,13 @@ fn raise_descriptor_limit() {
 async fn live(config: Config, data: &Handle) -> anyhow::Result<()> {
     let mut signals = Signals::install()?;
     let metrics = telemetry::metrics()?;
-    let (agent, listeners) = start(config).await?;
+    let (agent, listeners) = start::start(config).await?;
     let shutdown = CancellationToken::new();
+    let accepting = shutdown.child_token();
     let mut tasks = JoinSet::new();
 
     for listener in agent.interceptor.listeners()? {
-        tasks.spawn_on(serve_governed(agent.clone(), listener, shutdown.clone()), data);
+        tasks.spawn_on(serve_governed(agent.clone(), listener, accepting.clone()), data);
     }
     let public = agent.control.public_router().merge(api::metrics_route(metrics.clone()));
     let host = agent
@@ -164,7 +166,11 @@ async fn live(config: Config, data: &Handle) -> anyhow::Result<()> {
         Some(ended) = tasks.join_next() => Err(anyhow::anyhow!("a listener ended by itself: {ended:?}")),
     };
     notify::notify("STOPPING=1");
-    stop(&agent, shutdown, tasks, &mut signals).await;
+    accepting.cancel();
+    refuse_governed(&agent);
+    stop(&agent, &mut signals).await;
+    shutdown.cancel();
+    while tasks.join_next().await.is_some() {}
     drop(background);
     let closed = record(&agent, EventKind::AgentStopped { node: agent.config.node.clone() }).await;
     let log = agent.log.clone();
@@ -172,155 +178,6 @@ async fn live(config: Config, data: &Handle) -> anyhow::Result<()> {
     ended?;
     closed.context("recording the end")?;
     synced.context("closing the log")?.context("closing the log")
-}
-
-/// Where the API is served, bound but not served yet.
-struct Listeners {
-    tcp: Option<TcpListener>,
-    unix: UnixSocket,
-}
-
-/// Brings everything up, in the order in which each part may fail closed.
-async fn start(config: Config) -> anyhow::Result<(Arc<Agent>, Listeners)> {
-    for warning in &config.warnings {
-        tracing::warn!(%warning, "configuration");
-    }
-    let ambient: Arc<dyn Ambient> = Arc::new(System);
-    let policy = load_policy(&config).await?;
-    let mut names = Names::of(&config.targets);
-    let (_, failed) = names.look_up().await;
-    if let Some((name, why)) = failed.first() {
-        bail!("targets: {name} cannot be looked up ({why}); it cannot be protected without an address");
-    }
-    let log = open_log(&config, ambient.clone())?;
-    let recorder: Arc<dyn Recorder> = log.clone();
-    let targets = Targets::prepare(&config).await?;
-
-    let tcp = match config.api.listen {
-        Some(listen) => {
-            Some(TcpListener::bind(listen).await.with_context(|| format!("api.listen: {listen}"))?)
-        }
-        None => None,
-    };
-    let listen = tcp.as_ref().map(TcpListener::local_addr).transpose()?;
-    let control =
-        Control::start(control_settings(&config, listen).await?, recorder.clone(), ambient.clone())?;
-    let unix = UnixSocket::bind(&config.api.socket).context("api.socket")?;
-
-    // From here on this process is in a cgroup of its own, and its connections are never redirected.
-    let settings = Settings {
-        instance: config.instance.clone(),
-        governed: config.governed.clone(),
-        targets: targets::nets(&config.targets, &names),
-        run_cgroup: Some(config.run_cgroup.clone()),
-        ..Settings::default()
-    };
-    let interceptor = Arc::new(tokio::task::spawn_blocking(move || Interceptor::attach(settings)).await??);
-    let ports = Ports {
-        recorder,
-        approvals: control.clone(),
-        attributor: interceptor.clone(),
-        ambient,
-        policy: policy.in_force.clone(),
-        mask_keys: policy.mask_keys.clone(),
-    };
-    let proxy = Proxy::new(
-        ProxySettings {
-            node: config.node.clone(),
-            targets: targets.settings(&config, &names),
-            limits: Limits::default(),
-        },
-        ports,
-    );
-    let agent = Arc::new(Agent {
-        config,
-        log,
-        policy,
-        control,
-        interceptor,
-        proxy,
-        targets,
-        names: Mutex::new(names),
-        listen,
-        started_at: Timestamp::now(),
-        reload: Notify::new(),
-    });
-    Ok((agent, Listeners { tcp, unix }))
-}
-
-async fn load_policy(config: &Config) -> anyhow::Result<Policy> {
-    let base = config.path.parent().map(std::path::Path::to_owned).unwrap_or_default();
-    let base = std::path::absolute(&base).unwrap_or(base);
-    let invalid = |diagnostics| ConfigError::Invalid { text: None, diagnostics };
-    let policy = Policy::load(config.policies.clone(), base).await.map_err(invalid)?;
-    let unknown = config.unknown_groups(policy.in_force.load().groups());
-    if !unknown.is_empty() {
-        return Err(invalid(unknown).into());
-    }
-    let unreachable = policy.in_force.load().unreachable_groups(&config.spoken_for());
-    for warning in policy.status().warnings.into_iter().chain(unreachable.iter().map(ToString::to_string)) {
-        tracing::warn!(warning, "policy");
-    }
-    Ok(policy)
-}
-
-fn open_log(config: &Config, ambient: Arc<dyn Ambient>) -> anyhow::Result<Arc<Log>> {
-    let mut settings = LogSettings::new(&config.store.dir, config.node.clone());
-    settings.head_dir.clone_from(&config.store.head);
-    Ok(Arc::new(Log::open(settings, ambient).context("store")?))
-}
-
-async fn control_settings(config: &Config, listen: Option<SocketAddr>) -> anyhow::Result<ControlSettings> {
-    let mut webhooks = Vec::new();
-    for webhook in &config.webhooks {
-        webhooks.push(webhook_settings(webhook).await?);
-    }
-    let local_approvers = config.api.local_approvers.iter();
-    Ok(ControlSettings {
-        node: config.node.clone(),
-        public_url: config.api.public_url.clone(),
-        listen,
-        webhooks,
-        local_approvers: local_approvers
-            .map(|(uid, groups)| (*uid, groups.iter().map(|group| group.value.clone()).collect()))
-            .collect(),
-    })
-}
-
-async fn webhook_settings(webhook: &Webhook) -> anyhow::Result<WebhookSettings> {
-    let decision_secret = match &webhook.decision_secret {
-        Some(reference) => Some(
-            text_secret(reference)
-                .await
-                .with_context(|| format!("webhooks: {}: decision_secret", webhook.name))?,
-        ),
-        None => None,
-    };
-    let ca_pem = match &webhook.ca {
-        Some(ca) => {
-            Some(targets::material(ca).await.with_context(|| format!("webhooks: {}: ca", webhook.name))?)
-        }
-        None => None,
-    };
-    Ok(WebhookSettings {
-        name: webhook.name.clone(),
-        url: webhook.url.clone(),
-        secret: text_secret(&webhook.secret)
-            .await
-            .with_context(|| format!("webhooks: {}: secret", webhook.name))?,
-        decision_secret,
-        speaks_for: webhook.speaks_for.iter().map(|group| group.value.clone()).collect(),
-        ca_pem: ca_pem.map(|pem| pem.expose().clone()),
-        allow_private: webhook.allow_private,
-        follow_ups: webhook.follow_ups,
-    })
-}
-
-async fn text_secret(reference: &SecretRef) -> anyhow::Result<Secret<String>> {
-    let bytes = lockgate_proxy::credential::resolve(reference).await?;
-    let text = std::str::from_utf8(bytes.expose())
-        .map_err(|_| anyhow::anyhow!("expected text (whsec_…), got other bytes"))?;
-    Ok(Secret::new(text.to_owned()))
 }
 
 async fn serve_governed(agent: Arc<Agent>, listener: std::net::TcpListener, shutdown: CancellationToken) {
@@ -379,13 +236,19 @@ fn reload(agent: &Agent) {
     agent.control.enable_webhooks();
 }
 
+/// Closes the listening sockets themselves: a governed connect() is refused from now on, and does not wait in a
+/// backlog that nobody reads. The interceptor's descriptors stay; they are only no listeners any more.
+fn refuse_governed(agent: &Agent) {
+    use nix::sys::socket::{Shutdown, shutdown};
+    for listener in agent.interceptor.listeners().into_iter().flatten() {
+        if let Err(error) = shutdown(listener.as_raw_fd(), Shutdown::Both) {
+            tracing::warn!(%error, "closing a listener");
+        }
+    }
+}
+
 /// Ends sessions in order; a second signal ends them at once.
-async fn stop(
-    agent: &Arc<Agent>,
-    shutdown: CancellationToken,
-    mut tasks: JoinSet<()>,
-    signals: &mut Signals,
-) {
+async fn stop(agent: &Agent, signals: &mut Signals) {
     tracing::info!(within = ?DRAIN_WITHIN, "ending sessions; the hooks stay in force");
     agent.control.set_ready(false);
     tokio::select! {
@@ -393,8 +256,6 @@ async fn stop(
         () = signals.end_or(|| {}) => tracing::warn!("told again; ending at once"),
     }
     agent.control.stop(CONTROL_STOP_WITHIN).await;
-    shutdown.cancel();
-    while tasks.join_next().await.is_some() {}
 }
 
 async fn record(agent: &Agent, kind: EventKind) -> anyhow::Result<()> {
@@ -429,34 +290,6 @@ impl Agent {
 /// Field 22 of /proc/PID/stat (proc(5)); the name before it may hold anything but ends with the last `)`.
 fn start_ticks(stat: &str) -> Option<u64> {
     stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
-}
-
-/// The signals an agent listens to.
-struct Signals {
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn install() -> anyhow::Result<Self> {
-        Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    /// Waits for the word to end; meanwhile each SIGHUP reloads. Cancel-safe.
-    async fn end_or(&mut self, reload: impl Fn()) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => reload(),
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -167,7 +167,7 @@ mod tests {
         let mut table = Table::new(&["ID", "TARGET"]);
         table.row(vec!["req_1".into(), "orders-db".into()]);
         table.row(vec!["r".into(), "a\u{1b}b".into()]);
-        assert_eq!(table.render(), "ID     TARGET\nreq_1  orders-db\nr      a\\u{1b}b\n");
+        assert_eq!(table.render(), "ID     TARGET\nreq_1  orders-db\nr      a⟨U+001B⟩b\n");
     }
 
     #[test]

@@ -4,15 +4,16 @@
 
 use super::{
     Exit, Output, OutputArgument, TEMPLATE,
-    client::{Agent, query},
+    client::{Agent, CallError, query},
     output::{self, Style, Table, styled},
     replay, text,
 };
-use crate::config::Client;
+use crate::{agent::api::SessionQuery, config::Client};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use lockgate_model::{SessionId, Timestamp, id::TargetName, time::format_duration};
 use lockgate_store::{Reader, Record, SessionFilter, SessionSummary};
+use serde::Deserialize;
 use serde_json::json;
 use std::{path::Path, time::Duration};
 
@@ -51,8 +52,8 @@ Examples:
   lockgate sessions show --output json ses_01JD4Z0000000000000000000A
 ")]
     Show {
-        /// ses_…
-        session: SessionId,
+        /// ses_…, or req_… of a request for approval in it
+        session: SessionQuery,
     },
     /// Replay one session as a timeline
     #[command(help_template = TEMPLATE, before_help = "\
@@ -61,8 +62,8 @@ Examples:
   lockgate sessions replay --speed 10 ses_01JD4Z0000000000000000000A
 ")]
     Replay {
-        /// ses_…
-        session: SessionId,
+        /// ses_…, or req_… of a request for approval in it
+        session: SessionQuery,
         /// Wait between steps as long as it took then, divided by this; instant unless given
         #[arg(long, value_name = "FACTOR", value_parser = speed)]
         speed: Option<f64>,
@@ -119,7 +120,7 @@ pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
             }
         }
         Verb::Show { session } => {
-            let records = records_of(&client, session)?;
+            let (session, records) = records_of(&client, session)?;
             match format {
                 Output::Json => output::print_json(&json!({ "session": session, "records": records }))?,
                 Output::Text => {
@@ -128,7 +129,7 @@ pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
             }
         }
         Verb::Replay { session, speed } => {
-            let records = records_of(&client, session)?;
+            let (session, records) = records_of(&client, session)?;
             match format {
                 Output::Json => {
                     output::print_json(&json!({ "session": session, "steps": replay::steps(&records) }))?
@@ -163,17 +164,27 @@ fn list_sessions(client: &Client, filter: SessionFilter) -> anyhow::Result<Vec<S
     }
 }
 
-fn records_of(client: &Client, session: SessionId) -> anyhow::Result<Vec<Record>> {
-    let records: Vec<Record> = match Agent::of(client).get_slow(&format!("/v1/sessions/{session}")) {
-        Ok(mut answer) => serde_json::from_value(answer["records"].take()).context("the agent's records")?,
-        Err(error) if error.is_no_agent() => reader(client)?.session(session)?,
+fn records_of(client: &Client, id: SessionQuery) -> anyhow::Result<(SessionId, Vec<Record>)> {
+    let found = match Agent::of(client).get_slow(&format!("/v1/sessions/{id}")) {
+        Ok(answer) => {
+            let Answer { session, records } =
+                serde_json::from_value(answer).context("the agent's records")?;
+            Some((session, records))
+        }
+        Err(CallError::Refused { status: 404, .. }) => None,
+        Err(error) if error.is_no_agent() => id.records(&reader(client)?)?,
         Err(error) => return Err(error.into_failure()),
     };
-    anyhow::ensure!(
-        !records.is_empty(),
-        "no session {session} is recorded; `lockgate sessions list` shows those that are"
-    );
-    Ok(records)
+    found.with_context(|| {
+        format!("{id} is not recorded; `lockgate sessions list` shows the sessions that are")
+    })
+}
+
+/// The agent's answer about one session.
+#[derive(Deserialize)]
+struct Answer {
+    session: SessionId,
+    records: Vec<Record>,
 }
 
 /// The log itself, for when no agent answers.

@@ -235,3 +235,28 @@ fn a_client_reads_what_it_needs_and_no_more() {
     std::fs::write(&path, "api: { socket: run/agent.sock }").unwrap();
     assert_eq!(Client::read(&path).unwrap().socket, dir.0.path().join("run/agent.sock"));
 }
+
+#[test]
+fn the_documented_example_is_a_configuration() {
+    let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+    let reference = std::fs::read_to_string(reference).unwrap();
+    let example = reference.split_once("```yaml\n").unwrap().1.split_once("```").unwrap().0;
+    let dir = Dir::new();
+    // What it refers to is on the reader's host.
+    let example = example.replace("/etc/lockgate/", "").replace("/var/lib/lockgate", "store");
+    for name in [
+        "orders-db.crt",
+        "orders-db.key",
+        "db-ca.pem",
+        "orders-db.password",
+        "approvals.secret",
+        "decisions.secret",
+    ] {
+        std::fs::write(dir.0.path().join(name), "x").unwrap();
+    }
+    let config = dir.parse(&example).unwrap();
+    assert_eq!((config.targets.len(), config.webhooks.len(), config.governed.len()), (1, 1, 3));
+    for key in ["node", "govern", "targets", "policies", "store", "webhooks", "api", "run"] {
+        assert!(reference.contains(&format!("## `{key}`")), "`{key}` is not described");
+    }
+}
