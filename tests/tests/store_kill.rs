@@ -25,11 +25,11 @@ const KILLS: u32 = 200;
 /// So many writers at a time, each on a log of its own: they wait for the disk more than they work.
 const ROWS: u32 = 4;
 /// Kills on one log before a new one is begun: keeps reading it back quick.
-const KILLS_A_LOG: u32 = 10;
+const KILLS_A_LOG: u32 = 5;
 /// Every second kill comes this long after the start at most: while the log is opened and repaired.
 const LONGEST_START: Duration = Duration::from_millis(60);
 /// The others come this long after the first acknowledgement at most: in the midst of writing.
-const LONGEST_WORK: Duration = Duration::from_millis(25);
+const LONGEST_WORK: Duration = Duration::from_millis(15);
 /// Small, so that some kills hit the change from one segment to the next.
 const SEGMENT_BYTES: u64 = 48 << 10;
 /// Session numbers that one life may use.

@@ -7,6 +7,8 @@ use lockgate_model::{
     event::{Event, EventKind},
     id::NodeName,
 };
+use proptest::prelude::*;
+use std::sync::LazyLock;
 
 const NODE: &str = "build-7";
 /// Records of the sample log.
@@ -321,4 +323,46 @@ fn findings_and_memory_are_bounded() {
     let report = verifier.finish();
     assert_eq!(report.findings.len(), MAX_FINDINGS);
     assert!(report.findings_total >= 23_000, "{}", report.findings_total);
+}
+
+/// Signing takes long in a debug build.
+static FINE: LazyLock<Sample> = LazyLock::new(|| write_log(RECORDS, "fine", &key(1)));
+
+proptest! {
+    /// Whatever one byte of what is signed becomes, it is found.
+    #[test]
+    fn no_byte_of_a_signed_record_can_change_unseen(
+        record in 0..usize::try_from(SIGNED).unwrap(), at in any::<prop::sample::Index>(), to in any::<u8>(),
+    ) {
+        let mut log = FINE.clone();
+        let at = at.index(log.lines[record].len());
+        prop_assume!(log.lines[record][at] != to && to != b'\n');
+        log.lines[record][at] = to;
+        let report = verify(&log);
+        prop_assert_eq!(report.integrity, Integrity::Broken, "{}", report);
+        // And it is found where it is: the number of an edited record may itself be what was edited.
+        let near = |finding: &Finding| finding.seq.is_none_or(|seq| seq.abs_diff(record as u64 + 1) <= 1);
+        prop_assert!(report.findings.iter().any(near), "{}", report);
+    }
+
+    /// Any selection of the records in any order other than the written one is found.
+    #[test]
+    fn no_selection_of_records_passes_for_the_log(
+        picked in prop::collection::vec(0..RECORDS, 0..RECORDS + 4),
+    ) {
+        let whole = FINE.clone();
+        let in_order = picked.iter().enumerate().all(|(n, line)| n == *line);
+        prop_assume!(!(in_order && picked.len() as u64 >= SIGNED));
+        let log = Sample { lines: picked.iter().map(|n| whole.lines[*n].clone()).collect(), ..whole };
+        prop_assert_eq!(verify(&log).integrity, Integrity::Broken);
+    }
+
+    #[test]
+    fn nothing_that_lies_in_a_log_panics_the_verifier(
+        lines in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..8),
+        note in any::<String>(),
+    ) {
+        let log = Sample { lines, heads: vec![note], last_complete: false };
+        prop_assert_eq!(verify(&log).integrity, Integrity::Broken);
+    }
 }
