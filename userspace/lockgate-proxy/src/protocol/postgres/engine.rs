@@ -9,6 +9,7 @@
 use super::{
     extended::Batch,
     flight::{Answer, Expected},
+    follow::Followed,
     leg::Leg,
     masks::Masks,
     prepared::Names,
@@ -103,10 +104,7 @@ pub(crate) struct Engine<C> {
     pub(crate) names: Names,
     pub(crate) scripts: Scripts,
     pub(crate) gate: Gate,
-    pub(crate) state: SessionState,
-    /// The state before the first change since the last ReadyForQuery, while no transaction block keeps the score: what an
-    /// error goes back to.
-    pub(crate) state_before: Option<SessionState>,
+    pub(crate) settings: Followed,
     pub(crate) database: String,
     pub(crate) masks: Masks,
     /// A schema change that others see when the open transaction commits.
@@ -139,8 +137,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             names: Names::default(),
             scripts: Scripts::default(),
             gate: parts.gate,
-            state: parts.state,
-            state_before: None,
+            settings: Followed::new(parts.state),
             database: parts.database,
             masks: parts.masks,
             schema_changed: false,

@@ -270,7 +270,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         let mut before = None;
         let planned = self.plan(items, &mut before);
         if let Some(before) = before {
-            self.state = before;
+            self.settings.state = before;
         }
         let (planned, asked) = match planned {
             Ok(planned) => planned,
@@ -330,8 +330,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                     if let Some(statement) = &statement
                         && !matches!(statement.control, Control::None)
                     {
-                        before.get_or_insert_with(|| self.state.clone());
-                        self.state.sent(statement);
+                        before.get_or_insert_with(|| self.settings.state.clone());
+                        self.settings.state.sent(statement);
                     }
                     Planned::Execute { name, portal, statement, bind, bytes, asked: None }
                 }
@@ -360,7 +360,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 return Err(Unfit::new(SYNTAX_ERROR, text));
             }
         };
-        let generation = self.scripts.generation(&self.state, self.masks.catalogue());
+        let generation = self.scripts.generation(&self.settings.state, self.masks.catalogue());
         let prepared = Arc::new(Prepared {
             statement,
             generation,
@@ -397,7 +397,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     /// and EXECUTE and FETCH mean what their name means at that moment; so does this.
     fn current(&mut self, prepared: &Prepared) -> Option<Arc<Statement>> {
         let statement = prepared.statement.as_ref()?;
-        let generation = self.scripts.generation(&self.state, self.masks.catalogue());
+        let generation = self.scripts.generation(&self.settings.state, self.masks.catalogue());
         if generation == prepared.generation && !names_something(&statement.text) {
             return Some(statement.clone());
         }

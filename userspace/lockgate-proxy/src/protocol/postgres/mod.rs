@@ -9,6 +9,7 @@ mod copy;
 mod engine;
 mod extended;
 mod flight;
+mod follow;
 mod judge;
 mod leg;
 mod masks;

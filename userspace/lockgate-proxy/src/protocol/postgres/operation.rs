@@ -58,8 +58,8 @@ impl<C> Engine<C> {
         let keys = self.gate.ports.mask_keys.load_full();
         let touches_masked = self.masks.touches(self.gate.masks(), &keys, statement);
         let session = &self.gate.session;
-        let role = self.state.role.as_deref().unwrap_or(&session.upstream_user);
-        let search_path = match &self.state.search_path {
+        let role = self.settings.state.role.as_deref().unwrap_or(&session.upstream_user);
+        let search_path = match &self.settings.state.search_path {
             SearchPath::Default => None,
             SearchPath::Known(schemas) => Some(schemas.join(", ")),
             SearchPath::Unknown => Some("(unknown)".to_owned()),
@@ -99,8 +99,8 @@ impl<C> Engine<C> {
     /// approval must not be good for whatever the name means later.
     fn spelled_out(&self, statement: &Statement) -> (Arc<str>, Arc<str>) {
         let (name, inner) = match &statement.control {
-            Control::Execute { name } => (name, self.state.prepared(name)),
-            Control::Fetch { name } => (name, self.state.cursor(name)),
+            Control::Execute { name } => (name, self.settings.state.prepared(name)),
+            Control::Fetch { name } => (name, self.settings.state.cursor(name)),
             Control::None
             | Control::Begin
             | Control::Commit { .. }

@@ -316,21 +316,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     fn settled(&mut self, flight: Flight, status: OutcomeStatus) {
         let statement = flight.statement.clone();
         if let OutcomeStatus::Completed { tag } = &status {
-            if !matches!(statement.control, Control::None)
-                && self.server_leg.status() == TransactionStatus::Idle
-                && self.state_before.is_none()
-            {
-                self.state_before = Some(self.state.clone());
-            }
-            // COMMIT of a failed transaction is a ROLLBACK, and the server says so.
-            match statement.control {
-                Control::Commit { chain } if tag == "ROLLBACK" => {
-                    let mut rollback = (*statement).clone();
-                    rollback.control = Control::Rollback { chain };
-                    self.state.apply(&rollback);
-                }
-                _ => self.state.apply(&statement),
-            }
+            self.settings.succeeded(&statement, tag);
             match &statement.control {
                 Control::Deallocate { name: None } | Control::DiscardAll => self.names.forget_all_prepared(),
                 Control::Deallocate { name: Some(name) } => {
@@ -374,10 +360,6 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         if reply.role != ReplyRole::Failed {
             return Ok(());
         }
-        // A failed message takes back what its earlier statements set.
-        if let Some(before) = self.state_before.take() {
-            self.state = before;
-        }
         if is_query {
             if let Some(Answer::Query(flights)) = self.expected.front_mut().map(|e| &mut e.answer) {
                 let flights = std::mem::take(flights);
@@ -405,7 +387,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     /// The first of them failed, the others never ran.
     fn failed(&mut self, flights: impl IntoIterator<Item = Flight>, sqlstate: &str) {
         let mut kinds = Vec::new();
-        for (index, flight) in flights.into_iter().enumerate() {
+        let mut flights = flights.into_iter().peekable();
+        self.settings.failed(flights.peek().map(|flight| &*flight.statement));
+        for (index, flight) in flights.enumerate() {
             kinds.extend(flight.finish(match index {
                 0 => OutcomeStatus::Failed { sqlstate: sqlstate.to_owned() },
                 _ => OutcomeStatus::Skipped,
@@ -424,7 +408,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                     && !name.is_empty()
                     && let Ok(text) = name.to_str("the statement's name")
                 {
-                    self.state.prepare(text, statement.clone());
+                    self.settings.state.prepare(text, statement.clone());
                 }
                 self.names.enter_prepared(name, prepared);
                 if let Some(flight) = flight {
@@ -437,7 +421,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                     && !name.is_empty()
                     && let Ok(text) = name.to_str("the portal's name")
                 {
-                    self.state.open_cursor(text, statement.clone());
+                    self.settings.state.open_cursor(text, statement.clone());
                 }
                 self.names.enter_portal(name, portal);
                 if let Some(flight) = flight {
@@ -448,12 +432,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             Some(Answer::Close { statement, name }) => {
                 if statement {
                     if let Ok(text) = name.to_str("the statement's name") {
-                        self.state.forget_prepared(text);
+                        self.settings.state.forget_prepared(text);
                     }
                     self.names.forget_prepared(&name);
                 } else {
                     if let Ok(text) = name.to_str("the portal's name") {
-                        self.state.close_cursor(text);
+                        self.settings.state.close_cursor(text);
                     }
                     self.names.forget_portal(&name);
                 }
@@ -478,14 +462,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 self.settled(flight, OutcomeStatus::Completed { tag: String::new() });
             }
         }
-        self.state_before = None;
+        self.settings.ready(status);
         if status == TransactionStatus::Idle {
             if std::mem::take(&mut self.schema_changed) {
                 self.masks.outdated();
             }
             for name in self.names.forget_portals() {
                 if let Ok(text) = name.to_str("the portal's name") {
-                    self.state.close_cursor(text);
+                    self.settings.state.close_cursor(text);
                 }
             }
         }
@@ -532,7 +516,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             other => return Err(target_fault(unasked(other.name()))),
         };
         if let (Ok(name), Ok(value)) = (name.to_str("a parameter"), value.to_str("a parameter")) {
-            self.state.parameter_status(name, value);
+            self.settings.state.parameter_status(name, value);
         }
         // A setting made from a masked value would tell it (set_config, SET from a function).
         let strip = self.expected.front().and_then(|expected| expected.answer.strip());

@@ -87,13 +87,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             let operation = self.operation(statement, Vec::new(), walk.is_open());
             walk.pass(statement);
             if !matches!(statement.control, Control::None) && script.statements.len() > 1 {
-                before.get_or_insert_with(|| self.state.clone());
-                self.state.sent(statement);
+                before.get_or_insert_with(|| self.settings.state.clone());
+                self.settings.state.sent(statement);
             }
             asked.push(Asked { operation, statement: statement.clone(), approval: None });
         }
         if let Some(before) = before {
-            self.state = before;
+            self.settings.state = before;
         }
         match self.judge(asked).await? {
             Judgement::Refused(words) => Ok(Err(words)),
@@ -172,7 +172,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
 
     /// The statements of a text, as the target would read them now.
     pub(crate) fn script(&mut self, text: &str) -> Script {
-        self.scripts.understand(Inspector, text, &self.state, self.masks.catalogue())
+        self.scripts.understand(Inspector, text, &self.settings.state, self.masks.catalogue())
     }
 
     /// Gets a fresh catalogue when masks could apply. Without one, what could be masked is refused later.
