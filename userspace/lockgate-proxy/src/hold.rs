@@ -65,7 +65,7 @@ pub(crate) fn waiting(session: &Session, operation: &Operation, progress: &Progr
         })
         .collect();
     format!(
-        "lockgate: waiting for approval of {} at {}: {}; until {}, {}; press Ctrl-C to give up",
+        "lockgate: waiting for approval of {} at {}: {}, until {}, {}; press Ctrl-C to give up",
         title(operation),
         place(session),
         needs.join("; "),

@@ -22,7 +22,11 @@ use crate::{
 };
 use bytes::{Bytes, BytesMut};
 use lockgate_inspect::sql::{SessionState, catalogue::CatalogueSnapshot};
-use lockgate_model::{outcome::Closing, port::BoxFuture};
+use lockgate_model::{
+    outcome::Closing,
+    port::BoxFuture,
+    session::{self, Mode},
+};
 use lockgate_wire::postgres::{
     PgString, Target, TransactionStatus,
     automaton::ClientLeg,
@@ -80,11 +84,17 @@ impl Stage {
 
     /// Opens a session in this outside, with pipes of this size.
     pub(super) async fn with(outside: Outside, limits: Limits, pipe: usize) -> Self {
+        Self::on(Mode::Enforce, outside, limits, pipe).await
+    }
+
+    /// Opens a session on a target in this mode.
+    pub(super) async fn on(mode: Mode, outside: Outside, limits: Limits, pipe: usize) -> Self {
         let (near, client) = tokio::io::duplex(pipe);
         let (upstream, far) = tokio::io::duplex(pipe);
         let seen = Arc::new(Mutex::new(Seen::default()));
         let server = tokio::spawn(FakeServer::new(far, outside.recorder.clone(), seen.clone()).run());
-        let target = testing::target("orders-db", Vec::new());
+        let mut target = testing::target("orders-db", Vec::new());
+        target.target = Arc::new(session::Target { mode, ..(*target.target).clone() });
         let session = Arc::new(testing::session(&target, &*outside.ports.ambient));
         let mut report = FlowReport::new(outside.recorder.clone(), outside.ports.ambient.clone());
         report.session_started(&session, false).await.unwrap();

@@ -9,6 +9,7 @@ use lockgate_model::{
     approval::WithdrawReason,
     event::EventKind,
     outcome::{CloseReason, OutcomeStatus},
+    session::Mode,
     verdict::DenialCause,
 };
 use lockgate_wire::postgres::frontend::Frontend;
@@ -574,4 +575,34 @@ async fn masks_without_a_catalogue_refuse_what_could_return_rows() {
     stage.send(&[query("SELECT ssn FROM t"), query("BEGIN"), query("COMMIT")]).await;
     assert_eq!(stage.until_ready(3).await, "E:42501 Z:I C:BEGIN Z:T C:COMMIT Z:I");
     stage.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn shadow_records_what_enforce_would_do_and_lets_it_pass() {
+    let outside = testing::outside(super::POLICY);
+    let mut stage = Stage::on(Mode::Shadow, outside, Limits::default(), 64 * 1024).await;
+    stage.send(&[query("DELETE FROM t"), query("DROP TABLE t"), query("FROBNICATE")]).await;
+    assert_eq!(stage.until_ready(3).await, "C:DELETE Z:I C:DROP Z:I C:FROBNICATE Z:I");
+    let (_, outside, _) = stage.finish().await;
+    let would: Vec<&str> = outside
+        .recorder
+        .events()
+        .iter()
+        .filter_map(|event| match event {
+            EventKind::OperationDecided { verdict, .. } => verdict.would.as_ref().map(|would| would.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(would, ["deny", "require_approval", "deny"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_behind_a_copy_before_its_data_end_the_session() {
+    let mut stage = Stage::open().await;
+    let sends = batch(&[&run("COPY t FROM STDIN"), &[Frontend::Sync], &run("SELECT 1"), &[Frontend::Sync]]);
+    stage.send(&sends).await;
+    assert_eq!(stage.until_ready(1).await, "1 2 G E:08P01 end");
+    let (closing, _, seen) = stage.finish().await;
+    assert_eq!(closing.reason, CloseReason::ClientProtocolError);
+    assert_eq!(seen.committed, Vec::<String>::new());
 }

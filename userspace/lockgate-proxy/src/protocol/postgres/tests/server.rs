@@ -267,6 +267,7 @@ impl FakeServer {
                             return Ok(false);
                         }
                         Frontend::Sync | Frontend::Flush => {}
+                        Frontend::Terminate => return Err(Gone),
                         other => panic!("{} inside a COPY", other.name()),
                     }
                 }
