@@ -156,22 +156,45 @@ fn a_governed_uid_is_redirected_wherever_it_runs_and_others_are_not() -> Result<
 #[test]
 fn a_unit_glob_follows_units_that_start_later() -> Result<()> {
     let lab = Lab::new()?;
-    let name = format!("runner.{}.job.service", lab.instance());
-    let _agent =
-        lab.agent_with(json!({ "cgroups": [], "units": [format!("runner.{}.*.service", lab.instance())] }))?;
-    let unit = lab.outside().join("system.slice").join(&name);
-    fs::create_dir_all(&unit)?;
-    // The tree is looked through several times a second.
-    let start = std::time::Instant::now();
-    loop {
-        let lines = lab.client(&unit, &["dial", &lab.server.at("127.0.0.1")])?;
-        if outcomes(&lines) == ["proxy"] {
-            break;
+    let glob = format!("runner.{}.*.service", lab.instance());
+    let _agent = lab.agent_with(json!({ "cgroups": [], "units": [glob] }))?;
+    // In a slice, as systemd does it, and in an ordinary directory.
+    let slice = Slice::new(lab.directory(&format!("/{}.slice", lab.instance())))?;
+    for parent in [slice.0.clone(), lab.outside()] {
+        for run in 0..3 {
+            let unit = parent.join(format!("runner.{}.job{run}.service", lab.instance()));
+            fs::create_dir(&unit)?;
+            let start = std::time::Instant::now();
+            loop {
+                let lines = lab.client(&unit, &["dial", &lab.server.at("127.0.0.1")])?;
+                if outcomes(&lines) == ["proxy"] {
+                    break;
+                }
+                assert!(start.elapsed() < crate::harness::PATIENCE, "the unit was not found: {lines:?}");
+            }
         }
-        assert!(start.elapsed() < crate::harness::PATIENCE, "the unit was not found: {lines:?}");
     }
     assert_eq!(outcomes(&lab.client(&lab.outside(), &["dial", &lab.server.at("127.0.0.1")])?), ["direct"]);
     Ok(())
+}
+
+/// A slice at the root of the hierarchy, removed with its units.
+struct Slice(std::path::PathBuf);
+
+impl Slice {
+    fn new(directory: std::path::PathBuf) -> Result<Self> {
+        fs::create_dir(&directory)?;
+        Ok(Self(directory))
+    }
+}
+
+impl Drop for Slice {
+    fn drop(&mut self) {
+        for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(entry.path());
+        }
+        let _ = fs::remove_dir(&self.0);
+    }
 }
 
 #[test]

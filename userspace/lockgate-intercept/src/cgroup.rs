@@ -19,6 +19,9 @@ use std::{
 /// Paths remembered for cgroups that may be gone when their flow is attributed.
 const REMEMBERED_PATHS: usize = 8192;
 
+/// Slices that are watched for new units; inotify's own limit per user is of the same order.
+const FOLLOWED_SLICES: usize = 4096;
+
 /// A cgroup-v2 id: the inode of its directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct CgroupId(pub(crate) u64);
@@ -112,6 +115,22 @@ impl Tree {
                     open.push(entry.path());
                 }
             }
+        }
+        found
+    }
+
+    /// The root and every slice, at most [`FOLLOWED_SLICES`].
+    pub(crate) fn slices(&self) -> Vec<PathBuf> {
+        let mut found = vec![self.mount.clone()];
+        let mut next = 0;
+        while let Some(directory) = found.get(next).cloned() {
+            next += 1;
+            let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+            let slices = entries
+                .map(|entry| entry.path())
+                .filter(|path| path.extension().is_some_and(|kind| kind == "slice"));
+            let room = FOLLOWED_SLICES.saturating_sub(found.len());
+            found.extend(slices.take(room));
         }
         found
     }

@@ -297,6 +297,11 @@ impl Core {
         OriginalDst::new(registered_form(&targets.configured, &targets.local, destination.addr()))
     }
 
+    /// The slices in which units can appear; none while nothing is governed by unit.
+    pub(crate) fn slices(&self) -> Vec<PathBuf> {
+        if self.has_globs() { self.tree.slices() } else { Vec::new() }
+    }
+
     /// Where a self-test puts its child: inside what is governed, if that is a cgroup.
     pub(crate) fn probe_cgroup(&self) -> String {
         self.governance().rules.first_cgroup().unwrap_or("/lockgate").to_owned()

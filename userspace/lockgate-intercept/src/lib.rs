@@ -68,7 +68,7 @@
 //! Task rules see tasks: a colluding process that is not governed, a daemon that connects on a job's behalf, sockets
 //! that were connected before governance began, kernel sockets, AF_PACKET and AF_VSOCK for those who may open them, and root that
 //! moves itself out of its cgroup or removes the hooks, all stay outside. A unit that restarts gets a new cgroup, which a
-//! glob finds within 200 ms; govern its slice where that matters.
+//! glob finds within milliseconds in a slice and 200 ms elsewhere; govern its slice where that matters.
 //!
 //! [`BPF_LINK_UPDATE`]: https://docs.kernel.org/userspace-api/ebpf/syscall.html
 //! [`FlowError::Unattributed`]: lockgate_model::port::FlowError::Unattributed
@@ -83,6 +83,7 @@ mod govern;
 mod interceptor;
 mod listener;
 mod mount;
+mod notice;
 mod object;
 mod pin;
 mod probe;

@@ -4,21 +4,24 @@
 use crate::{
     denial::Denial,
     interceptor::{Core, Health},
+    notice::{Notice, Wake},
+};
+use rustix::{
+    fd::{AsFd as _, OwnedFd},
+    pipe::{PipeFlags, pipe_with},
 };
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc,
-        mpsc::{RecvTimeoutError, SyncSender, sync_channel},
-    },
+    sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
 };
 
 /// Without globs nothing is urgent.
 const CALM: Duration = Duration::from_secs(1);
-/// A restarted unit has a new cgroup; until it is found its egress is direct.
+/// A restarted unit has a new cgroup; until it is found its egress is direct. A slice that is watched wakes
+/// sooner than this.
 const WITH_GLOBS: Duration = Duration::from_millis(200);
 
 /// Refusals that are told one by one in a round; the rest is counted.
@@ -27,23 +30,16 @@ const TOLD_PER_ROUND: usize = 20;
 /// Stops with its owner.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    stop: Option<SyncSender<()>>,
+    /// The writing end of a pipe that nobody writes to: closing it is the signal.
+    stop: Option<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Watch {
     pub(crate) fn start(core: Arc<Core>) -> io::Result<Self> {
-        let (stop, stopped) = sync_channel(0);
-        let thread = thread::Builder::new().name("lockgate-watch".to_owned()).spawn(move || {
-            let mut last = Health::default();
-            loop {
-                let pause = if core.has_globs() { WITH_GLOBS } else { CALM };
-                match stopped.recv_timeout(pause) {
-                    Err(RecvTimeoutError::Timeout) => last = wake_safely(&core, last),
-                    Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
-                }
-            }
-        })?;
+        let (stopped, stop) = pipe_with(PipeFlags::CLOEXEC)?;
+        let watch = move || run(&core, &stopped);
+        let thread = thread::Builder::new().name("lockgate-watch".to_owned()).spawn(watch)?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -53,6 +49,20 @@ impl Drop for Watch {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+    }
+}
+
+fn run(core: &Core, stopped: &OwnedFd) {
+    let mut last = Health::default();
+    let notice = Notice::open();
+    loop {
+        // Followed before the tree is looked through: a unit made in between still wakes.
+        notice.follow(&core.slices());
+        let pause = if core.has_globs() { WITH_GLOBS } else { CALM };
+        match notice.wait(stopped.as_fd(), pause) {
+            Wake::Stop => return,
+            Wake::Change | Wake::Time => last = wake_safely(core, last),
         }
     }
 }
