@@ -46,6 +46,7 @@ fn record(c: &mut Criterion) {
 
     let mut group = c.benchmark_group("record");
     for (name, durability) in [("written", Durability::Written), ("synced", Durability::Synced)] {
+        group.throughput(Throughput::Elements(1));
         group.bench_function(format!("{name}, one recorder"), |b| {
             b.iter_custom(|rounds| {
                 let (log, event) = (log.clone(), event.clone());

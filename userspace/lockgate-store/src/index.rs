@@ -22,7 +22,10 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     panic::AssertUnwindSafe,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -79,6 +82,8 @@ pub(crate) struct Through {
 /// See the module.
 pub(crate) struct Index {
     layout: Layout,
+    /// The last record that the writer is sure of: what is behind it in the file may be cut off again.
+    written: Arc<AtomicU64>,
     tables: Tables,
     /// The last record that was applied; None before the first.
     through: Option<(u64, u64, u64)>,
@@ -92,20 +97,20 @@ pub(crate) struct Index {
 
 impl Index {
     /// Opens the index, from nothing when it is not this log's, and reads what it does not know yet.
-    pub(crate) fn open(layout: &Layout) -> Result<Self, IndexError> {
-        match Self::open_existing(layout) {
+    pub(crate) fn open(layout: &Layout, written: Arc<AtomicU64>) -> Result<Self, IndexError> {
+        match Self::open_existing(layout, written.clone()) {
             Ok(index) => Ok(index),
             Err(error) => {
                 tracing::info!(%error, "the index is built anew from the log");
                 match std::fs::remove_dir_all(layout.index()) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-                    _ => Self::open_existing(layout),
+                    _ => Self::open_existing(layout, written),
                 }
             }
         }
     }
 
-    fn open_existing(layout: &Layout) -> Result<Self, IndexError> {
+    fn open_existing(layout: &Layout, written: Arc<AtomicU64>) -> Result<Self, IndexError> {
         let tables = Tables::open(&layout.index())?;
         let through = tables.through()?;
         if let Some(through) = through {
@@ -113,6 +118,7 @@ impl Index {
         }
         let mut index = Self {
             layout: layout.clone(),
+            written,
             through: through.map(|through| (through.seq, through.segment, through.offset)),
             live: HashMap::new(),
             requests: tables.open_requests()?,
@@ -132,6 +138,7 @@ impl Index {
         let (segments, _) =
             self.layout.list_segments().map_err(|error| IndexError::Log(error.to_string()))?;
         let (known, begin, offset) = self.through.unwrap_or((0, 0, 0));
+        let written = self.written.load(Ordering::Acquire);
         for segment in segments.into_iter().filter(|segment| segment.first_seq >= begin) {
             let offset = if segment.first_seq == begin { offset } else { 0 };
             let mut lines = Lines::open_at(segment.clone(), offset)?;
@@ -142,6 +149,9 @@ impl Index {
                 let place = line.place.offset;
                 let record = Record::decode(line.bytes)
                     .map_err(|error| IndexError::Log(format!("{}: {error}", line.place)))?;
+                if record.seq > written {
+                    return Ok(());
+                }
                 if record.seq > known {
                     let fact = Fact::of(&record.event);
                     self.apply(&Resting {
@@ -332,11 +342,17 @@ struct Gathered {
 }
 
 /// The writer's end: never waits. Dropping it ends the thread.
-pub(crate) struct Feed(Arc<(Mutex<Gathered>, Condvar)>);
+pub(crate) struct Feed {
+    gathered: Arc<(Mutex<Gathered>, Condvar)>,
+    written: Arc<AtomicU64>,
+}
 
 impl Feed {
     pub(crate) fn push(&self, batch: Vec<Resting>) {
-        let (gathered, wake) = &*self.0;
+        if let Some(last) = batch.last() {
+            self.written.store(last.seq, Ordering::Release);
+        }
+        let (gathered, wake) = &*self.gathered;
         let mut gathered = gathered.lock().unwrap_or_else(PoisonError::into_inner);
         let first = gathered.records.is_empty();
         // What finds no room is read from the log later.
@@ -352,22 +368,26 @@ impl Feed {
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        let (gathered, wake) = &*self.0;
+        let (gathered, wake) = &*self.gathered;
         gathered.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
         wake.notify_one();
     }
 }
 
 /// Starts the thread that keeps the index. It ends, and persists, when the feed is dropped.
-pub(crate) fn keep(shared: Shared, layout: Layout) -> io::Result<(Feed, JoinHandle<()>)> {
-    let feed = Arc::new((Mutex::default(), Condvar::new()));
-    let gathered = feed.clone();
-    let thread =
-        thread::Builder::new().name("audit-index".into()).spawn(move || run(&shared, &layout, &gathered))?;
-    Ok((Feed(feed), thread))
+pub(crate) fn keep(
+    shared: Shared,
+    layout: Layout,
+    written: Arc<AtomicU64>,
+) -> io::Result<(Feed, JoinHandle<()>)> {
+    let gathered = Arc::new((Mutex::default(), Condvar::new()));
+    let feed = Feed { gathered: gathered.clone(), written: written.clone() };
+    let work = move || run(&shared, &layout, &written, &gathered);
+    let thread = thread::Builder::new().name("audit-index".into()).spawn(work)?;
+    Ok((feed, thread))
 }
 
-fn run(shared: &Shared, layout: &Layout, feed: &(Mutex<Gathered>, Condvar)) {
+fn run(shared: &Shared, layout: &Layout, written: &Arc<AtomicU64>, feed: &(Mutex<Gathered>, Condvar)) {
     let mut persisted = Instant::now();
     let mut tried = Instant::now();
     let mut unpersisted = false;
@@ -378,7 +398,7 @@ fn run(shared: &Shared, layout: &Layout, feed: &(Mutex<Gathered>, Condvar)) {
                 continue;
             }
             tried = Instant::now();
-            if let Ok(index) = Index::open(layout) {
+            if let Ok(index) = Index::open(layout, written.clone()) {
                 *shared.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(index);
             }
         }

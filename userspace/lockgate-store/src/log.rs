@@ -28,7 +28,7 @@ use lockgate_model::{
 use std::{
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     thread::{self, JoinHandle},
 };
 use tokio::sync::oneshot;
@@ -101,7 +101,8 @@ impl Log {
             None => (disk.create(&segment.path).during("create", &segment.path)?, 0),
         };
         disk.sync_dir(&layout.segments()).during("sync", layout.segments())?;
-        let index = Index::open(&layout)
+        let written = Arc::new(AtomicU64::new(recovered.tip.seq));
+        let index = Index::open(&layout, written.clone())
             .inspect_err(
                 |error| tracing::warn!(%error, "no index; listings and this start read the whole log"),
             )
@@ -113,7 +114,7 @@ impl Log {
         let closings = crash::closings(open, &recovered, lock.left_open, ambient.now());
         let index = Shared::new(index);
         let (feed, indexer) =
-            index::keep(index.clone(), layout.clone()).during("start a thread for", &layout.dir)?;
+            index::keep(index.clone(), layout.clone(), written).during("start a thread for", &layout.dir)?;
         let syncer = Arc::new(Syncer::new(Written { file: file.clone(), tip: recovered.tip, len }));
         let queue = Arc::new(Queue::default());
         let parts = Parts {

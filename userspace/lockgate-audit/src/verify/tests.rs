@@ -325,8 +325,11 @@ fn findings_and_memory_are_bounded() {
     assert!(report.findings_total >= 23_000, "{}", report.findings_total);
 }
 
-/// Signing takes long in a debug build.
-static FINE: LazyLock<Sample> = LazyLock::new(|| write_log(RECORDS, "fine", &key(1)));
+/// With the newest head alone: a signature takes long to check in a debug build.
+static FINE: LazyLock<Sample> = LazyLock::new(|| {
+    let log = write_log(RECORDS, "fine", &key(1));
+    Sample { heads: log.heads.last().cloned().into_iter().collect(), ..log }
+});
 
 proptest! {
     /// Whatever one byte of what is signed becomes, it is found.
