@@ -29,11 +29,18 @@ const MAX_VIEW_ROUNDS: usize = 16;
 pub(super) struct Cover {
     columns: HashMap<(u32, i16), Method>,
     relations: HashSet<u32>,
+    /// The patterns' column parts, for relations that the catalogue does not know.
+    names: Vec<(String, Method)>,
 }
 
 impl Cover {
     pub(super) fn column(&self, relation: u32, attnum: i16) -> Option<&Method> {
         self.columns.get(&(relation, attnum))
+    }
+
+    /// The mask that a column of this name would get in a relation that nobody knows.
+    pub(super) fn by_name(&self, column: &str) -> Option<&Method> {
+        self.names.iter().find(|(pattern, _)| glob(pattern, column)).map(|(_, method)| method)
     }
 
     /// Whether any column of the relation is masked.
@@ -46,6 +53,11 @@ impl Cover {
         if spec.columns.is_empty() {
             return cover;
         }
+        cover.names = spec
+            .columns
+            .iter()
+            .map(|mask| (mask.pattern.column.clone(), Method::of(&mask.method, keys)))
+            .collect();
         for relation in catalogue.relations() {
             cover.by_pattern(spec, relation, keys);
             cover.by_system_values(relation);

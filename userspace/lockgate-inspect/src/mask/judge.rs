@@ -7,8 +7,10 @@ use super::{
     taint::{Columns, Origin, Taint},
 };
 use crate::sql::{
-    catalogue::{CatalogueSnapshot, Relation, Resolution},
-    usage::{Alias, Body, Change, Cte, CteBody, Expr, Output, Place, Query, Select, Shape, Source},
+    catalogue::{CatalogueSnapshot, Lookup, Relation, Resolution},
+    usage::{
+        Alias, Body, Change, ColumnRef, Cte, CteBody, Expr, Output, Place, Query, Select, Shape, Source,
+    },
 };
 use lockgate_model::sql::RelationName;
 use std::{collections::HashMap, sync::Arc};
@@ -33,7 +35,7 @@ pub(super) enum Misuse {
 pub(super) struct Judge<'a> {
     cover: &'a Cover,
     catalogue: &'a CatalogueSnapshot,
-    search_path: Option<&'a [String]>,
+    lookup: &'a Lookup,
     pub(super) misuses: Vec<Misuse>,
     /// Something of unknown origin stands in a place that decides about rows, or is stored.
     pub(super) unknown_use: bool,
@@ -41,19 +43,8 @@ pub(super) struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    pub(super) fn new(
-        cover: &'a Cover,
-        catalogue: &'a CatalogueSnapshot,
-        search_path: Option<&'a [String]>,
-    ) -> Self {
-        Self {
-            cover,
-            catalogue,
-            search_path,
-            misuses: Vec::new(),
-            unknown_use: false,
-            origins: HashMap::new(),
-        }
+    pub(super) fn new(cover: &'a Cover, catalogue: &'a CatalogueSnapshot, lookup: &'a Lookup) -> Self {
+        Self { cover, catalogue, lookup, misuses: Vec::new(), unknown_use: false, origins: HashMap::new() }
     }
 
     /// What the columns of a view carry; None when their number is not known. A view's own conditions are its owner's.
@@ -62,9 +53,9 @@ impl<'a> Judge<'a> {
         catalogue: &'a CatalogueSnapshot,
         query: &Query,
     ) -> Option<Vec<Taint>> {
-        let mut judge = Self::new(cover, catalogue, Some(&[]));
-        let columns = judge.query(query, &Scope::root());
-        columns.named.map(|named| named.into_iter().map(|(_, taint)| taint).collect())
+        let lookup = Lookup::Schemas(Vec::new());
+        let columns = Judge::new(cover, catalogue, &lookup).query(query, &Scope::root());
+        columns.ordered().map(|named| named.into_iter().map(|(_, taint)| taint).collect())
     }
 
     /// The outputs of a query.
@@ -115,7 +106,7 @@ impl<'a> Judge<'a> {
             columns = next;
         }
         let all = columns.all.clone().computed();
-        match columns.named {
+        match columns.ordered() {
             Some(named) => Columns::known(named.into_iter().map(|(name, _)| (name, all.clone())).collect()),
             None => Columns::unnamed(all),
         }
@@ -153,14 +144,15 @@ impl<'a> Judge<'a> {
             self.misused(Place::SetOperation, &left.all);
             self.misused(Place::SetOperation, &right.all);
         }
-        match (left.named, right.named) {
+        let all = left.all.clone().or(right.all.clone()).computed();
+        match (left.ordered(), right.ordered()) {
             (Some(left), Some(right)) if left.len() == right.len() => Columns::known(
                 left.into_iter()
                     .zip(right)
                     .map(|((name, left), (_, right))| (name, left.or(right).computed()))
                     .collect(),
             ),
-            _ => Columns::unnamed(left.all.or(right.all).computed()),
+            _ => Columns::unnamed(all),
         }
     }
 
@@ -221,12 +213,17 @@ impl<'a> Judge<'a> {
     /// Joined columns come first, once (SQL:2016 7.10); a masked one among them is compared.
     fn join(&mut self, left: Columns, right: Columns, using: &[String], natural: bool) -> Columns {
         let (Some(left_named), Some(right_named)) = (&left.named, &right.named) else {
-            let all = left.all.or(right.all);
+            let all = left.all.clone().or(right.all.clone());
+            for name in using {
+                self.misused(Place::Join, &left.get(name).unwrap_or(Taint::Clean));
+                self.misused(Place::Join, &right.get(name).unwrap_or(Taint::Clean));
+            }
             if natural {
                 self.misused(Place::Join, &all);
             }
             return Columns::unnamed(all);
         };
+        let exact = left.exact && right.exact;
         let common =
             |name: &str| if natural { right.has(name) } else { using.iter().any(|using| using == name) };
         let joined: Vec<&String> = if natural {
@@ -243,12 +240,17 @@ impl<'a> Judge<'a> {
         }
         columns.extend(left_named.iter().filter(|(name, _)| !(common(name) && right.has(name))).cloned());
         columns.extend(right_named.iter().filter(|(name, _)| !(common(name) && left.has(name))).cloned());
-        Columns::known(columns)
+        Columns { exact, ..Columns::known(columns) }
     }
 
     fn relation(&mut self, name: &RelationName) -> Columns {
-        match self.catalogue.resolve(name.schema.as_deref(), &name.name, self.search_path) {
+        match self.catalogue.resolve(name.schema.as_deref(), &name.name, self.lookup) {
             Resolution::Found(relation) => self.columns_of(relation),
+            Resolution::Several(relations) => relations
+                .into_iter()
+                .map(|relation| self.columns_of(relation))
+                .reduce(Columns::either)
+                .unwrap_or_else(|| Columns::unnamed(Taint::Unknown)),
             Resolution::Unknown => Columns::unnamed(Taint::Unknown),
         }
     }
@@ -289,8 +291,8 @@ impl<'a> Judge<'a> {
             match (&output.value.shape, output.value.columns.as_slice()) {
                 (Shape::Star, [star]) => {
                     let columns = scope.star(&star.column.qualifier);
-                    all = all.or(columns.all);
-                    match (&mut named, columns.named) {
+                    all = all.or(columns.all.clone());
+                    match (&mut named, columns.ordered()) {
                         (Some(named), Some(columns)) => named.extend(columns),
                         (named, _) => *named = None,
                     }
@@ -320,7 +322,8 @@ impl<'a> Judge<'a> {
                 continue;
             }
             if let Shape::Ordinal(number) = expr.shape {
-                let counted = outputs.named.as_ref().and_then(|named| named.get(number.checked_sub(1)?));
+                let ordered = outputs.named.as_ref().filter(|_| outputs.exact);
+                let counted = ordered.and_then(|named| named.get(number.checked_sub(1)?));
                 taint = taint.or(counted.map_or_else(|| outputs.all.clone(), |(_, taint)| taint.clone()));
             } else if let Some(name) = column_name(expr) {
                 taint = taint.or(outputs.get(&name).unwrap_or(Taint::Clean));
@@ -353,7 +356,11 @@ impl<'a> Judge<'a> {
     pub(super) fn taint(&mut self, expr: &Expr, scope: &Scope<'_>) -> Taint {
         let mut all = Taint::Clean;
         for used in &expr.columns {
-            let taint = scope.resolve(&used.column);
+            let taint = match scope.resolve(&used.column) {
+                // A relation that the catalogue does not know yet: the patterns know its columns by name.
+                Taint::Unknown => self.by_name(&used.column),
+                known => known,
+            };
             if let Some(place) = used.place {
                 self.misused(place, &taint);
             }
@@ -374,6 +381,16 @@ impl<'a> Judge<'a> {
         match expr.shape {
             Shape::Column => all,
             Shape::Computed | Shape::Star | Shape::Ordinal(_) => all.computed(),
+        }
+    }
+
+    fn by_name(&self, column: &ColumnRef) -> Taint {
+        let method = column.name.as_deref().and_then(|name| self.cover.by_name(name));
+        match (method, &column.name) {
+            (Some(method), Some(name)) => {
+                Taint::Masked(Arc::new(Origin { label: name.clone(), method: method.clone() }))
+            }
+            _ => Taint::Unknown,
         }
     }
 
@@ -414,12 +431,13 @@ impl<'a> Judge<'a> {
 /// The row that INSERT proposed: its columns carry what the source put there.
 fn excluded(columns: &[String], target: &Columns, source: Option<Columns>) -> Columns {
     let Some(source) = source else { return target.clone().cleaned() };
-    let names: Vec<String> = match (columns, &target.named) {
-        ([], Some(named)) => named.iter().map(|(name, _)| name.clone()).collect(),
-        ([], None) => return Columns::unnamed(source.all.computed()),
+    let whole = source.all.clone().computed();
+    let names: Vec<String> = match (columns, target.clone().ordered()) {
+        ([], Some(named)) => named.into_iter().map(|(name, _)| name).collect(),
+        ([], None) => return Columns::unnamed(whole),
         (columns, _) => columns.to_vec(),
     };
-    let Some(values) = source.named else { return Columns::unnamed(source.all.computed()) };
+    let Some(values) = source.ordered() else { return Columns::unnamed(whole) };
     let mut proposed = target.clone().cleaned();
     let mut put = |name: &str, taint: Taint| match &mut proposed.named {
         Some(named) => match named.iter_mut().find(|(known, _)| known == name) {

@@ -105,8 +105,8 @@ impl MaskPlan {
         let usage = &statement.usage;
         facts.class == SqlClass::Opaque
             || usage.relations.iter().any(|name| match inner.resolve(usage, name) {
-                Resolution::Found(relation) => inner.cover.touches(relation.oid),
                 Resolution::Unknown => inner.could_mask(name, &facts.columns),
+                known => inner.covers(&known),
             })
             || matches!(&usage.lineage, Lineage::Define { body: Some(body), .. } if inner.mentions(body))
     }
@@ -130,7 +130,7 @@ impl MaskPlan {
                 "write it in plainer SQL, or ask for a policy that passes what is of unknown lineage",
             ));
         }
-        let mut judge = Judge::new(&inner.cover, &inner.catalogue, usage.search_path.as_deref());
+        let mut judge = Judge::new(&inner.cover, &inner.catalogue, &usage.lookup);
         let outputs = inner.lineage(&mut judge, &usage.lineage, usage)?;
         for misuse in &judge.misuses {
             inner.allowed(misuse)?;
@@ -156,7 +156,7 @@ impl MaskPlan {
 
 impl Inner {
     fn resolve(&self, usage: &ColumnUsage, name: &RelationName) -> Resolution<'_> {
-        self.catalogue.resolve(name.schema.as_deref(), &name.name, usage.search_path.as_deref())
+        self.catalogue.resolve(name.schema.as_deref(), &name.name, &usage.lookup)
     }
 
     /// Whether a mask could be meant for a relation that is not in the catalogue.
@@ -252,13 +252,11 @@ impl Inner {
 
     /// The first of these relations that has masked columns.
     fn masked(&self, usage: &ColumnUsage, relations: &[RelationName]) -> Option<RelationName> {
-        relations
-            .iter()
-            .find(|name| match self.resolve(usage, name) {
-                Resolution::Found(relation) => self.cover.touches(relation.oid),
-                Resolution::Unknown => false,
-            })
-            .cloned()
+        relations.iter().find(|name| self.covers(&self.resolve(usage, name))).cloned()
+    }
+
+    fn covers(&self, resolution: &Resolution<'_>) -> bool {
+        resolution.candidates().iter().any(|relation| self.cover.touches(relation.oid))
     }
 
     fn copy_out(
@@ -267,16 +265,21 @@ impl Inner {
         columns: &[String],
         usage: &ColumnUsage,
     ) -> Result<Columns, MaskViolation> {
-        let Resolution::Found(relation) = self.resolve(usage, name) else { return self.copy_unknown() };
-        let masked = relation
-            .columns
-            .iter()
-            .filter(|column| columns.is_empty() || columns.contains(&column.name))
-            .find(|column| self.cover.column(relation.oid, column.attnum).is_some());
-        match masked {
-            Some(column) => Err(self.copied(&format!("{}.{}", relation.name, column.name))),
-            None => Ok(Columns::unnamed(Taint::Clean)),
+        let resolution = self.resolve(usage, name);
+        if resolution.candidates().is_empty() {
+            return self.copy_unknown();
         }
+        for relation in resolution.candidates() {
+            let masked = relation
+                .columns
+                .iter()
+                .filter(|column| columns.is_empty() || columns.contains(&column.name))
+                .find(|column| self.cover.column(relation.oid, column.attnum).is_some());
+            if let Some(column) = masked {
+                return Err(self.copied(&format!("{}.{}", relation.name, column.name)));
+            }
+        }
+        Ok(Columns::unnamed(Taint::Clean))
     }
 
     fn copy_unknown(&self) -> Result<Columns, MaskViolation> {
@@ -303,15 +306,12 @@ impl Inner {
                     .relations()
                     .iter()
                     .any(|relation| relation.schema == *schema && self.cover.touches(relation.oid)),
-                _ => match self.resolve(usage, name) {
-                    Resolution::Found(relation) => match column {
-                        Some(column) => relation
-                            .column(column)
-                            .is_some_and(|column| self.cover.column(relation.oid, column.attnum).is_some()),
-                        None => self.cover.touches(relation.oid),
-                    },
-                    Resolution::Unknown => false,
-                },
+                _ => self.resolve(usage, name).candidates().iter().any(|relation| match column {
+                    Some(column) => relation
+                        .column(column)
+                        .is_some_and(|column| self.cover.column(relation.oid, column.attnum).is_some()),
+                    None => self.cover.touches(relation.oid),
+                }),
             };
             if masked {
                 return Err(self.refuse(
@@ -399,7 +399,8 @@ pub struct StatementMask {
 impl StatementMask {
     /// The masks for rows of this description. A statement whose rows come without a description must be described first.
     pub fn rows(&self, columns: &[Column]) -> RowMask {
-        let aligned = self.outputs.named.as_ref().filter(|named| named.len() == columns.len());
+        let ordered = self.outputs.named.as_ref().filter(|_| self.outputs.exact);
+        let aligned = ordered.filter(|named| named.len() == columns.len());
         let mut unknown = Vec::new();
         let fields = columns
             .iter()
@@ -464,6 +465,6 @@ impl Columns {
     fn or_unknown(self) -> Self {
         // A column that the lineage follows stays what it is: unknown is only what a function returned, and that is marked
         // where it is called. The whole is in doubt nevertheless, for rows that do not line up with it.
-        Self { all: self.all.or(Taint::Unknown), named: self.named }
+        Self { all: self.all.or(Taint::Unknown), ..self }
     }
 }

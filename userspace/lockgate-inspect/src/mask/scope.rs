@@ -55,15 +55,15 @@ impl<'p> Scope<'p> {
 
     /// Adds what `*` shows of one more item.
     pub(super) fn put_star(&mut self, columns: Columns) {
-        let all = std::mem::replace(&mut self.star.all, Taint::Clean).or(columns.all);
-        let named = match (self.star.named.take(), columns.named) {
+        let all = std::mem::replace(&mut self.star.all, Taint::Clean).or(columns.all.clone());
+        let known = std::mem::replace(&mut self.star, Columns::none()).ordered();
+        self.star = match (known, columns.ordered()) {
             (Some(mut known), Some(more)) => {
                 known.extend(more);
-                Some(known)
+                Columns::known(known)
             }
-            _ => None,
+            _ => Columns::unnamed(all),
         };
-        self.star = Columns { named, all };
     }
 
     /// The WITH query that a relation's name stands for.

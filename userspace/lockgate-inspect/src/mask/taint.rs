@@ -58,8 +58,10 @@ impl Taint {
 /// The columns of a row, as far as they are known.
 #[derive(Clone, Debug)]
 pub(super) struct Columns {
-    /// In order, by name; None when their number or their names are not known.
+    /// By name; None when their names are not known.
     pub(super) named: Option<Vec<(String, Taint)>>,
+    /// Whether these are all of them, in order.
+    pub(super) exact: bool,
     /// The worst of all.
     pub(super) all: Taint,
 }
@@ -67,11 +69,29 @@ pub(super) struct Columns {
 impl Columns {
     pub(super) fn known(named: Vec<(String, Taint)>) -> Self {
         let all = named.iter().fold(Taint::Clean, |all, (_, taint)| all.or(taint.clone()));
-        Self { named: Some(named), all }
+        Self { named: Some(named), exact: true, all }
     }
 
     pub(super) fn unnamed(all: Taint) -> Self {
-        Self { named: None, all }
+        Self { named: None, exact: false, all }
+    }
+
+    /// The columns of one of several relations: by name the worst of them, and nobody knows in which order.
+    pub(super) fn either(self, other: Self) -> Self {
+        let all = self.all.or(other.all);
+        let (Some(mut named), Some(more)) = (self.named, other.named) else { return Self::unnamed(all) };
+        for (name, taint) in more {
+            match named.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, known)) => *known = std::mem::replace(known, Taint::Clean).or(taint),
+                None => named.push((name, taint)),
+            }
+        }
+        Self { named: Some(named), exact: false, all }
+    }
+
+    /// The columns in order, when that is known.
+    pub(super) fn ordered(self) -> Option<Vec<(String, Taint)>> {
+        self.named.filter(|_| self.exact)
     }
 
     pub(super) fn none() -> Self {
@@ -98,8 +118,12 @@ impl Columns {
     /// Gives the first columns other names, as `AS t(a, b)` does.
     pub(super) fn renamed(mut self, names: &[String]) -> Self {
         match &mut self.named {
-            Some(named) => named.iter_mut().zip(names).for_each(|((old, _), new)| old.clone_from(new)),
-            None => {}
+            Some(named) if self.exact => {
+                named.iter_mut().zip(names).for_each(|((old, _), new)| old.clone_from(new))
+            }
+            // Which column gets which name is not known.
+            Some(_) if !names.is_empty() => self.named = None,
+            Some(_) | None => {}
         }
         self
     }

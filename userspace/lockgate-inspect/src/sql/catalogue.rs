@@ -125,13 +125,37 @@ struct View {
     calls_unknown: bool,
 }
 
+/// Where an unqualified relation name is looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// In the role's default path.
+    Default,
+    /// In these schemas, after `pg_catalog` unless they name it.
+    Schemas(Vec<String>),
+    /// The path is not known: every relation of that name is meant.
+    Anywhere,
+}
+
 /// What a relation name stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resolution<'a> {
     /// This relation, for sure.
     Found(&'a Relation),
-    /// Not in the snapshot, or a temporary relation of that name may stand before it.
+    /// One of these: the path is not known, or a temporary relation has that name in some session.
+    Several(Vec<&'a Relation>),
+    /// Not in the snapshot.
     Unknown,
+}
+
+impl<'a> Resolution<'a> {
+    /// All that it could be.
+    pub fn candidates(&self) -> &[&'a Relation] {
+        match self {
+            Self::Found(relation) => std::slice::from_ref(relation),
+            Self::Several(relations) => relations,
+            Self::Unknown => &[],
+        }
+    }
 }
 
 impl CatalogueSnapshot {
@@ -191,30 +215,38 @@ impl CatalogueSnapshot {
         self.by_oid.get(&oid).and_then(|index| self.relations.get(*index))
     }
 
-    /// What a name stands for under a search path (None: the role's default). As the server resolves it: temporary
-    /// relations first, then `pg_catalog` unless the path names it, then the path in order.
-    pub fn resolve(
-        &self,
-        schema: Option<&str>,
-        name: &str,
-        search_path: Option<&[String]>,
-    ) -> Resolution<'_> {
-        let candidates =
+    /// What a name stands for. As the server resolves it: temporary relations first, then `pg_catalog` unless the path
+    /// names it, then the path in order.
+    pub fn resolve(&self, schema: Option<&str>, name: &str, lookup: &Lookup) -> Resolution<'_> {
+        let named =
             || self.by_name.get(name).into_iter().flatten().filter_map(|index| self.relations.get(*index));
-        let within = |schema: &str| candidates().find(|relation| relation.schema == schema);
-        if let Some(schema) = schema {
-            return within(schema).map_or(Resolution::Unknown, Resolution::Found);
+        let within = |schema: &str| named().find(|relation| relation.schema == schema);
+        let first = |path: &[String]| {
+            let implicit = (!path.iter().any(|schema| schema == "pg_catalog")).then_some("pg_catalog");
+            implicit.into_iter().chain(path.iter().map(String::as_str)).find_map(within)
+        };
+        let found = match (schema, lookup) {
+            (Some("pg_temp"), _) => None,
+            (Some(schema), _) => return within(schema).map_or(Resolution::Unknown, Resolution::Found),
+            (None, Lookup::Default) => first(&self.search_path),
+            (None, Lookup::Schemas(path)) => first(path),
+            (None, Lookup::Anywhere) => return Self::several(named().collect()),
+        };
+        // A temporary relation of that name may be this session's, or another one's.
+        Self::several(
+            named().filter(|relation| relation.schema.starts_with("pg_temp")).chain(found).collect(),
+        )
+    }
+
+    fn several(mut relations: Vec<&Relation>) -> Resolution<'_> {
+        match (relations.pop(), relations.is_empty()) {
+            (None, _) => Resolution::Unknown,
+            (Some(one), true) => Resolution::Found(one),
+            (Some(one), false) => {
+                relations.push(one);
+                Resolution::Several(relations)
+            }
         }
-        if candidates().any(|relation| relation.schema.starts_with("pg_temp")) {
-            return Resolution::Unknown;
-        }
-        let path = search_path.unwrap_or(&self.search_path);
-        let implicit = (!path.iter().any(|schema| schema == "pg_catalog")).then_some("pg_catalog");
-        implicit
-            .into_iter()
-            .chain(path.iter().map(String::as_str))
-            .find_map(within)
-            .map_or(Resolution::Unknown, Resolution::Found)
     }
 
     /// The tables that a view reads in the end, other views between included.

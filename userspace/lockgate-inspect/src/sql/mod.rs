@@ -175,7 +175,7 @@ impl Statement {
             lineage,
             relations: gathered.named.into_iter().collect(),
             unknown_function: gathered.unknown_function,
-            search_path: state.search_path.schemas().map(<[String]>::to_vec),
+            lookup: state.lookup(),
         };
         let normalized = match texts.normalized {
             "" => format!("{kind} (text withheld: its literals cannot be told from its words)").into(),
@@ -200,6 +200,12 @@ impl Statement {
     /// Its class.
     pub fn class(&self) -> SqlClass {
         self.sql().class
+    }
+
+    /// Whether its names still mean what they meant. The server analyses a prepared statement anew when the search path
+    /// has changed since (plancache.c), so one that no longer holds must be inspected anew before it runs.
+    pub fn holds_in(&self, state: &SessionState) -> bool {
+        self.usage.lookup == state.lookup()
     }
 
     /// The second parser's answer; the stricter class holds.

@@ -5,7 +5,7 @@
 //! Knowledge only shrinks when it is in doubt: what a statement may or may not have changed is unknown until the server
 //! says so.
 
-use super::{Control, Setting, Statement};
+use super::{Control, Setting, Statement, catalogue::Lookup};
 use std::{collections::HashMap, sync::Arc};
 
 /// How many prepared statements and how many cursors are remembered by name; one more is simply not known, and what is
@@ -35,15 +35,6 @@ impl SearchPath {
                     || first.is_some_and(|schema| schema == "pg_catalog")
             }
             Self::Unknown => false,
-        }
-    }
-
-    /// The path to resolve relation names with: None is the role's default, and an unknown path resolves nothing.
-    pub fn schemas(&self) -> Option<&[String]> {
-        match self {
-            Self::Default => None,
-            Self::Known(schemas) => Some(schemas),
-            Self::Unknown => Some(&[]),
         }
     }
 }
@@ -87,6 +78,18 @@ impl Default for SessionState {
 }
 
 impl SessionState {
+    /// Where unqualified relation names are looked up.
+    pub(crate) fn lookup(&self) -> Lookup {
+        match &self.search_path {
+            // The default of another role is not known, and "$user" is its name.
+            SearchPath::Default if self.role.is_none() => Lookup::Default,
+            SearchPath::Known(schemas) if !schemas.iter().any(|schema| schema == "$user") => {
+                Lookup::Schemas(schemas.clone())
+            }
+            SearchPath::Default | SearchPath::Known(_) | SearchPath::Unknown => Lookup::Anywhere,
+        }
+    }
+
     /// From the parameters of a StartupMessage (`client_encoding`, `search_path`, `options`, …).
     pub fn from_startup(parameters: &[(String, String)]) -> Self {
         let initial = Settings {

@@ -2,6 +2,7 @@
 //! our own, made once while the grammar's tree is walked; it names no table OID and knows no mask, so that it can be
 //! cached with the statement. [`crate::mask`] resolves it against a catalogue.
 
+use super::catalogue::Lookup;
 use lockgate_model::sql::RelationName;
 
 /// Where the columns of one statement stand.
@@ -13,8 +14,8 @@ pub struct ColumnUsage {
     pub(crate) relations: Vec<RelationName>,
     /// It calls a function that is not known to be harmless, so what it returns can come from anywhere.
     pub(crate) unknown_function: bool,
-    /// The search path that unqualified names are looked up in; None is the role's default.
-    pub(crate) search_path: Option<Vec<String>>,
+    /// Where its unqualified names are looked up.
+    pub(crate) lookup: Lookup,
 }
 
 /// What rows come out of a statement and where its values go.

@@ -2,9 +2,7 @@
 
 use super::{Walk, inner, qualified, string};
 use crate::sql::{
-    Control, Setting,
-    catalogue::Resolution,
-    function,
+    Control, Setting, function,
     tree::{self, Child},
     usage::{ColumnRef, Expr, Place, Shape, SubQuery, Use},
 };
@@ -172,14 +170,13 @@ impl Walk<'_> {
         else {
             return false;
         };
-        match self.look_up(relation.schema.as_deref(), &relation.name) {
-            Resolution::Found(found) => {
-                found.column(name).is_none()
-                    && !SYSTEM_COLUMNS.contains(&name)
-                    && catalogue.has_user_function(name)
-            }
-            Resolution::Unknown => false,
-        }
+        !SYSTEM_COLUMNS.contains(&name)
+            && catalogue.has_user_function(name)
+            && self
+                .look_up(relation.schema.as_deref(), &relation.name)
+                .candidates()
+                .iter()
+                .any(|found| found.column(name).is_none())
     }
 
     fn call(&mut self, call: &protobuf::FuncCall, place: Option<Place>, out: &mut Expr) {

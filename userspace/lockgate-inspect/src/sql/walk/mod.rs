@@ -12,7 +12,7 @@ mod utility;
 
 use super::{
     Control, SessionState,
-    catalogue::{CatalogueSnapshot, RelationKind, Resolution},
+    catalogue::{CatalogueSnapshot, Lookup, RelationKind, Resolution},
     function,
     usage::Lineage,
 };
@@ -122,6 +122,7 @@ impl Verb {
 pub(super) struct Walk<'a> {
     texts: Texts<'a>,
     state: &'a SessionState,
+    lookup: Lookup,
     catalogue: Option<&'a CatalogueSnapshot>,
     gathered: Gathered,
     /// Names of WITH queries in scope, innermost last.
@@ -141,6 +142,7 @@ impl<'a> Walk<'a> {
         let mut walk = Self {
             texts,
             state,
+            lookup: state.lookup(),
             catalogue,
             gathered: Gathered::default(),
             ctes: Vec::new(),
@@ -182,7 +184,9 @@ impl<'a> Walk<'a> {
             Resolution::Found(found) => {
                 RelationName { schema: Some(found.schema.clone()), name: found.name.clone() }
             }
-            Resolution::Unknown => RelationName { schema, name: relation.relname.clone() },
+            Resolution::Several(_) | Resolution::Unknown => {
+                RelationName { schema, name: relation.relname.clone() }
+            }
         };
         self.gathered.named.insert(name.clone());
         name
@@ -190,7 +194,7 @@ impl<'a> Walk<'a> {
 
     fn look_up(&self, schema: Option<&str>, name: &str) -> Resolution<'a> {
         match self.catalogue {
-            Some(catalogue) => catalogue.resolve(schema, name, self.state.search_path.schemas()),
+            Some(catalogue) => catalogue.resolve(schema, name, &self.lookup),
             None => Resolution::Unknown,
         }
     }
@@ -200,8 +204,10 @@ impl<'a> Walk<'a> {
         let name = self.resolve(relation);
         self.gathered.read.insert(name.clone());
         let Some(catalogue) = self.catalogue else { return name };
-        let Resolution::Found(found) = self.look_up(name.schema.as_deref(), &name.name) else { return name };
-        if found.kind == RelationKind::View && !is_system(&found.schema) {
+        for found in self.look_up(name.schema.as_deref(), &name.name).candidates() {
+            if found.kind != RelationKind::View || is_system(&found.schema) {
+                continue;
+            }
             for base in catalogue.bases(found.oid) {
                 self.gathered
                     .read

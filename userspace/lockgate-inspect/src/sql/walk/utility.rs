@@ -284,6 +284,16 @@ impl Walk<'_> {
                 )
             };
         };
+        if !prepared.holds_in(self.state) {
+            self.gathered.unknown_function = true;
+            return Told {
+                control: Control::Execute { name: execute.name.clone() },
+                ..Told::opaque(
+                    "execute",
+                    "EXECUTE of a statement that was prepared under another search_path; the server reads it anew".to_owned(),
+                )
+            };
+        }
         let kind = self.as_if(&prepared);
         Told {
             kind: kind.unwrap_or("execute"),
