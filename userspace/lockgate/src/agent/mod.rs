@@ -52,6 +52,8 @@ const CONTROL_STOP_WITHIN: Duration = Duration::from_secs(4);
 const RUNTIME_STOP_WITHIN: Duration = Duration::from_secs(1);
 /// Threads for API, approvals and timers: they wait more than they work.
 const CONTROL_THREADS: usize = 2;
+/// How often the hooks are looked at; a few system calls.
+const HOOKS_EVERY: Duration = Duration::from_secs(5);
 /// Prometheus histograms are folded this often.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
@@ -98,13 +100,12 @@ fn runtime(name: &str, threads: Option<usize>) -> anyhow::Result<Runtime> {
         .with_context(|| format!("starting the {name} runtime"))
 }
 
-/// A panic ends a task, not the agent; it is a broken promise all the same. Its text may quote a job's, so it
-/// is logged and goes nowhere else.
+/// A panic ends a task, not the agent; it is a broken promise all the same. Its message may quote a statement.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let message = panic.payload_as_str().unwrap_or("no message");
-        tracing::error!(place, message, "panicked; please report it");
+        tracing::error!(place, "panicked; please report it");
+        tracing::debug!(message = panic.payload_as_str().unwrap_or_default(), "panicked");
     }));
 }
 
@@ -122,6 +123,15 @@ async fn live(config: Config, data: &Handle) -> anyhow::Result<()> {
     let mut signals = Signals::install()?;
     let metrics = telemetry::metrics()?;
     let (agent, listeners) = start::start(config).await?;
+    let started = EventKind::AgentStarted {
+        node: agent.config.node.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        policy: agent.policy.status().version,
+    };
+    record(&agent, started)
+        .await
+        .context("recording the start; nothing is served that cannot be recorded")?;
+
     let shutdown = CancellationToken::new();
     let accepting = shutdown.child_token();
     let mut tasks = JoinSet::new();
@@ -149,14 +159,6 @@ async fn live(config: Config, data: &Handle) -> anyhow::Result<()> {
     ));
     let background = background(&agent, metrics);
 
-    let started = EventKind::AgentStarted {
-        node: agent.config.node.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        policy: agent.policy.status().version,
-    };
-    record(&agent, started)
-        .await
-        .context("recording the start; nothing is served that cannot be recorded")?;
     agent.control.set_ready(true);
     notify::notify("READY=1");
     print_summary(&agent)?;
@@ -194,6 +196,7 @@ fn background(agent: &Arc<Agent>, metrics: metrics_exporter_prometheus::Promethe
     if !agent.names().is_empty() {
         tasks.spawn(follow_names(agent.clone()));
     }
+    tasks.spawn(watch_hooks(agent.clone()));
     tasks.spawn(async move {
         loop {
             tokio::time::sleep(METRICS_UPKEEP).await;
@@ -201,6 +204,40 @@ fn background(agent: &Arc<Agent>, metrics: metrics_exporter_prometheus::Promethe
         }
     });
     tasks
+}
+
+/// Notices when somebody takes hooks away: from then on governed connections may go by unseen, which must not
+/// look like silence.
+async fn watch_hooks(agent: Arc<Agent>) {
+    let mut whole = true;
+    loop {
+        tokio::time::sleep(HOOKS_EVERY).await;
+        let health = agent.interceptor.health();
+        metrics::gauge!(telemetry::HOOKS_ATTACHED).set(u32::try_from(health.whole).unwrap_or(u32::MAX));
+        let counters = agent.interceptor.counters();
+        for (what, count) in [
+            ("redirected", counters.redirected),
+            ("attributed", counters.attributed),
+            ("unattributed", counters.unattributed),
+            ("stale", counters.stale),
+            ("refused", counters.refused),
+            ("lost", counters.flows_full.saturating_add(counters.events_lost)),
+        ] {
+            metrics::counter!(telemetry::KERNEL_EVENTS, "what" => what).absolute(count);
+        }
+        if health.is_whole() == whole {
+            continue;
+        }
+        whole = health.is_whole();
+        agent.control.set_ready(whole);
+        let detail = match whole {
+            true => "every hook is attached again".to_owned(),
+            false => format!("hooks are gone: {:?}, unknown: {:?}", health.detached, health.unknown),
+        };
+        tracing::error!(detail, "the capture has changed");
+        let kind = EventKind::Gap { stage: "bypass".to_owned(), count: None, detail };
+        agent.log.submit(vec![Event { at: Timestamp::now(), session: None, kind }]);
+    }
 }
 
 /// Keeps the protected addresses what the targets' names mean.

@@ -102,7 +102,7 @@ impl Policy {
                 () = tokio::time::sleep(LOOK_EVERY) => false,
                 () = now_please.notified() => true,
             };
-            if let Some(reading) = self.changed(asked) {
+            if let Some(reading) = self.changed(asked).await {
                 self.take_over(&reading, recorder).await;
                 lock(&self.watched).settled = reading;
             }
@@ -110,8 +110,10 @@ impl Policy {
     }
 
     /// A reading that differs from the settled one and was seen twice.
-    fn changed(&self, asked: bool) -> Option<Reading> {
-        let reading = read(&self.paths);
+    async fn changed(&self, asked: bool) -> Option<Reading> {
+        let paths = self.paths.clone();
+        // Files may be on a network; nobody else waits for them. None: the agent ends.
+        let reading = tokio::task::spawn_blocking(move || read(&paths)).await.ok()?;
         if asked {
             return Some(reading);
         }

@@ -1,7 +1,8 @@
 //! What the agent says about itself: a log on standard error, metrics for Prometheus.
 
 use clap::ValueEnum;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics::Unit;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::io::IsTerminal as _;
 use tracing_subscriber::{EnvFilter, fmt};
 
@@ -24,16 +25,31 @@ pub(crate) fn log(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
     let started = match format {
         LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Json => builder.json().try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("logging cannot be started: {error}"))
 }
 
+/// Capture hooks that are attached and pinned.
+pub(super) const HOOKS_ATTACHED: &str = "lockgate_hooks_attached";
+/// What the capture hooks counted, by `what`.
+pub(super) const KERNEL_EVENTS: &str = "lockgate_kernel_events_total";
+
+/// From a look-up in memory to a person who went to lunch.
+const SECONDS: [f64; 14] =
+    [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0];
+
 /// Collects metrics from here on; the handle renders them.
 pub(crate) fn metrics() -> anyhow::Result<PrometheusHandle> {
-    let recorder = PrometheusBuilder::new().build_recorder();
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
+        .map_err(|error| anyhow::anyhow!("metrics cannot be collected: {error}"))?
+        .build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder)
         .map_err(|error| anyhow::anyhow!("metrics cannot be collected: {error}"))?;
+    lockgate_proxy::metrics::describe();
+    metrics::describe_gauge!(HOOKS_ATTACHED, Unit::Count, "Capture hooks that are attached and pinned.");
+    metrics::describe_counter!(KERNEL_EVENTS, Unit::Count, "What the capture hooks counted, by what.");
     Ok(handle)
 }
