@@ -68,6 +68,7 @@ impl CancelSignal {
         }
     }
 
+    /// Cancels what is being decided; false when nothing is, so that the target has to be told.
     pub(crate) fn cancel(&self) -> bool {
         if !self.deciding.load(Ordering::SeqCst) {
             return false;

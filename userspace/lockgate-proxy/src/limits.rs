@@ -46,6 +46,8 @@ pub const RECORDED_ROWS: usize = 100;
 pub const RECORDED_BYTES: usize = 64 * 1024;
 /// Bytes one read takes at most: a socket buffer's worth, so that bulk results move in few calls.
 pub const READ_CHUNK: usize = 64 * 1024;
+/// What a read makes room for at first: a request, or the answer to a small one.
+pub const SMALL_READ: usize = 8 * 1024;
 /// Texts a session remembers with their meaning: what ORMs and pools repeat fits, and a thousand sessions fit a small host.
 pub const CACHED_SCRIPTS: usize = 64;
 /// Longer texts are parsed anew: they are rarely repeated, and parsing them is not what they cost.

@@ -20,7 +20,7 @@ use crate::{
     cancel::CancelSignal,
     drain::Drain,
     gate::Gate,
-    limits::{Limits, READ_CHUNK, UPSTREAM_WRITE_HIGH},
+    limits::{Limits, READ_CHUNK, SMALL_READ, UPSTREAM_WRITE_HIGH},
     report::{Ending, FlowReport},
     upstream::{Housekeeping, Upstream, UpstreamReader},
 };
@@ -82,6 +82,8 @@ pub(crate) struct Engine<C> {
     pub(crate) client_leg: ClientLeg,
     pub(crate) upstream: Upstream,
     pub(crate) reader: UpstreamReader,
+    /// Bytes the next read of the target takes at most: little while answers are small, since sessions are many.
+    read_chunk: usize,
     /// The target closed its side.
     pub(crate) reader_ended: bool,
     /// The target has told the client itself that the session ends.
@@ -123,6 +125,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             client_leg: parts.client_leg,
             upstream: parts.upstream,
             reader: parts.reader,
+            read_chunk: SMALL_READ,
             reader_ended: false,
             last_words: false,
             upstream_dirty: false,
@@ -377,9 +380,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             moved = was_high && self.upstream.pending() < UPSTREAM_WRITE_HIGH;
         }
         if !self.reader_ended && self.client.output.len() < self.limits.client_write_high {
-            match pin!(self.reader.fill(READ_CHUNK)).poll(cx) {
+            match pin!(self.reader.fill(self.read_chunk)).poll(cx) {
                 Poll::Ready(Ok(0)) => (self.reader_ended, moved) = (true, true),
-                Poll::Ready(Ok(_)) => moved = true,
+                Poll::Ready(Ok(count)) => {
+                    moved = true;
+                    if count == self.read_chunk {
+                        self.read_chunk = READ_CHUNK.min(2 * count);
+                    }
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(upstream_gone(&error))),
                 Poll::Pending => {}
             }

@@ -168,6 +168,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         if items.iter().all(|item| matches!(item, Item::Describe(..) | Item::Close(..))) {
             return self.keep_house(items, sync);
         }
+        let crowded = self.server_leg.outstanding() + 2 * items.len() + 1 > MAX_OUTSTANDING;
+        if self.unsettled > 0 || crowded || leans_on_earlier(&items) {
+            self.settle().await?;
+        }
         self.cancel.begin();
         let judged = self.judge_batch(items, sync).await;
         let cancelled = self.cancel.finish();
@@ -260,10 +264,6 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     }
 
     async fn judge_batch(&mut self, items: Vec<Item>, sync: bool) -> Result<Fate, Ending> {
-        let crowded = self.server_leg.outstanding() + 2 * items.len() + 1 > MAX_OUTSTANDING;
-        if self.unsettled > 0 || crowded || leans_on_earlier(&items) {
-            self.settle().await?;
-        }
         self.refresh_masks().await?;
         // What a statement of the batch sets is in doubt for those behind it; the session itself learns of it from the
         // answers only.

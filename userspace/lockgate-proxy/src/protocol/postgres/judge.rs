@@ -152,8 +152,15 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             return Ok(pass(cases));
         }
         // A refusal or a hold is told after the answers to what was sent before, and needs to know how those left the
-        // transaction.
-        self.settle().await?;
+        // transaction. A cancellation that comes meanwhile is meant for what is running.
+        if self.server_leg.outstanding() > 0 {
+            let asked = self.cancel.finish();
+            self.settle().await?;
+            self.cancel.begin();
+            if asked {
+                self.cancel.cancel();
+            }
+        }
         if self.server_leg.status() == TransactionStatus::Failed {
             // The server will refuse it anyway: people are not asked for nothing.
             for case in &mut cases {

@@ -3,7 +3,7 @@
 //! Everything is polled, so that one task moves both legs in both directions at once and nothing is lost when a wait is
 //! dropped. It knows no protocol.
 
-use crate::limits::READ_CHUNK;
+use crate::limits::SMALL_READ;
 use bytes::{Buf, Bytes, BytesMut};
 use std::{
     collections::VecDeque,
@@ -147,7 +147,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
         if self.ended {
             return Poll::Pending;
         }
-        self.input.reserve(READ_CHUNK / 4);
+        self.input.reserve(SMALL_READ);
         let count = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input))?;
         self.read += count as u64;
         self.ended = count == 0;

@@ -63,6 +63,12 @@ fn message() -> impl Strategy<Value = Vec<Frontend>> {
         3 => Just(vec![Frontend::Sync]),
         1 => Just(vec![Frontend::Flush]),
         1 => (1..200_usize).prop_map(|size| vec![copy_data(size)]),
+        1 => (vec(1..3000_usize, 0..4), any::<bool>()).prop_map(|(pieces, done)| {
+            let end = if done { Frontend::CopyDone } else { Frontend::CopyFail(Default::default()) };
+            let data = pieces.into_iter().map(copy_data);
+            [Frontend::Sync, query("COPY t FROM STDIN")].into_iter().chain(data).chain([end]).collect()
+        }),
+        1 => Just(vec![Frontend::Sync, query("COPY t TO STDOUT")]),
         4 => (name(), statement()).prop_map(|(name, sql)| vec![parse(name, sql), bind(name, name), execute(name, 0)]),
     ]
 }

@@ -395,6 +395,20 @@ async fn a_wait_ends_with_ctrl_c() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn ctrl_c_while_a_read_is_recorded_stops_it() {
+    for messages in [vec![query("SELECT 1")], batch(&[&run("SELECT 1"), &[Frontend::Sync]])] {
+        let mut stage = Stage::open().await;
+        *stage.outside.recorder.delay.lock().unwrap() = SECOND;
+        stage.send(&messages).await;
+        tokio::time::sleep(SECOND / 2).await;
+        assert!(stage.cancel.cancel());
+        assert_eq!(stage.until_ready(1).await, "E:57014 Z:I");
+        assert_eq!(stage.seen.lock().unwrap().bytes, 0);
+        stage.finish().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_wait_ends_with_its_client() {
     let mut stage = Stage::open().await;
     stage.send(&[query("DROP TABLE t")]).await;
