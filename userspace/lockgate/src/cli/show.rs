@@ -44,26 +44,10 @@ pub(super) fn have(need: &Value) -> String {
     need.as_array().into_iter().flatten().map(one).collect::<Vec<_>>().join(", ")
 }
 
+/// The control plane's summary, made from the parsed operation; and the run, which only some requests have.
 fn sentence(request: &Value) -> String {
-    let operation = &request["operation"];
-    let kind = word(&operation["kind"]).replace('_', " ");
-    let what =
-        if operation["opaque"] == true { "run a statement that is not understood".to_owned() } else { kind };
-    let tables = words(&operation["tables_written"]);
-    let tables = if tables.is_empty() { words(&operation["tables_read"]) } else { tables };
-    let mut parts = vec![styled(Style::Bold, &capitalised(&what))];
-    if !tables.is_empty() {
-        parts.push(styled(Style::Bold, &text::short(&tables, 60)));
-    }
-    let target = &request["target"];
-    parts.push(format!("on {}", styled(Style::Bold, &word(&target["name"]))));
-    if let Some(environment) = target["tags"]["env"].as_str() {
-        parts.push(format!("({})", text::line(environment)));
-    }
-    let identity = &request["identity"];
-    let ci = &identity["ci"];
-    let mut out =
-        format!("{}, asked by {}", parts.join(" "), styled(Style::Bold, &word(&identity["display"])));
+    let ci = &request["identity"]["ci"];
+    let mut out = styled(Style::Bold, &word(&request["summary"]));
     if let Some(run) = ci["run_id"].as_str() {
         let _ = write!(out, ", run {}", text::line(run));
     }
@@ -205,6 +189,13 @@ fn decision(request: &Value, now: Timestamp) -> String {
             ),
         ));
     }
+    for earlier in request["earlier"].as_array().into_iter().flatten() {
+        let (id, state) = (word(&earlier["request_id"]), word(&earlier["state"]));
+        out.push_str(&field(
+            "earlier",
+            &format!("the same command was {state} at {}, {id}", time_of(&earlier["created_at"])),
+        ));
+    }
     let time = |name: &str| request[name].as_str().and_then(|text| text.parse::<Timestamp>().ok());
     let state = word(&request["state"]);
     if let (Some(created), Some(expires)) = (time("created_at"), time("expires_at")) {
@@ -264,11 +255,6 @@ fn words(value: &Value) -> String {
     value.as_array().into_iter().flatten().map(word).collect::<Vec<_>>().join(", ")
 }
 
-fn capitalised(text: &str) -> String {
-    let mut letters = text.chars();
-    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,6 +262,8 @@ mod tests {
 
     fn request() -> Value {
         json!({
+            "summary": "Alter table orders on orders-db (env production), asked by ci (uid 1001)",
+            "earlier": [{ "request_id": "req_0", "created_at": "2026-11-21T09:00:00Z", "state": "denied" }],
             "id": "req_1", "state": "pending", "command_digest": "ab",
             "created_at": "2026-11-21T10:00:00Z", "expires_at": "2026-11-21T10:10:00Z",
             "operation": {
@@ -302,7 +290,7 @@ mod tests {
     fn a_request_fits_one_screen_and_hides_nothing() {
         let screen = screen(&request(), "2026-11-21T10:05:00Z".parse().unwrap());
         for part in [
-            "Alter table orders on orders-db (production), asked by ci (uid 1001), run 4711, triggered by ana\n",
+            "Alter table orders on orders-db (env production), asked by ci (uid 1001), run 4711, triggered by ana\n",
             "class       ddl, risk high\n",
             "transaction open; its locks are held while this waits\n",
             "  │ alter table orders\n  │  add ⟨U+202E⟩x int⟨U+001B⟩[2J\n",
@@ -310,6 +298,7 @@ mod tests {
             "[kernel: connect()]",
             "rule        schema-change-dba: Schema changes need a DBA\n",
             "votes       0 of 2 dba|oncall\n",
+            "earlier     the same command was denied at 2026-11-21T09:00:00Z, req_0\n",
             "██████████░░░░░░░░░░ 5m, until 2026-11-21T10:10:00Z\n",
             "Approve this ALTER TABLE once:\n  lockgate approvals approve req_1 --reason",
         ] {
@@ -317,12 +306,5 @@ mod tests {
         }
         assert!(screen.lines().count() < 50);
         assert!(!screen.contains('\u{1b}') && !screen.contains('\u{202e}'));
-    }
-
-    #[test]
-    fn an_opaque_request_does_not_speak_in_the_client_s_words() {
-        let mut request = request();
-        request["operation"]["opaque"] = json!(true);
-        assert!(sentence(&request).starts_with("Run a statement that is not understood"));
     }
 }
