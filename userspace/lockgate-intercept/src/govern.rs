@@ -56,6 +56,18 @@ impl Rules {
         self.cgroups.first().map(String::as_str)
     }
 
+    /// Whether a cgroup is governed by itself or through an ancestor.
+    pub(crate) fn covers(&self, path: &str) -> bool {
+        let ancestors = std::iter::successors(Some(path), |path| {
+            path.rsplit_once('/').map(|(parent, _)| parent).filter(|parent| !parent.is_empty())
+        });
+        ancestors.into_iter().any(|ancestor| {
+            let unit = ancestor.rsplit('/').next().unwrap_or_default();
+            self.cgroups.iter().any(|path| path.trim_matches('/') == ancestor.trim_matches('/'))
+                || self.units.iter().any(|glob| glob.is_match(unit))
+        })
+    }
+
     /// What is governed now; missing cgroups of `Governed::Cgroup` are made.
     pub(crate) fn resolve(&self, tree: &Tree) -> Result<Resolved, InterceptError> {
         let mut cgroups = BTreeSet::new();
@@ -135,6 +147,27 @@ fn sync<K: aya::Pod + Ord>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn descendants_are_governed_with_their_ancestors() {
+        let rules = Rules::compile(
+            &[Governed::Cgroup("/lockgate/run".to_owned()), Governed::Unit("runner-*.service".to_owned())],
+            None,
+        )
+        .unwrap();
+        for (path, expected) in [
+            ("/lockgate/run", true),
+            ("/lockgate/run/run-7-8", true),
+            ("/lockgate/running", false),
+            ("/lockgate", false),
+            ("/", false),
+            ("/system.slice/runner-1.service", true),
+            ("/system.slice/runner-1.service/job/step", true),
+            ("/system.slice/cron.service", false),
+        ] {
+            assert_eq!(rules.covers(path), expected, "{path}");
+        }
+    }
 
     #[test]
     fn unit_globs_match_names_as_systemd_writes_them() {

@@ -8,7 +8,7 @@
 use crate::{
     abi::Raw,
     btf::TaskOffsets,
-    cgroup::{CgroupId, Tree},
+    cgroup::{CgroupId, Tree, path_of_process},
     denial::{Counters, Denial, Reports},
     error::{Doing as _, InterceptError, chain},
     flow::FlowTable,
@@ -218,12 +218,24 @@ impl Interceptor {
 
     /// Gives a process a governed cgroup of its own, as `lockgate run` asks. The caller has made sure
     /// (SO_PEERCRED) that the asking process is this one; `start_ticks` is field 22 of its /proc stat.
+    ///
+    /// One whose cgroup is governed already stays where it is: moved, it would leave its unit and with it
+    /// the name that policy knows it by.
     pub fn place(&self, pid: u32, start_ticks: u64) -> Result<crate::RunCgroup, InterceptError> {
         let runs = self.core.runs.as_ref().ok_or_else(|| InterceptError::Place {
             pid,
             reason: "this agent has no cgroup for `lockgate run`".to_owned(),
         })?;
-        runs.place(&self.core.tree, pid, start_ticks)
+        let tree = &self.core.tree;
+        if let Ok(Some(path)) = path_of_process(pid)
+            && self.core.governance().rules.covers(&path)
+        {
+            let id = tree.directory(&path).and_then(|directory| {
+                tree.id_of(&directory).doing(|| format!("read cgroup {}", directory.display()))
+            })?;
+            return Ok(crate::RunCgroup { path, id: id.0 });
+        }
+        runs.place(tree, pid, start_ticks)
     }
 
     /// Counters of the programs.
