@@ -33,7 +33,7 @@ Exit codes:
   0  done        1  failed        2  usage        3  denied        4  timed out waiting
   lockgate run ends as its command does; 125 when the command was not started.";
 
-/// Transparent interception proxy: captures, decides, holds, masks and records what governed processes do
+/// Transparent interception proxy: decides, holds, masks and records what governed jobs do
 #[derive(Debug, Parser)]
 #[command(
     name = "lockgate",
