@@ -329,7 +329,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         self.server_leg.is_idle()
             && self.server_leg.status() == TransactionStatus::Idle
             && self.client.input.is_empty()
-            && self.batch.is_empty()
+            && !self.batch.is_open()
             && self.client_leg.phase() == ClientPhase::Ready
     }
 

@@ -70,6 +70,16 @@ impl Batch {
         self.bytes = 0;
     }
 
+    /// The segment is over; whether a part of it had been sent.
+    pub(crate) fn end(&mut self) -> bool {
+        std::mem::take(&mut self.sent)
+    }
+
+    /// Whether a segment is under way.
+    pub(crate) fn is_open(&self) -> bool {
+        self.sent || !self.items.is_empty()
+    }
+
     fn take(&mut self) -> Vec<Item> {
         self.bytes = 0;
         std::mem::take(&mut self.items)
@@ -156,7 +166,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     }
 
     /// Sync or Flush: what waits is decided and sent.
-    async fn close_batch(&mut self, sync: bool) -> Result<(), Ending> {
+    pub(crate) async fn close_batch(&mut self, sync: bool) -> Result<(), Ending> {
         let items = self.batch.take();
         if self.server_leg.is_skipping() {
             // An earlier part of the segment failed, and the client was told.
@@ -451,7 +461,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                     (prepared.statement.clone(), Arc::from([]), None, asked, false)
                 }
                 Planned::Bind { portal, statement, executed: false, asked, .. } => {
-                    let approval = portal.prepared.approved();
+                    // It goes with the first portal: a second one would be a second run.
+                    let approval = portal.prepared.take_approval();
                     (statement.clone(), portal.parameters.clone(), approval, asked, false)
                 }
                 Planned::Execute { portal, statement, asked, .. } => {

@@ -18,21 +18,24 @@ pub(crate) struct Followed {
     before: Option<SessionState>,
     /// A transaction block is open.
     block: bool,
+    /// A setting was changed inside the open block: ROLLBACK TO SAVEPOINT may take it back.
+    changed: bool,
     /// SET LOCAL ran outside a block: it holds for an unknown while.
     local: Option<Statement>,
 }
 
 impl Followed {
     pub(crate) fn new(state: SessionState) -> Self {
-        Self { state, before: None, block: false, local: None }
+        Self { state, before: None, block: false, changed: false, local: None }
     }
 
     /// A statement succeeded; `tag` is the server's word for it.
     pub(crate) fn succeeded(&mut self, statement: &Statement, tag: &str) {
         match &statement.control {
-            Control::None => return,
+            Control::None => {}
             Control::Begin => {
                 self.block = true;
+                self.changed = false;
                 self.state.apply(statement);
             }
             // COMMIT of a failed transaction is a ROLLBACK, and the server says so.
@@ -57,6 +60,8 @@ impl Followed {
                 self.remember();
                 self.state.apply(statement);
             }
+            // Nothing was set, so nothing is taken back.
+            Control::RollbackTo if !self.changed => {}
             // Names of statements and cursors; a name too many or too few makes the server fail, or is not known here.
             Control::Savepoint
             | Control::RollbackTo
@@ -100,6 +105,7 @@ impl Followed {
     }
 
     fn remember(&mut self) {
+        self.changed = true;
         if !self.block {
             self.before.get_or_insert_with(|| self.state.clone());
         }
@@ -177,6 +183,12 @@ mod tests {
             (&[&[EVIL], &["BEGIN", "SET LOCAL search_path TO DEFAULT", "COMMIT"]], evil.clone()),
             (&[&[EVIL], &["BEGIN"], &["SET search_path TO DEFAULT"], &["!SELECT 1/0"], &["ROLLBACK"]], evil),
             (&[&["!DO 'x'"]], SearchPath::Unknown),
+            (&[&["BEGIN"], &["SAVEPOINT a"], &["ROLLBACK TO a"]], SearchPath::Default),
+            (&[&["BEGIN"], &["SAVEPOINT a"], &[EVIL], &["ROLLBACK TO a"]], SearchPath::Unknown),
+            (
+                &[&["BEGIN"], &["SAVEPOINT a"], &[EVIL], &["ROLLBACK TO a"], &["ROLLBACK"]],
+                SearchPath::Default,
+            ),
         ] {
             assert_eq!(path_after(messages), expected, "{messages:?}");
         }

@@ -27,7 +27,7 @@ pub(crate) struct Prepared {
     pub(crate) described: OnceLock<Vec<u32>>,
     /// Set when messages about it could carry masked values.
     pub(crate) strip: OnceLock<DecisionId>,
-    /// An approval given when it was parsed: good for its first Execute, taken by it.
+    /// An approval given when it was parsed: good for one run, taken by the first Bind or Execute.
     pub(crate) approval: Mutex<Option<Granted>>,
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct Portal {
     pub(crate) prepared: Arc<Prepared>,
     /// Its bound values.
     pub(crate) parameters: Arc<[Parameter]>,
-    /// An approval that its first Execute got: running on after a row limit asks nobody again.
+    /// An approval that its Bind or its first Execute got: running on after a row limit asks nobody again.
     pub(crate) approval: Option<Granted>,
 }
 
@@ -158,11 +158,6 @@ impl Prepared {
     /// It was approved when it was parsed.
     pub(crate) fn grant(&self, granted: Granted) {
         *self.approval() = Some(granted);
-    }
-
-    /// The approval, left for the Execute.
-    pub(crate) fn approved(&self) -> Option<Granted> {
-        self.approval().clone()
     }
 
     /// The approval, used up.

@@ -25,6 +25,7 @@ use lockgate_wire::postgres::{
     automaton::{ClientPhase, Request},
     backend::{Backend, ReportFields, Severity},
     frame::Frame,
+    frontend::Frontend,
 };
 use std::{collections::VecDeque, sync::Arc};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -37,9 +38,8 @@ const NOT_IN_REPERTOIRE: &str = "22021";
 impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     /// Takes a Query.
     pub(crate) async fn simple(&mut self, sql: &PgString, frame: Frame) -> Result<(), Ending> {
-        if self.client_leg.phase() != ClientPhase::Ready || !self.batch.is_empty() {
-            let detail = "a Query before the Sync of an open batch is not supported, send Sync first";
-            return Err(Ending::because(CloseReason::ClientProtocolError, detail));
+        if self.client_leg.phase() == ClientPhase::Batch && !self.end_segment().await? {
+            return Ok(());
         }
         // Simple queries do not overlap: each is judged in the state that the one before left.
         self.settle().await?;
@@ -54,9 +54,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         self.refresh_masks().await?;
         let script = self.script(text);
         if script.statements.is_empty() {
-            let status = self.server_leg.status();
             words::say(self.client.output.tail(), &Backend::EmptyQueryResponse);
-            words::ready(self.client.output.tail(), status);
+            if self.batch.end() {
+                // It ends the segment all the same: the server is asked to.
+                return self.tend(Housekeeping::Sync, Request::Sync, Answer::Sync);
+            }
+            words::ready(self.client.output.tail(), self.server_leg.status());
             return Ok(());
         }
         self.cancel.begin();
@@ -72,6 +75,19 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             }
             Err(words) => self.refuse_query(words),
         }
+    }
+
+    /// A Query in the middle of a segment ends it, as Sync does. False when the segment has failed: the Query is dropped.
+    async fn end_segment(&mut self) -> Result<bool, Ending> {
+        if !self.batch.is_empty() {
+            self.close_batch(false).await?;
+        }
+        self.settle().await?;
+        if self.server_leg.is_skipping() || self.client_leg.phase() == ClientPhase::Skipping {
+            return Ok(false);
+        }
+        self.client_leg.handle_frontend(&Frontend::Sync).map_err(client_fault)?;
+        Ok(true)
     }
 
     async fn judge_query(
@@ -155,10 +171,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         ReportFields::new(Severity::Error, lockgate_wire::postgres::backend::sqlstate::QUERY_CANCELED, text)
     }
 
-    /// Refuses a Query: nothing of it was sent. An open transaction is failed at the target too, or a later COMMIT would
-    /// keep what came before.
+    /// Refuses a Query: nothing of it was sent. An open transaction, or what a segment sent before, is failed at the target
+    /// too, or it would be kept.
     pub(crate) fn refuse_query(&mut self, words: ReportFields) -> Result<(), Ending> {
+        let segment = self.batch.end();
         match self.server_leg.status() {
+            TransactionStatus::Idle if segment => {
+                self.tend(Housekeeping::PoisonQuery, Request::Query, Answer::Poison(words))
+            }
             TransactionStatus::InTransaction => {
                 self.tend(Housekeeping::PoisonQuery, Request::Query, Answer::Poison(words))
             }
@@ -189,11 +209,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     /// FunctionCall runs a function by OID, with no text to understand.
     pub(crate) async fn refuse_function_call(&mut self) -> Result<(), Ending> {
         self.settle().await?;
-        let words = self.refuse_by_name("FunctionCall").await?;
-        if !self.batch.is_empty() || self.client_leg.phase() != ClientPhase::Ready {
-            let detail = "a FunctionCall inside a batch of the extended protocol is not supported";
-            return Err(Ending::because(CloseReason::ClientProtocolError, detail));
+        if self.client_leg.phase() == ClientPhase::Batch && !self.end_segment().await? {
+            return Ok(());
         }
+        let words = self.refuse_by_name("FunctionCall").await?;
         self.refuse_query(words)
     }
 

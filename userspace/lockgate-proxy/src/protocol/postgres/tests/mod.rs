@@ -43,7 +43,7 @@ use tokio::{
 };
 
 /// Reads and writes are allowed; what has no WHERE is not; schema changes are held; the rest has no rule.
-pub(super) const POLICY: &str = r#"
+const POLICY: &str = r#"
 apiVersion: lockgate.dev/v1
 kind: Policy
 metadata: { name: test }
@@ -65,30 +65,30 @@ rules:
 "#;
 
 /// One session with both its peers.
-pub(super) struct Stage {
-    pub(super) client: DuplexStream,
+struct Stage {
+    client: DuplexStream,
     input: BytesMut,
-    pub(super) outside: Outside,
-    pub(super) seen: Arc<Mutex<Seen>>,
-    pub(super) cancel: Arc<CancelSignal>,
-    pub(super) drain: Drain,
+    outside: Outside,
+    seen: Arc<Mutex<Seen>>,
+    cancel: Arc<CancelSignal>,
+    drain: Drain,
     session: JoinHandle<()>,
     server: JoinHandle<()>,
 }
 
 impl Stage {
     /// Opens a session under [`POLICY`].
-    pub(super) async fn open() -> Self {
+    async fn open() -> Self {
         Self::with(testing::outside(POLICY), Limits::default(), 64 * 1024).await
     }
 
     /// Opens a session in this outside, with pipes of this size.
-    pub(super) async fn with(outside: Outside, limits: Limits, pipe: usize) -> Self {
+    async fn with(outside: Outside, limits: Limits, pipe: usize) -> Self {
         Self::on(Mode::Enforce, outside, limits, pipe).await
     }
 
     /// Opens a session on a target in this mode.
-    pub(super) async fn on(mode: Mode, outside: Outside, limits: Limits, pipe: usize) -> Self {
+    async fn on(mode: Mode, outside: Outside, limits: Limits, pipe: usize) -> Self {
         let (near, client) = tokio::io::duplex(pipe);
         let (upstream, far) = tokio::io::duplex(pipe);
         let seen = Arc::new(Mutex::new(Seen::default()));
@@ -120,14 +120,14 @@ impl Stage {
         Self { client, input: BytesMut::new(), outside, seen, cancel, drain, session, server }
     }
 
-    pub(super) async fn send(&mut self, messages: &[Frontend]) {
+    async fn send(&mut self, messages: &[Frontend]) {
         let mut out = BytesMut::new();
         messages.iter().for_each(|message| message.encode(&mut out).unwrap());
         self.client.write_all(&out).await.unwrap();
     }
 
     /// The next message of the session, in short; None at its end.
-    pub(super) async fn next(&mut self) -> Option<String> {
+    async fn next(&mut self) -> Option<String> {
         let decoder = FrameDecoder::new(FrameLimits::SERVER);
         loop {
             if let Some(frame) = decoder.next(&mut self.input).unwrap() {
@@ -144,7 +144,7 @@ impl Stage {
     }
 
     /// All messages up to the given number of ReadyForQuery, or the end.
-    pub(super) async fn until_ready(&mut self, times: usize) -> String {
+    async fn until_ready(&mut self, times: usize) -> String {
         let mut all = Vec::new();
         let mut ready = 0;
         while ready < times {
@@ -159,7 +159,7 @@ impl Stage {
     }
 
     /// Ends the client and waits for the rest; answers the one closing record.
-    pub(super) async fn finish(self) -> (Closing, Outside, Seen) {
+    async fn finish(self) -> (Closing, Outside, Seen) {
         let Self { client, outside, seen, session, server, .. } = self;
         drop(client);
         session.await.unwrap();
@@ -220,11 +220,11 @@ fn short(message: &Backend) -> String {
     }
 }
 
-pub(super) fn query(sql: &str) -> Frontend {
+fn query(sql: &str) -> Frontend {
     Frontend::Query(PgString::lossy(sql))
 }
 
-pub(super) fn parse(name: &str, sql: &str) -> Frontend {
+fn parse(name: &str, sql: &str) -> Frontend {
     Frontend::Parse(Parse {
         statement: PgString::lossy(name),
         sql: PgString::lossy(sql),
@@ -232,7 +232,7 @@ pub(super) fn parse(name: &str, sql: &str) -> Frontend {
     })
 }
 
-pub(super) fn bind(portal: &str, statement: &str) -> Frontend {
+fn bind(portal: &str, statement: &str) -> Frontend {
     Frontend::Bind(Bind {
         portal: PgString::lossy(portal),
         statement: PgString::lossy(statement),
@@ -242,23 +242,23 @@ pub(super) fn bind(portal: &str, statement: &str) -> Frontend {
     })
 }
 
-pub(super) fn execute(portal: &str, max_rows: i32) -> Frontend {
+fn execute(portal: &str, max_rows: i32) -> Frontend {
     Frontend::Execute(Execute { portal: PgString::lossy(portal), max_rows })
 }
 
-pub(super) fn describe(portal: &str) -> Frontend {
+fn describe(portal: &str) -> Frontend {
     Frontend::Describe(Target::Portal(PgString::lossy(portal)))
 }
 
-pub(super) fn close(statement: &str) -> Frontend {
+fn close(statement: &str) -> Frontend {
     Frontend::Close(Target::Statement(PgString::lossy(statement)))
 }
 
-pub(super) fn copy_data(size: usize) -> Frontend {
+fn copy_data(size: usize) -> Frontend {
     Frontend::CopyData(Bytes::from(vec![b'x'; size]))
 }
 
 /// Parse, Bind, Execute of the unnamed statement and portal.
-pub(super) fn run(sql: &str) -> [Frontend; 3] {
+fn run(sql: &str) -> [Frontend; 3] {
     [parse("", sql), bind("", ""), execute("", 0)]
 }

@@ -54,6 +54,7 @@ fn name() -> impl Strategy<Value = &'static str> {
 fn message() -> impl Strategy<Value = Vec<Frontend>> {
     prop_oneof![
         3 => statement().prop_map(|sql| vec![Frontend::Sync, query(sql)]),
+        1 => statement().prop_map(|sql| vec![query(sql)]),
         1 => (statement(), statement()).prop_map(|(a, b)| vec![Frontend::Sync, query(&format!("{a}; {b}"))]),
         3 => (name(), statement()).prop_map(|(name, sql)| vec![parse(name, sql)]),
         3 => (name(), name()).prop_map(|(portal, statement)| vec![bind(portal, statement)]),
@@ -111,8 +112,12 @@ proptest! {
             let (told, ()) = tokio::join!(read, write);
             let (closing, outside, seen) = stage.finish().await;
             assert_eq!(closing.reason, CloseReason::ClientClosed, "{closing:?}");
-            let asked = messages.iter().flatten().filter(|m| matches!(m, Frontend::Sync | Frontend::Query(_)));
-            assert_eq!(ready_count(told), asked.count() + 1, "one ReadyForQuery for each Query and Sync");
+            // Each Sync is answered; a Query is too, unless it stands in a segment that has failed.
+            let count = |wanted: fn(&Frontend) -> bool| messages.iter().flatten().filter(|m| wanted(m)).count();
+            let syncs = count(|message| matches!(message, Frontend::Sync)) + 1;
+            let queries = count(|message| matches!(message, Frontend::Query(_)));
+            let ready = ready_count(told);
+            assert!((syncs..=syncs + queries).contains(&ready), "{ready} ReadyForQuery");
             for kept in &seen.committed {
                 let denied = kept == "DELETE FROM t" || kept.starts_with("UPDATE") || kept == "FROBNICATE";
                 assert!(!denied, "{kept} was kept");

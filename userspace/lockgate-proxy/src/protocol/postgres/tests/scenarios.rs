@@ -197,6 +197,41 @@ async fn conversations() {
             &[],
         ),
         case("Sync alone", [Frontend::Sync, Frontend::Sync], "Z:I Z:I", &[]),
+        case(
+            "a Query ends a segment",
+            batch(&[&run("INSERT INTO t VALUES (1)"), &flush, &[query("INSERT INTO t VALUES (2)")]]),
+            "1 2 C:INSERT C:INSERT Z:I",
+            &["INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (2)"],
+        ),
+        case(
+            "a Query behind a batch without Flush ends it too",
+            batch(&[&run("INSERT INTO t VALUES (1)"), &[query("INSERT INTO t VALUES (2)")]]),
+            "1 2 C:INSERT C:INSERT Z:I",
+            &["INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (2)"],
+        ),
+        case(
+            "a denied Query takes its segment with it",
+            batch(&[&run("INSERT INTO t VALUES (1)"), &flush, &[query("DELETE FROM t"), query("SELECT 1")]]),
+            "1 2 C:INSERT E:42501 Z:I T D D D C:SELECT_3 Z:I",
+            &[],
+        ),
+        case(
+            "a Query behind a denied batch is skipped like the rest",
+            batch(&[
+                &run("DELETE FROM t"),
+                &[query("INSERT INTO t VALUES (2)")],
+                &sync,
+                &[query("SELECT 1")],
+            ]),
+            "E:42501 Z:I T D D D C:SELECT_3 Z:I",
+            &[],
+        ),
+        case(
+            "an empty Query ends a segment",
+            batch(&[&run("INSERT INTO t VALUES (1)"), &flush, &[query("")]]),
+            "1 2 C:INSERT I Z:I",
+            &["INSERT INTO t VALUES (1)"],
+        ),
         // Copies.
         case(
             "copy in",
