@@ -244,10 +244,15 @@ impl Walk<'_> {
             return Told::opaque("prepare", why);
         }
         let inner = self.inner_statement(node);
+        // A rule against DELETE is one against preparing it: the server is not to see its text either.
+        let (kind, bounded) = match inner.sql().class {
+            SqlClass::Read => ("prepare", told.bounded),
+            _ => (writing_kind(inner.sql()).unwrap_or("prepare"), inner.sql().bounded),
+        };
         Told {
-            bounded: told.bounded,
+            bounded,
             control: Control::Prepare { name: prepare.name.clone(), inner },
-            ..Told::new("prepare", told.lineage)
+            ..Told::new(kind, told.lineage)
         }
     }
 
@@ -329,7 +334,7 @@ impl Walk<'_> {
         self.gathered.effects.extend(facts.effects.iter().copied());
         self.gathered.named.extend(other.usage.relations.iter().cloned());
         self.gathered.unknown_function |= other.usage.unknown_function;
-        ["select", "insert", "update", "delete", "merge"].into_iter().find(|kind| *kind == facts.kind)
+        if facts.kind == "select" { Some("select") } else { writing_kind(facts) }
     }
 
     fn transaction(&mut self, transaction: &protobuf::TransactionStmt) -> Told {
@@ -414,6 +419,11 @@ pub(super) fn switched_on(option: &protobuf::DefElem) -> bool {
         None => true,
         Some(value) => !matches!(value.to_ascii_lowercase().as_str(), "off" | "false" | "0"),
     }
+}
+
+/// The kind of a statement that changes rows, when it is run under another's name.
+fn writing_kind(facts: &SqlFacts) -> Option<&'static str> {
+    ["insert", "update", "delete", "merge"].into_iter().find(|kind| *kind == facts.kind)
 }
 
 fn setting(arguments: &[Node]) -> Setting {
