@@ -4,6 +4,8 @@
 
 mod approvals;
 mod attacks;
+mod bypass;
+mod leaks;
 mod masking;
 mod protocol;
 mod records;
