@@ -15,7 +15,7 @@
 //! `drop_X` for each sort of object X (`table`, `view`, `index`, `function`, `role`, `extension`, …). SELECT INTO and
 //! CREATE TABLE AS are `create_table`. Where a query carries data-modifying parts (WITH, EXPLAIN ANALYZE, COPY), the kind
 //! and `bounded` are those of the part that does most: an unbounded one before a bounded one, then delete, update, merge,
-//! insert. EXECUTE of a known statement has that statement's kind.
+//! insert. EXECUTE of a known statement has that statement's kind, and so has PREPARE of one that changes rows.
 
 pub mod catalogue;
 pub mod jsonl;
@@ -38,6 +38,9 @@ pub use digest::{DigestParts, digest};
 pub use parse::{MAX_STATEMENTS, MAX_TEXT_BYTES};
 pub use state::{SearchPath, SessionState};
 pub use usage::ColumnUsage;
+
+#[cfg(test)]
+mod tests;
 
 use catalogue::CatalogueSnapshot;
 use lockgate_model::{

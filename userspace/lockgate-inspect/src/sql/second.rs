@@ -6,11 +6,11 @@
 //! with it. What it does not parse (one text in ten that the server accepts) or has no clear word for is no disagreement.
 
 use super::{SessionState, Statement, function, parse::Reading};
-use lockgate_model::sql::SqlClass;
+use lockgate_model::sql::{SqlClass, SqlEffect};
 use sqlparser::{
     ast::{
-        BinaryOperator, CopyTarget, Expr, Function, ObjectName, Query, Select, Set, Statement as Ast,
-        TableFactor, UtilityOption, Value, Visit, Visitor,
+        CopyTarget, Expr, Function, ObjectName, Query, Select, Set, Statement as Ast, TableFactor,
+        UtilityOption, Value, Visit, Visitor,
     },
     dialect::PostgreSqlDialect,
     parser::Parser,
@@ -39,8 +39,12 @@ pub(super) fn compare(text: &str, reading: Reading, state: &SessionState, statem
     };
     if opinions.len() == statements.len() {
         for (statement, opinion) in statements.iter_mut().zip(opinions) {
-            if let Some(class) = opinion {
-                statement.hear(class);
+            // Operators and types of somebody's own making are read alike, and only one of the two knows what they hide.
+            let only_unknown = statement.sql().effects.iter().eq(&[SqlEffect::UnknownFunction]);
+            match opinion {
+                Some(SqlClass::Read) if only_unknown => {}
+                Some(class) => statement.hear(class),
+                None => {}
             }
         }
         return;
@@ -187,11 +191,8 @@ impl Visitor for Walk<'_> {
     }
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-        match expr {
-            Expr::Function(Function { name, .. }) => self.called(name),
-            // Whose operator that is, only the grammar's walk can tell.
-            Expr::BinaryOp { op: BinaryOperator::PGCustomBinaryOperator(_), .. } => self.clear = false,
-            _ => {}
+        if let Expr::Function(Function { name, .. }) = expr {
+            self.called(name);
         }
         ControlFlow::Continue(())
     }

@@ -282,7 +282,7 @@ fn item_bounded(item: &Node) -> bool {
             Some(NodeEnum::SelectStmt(select)) => bounded(select),
             _ => false,
         },
-        Some(NodeEnum::RangeFunction(_)) => true,
+        Some(NodeEnum::RangeFunction(_) | NodeEnum::RangeTableFunc(_) | NodeEnum::JsonTable(_)) => true,
         Some(NodeEnum::JoinExpr(join)) => [&join.larg, &join.rarg]
             .into_iter()
             .all(|side| side.as_ref().is_some_and(|side| item_bounded(side))),

@@ -1,0 +1,430 @@
+//! The corpora of `tests/fixtures/sql`, bombs, and properties.
+
+use super::{Inspector, MAX_TEXT_BYTES, Script, SessionState, jsonl};
+use lockgate_model::sql::{RelationName, Risk, SqlClass, SqlEffect};
+use proptest::prelude::*;
+use serde::Deserialize;
+use std::{collections::BTreeMap, thread};
+
+/// What a server's worker threads have by default; the harness's own threads have as much.
+const SMALL_STACK: usize = 2 << 20;
+
+fn fixture(name: &str) -> Vec<String> {
+    let path = format!("{}/../../tests/fixtures/sql/{name}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    text.lines().map(str::to_owned).collect()
+}
+
+fn inspect(sql: &str) -> Script {
+    Inspector.script(sql, &SessionState::default(), None)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Expected {
+    sql: String,
+    class: SqlClass,
+    kind: String,
+    bounded: Option<bool>,
+    tables_read: Vec<RelationName>,
+    tables_written: Vec<RelationName>,
+}
+
+#[test]
+fn every_statement_of_the_corpus_is_what_it_should_be() {
+    let lines = fixture("statements.jsonl");
+    assert!(lines.len() >= 300, "{} lines", lines.len());
+    for line in lines {
+        let expected: Expected = serde_json::from_str(&line).expect(&line);
+        let script = inspect(&expected.sql);
+        let [statement] = script.statements.as_slice() else {
+            panic!("{}: {:?}", expected.sql, script.statements)
+        };
+        let facts = statement.sql();
+        let got =
+            (facts.class, facts.kind.as_str(), facts.bounded, &facts.tables_read, &facts.tables_written);
+        let want = (
+            expected.class,
+            expected.kind.as_str(),
+            expected.bounded,
+            &expected.tables_read,
+            &expected.tables_written,
+        );
+        assert_eq!(got, want, "{}", expected.sql);
+        assert_eq!(&*statement.text, expected.sql.trim_end_matches(';'), "the exact text is kept");
+        assert_eq!(facts.class == SqlClass::Opaque, facts.opaque_reason.is_some(), "{}", expected.sql);
+        assert!(
+            !facts.fingerprint.is_empty() && facts.fingerprint.bytes().all(|byte| byte.is_ascii_hexdigit())
+        );
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Attack {
+    sql: String,
+    class: SqlClass,
+    #[serde(default)]
+    statements: Option<usize>,
+    #[serde(default)]
+    pre: Vec<String>,
+    #[serde(default)]
+    startup: BTreeMap<String, String>,
+    #[serde(default)]
+    columns: Option<Vec<String>>,
+    #[serde(default)]
+    tables_read: Option<Vec<String>>,
+    #[serde(default)]
+    tables_written: Option<Vec<String>>,
+    #[serde(default)]
+    bounded: Option<bool>,
+    #[serde(default)]
+    kinds: Option<Vec<String>>,
+    #[serde(default)]
+    strict: Option<SqlClass>,
+}
+
+#[test]
+fn texts_that_fool_parsers_are_read_as_the_server_reads_them() {
+    for line in fixture("adversarial.jsonl") {
+        let attack: Attack = serde_json::from_str(&line).expect(&line);
+        let input = serde_json::json!({ "sql": attack.sql, "pre": attack.pre, "startup": attack.startup });
+        let answer: serde_json::Value =
+            serde_json::from_str(&jsonl::answer(&input.to_string())).expect("one JSON object");
+        let short: String = line.chars().take(200).collect();
+        assert_eq!(answer["class"], serde_json::json!(attack.class), "{short}");
+        let statements = answer["statements"].as_array().expect("an array");
+        if let Some(count) = attack.statements {
+            assert_eq!(statements.len(), count, "{short}");
+        }
+        for (field, expected) in [
+            ("columns", attack.columns.map(|all| serde_json::json!(all))),
+            ("tables_read", attack.tables_read.map(|all| serde_json::json!(all))),
+            ("tables_written", attack.tables_written.map(|all| serde_json::json!(all))),
+            ("bounded", attack.bounded.map(|all| serde_json::json!(all))),
+        ] {
+            if let Some(expected) = expected {
+                assert_eq!(statements[0][field], expected, "{field} of {short}");
+            }
+        }
+        if let Some(kinds) = attack.kinds {
+            let got: Vec<&str> =
+                statements.iter().filter_map(|statement| statement["kind"].as_str()).collect();
+            assert_eq!(got, kinds, "{short}");
+        }
+        if let Some(class) = attack.strict {
+            assert!(
+                statements.iter().any(|statement| statement["class"] == serde_json::json!(class)),
+                "{short}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_laxer_second_opinion_is_recorded_and_changes_nothing() {
+    for (sql, class, other) in [
+        ("select 1 ||-- '\n 2; delete from t; --'", SqlClass::Write, SqlClass::Read),
+        ("select 1 end; drop table t", SqlClass::Ddl, SqlClass::Read),
+        ("select into x from y", SqlClass::Ddl, SqlClass::Read),
+        ("select for update", SqlClass::Write, SqlClass::Read),
+        ("select x &>pg_terminate_backend(1) from t", SqlClass::Admin, SqlClass::Write),
+    ] {
+        let script = inspect(sql);
+        assert_eq!(script.class(), class, "{sql}");
+        let heard = script.statements.iter().any(|statement| statement.sql().second_opinion == Some(other));
+        assert!(heard, "{sql}: {:?}", script.statements.iter().map(|s| s.sql()).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn the_second_opinion_agrees_on_everyday_statements() {
+    for line in fixture("statements.jsonl") {
+        let expected: Expected = serde_json::from_str(&line).expect(&line);
+        let strange = ["select into x from y", "select for update"];
+        let is_everyday = !strange.contains(&expected.sql.as_str());
+        let opinion =
+            inspect(&expected.sql).statements.first().and_then(|statement| statement.sql().second_opinion);
+        assert_eq!(opinion.is_none(), is_everyday, "{}: {opinion:?}", expected.sql);
+    }
+}
+
+#[test]
+fn risk_follows_what_could_be_lost() {
+    for (sql, risk) in [
+        ("SELECT * FROM t", Risk::Low),
+        ("BEGIN", Risk::Low),
+        ("SET work_mem = 1", Risk::Low),
+        ("INSERT INTO t VALUES (1)", Risk::Medium),
+        ("UPDATE t SET a = 1 WHERE id = 1", Risk::Medium),
+        ("DELETE FROM t WHERE id = 1", Risk::Medium),
+        ("COPY t TO STDOUT", Risk::Medium),
+        ("SELECT my_function(1)", Risk::Medium),
+        ("SELECT * FROM t FOR UPDATE", Risk::Medium),
+        ("UPDATE t SET a = 1", Risk::High),
+        ("CREATE TABLE t (a int)", Risk::High),
+        ("ALTER TABLE t ADD COLUMN a int", Risk::High),
+        ("CALL p()", Risk::High),
+        ("SET ROLE bob", Risk::High),
+        ("SET search_path = evil", Risk::High),
+        ("DELETE FROM t", Risk::Critical),
+        ("TRUNCATE t", Risk::Critical),
+        ("DROP TABLE t", Risk::Critical),
+        ("ALTER TABLE t DROP COLUMN a", Risk::Critical),
+        ("ALTER TABLE t OWNER TO bob", Risk::Critical),
+        ("GRANT a TO b", Risk::Critical),
+        ("COPY t TO PROGRAM 'x'", Risk::Critical),
+        ("not sql", Risk::Critical),
+    ] {
+        assert_eq!(inspect(sql).statements[0].sql().risk, risk, "{sql}");
+    }
+}
+
+#[test]
+fn effects_say_what_a_statement_does_besides() {
+    use SqlEffect::*;
+    for (sql, effects) in [
+        ("SELECT 1", vec![]),
+        ("DELETE FROM t", vec![WritesRows]),
+        ("CREATE TABLE t (a int)", vec![ChangesSchema]),
+        ("SELECT * FROM t FOR UPDATE", vec![Locks]),
+        ("LOCK t", vec![Locks]),
+        ("SELECT f()", vec![UnknownFunction]),
+        ("COPY t TO '/x'", vec![ServerFile, Exports]),
+        ("COPY t FROM STDIN", vec![WritesRows, Imports]),
+        ("SET ROLE bob", vec![SetsRole]),
+        ("SET SESSION AUTHORIZATION bob", vec![SetsRole]),
+        ("SET search_path = a", vec![ChangesMeaning]),
+        ("SET standard_conforming_strings = off", vec![ChangesMeaning]),
+        ("SET NAMES 'GBK'", vec![ChangesMeaning]),
+        ("DO 'begin end'", vec![UnknownFunction, DynamicSql]),
+        ("SELECT query_to_xml('x', true, true, '')", vec![UnknownFunction, DynamicSql]),
+        ("GRANT a TO b", vec![ChangesPrivileges]),
+        ("NOTIFY a", vec![Notifies]),
+        ("EXPLAIN DELETE FROM t", vec![]),
+    ] {
+        let script = inspect(sql);
+        let got: Vec<SqlEffect> = script.statements[0].sql().effects.iter().copied().collect();
+        assert_eq!(got, effects, "{sql}");
+    }
+}
+
+#[test]
+fn normalized_texts_hold_no_literal_and_no_comment() {
+    for (sql, expected) in [
+        ("SELECT * FROM t WHERE a = 'secret' AND b = 5", "SELECT * FROM t WHERE a = $1 AND b = $2"),
+        ("SELECT $1, 'secret'", "SELECT $1, $2"),
+        (
+            "SELECT 1.5e3, B'1', X'ff', E'a\\'secret', U&'secret', $$secret$$, $x$secret$x$",
+            "SELECT $1, $2, $3, $4, $5, $6, $7",
+        ),
+        ("SELECT 'sec'\n'ret' -- secret\n/* secret */", "SELECT $1"),
+        ("ALTER ROLE a PASSWORD 'secret'", "ALTER ROLE a PASSWORD $1"),
+        ("DO $$ secret $$", "DO $1"),
+        ("SELEC 'secret'", "opaque (text withheld: its literals cannot be told from its words)"),
+    ] {
+        let mut state = SessionState::default();
+        state.standard_conforming_strings = Some(true);
+        let script = Inspector.script(sql, &state, None);
+        assert_eq!(&*script.statements[0].normalized, expected, "{sql}");
+    }
+    let mut state = SessionState::default();
+    state.standard_conforming_strings = Some(false);
+    let script = Inspector.script("select 'a\\'secret'", &state, None);
+    assert!(
+        !script.statements[0].normalized.contains("secret"),
+        "the other reading of backslashes is not guessed at"
+    );
+}
+
+#[test]
+fn fingerprints_differ_only_with_the_shape() {
+    let fingerprint = |sql: &str| inspect(sql).statements[0].sql().fingerprint.clone();
+    assert_eq!(fingerprint("SELECT * FROM t WHERE a = 1"), fingerprint("select  * from t where a = 'x'"));
+    for other in [
+        "SELECT * FROM u WHERE a = 1",
+        "SELECT * FROM s.t WHERE a = 1",
+        "SELECT * FROM t22 WHERE a = 1",
+        "SELECT 1",
+    ] {
+        assert_ne!(fingerprint("SELECT * FROM t WHERE a = 1"), fingerprint(other), "{other}");
+    }
+    assert_ne!(fingerprint("SELECT * FROM t11"), fingerprint("SELECT * FROM t22"));
+    assert_ne!(fingerprint("DELETE FROM a AS x"), fingerprint("DELETE FROM b AS x"));
+}
+
+#[test]
+fn split_statements_keep_their_own_texts() {
+    let script = inspect("select 1;  delete from t where a = ';' ; /* c */ select 'ž'; ");
+    let texts: Vec<&str> = script.statements.iter().map(|statement| &*statement.text).collect();
+    assert_eq!(texts, ["select 1", "delete from t where a = ';'", "select 'ž'"]);
+}
+
+#[test]
+fn one_answer_per_line_whatever_the_line_is() {
+    for (line, class, error) in [
+        ("\"select 1\"", "read", false),
+        ("\"\"", "read", false),
+        ("{\"sql\": \"delete from t\"}", "write", false),
+        ("{\"sql\": \"select 1\", \"pre\": [\"garbage\"], \"startup\": {\"user\": \"x\"}}", "read", false),
+        ("\"garbage here\"", "opaque", false),
+        ("", "opaque", true),
+        ("select 1", "opaque", true),
+        ("5", "opaque", true),
+        ("[]", "opaque", true),
+        ("{\"query\": \"select 1\"}", "opaque", true),
+        ("{\"sql\": 5}", "opaque", true),
+    ] {
+        let text = jsonl::answer(line);
+        assert!(!text.contains('\n'), "{text}");
+        let answer: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(answer["class"], class, "{line}");
+        assert_eq!(answer.get("error").is_some(), error, "{line}");
+        assert!(answer["statements"].is_array(), "{line}");
+    }
+}
+
+/// Each is repeated until the text has this many bytes, on a small stack: the answer may be opaque, but must come.
+#[test]
+fn no_text_aborts_the_process() {
+    let repeated: [(&str, &str, &str); 26] = [
+        ("select 1", "-1", ""),
+        ("select 'a'", "||'a'", ""),
+        ("select 1 where true", " and a=1", ""),
+        ("select 1", " union select 1", ""),
+        ("select ", "not ", "true"),
+        ("select ", "- ", "1"),
+        ("select ", "@ ", "1"),
+        ("select ", "(", "1"),
+        ("select ", "case when ", "1"),
+        ("select * from a", " cross join b", ""),
+        ("insert into t values (1)", ",(1,'abc')", ""),
+        ("select 1", "::int", ""),
+        ("select ", "a[", "1"),
+        ("select a", ".a", ""),
+        ("select a", " collate \"C\"", ""),
+        ("select a", " is null", ""),
+        ("", "with a as (", "select 1"),
+        ("select ", "exists(select ", "1"),
+        ("", "explain ", "select 1"),
+        ("select ", "/*", ""),
+        ("select ", "/**/", "1"),
+        ("select ", "+", "1"),
+        ("", ";", ""),
+        ("select '", "\\", "'"),
+        ("select $a$", "$b$", ""),
+        ("select * from ", "(", "t"),
+    ];
+    for (head, piece, tail) in repeated {
+        for size in [600, 4_000, 70_000] {
+            let text = format!("{head}{}{tail}", piece.repeat(size / piece.len()));
+            let done = thread::Builder::new().stack_size(SMALL_STACK).spawn(move || inspect(&text).class());
+            let class = done.expect("a thread").join().expect("no panic");
+            assert!(matches!(class, SqlClass::Read | SqlClass::Write | SqlClass::Opaque), "{piece}");
+        }
+    }
+}
+
+#[test]
+fn a_text_is_inspected_up_to_its_bound_and_opaque_beyond() {
+    let padded = |size: usize| format!("select 1 {}", " ".repeat(size - "select 1 ".len()));
+    assert_eq!(inspect(&padded(MAX_TEXT_BYTES)).class(), SqlClass::Read);
+    assert_eq!(inspect(&padded(MAX_TEXT_BYTES + 1)).class(), SqlClass::Opaque);
+}
+
+fn fragments() -> impl Strategy<Value = String> {
+    let words = prop::sample::select(vec![
+        "select",
+        "insert into",
+        "update",
+        "delete",
+        "from",
+        "where",
+        "t",
+        "a.b",
+        "*",
+        "(",
+        ")",
+        ",",
+        ";",
+        "'a'",
+        "'",
+        "\"",
+        "\\",
+        "$$",
+        "$1",
+        "--",
+        "/*",
+        "*/",
+        "\n",
+        "||",
+        "::int",
+        "union",
+        "all",
+        "with",
+        "as",
+        "set",
+        "=",
+        "1",
+        "and",
+        "not",
+        "exists",
+        "copy",
+        "to stdout",
+        "explain analyze",
+        "prepare p as",
+        "execute p",
+        "lower(",
+        "nextval(",
+        "for update",
+        "into",
+        "case when",
+        "then",
+        "end",
+        "array[",
+        "]",
+        "merge into",
+        "using",
+        "on",
+        "values",
+        "returning",
+        "E'\\",
+        "U&\"",
+        "\u{00a0}",
+        "\u{1F600}",
+        "[",
+        "limit",
+    ]);
+    prop::collection::vec(words, 0..40).prop_map(|words| words.join(" "))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_text_has_an_answer(text in ".*") {
+        for scs in [None, Some(true), Some(false)] {
+            let mut state = SessionState::default();
+            state.standard_conforming_strings = scs;
+            let script = Inspector.script(&text, &state, None);
+            prop_assert!(script.statements.iter().all(|statement| text.contains(&*statement.text)));
+        }
+    }
+
+    #[test]
+    fn any_pile_of_sql_words_has_an_answer(text in fragments()) {
+        let script = inspect(&text);
+        for statement in &script.statements {
+            let facts = statement.sql();
+            prop_assert_eq!(facts.class == SqlClass::Opaque, facts.opaque_reason.is_some());
+            // What writes tables is never a read.
+            prop_assert!(facts.tables_written.is_empty() || facts.class.strictness() > SqlClass::Read.strictness());
+        }
+    }
+
+    #[test]
+    fn any_line_has_one_json_answer(line in ".*") {
+        let answer = jsonl::answer(&line);
+        prop_assert!(serde_json::from_str::<serde_json::Value>(&answer).is_ok());
+    }
+}
