@@ -164,11 +164,7 @@ impl PendingApproval for ScriptedPending {
     fn changed(&mut self) -> BoxFuture<'_, Progress> {
         Box::pin(async move {
             let vote = |decision| Vote {
-                by: Approver {
-                    id: "local:1000".into(),
-                    groups: vec!["dba".into()],
-                    via: "test".into(),
-                },
+                by: Approver { id: "local:1000".into(), groups: vec!["dba".into()], via: "test".into() },
                 decision,
                 reason: Some("because".into()),
                 at: self.request.created_at,
