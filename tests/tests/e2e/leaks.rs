@@ -1,0 +1,271 @@
+//! Several hundred attempts to get a masked value out, under a policy that allows everything: masks must hold by
+//! themselves. The same attempts are made directly too, to show that they are attempts; and everyday statements come
+//! back byte for byte as they do without lockgate.
+//!
+//! Attempts are lines of `fixtures/leaks/attempts.sql`; the ways that the database's owner left open, views and functions
+//! and triggers, are made by `fixtures/leaks/setup.sql`.
+
+use crate::world::{CARD, SSN, World};
+use anyhow::{Context, Result, ensure};
+use lockgate_tests::{
+    job::{self, Done, JOB_UID},
+    postgres::TestPostgres,
+};
+
+const SETUP: &str = include_str!("../../fixtures/leaks/setup.sql");
+const ATTEMPTS: &str = include_str!("../../fixtures/leaks/attempts.sql");
+const EVERYDAY: &str = include_str!("../../fixtures/leaks/everyday.sql");
+
+/// Everything passes, what is not understood too; only masks stand in the way.
+const ALLOW_ALL: &str = r#"
+apiVersion: lockgate.dev/v1
+kind: Policy
+metadata: { name: allow-all }
+groups: { dba: { oidc: "groups:dba" } }
+rules:
+- id: everything
+  match: { sql: { class: [read, write, ddl, admin, copy_in, copy_out, session, transaction, call] } }
+  effect: allow
+- id: whatever-it-is
+  match: { sql: { opaque: true } }
+  effect: allow
+- id: mask-pii
+  match: { target: { tags: { pci: "true" } } }
+  effect: none
+  mask:
+    columns:
+    - { match: "*.*.ssn", method: redact }
+    - { match: "*.*.card_number", method: partial, keep_last: 4 }
+"#;
+
+/// What a statement of the last group says when its question about a value was answered.
+const ANSWERED: &str = "hit!";
+
+/// Fewer attempts than this would get the value directly only if the fixtures are broken.
+const LEAK_DIRECTLY: usize = 250;
+
+async fn world() -> Result<World> {
+    World::with(ALLOW_ALL, |_, pg| {
+        pg.psql_in("shop", SETUP).unwrap();
+        pg.psql("create database twin template shop owner app").unwrap();
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_route_leads_to_a_masked_value() -> Result<()> {
+    let world = world().await?;
+    let needles = Needles::new(&world.pg)?;
+    let attempts = lines(ATTEMPTS);
+
+    let file = world.agent.scratch().write("attempts.sql", &script(&attempts, ""))?.display().to_string();
+    let port = world.pg.port().to_string();
+    let command = ["psql", "-X", "-A", "-h", "127.0.0.1", "-p", &port, "-U", "x", "-d", "shop", "-f", &file];
+    let governed = job::run(job::governed(&world.agent, JOB_UID, &[], &command)).await?;
+    let leaks = found(&needles, &attempts, &governed)?;
+
+    // Directly, each in a transaction that is taken back, so that one does not spoil the next.
+    let alone = "\\set AUTOCOMMIT off\n\\set ON_ERROR_ROLLBACK on\n";
+    let file = world.agent.scratch().write("direct.sql", &script(&attempts, alone))?.display().to_string();
+    let command =
+        ["psql", "-X", "-A", "-h", "127.0.0.1", "-p", &port, "-U", "app", "-d", "twin", "-f", &file];
+    let direct = job::run(job::ungoverned(JOB_UID, &[("PGPASSWORD", "app-secret")], &command)).await?;
+    let real = found(&needles, &attempts, &direct)?;
+
+    ensure!(leaks.is_empty(), "{} attempts leak:\n{}", leaks.len(), leaks.join("\n"));
+    ensure!(real.len() >= LEAK_DIRECTLY, "only {} of {} leak directly", real.len(), attempts.len());
+
+    nothing_rests(&world, &needles)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_binary_result_holds_a_masked_value() -> Result<()> {
+    let world = world().await?;
+    let needles = Needles::new(&world.pg)?;
+    let helper = lockgate_tests::agent::built_binary("lockgate-binary-client")?;
+    let copied = world.agent.scratch().path().join("binary-client");
+    std::fs::copy(&helper, &copied)?;
+    let (copied, port) = (copied.display().to_string(), world.pg.port().to_string());
+    for statement in [
+        "select ssn from customers where id = $1",
+        "select id, ssn || '' as x from customers where id = $1",
+        "select get_ssn($1)",
+        "select (c).ssn from customers c where id = $1",
+        "select harmless from v_plain where id = $1",
+        "select kept from mv_made where id = $1",
+        "with u as (update customers set name = name where id = $1 returning ssn) select ssn || '!' from u",
+        "select shout($1)",
+        "select fail($1)",
+        "select ssn::int from customers where id = $1",
+    ] {
+        let command = [copied.as_str(), "127.0.0.1", &port, "shop", statement];
+        let done = job::run(job::governed(&world.agent, JOB_UID, &[], &command)).await?;
+        for text in [&done.stdout, &done.stderr] {
+            ensure!(needles.first_in(text).is_none(), "{statement} leaks: {done:?}");
+        }
+    }
+    nothing_rests(&world, &needles)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everyday_statements_are_untouched() -> Result<()> {
+    let world = world().await?;
+    let statements = lines(EVERYDAY);
+    ensure!(statements.len() >= 60, "{} everyday statements", statements.len());
+    let text = script(&statements, "");
+    let file = world.agent.scratch().write("everyday.sql", &text)?.display().to_string();
+    let port = world.pg.port().to_string();
+    let command = |user, database| {
+        [
+            "psql",
+            "-X",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            port.as_str(),
+            "-U",
+            user,
+            "-d",
+            database,
+            "-f",
+            file.as_str(),
+        ]
+    };
+    let governed = job::run(job::governed(&world.agent, JOB_UID, &[], &command("app", "shop"))).await?;
+    // The twin has the same name for the comparison's sake.
+    world.pg.psql("alter database shop rename to spent; alter database twin rename to shop")?;
+    let secret = [("PGPASSWORD", "app-secret")];
+    let direct = job::run(job::ungoverned(JOB_UID, &secret, &command("app", "shop"))).await?;
+    let mut different = Vec::new();
+    let pairs = answers(&governed, statements.len())?.into_iter().zip(answers(&direct, statements.len())?);
+    for (statement, (governed, direct)) in statements.iter().zip(pairs) {
+        if governed != direct {
+            different.push(format!("{statement}\n  direct:   {direct:?}\n  governed: {governed:?}"));
+        }
+    }
+    ensure!(different.is_empty(), "{} statements differ:\n{}", different.len(), different.join("\n"));
+    Ok(())
+}
+
+/// The statements of a fixture: one a line.
+fn lines(text: &str) -> Vec<&str> {
+    text.lines().filter(|line| !line.is_empty() && !line.starts_with("--")).collect()
+}
+
+/// A psql script that marks where each statement's output begins, on both channels.
+fn script(statements: &[&str], before: &str) -> String {
+    let mut script = before.to_owned();
+    for (number, statement) in statements.iter().enumerate() {
+        script.push_str(&format!("\\echo @@{number}@\n\\warn @@{number}@\n{statement}\n"));
+        if !before.is_empty() {
+            script.push_str("rollback;\n");
+        }
+    }
+    script.push_str("\\echo @@end@\n\\warn @@end@\n");
+    script
+}
+
+/// What each statement printed, on standard output and standard error.
+fn answers(done: &Done, count: usize) -> Result<Vec<(String, String)>> {
+    let split = |text: &str| -> Result<Vec<String>> {
+        let parts: Vec<String> = (0..count)
+            .map(|number| {
+                let next = if number + 1 == count { "end".to_owned() } else { (number + 1).to_string() };
+                let (_, rest) = text.split_once(&format!("@@{number}@\n"))?;
+                Some(rest.split_once(&format!("@@{next}@\n"))?.0.to_owned())
+            })
+            .map_while(|part| part)
+            .collect();
+        ensure!(parts.len() == count, "psql stopped after {} of {count}: {done:?}", parts.len());
+        Ok(parts)
+    };
+    // psql numbers the lines of its script in messages; they are the same in both runs.
+    Ok(split(&done.stdout)?.into_iter().zip(split(&done.stderr)?).collect())
+}
+
+/// The attempts that got something, with what and where.
+fn found(needles: &Needles, attempts: &[&str], done: &Done) -> Result<Vec<String>> {
+    let mut leaks = Vec::new();
+    for (attempt, (out, err)) in attempts.iter().zip(answers(done, attempts.len())?) {
+        let both = [("rows", &out), ("messages", &err)].into_iter();
+        let leak = both.filter_map(|(channel, text)| {
+            let answered = text.contains(ANSWERED).then_some(ANSWERED);
+            Some((channel, needles.first_in(text).or(answered)?, text))
+        });
+        if let Some((channel, needle, text)) = leak.min_by_key(|(channel, ..)| *channel != "rows") {
+            leaks.push(format!("{attempt}\n  by {channel}, {needle:?}: {text:.300}"));
+        }
+    }
+    Ok(leaks)
+}
+
+/// Neither the log, nor what the agent said, nor a notification holds a value.
+fn nothing_rests(world: &World, needles: &Needles) -> Result<()> {
+    for event in world.agent.events()? {
+        let text = event.to_string();
+        ensure!(needles.raw_in(&text).is_none(), "{:?} is in the record: {text}", needles.raw_in(&text));
+    }
+    let log = world.agent.log();
+    ensure!(needles.raw_in(&log).is_none(), "{:?} is in the agent's log", needles.raw_in(&log));
+    for delivery in world.receiver.deliveries() {
+        let text = delivery.event.to_string();
+        ensure!(needles.raw_in(&text).is_none(), "a raw value is in a notification: {text}");
+    }
+    Ok(())
+}
+
+/// The values in the forms that attempts bring them out in.
+struct Needles {
+    /// As they are, reversed, in hexadecimal, in base64, hashed; pieces of six characters.
+    texts: Vec<String>,
+    /// Letters and digits alone: found in output without its punctuation and line ends.
+    squeezed: Vec<String>,
+    /// Character codes, with commas between.
+    codes: Vec<String>,
+}
+
+impl Needles {
+    fn new(pg: &TestPostgres) -> Result<Self> {
+        let (mut texts, mut squeezed, mut codes) = (Vec::new(), Vec::new(), Vec::new());
+        for value in [SSN, CARD] {
+            let reversed: String = value.chars().rev().collect();
+            for text in [value, reversed.as_str()] {
+                let bytes = text.as_bytes();
+                for piece in bytes.windows(6) {
+                    let piece = std::str::from_utf8(piece).context("an ASCII value")?;
+                    texts.extend([piece.to_owned(), hex::encode(piece)]);
+                    codes.push(piece.bytes().map(|byte| byte.to_string()).collect::<Vec<_>>().join(","));
+                }
+                squeezed.push(text.replace('-', ""));
+            }
+            let query = format!(
+                "select md5(v) || ' ' || encode(sha256(v::bytea), 'hex') || ' ' || encode(v::bytea, 'base64') from (select '{value}'::text as v) x"
+            );
+            texts.extend(pg.psql(&query)?.split(' ').map(|form| form.trim_end_matches('=').to_owned()));
+        }
+        texts.retain(|text| text.len() >= 6);
+        Ok(Self { texts, squeezed, codes })
+    }
+
+    /// The value itself or a piece of it.
+    fn raw_in(&self, text: &str) -> Option<&str> {
+        self.texts.iter().map(String::as_str).find(|needle| text.contains(needle))
+    }
+
+    /// The same in any form.
+    fn first_in(&self, text: &str) -> Option<&str> {
+        let bare: String = text.chars().filter(char::is_ascii_alphanumeric).collect();
+        let listed = text
+            .split(|c: char| !c.is_ascii_alphanumeric())
+            .filter(|word| !word.is_empty())
+            .collect::<Vec<_>>()
+            .join(",");
+        let within =
+            |needles: &'_ Vec<String>, text: &str| needles.iter().position(|needle| text.contains(needle));
+        self.raw_in(text)
+            .or_else(|| {
+                within(&self.squeezed, &bare).and_then(|at| self.squeezed.get(at)).map(String::as_str)
+            })
+            .or_else(|| within(&self.codes, &listed).and_then(|at| self.codes.get(at)).map(String::as_str))
+    }
+}
