@@ -371,6 +371,17 @@ fn an_event_is_explained_rule_by_rule() {
     let explained = json_of(&explain(&["--output", "json"]));
     let rules = &explained["explanations"][0]["explanation"]["rules"];
     assert_eq!((&rules[0]["matched"], &rules[1]["matched"]), (&json!(false), &json!(true)));
+    // A recorded session, under another policy than the one it met.
+    world.write("e.json", include_str!("fixtures/session.json"));
+    let explained = json_of(&explain(&["--output", "json"]));
+    let verdicts: Vec<&Value> = explained["explanations"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["explanation"]["verdict"]["effect"])
+        .collect();
+    assert_eq!(verdicts[0], "allow", "{explained}");
+    assert!(verdicts[1]["hold"].is_object() && verdicts[2]["deny"].is_object(), "{explained}");
     world.write("e.json", r#"{"target": {"nme": "orders-db"}, "statement": "x"}"#);
     let wrong = explain(&[]);
     assert_eq!(code(&wrong), 1);

@@ -47,7 +47,7 @@ async fn run(State(agent): State<Arc<Agent>>, peer: PeerCred) -> Result<Json<Val
     let pid = pid.ok_or_else(|| {
         Problem::forbidden("the agent does not see the asking process (another pid namespace?)")
     })?;
-    let placed = blocking(move || agent.place(pid)).await?;
+    let placed = blocking(move || agent.place(pid, peer.uid)).await?;
     let cgroup = placed.map_err(|error| {
         Problem::new(StatusCode::CONFLICT, "not_placed", "The process was not placed", format!("{error:#}"))
     })?;

@@ -17,7 +17,7 @@ mod targets;
 pub(crate) mod telemetry;
 
 use crate::config::Config;
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use lockgate_control::Control;
 use lockgate_intercept::{Interceptor, RunCgroup};
 use lockgate_model::{
@@ -311,11 +311,18 @@ fn print_summary(agent: &Agent) -> anyhow::Result<()> {
 }
 
 impl Agent {
-    /// Gives a process a governed cgroup of its own.
-    fn place(&self, pid: u32) -> anyhow::Result<RunCgroup> {
-        let stat =
-            std::fs::read_to_string(format!("/proc/{pid}/stat")).context("the asking process is gone")?;
-        let ticks = start_ticks(&stat).context("its /proc stat cannot be read")?;
+    /// Gives a process a governed cgroup of its own. The kernel named it by pid when it connected; whoever keeps
+    /// such a connection until the pid is somebody else's must not move that one, so it has to be of the same user.
+    fn place(&self, pid: u32, uid: u32) -> anyhow::Result<RunCgroup> {
+        let read = |what: &str| {
+            std::fs::read_to_string(format!("/proc/{pid}/{what}")).context("the asking process is gone")
+        };
+        let ticks = start_ticks(&read("stat")?).context("its /proc stat cannot be read")?;
+        match effective_uid(&read("status")?).context("its /proc status cannot be read")? {
+            now if now == uid => {}
+            now => anyhow::bail!("uid {uid} asked as process {pid}, which is one of uid {now}: the pid was reused"),
+        }
+        // The start time is compared again while it is moved: it is the one whose user was looked at.
         Ok(self.interceptor.place(pid, ticks)?)
     }
 
@@ -329,9 +336,21 @@ fn start_ticks(stat: &str) -> Option<u64> {
     stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
 }
 
+/// The second number of `Uid:` in /proc/PID/status (proc(5)): real, effective, saved, file system.
+fn effective_uid(status: &str) -> Option<u32> {
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    ids.split_whitespace().nth(1)?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_effective_uid_is_the_second() {
+        assert_eq!(effective_uid("Name:\tUid: 3\nUid:\t1000\t0\t7\t8\nGid:\t1\t2\t3\t4\n"), Some(0));
+        assert_eq!(effective_uid("Name:\tx\n"), None);
+    }
 
     #[test]
     fn the_start_time_is_found_behind_any_name() {

@@ -15,7 +15,7 @@ use lockgate_model::{
     operation::Facts,
     outcome::{Closing, Outcome, OutcomeStatus},
     session::{Mode, Session},
-    verdict::{Denial, Effect, Verdict},
+    verdict::{Denial, DenialCause, Effect, Verdict},
 };
 use lockgate_store::Record;
 use serde::Serialize;
@@ -207,7 +207,8 @@ fn decided(operation: &RecordedOperation, verdict: &Verdict, denial: Option<&Den
     details.push(rules(verdict));
     match (denial, &verdict.effect) {
         (Some(denial), _) | (None, Effect::Deny(denial)) => {
-            details.extend(refusal(denial, &verdict.decision.to_string()))
+            details.push(denial.reason.clone());
+            details.extend(refusal(denial, &verdict.decision.to_string()));
         }
         (None, Effect::Hold(spec)) => {
             for requirement in &spec.requirements {
@@ -245,9 +246,14 @@ fn rules(verdict: &Verdict) -> String {
     format!("rule {}", hits.collect::<Vec<_>>().join(", "))
 }
 
+/// By what and in which decision; the reason stands before it.
 fn refusal(denial: &Denial, decision: &str) -> Vec<String> {
-    let rule = denial.rule.as_ref().map(|rule| format!(", rule {rule}")).unwrap_or_default();
-    let mut lines = vec![format!("{}{rule}, decision {decision}", denial.cause.as_str().replace('_', " "))];
+    let by = match (&denial.rule, denial.cause) {
+        (Some(rule), DenialCause::Rule) => format!("rule {rule}"),
+        (Some(rule), cause) => format!("{}, rule {rule}", cause.as_str().replace('_', " ")),
+        (None, cause) => cause.as_str().replace('_', " "),
+    };
+    let mut lines = vec![format!("{by}, decision {decision}")];
     lines.extend(denial.remedy.as_ref().map(|remedy| format!("instead: {remedy}")));
     lines
 }
@@ -271,10 +277,8 @@ fn voted(vote: &Vote) -> String {
 
 fn resolved(resolution: &Resolution) -> Told {
     match resolution {
-        Resolution::Approved { votes } => {
-            ("approved", format!("by {}", people(votes)), votes.iter().map(voted).collect())
-        }
-        Resolution::Denied { vote } => ("denied", format!("by {}", vote.by.id), vec![voted(vote)]),
+        Resolution::Approved { votes } => ("approved", format!("by {}", people(votes)), Vec::new()),
+        Resolution::Denied { vote } => ("denied", format!("by {}", vote.by.id), Vec::new()),
         Resolution::Expired => ("denied", "nobody decided in time (actor: system)".to_owned(), Vec::new()),
         Resolution::Withdrawn { reason } => ("withdrawn", format!("{reason:?}").to_lowercase(), Vec::new()),
     }
@@ -326,4 +330,70 @@ fn ended(closing: &Closing) -> String {
         closing.reason.as_str(),
         closing.operations
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A session as it was recorded: a masked read, a held and approved ALTER TABLE, a refused DELETE.
+    fn records() -> Vec<Record> {
+        #[derive(serde::Deserialize)]
+        struct Shown {
+            records: Vec<Record>,
+        }
+        serde_json::from_str::<Shown>(include_str!("../../tests/fixtures/session.json")).unwrap().records
+    }
+
+    #[test]
+    fn a_session_reads_top_to_bottom() {
+        let words: Vec<&str> = steps(&records()).iter().map(|step| step.step).collect();
+        assert_eq!(
+            words,
+            [
+                "started",
+                "allowed",
+                "answered",
+                "held",
+                "requested",
+                "notified",
+                "vote",
+                "approved",
+                "forwarded",
+                "answered",
+                "notified",
+                "denied",
+                "ended"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_timeline_says_who_decided_what_and_why() {
+        let (heading, timeline) = (heading(&records()), timeline(&records()));
+        for part in [
+            "orders-db (postgres, enforce), database shop as app",
+            "claims acme/billing › deploy.yml [kernel: ",
+            "github_actions acme/billing › deploy.yml › 4711 [claimed]",
+        ] {
+            assert!(heading.contains(part), "{part:?} is missing:\n{heading}");
+        }
+        for part in [
+            "+0.000  started ",
+            "│ alter table orders add column checked text",
+            "waits for 1 of dba, rule schema-change-dba",
+            "webhook:approvals, answered 204",
+            "approve by webhook:approvals:ana@example.com (dba) at 2026-11-21T",
+            ": \"looked at it\"",
+            "forwarded  to the target, by req_",
+            "1 fields masked",
+            "an unbounded write on production is never right",
+            "rule no-unbounded-write, decision dec_",
+            "instead: see https://wiki.example.com/unbounded",
+            "client_closed; 3 operations",
+        ] {
+            assert!(timeline.contains(part), "{part:?} is missing:\n{timeline}");
+        }
+        assert!(steps(&[]).is_empty());
+    }
 }
