@@ -97,7 +97,7 @@ fn run_and_kill(dir: &Path, life: u32, random: &mut Random) -> BTreeMap<u64, (St
         pipe.read_to_string(&mut said).unwrap();
         said
     });
-    if life % 2 == 0 {
+    if life.is_multiple_of(2) {
         std::thread::sleep(LONGEST_START.mul_f64(random.fraction()));
     } else {
         wait_for_first.recv_timeout(Duration::from_secs(30)).expect("the writer acknowledges a record");

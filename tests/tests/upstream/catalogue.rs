@@ -1,6 +1,6 @@
 //! The catalogue of a real database, read as an ordinary role over the side connection.
 
-use lockgate_inspect::sql::catalogue::{CatalogueSnapshot, Relation, RelationKind, Resolution};
+use lockgate_inspect::sql::catalogue::{CatalogueSnapshot, Lookup, Relation, RelationKind, Resolution};
 use lockgate_model::addr::UpstreamAddr;
 use lockgate_proxy::catalogue::Catalogue;
 use lockgate_proxy::tls::UpstreamTls;
@@ -52,9 +52,9 @@ impl Lab {
 
 #[track_caller]
 fn relation<'a>(snapshot: &'a CatalogueSnapshot, name: &str) -> &'a Relation {
-    match snapshot.resolve(Some("shop"), name, None) {
+    match snapshot.resolve(Some("shop"), name, &Lookup::Default) {
         Resolution::Found(relation) => relation,
-        Resolution::Unknown => panic!("shop.{name} is unknown"),
+        other => panic!("shop.{name}: {other:?}"),
     }
 }
 
@@ -86,7 +86,7 @@ async fn tables_columns_and_descent_are_as_the_server_has_them() {
     assert_eq!(relation(&snapshot, "events_2026").parents, [events.oid]);
 
     assert_eq!(snapshot.relation(customers.oid).map(|r| r.name.as_str()), Some("customers"));
-    assert!(matches!(snapshot.resolve(Some("pg_catalog"), "pg_stats", None), Resolution::Found(_)));
+    assert!(matches!(snapshot.resolve(Some("pg_catalog"), "pg_stats", &Lookup::Default), Resolution::Found(_)));
 }
 
 #[tokio::test]
@@ -115,12 +115,12 @@ async fn views_tell_what_they_show() {
 async fn names_resolve_by_the_role_s_own_search_path() {
     let lab = Lab::start();
     let snapshot = lab.load().await;
-    let found = |path: Option<&[String]>| match snapshot.resolve(None, "customers", path) {
+    let found = |lookup: Lookup| match snapshot.resolve(None, "customers", &lookup) {
         Resolution::Found(relation) => Some(relation.schema.clone()),
-        Resolution::Unknown => None,
+        Resolution::Several(_) | Resolution::Unknown => None,
     };
-    assert_eq!(found(None).as_deref(), Some("shop"));
-    assert_eq!(found(Some(&["public".to_owned()])), None);
+    assert_eq!(found(Lookup::Default).as_deref(), Some("shop"));
+    assert_eq!(found(Lookup::Schemas(vec!["public".to_owned()])), None);
     assert!(snapshot.has_user_function("ssn_of") && !snapshot.has_user_function("lower"));
     assert!(snapshot.has_user_operator("+#") && !snapshot.has_user_operator("="));
 }
@@ -148,7 +148,7 @@ async fn nothing_in_the_database_stands_in_for_a_built_in() {
     let snapshot = lab.load().await;
     let leak = relation(&snapshot, "leak");
     assert!(leak.view.as_ref().and_then(|v| v.text.as_deref()).is_some_and(|t| t.contains("shop.customers")));
-    assert!(matches!(snapshot.resolve(None, "leak", None), Resolution::Found(_)));
+    assert!(matches!(snapshot.resolve(None, "leak", &Lookup::Default), Resolution::Found(_)));
     assert!(snapshot.has_user_operator("=") && snapshot.has_user_function("pg_get_viewdef"));
 }
 
@@ -161,7 +161,7 @@ async fn a_snapshot_is_shared_until_the_schema_changes() {
     assert!(lab.catalogue.fresh().is_some_and(|held| Arc::ptr_eq(&held, &first)));
 
     lab.server.psql("CREATE TABLE shop.later (x int)").expect("DDL");
-    assert!(matches!(lab.load().await.resolve(Some("shop"), "later", None), Resolution::Unknown));
+    assert!(matches!(lab.load().await.resolve(Some("shop"), "later", &Lookup::Default), Resolution::Unknown));
     lab.catalogue.outdated();
     assert!(lab.catalogue.fresh().is_none());
     let newer = lab.load().await;
