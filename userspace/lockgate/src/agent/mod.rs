@@ -17,7 +17,7 @@ mod targets;
 pub(crate) mod telemetry;
 
 use crate::config::Config;
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use lockgate_control::Control;
 use lockgate_intercept::{Interceptor, RunCgroup};
 use lockgate_model::{
@@ -320,7 +320,9 @@ impl Agent {
         let ticks = start_ticks(&read("stat")?).context("its /proc stat cannot be read")?;
         match effective_uid(&read("status")?).context("its /proc status cannot be read")? {
             now if now == uid => {}
-            now => anyhow::bail!("uid {uid} asked as process {pid}, which is one of uid {now}: the pid was reused"),
+            now => anyhow::bail!(
+                "uid {uid} asked as process {pid}, which is one of uid {now}: the pid was reused"
+            ),
         }
         // The start time is compared again while it is moved: it is the one whose user was looked at.
         Ok(self.interceptor.place(pid, ticks)?)
