@@ -20,7 +20,7 @@ pub(super) struct Detectors {
 struct Rule {
     pattern: Regex,
     label: &'static [u8],
-    accept: fn(&[u8]) -> bool,
+    accept: Accept,
 }
 
 impl Detectors {
@@ -66,13 +66,18 @@ impl Detectors {
 fn stands_alone(text: &[u8], start: usize, end: usize) -> bool {
     let before = start.checked_sub(1).and_then(|at| text.get(at));
     let after = text.get(end);
-    let starts_with_word = text.get(start).is_some_and(u8::is_ascii_alphanumeric);
     let joins = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
-    !(starts_with_word && before.is_some_and(joins)) && !after.is_some_and(joins)
+    let first = text.get(start).is_some_and(joins);
+    let last = end.checked_sub(1).and_then(|at| text.get(at)).is_some_and(joins);
+    let torn = first && before.is_some_and(joins) || last && after.is_some_and(joins);
+    !torn
 }
 
+/// Whether what a pattern found is what it looks like.
+type Accept = fn(&[u8]) -> bool;
+
 fn rule(detector: Detector) -> Option<Rule> {
-    let (pattern, label, accept): (&str, &'static [u8], fn(&[u8]) -> bool) = match detector {
+    let (pattern, label, accept): (&str, &'static [u8], Accept) = match detector {
         Detector::CardNumber => (r"[3-6]\d(?:[ -]?\d){11,17}", b"[redacted:card_number]", is_card),
         Detector::Ssn => (r"\d{3}([- ])\d{2}[- ]\d{4}", b"[redacted:ssn]", is_ssn),
         Detector::Email => (
@@ -115,7 +120,9 @@ fn is_card(text: &[u8]) -> bool {
             (_, digit) => digit * 2,
         })
         .sum();
-    (13..=19).contains(&digits.len()) && sum % 10 == 0 && digits.windows(2).any(|pair| pair[0] != pair[1])
+    (13..=19).contains(&digits.len())
+        && sum.is_multiple_of(10)
+        && digits.windows(2).any(|pair| pair[0] != pair[1])
 }
 
 /// Numbers that are given out: no group is all noughts, and the area is neither 666 nor 9xx (SSA, 2011).

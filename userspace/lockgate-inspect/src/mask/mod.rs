@@ -11,6 +11,8 @@ mod plan;
 mod row;
 mod scope;
 mod taint;
+#[cfg(test)]
+mod tests;
 
 pub use method::MaskKeys;
 pub use plan::{MaskPlan, MaskViolation, StatementMask};

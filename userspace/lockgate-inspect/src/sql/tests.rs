@@ -9,11 +9,8 @@ use std::{collections::BTreeMap, thread};
 /// What a server's worker threads have by default; the harness's own threads have as much.
 const SMALL_STACK: usize = 2 << 20;
 
-fn fixture(name: &str) -> Vec<String> {
-    let path = format!("{}/../../tests/fixtures/sql/{name}", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    text.lines().map(str::to_owned).collect()
-}
+const STATEMENTS: &str = include_str!("../../../../tests/fixtures/sql/statements.jsonl");
+const ADVERSARIAL: &str = include_str!("../../../../tests/fixtures/sql/adversarial.jsonl");
 
 fn inspect(sql: &str) -> Script {
     Inspector.script(sql, &SessionState::default(), None)
@@ -32,10 +29,9 @@ struct Expected {
 
 #[test]
 fn every_statement_of_the_corpus_is_what_it_should_be() {
-    let lines = fixture("statements.jsonl");
-    assert!(lines.len() >= 300, "{} lines", lines.len());
-    for line in lines {
-        let expected: Expected = serde_json::from_str(&line).expect(&line);
+    assert!(STATEMENTS.lines().count() >= 300);
+    for line in STATEMENTS.lines() {
+        let expected: Expected = serde_json::from_str(line).expect(line);
         let script = inspect(&expected.sql);
         let [statement] = script.statements.as_slice() else {
             panic!("{}: {:?}", expected.sql, script.statements)
@@ -86,8 +82,8 @@ struct Attack {
 
 #[test]
 fn texts_that_fool_parsers_are_read_as_the_server_reads_them() {
-    for line in fixture("adversarial.jsonl") {
-        let attack: Attack = serde_json::from_str(&line).expect(&line);
+    for line in ADVERSARIAL.lines() {
+        let attack: Attack = serde_json::from_str(line).expect(line);
         let input = serde_json::json!({ "sql": attack.sql, "pre": attack.pre, "startup": attack.startup });
         let answer: serde_json::Value =
             serde_json::from_str(&jsonl::answer(&input.to_string())).expect("one JSON object");
@@ -139,8 +135,8 @@ fn a_laxer_second_opinion_is_recorded_and_changes_nothing() {
 
 #[test]
 fn the_second_opinion_agrees_on_everyday_statements() {
-    for line in fixture("statements.jsonl") {
-        let expected: Expected = serde_json::from_str(&line).expect(&line);
+    for line in STATEMENTS.lines() {
+        let expected: Expected = serde_json::from_str(line).expect(line);
         let strange = ["select into x from y", "select for update"];
         let is_everyday = !strange.contains(&expected.sql.as_str());
         let opinion =
