@@ -1,6 +1,6 @@
 //! `lockgate agent`: the service. Its parts are in [`crate::agent`].
 
-use super::{Exit, TEMPLATE, failure, output};
+use super::{Exit, TEMPLATE, client::Agent, failure, output};
 use crate::{
     agent::{self, telemetry::LogFormat},
     config::{Client, Config},
@@ -41,11 +41,15 @@ pub(super) fn run(config: &Path, arguments: &Arguments) -> anyhow::Result<Exit> 
     if arguments.detach {
         let client = Client::read(config)?;
         let removed = lockgate_intercept::detach(&client.instance, None)?;
-        output::print(if removed {
-            "hooks removed: nothing is governed any more\n"
-        } else {
-            "there were no hooks to remove\n"
+        output::print(match removed {
+            true => "hooks removed: nothing is governed any more\n",
+            false => "there were no hooks to remove\n",
         })?;
+        if !Agent::of(&client).get("/v1/status").is_err_and(|error| error.is_no_agent()) {
+            eprintln!(
+                "an agent still runs, and sees nothing any more: stop it, or restart it to govern again"
+            );
+        }
         return Ok(Exit::Done);
     }
     agent::telemetry::log(arguments.log_format, &arguments.log)?;
