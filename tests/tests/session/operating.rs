@@ -86,7 +86,7 @@ fn psql_s_own_commands_work() -> Result<()> {
         for command in ["\\d", "\\d orders", "\\dt+", "\\df", "\\l", "\\du", "\\conninfo", "\\x", "\\timing"]
         {
             let said = world.psql(&["-c", command])?;
-            ensure!(said.code == Some(0), "{command}: {said:?}");
+            ensure!(said.code == Some(0) && !said.err.contains("ERROR"), "{command}: {said:?}");
         }
         world.finish()?;
     }
@@ -114,5 +114,21 @@ fn a_drain_ends_idle_sessions_and_waits_for_busy_ones() -> Result<()> {
     ensure!(String::from_utf8_lossy(&output.stdout) == "|done\n", "{output:?}");
     idle.kill()?;
     idle.wait()?;
+    Ok(())
+}
+
+#[test]
+fn a_dump_passes_and_one_of_masked_columns_does_not() -> Result<()> {
+    let plain = World::start(&[])?;
+    let dump = plain.command("pg_dump").output()?;
+    let text = String::from_utf8_lossy(&dump.stdout).into_owned();
+    ensure!(dump.status.success() && text.contains("123-45-0050"), "{dump:?}");
+    plain.finish()?;
+    let masked = World::start(&[("pci", "true")])?;
+    let dump = masked.command("pg_dump").output()?;
+    let (out, err) = (String::from_utf8_lossy(&dump.stdout), String::from_utf8_lossy(&dump.stderr));
+    ensure!(!dump.status.success() && err.contains("denied COPY on public.orders by rule mask-pii"), "{err}");
+    ensure!(!out.contains("123-45"), "a masked value left");
+    masked.finish()?;
     Ok(())
 }
