@@ -5,6 +5,7 @@
 mod approvals;
 mod attacks;
 mod bypass;
+mod confinement;
 mod forgery;
 mod leaks;
 mod masking;
