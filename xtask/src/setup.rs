@@ -20,7 +20,8 @@ pub(crate) enum For {
 /// A C compiler for libpg_query and ring, libclang for its bindings.
 const BUILD: &[&str] = &["gcc", "make", "libc6-dev", "pkg-config", "libclang-dev", "ca-certificates"];
 /// A real PostgreSQL and the clients that talk to it; namespaces, users and mounts for the privileged tests.
-const TESTS: &[&str] = &["postgresql", "postgresql-client", "iproute2", "util-linux", "passwd", "procps"];
+const TESTS: &[&str] =
+    &["postgresql", "postgresql-client", "iproute2", "util-linux", "passwd", "procps", "python3", "openssl"];
 /// The proxies that lockgate is measured beside.
 const BENCH: &[&str] = &["haproxy", "pgbouncer", "postgresql-contrib"];
 

@@ -1,0 +1,379 @@
+//! The documents against the code: every key, verb, flag, code and metric is described and none is invented; examples
+//! that need no agent run; links lead somewhere. No root, no agent, no network.
+//!
+//! What needs a running agent is in `tests/tests/e2e/docs.rs`; the examples of policies/README.md are tested by
+//! lockgate-policy.
+
+use serde_json::Value;
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+const DOCUMENTS: &[&str] = &[
+    "README.md",
+    "policies/README.md",
+    "userspace/ARCHITECTURE.md",
+    "userspace/docs/cli.md",
+    "userspace/docs/configuration.md",
+    "userspace/docs/getting-started.md",
+    "userspace/docs/threat-model.md",
+    "userspace/docs/webhooks.md",
+];
+
+const VERBS: &[&[&str]] = &[
+    &[],
+    &["agent"],
+    &["run"],
+    &["approvals", "list"],
+    &["approvals", "show"],
+    &["approvals", "approve"],
+    &["approvals", "deny"],
+    &["sessions", "list"],
+    &["sessions", "show"],
+    &["sessions", "replay"],
+    &["audit", "verify"],
+    &["policy", "check"],
+    &["policy", "test"],
+    &["policy", "explain"],
+    &["policy", "schema"],
+    &["inspect", "sql"],
+    &["doctor"],
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn document(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn lockgate(config: &Path, words: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_lockgate"))
+        .args(words)
+        .env("LOCKGATE_CONFIG", config)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn help(verb: &[&str]) -> String {
+    let words: Vec<&str> = verb.iter().copied().chain(["--help"]).collect();
+    String::from_utf8(lockgate(Path::new("/nonexistent"), &words).stdout).unwrap()
+}
+
+#[test]
+fn every_key_of_the_configuration_is_described_and_none_is_invented() {
+    let shapes = document("userspace/lockgate/src/config/raw.rs");
+    let shapes = shapes.split("/// A secret as the file may").next().unwrap();
+    let mut known: BTreeSet<String> = shapes
+        .lines()
+        .filter_map(|line| {
+            line.strip_prefix("    pub(crate) ")?.split_once(": ").map(|(name, _)| name.to_owned())
+        })
+        .collect();
+    known.extend(["cgroup", "systemd_unit", "uid"].map(str::to_owned));
+    assert!(known.len() > 35, "the shapes were not read: {known:?}");
+    let text = document("userspace/docs/configuration.md");
+    let spans: Vec<String> = code(&text);
+    for key in &known {
+        let described = spans.iter().any(|span| words(span).any(|word| word == key));
+        assert!(described, "configuration.md does not describe `{key}`");
+    }
+    for row in text.lines().filter(|line| line.starts_with("| `") && !line.starts_with("| `{")) {
+        let key = code(row).remove(0);
+        let last = key.rsplit('.').next().unwrap();
+        assert!(known.contains(last), "configuration.md describes `{key}`, which no shape has");
+    }
+}
+
+#[test]
+fn configurations_in_the_documents_are_accepted() {
+    for (path, names) in [
+        (
+            "userspace/docs/configuration.md",
+            &["orders-db.crt", "orders-db.key", "db-ca.pem", "orders-db.password"][..],
+        ),
+        ("userspace/docs/getting-started.md", &["orders-db.password"]),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        for name in names.iter().chain(&["approvals.secret", "decisions.secret"]) {
+            fs::write(dir.path().join(name), "x").unwrap();
+        }
+        fs::create_dir(dir.path().join("policies")).unwrap();
+        let written = blocks(&document(path), "yaml").remove(0);
+        let text = written.replace("/etc/lockgate/", &format!("{}/", dir.path().display()));
+        let config = dir.path().join("lockgate.yaml");
+        fs::write(&config, text).unwrap();
+        let output = lockgate(&config, &["doctor", "--output", "json"]);
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        let checks: Vec<&Value> = answer["checks"].as_array().unwrap().iter().collect();
+        let read: Vec<&&Value> = checks.iter().filter(|check| check["section"] == "configuration").collect();
+        assert!(
+            read.iter().any(|check| check["name"] == "file" && check["status"] == "ok"),
+            "{path}: {read:?}"
+        );
+        // Its own warnings would be bad examples; the one about prefixes belongs to the example with everything.
+        for check in read.iter().filter(|check| check["name"] == "line") {
+            assert!(check["detail"].as_str().unwrap().contains("has a prefix"), "{path}: {check}");
+        }
+    }
+}
+
+#[test]
+fn policies_in_the_documents_pass_their_own_tests() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut found = 0;
+    for path in DOCUMENTS.iter().filter(|path| !path.starts_with("policies/")) {
+        for block in blocks(&document(path), "yaml").iter().filter(|block| block.contains("kind: Policy")) {
+            let file = dir.path().join("policy.yaml");
+            fs::write(&file, block).unwrap();
+            for verb in ["check", "test"] {
+                let output = lockgate(Path::new("/nonexistent"), &["policy", verb, file.to_str().unwrap()]);
+                assert!(output.status.success(), "{path}: {output:?}");
+                let text = String::from_utf8_lossy(&output.stdout).into_owned();
+                assert!(!text.contains("warning"), "{path}: {text}");
+            }
+            found += 1;
+        }
+    }
+    assert!(found > 0, "no policy in the documents");
+}
+
+#[test]
+fn every_verb_and_flag_is_in_the_reference_and_none_is_invented() {
+    let reference = document("userspace/docs/cli.md");
+    let mut known = BTreeSet::from(["--help".to_owned()]);
+    for verb in VERBS {
+        let text = help(verb);
+        let name = format!("lockgate {}", verb.join(" "));
+        assert!(reference.contains(name.trim()), "cli.md does not speak of `{name}`");
+        let (_, usage) = text.split_once("Usage:").unwrap();
+        for flag in flags(usage) {
+            assert!(reference.contains(&flag), "cli.md does not speak of {flag} of `{name}`");
+            known.insert(flag);
+        }
+    }
+    for span in code(&reference) {
+        for flag in flags(&span) {
+            assert!(known.contains(&flag), "cli.md speaks of {flag}, which no verb has");
+        }
+    }
+}
+
+#[test]
+fn examples_of_the_reference_run_and_are_in_help() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("policies")).unwrap();
+    let policy = document("policies/default.yaml");
+    fs::write(dir.path().join("policies/default.yaml"), policy).unwrap();
+    let bin = Path::new(env!("CARGO_BIN_EXE_lockgate")).parent().unwrap().display().to_string();
+    let path = format!("{bin}:{}", std::env::var("PATH").unwrap());
+    let helps: String = VERBS.iter().map(|verb| help(verb)).collect();
+    let mut run = 0;
+    for block in blocks(&document("userspace/docs/cli.md"), "console") {
+        for line in block.lines() {
+            let (_, command) = line.split_once("$ ").unwrap_or_else(|| panic!("no prompt: {line}"));
+            assert!(helps.contains(command), "no --help shows: {command}");
+            let mut shell = Command::new("sh");
+            shell.args(["-ec", command]).env("PATH", &path).current_dir(dir.path()).stdin(Stdio::null());
+            let output = shell.output().unwrap();
+            assert!(output.status.success() && output.stderr.is_empty(), "{command}: {output:?}");
+            run += 1;
+        }
+    }
+    assert!(run >= 5, "{run} examples");
+}
+
+#[test]
+fn every_refusal_of_the_api_is_in_the_integrator_s_guide() {
+    let mut known = BTreeSet::new();
+    for (path, source) in sources("userspace/lockgate-control/src/api") {
+        if path.ends_with("tests.rs") || path.ends_with("host.rs") {
+            continue;
+        }
+        let dense: String = source.split_whitespace().collect();
+        for rest in dense.split("StatusCode::").skip(1) {
+            let code = rest.split_once(",\"").map(|(status, rest)| (status, rest.split('"').next().unwrap()));
+            if let Some((status, code)) =
+                code.filter(|(status, _)| status.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
+            {
+                known.insert((number(status), code.to_owned()));
+            }
+        }
+    }
+    assert!(known.len() > 15, "the sources were not read: {known:?}");
+    let guide = document("userspace/docs/webhooks.md");
+    let described: BTreeSet<(u16, String)> = guide
+        .lines()
+        .filter(|line| line.starts_with("| 4") || line.starts_with("| 5"))
+        .flat_map(|row| {
+            let status = row.split('|').nth(1).unwrap().trim().parse().unwrap();
+            code(row.split('|').nth(2).unwrap()).into_iter().map(move |code| (status, code))
+        })
+        .collect();
+    for (status, code) in &known {
+        // A path or method that is not there is about no decision.
+        let elsewhere = ["not_found", "method_not_allowed", "forbidden", "link_required", "link_expired"]
+            .contains(&code.as_str());
+        assert!(
+            elsewhere || described.contains(&(*status, code.clone())),
+            "webhooks.md lacks {status} {code}"
+        );
+    }
+    for pair in &described {
+        assert!(known.contains(pair), "webhooks.md describes {pair:?}, which nothing answers");
+    }
+}
+
+#[test]
+fn every_metric_is_in_the_reference_and_none_is_invented() {
+    let mut known = BTreeSet::new();
+    for directory in
+        ["lockgate", "lockgate-control", "lockgate-proxy", "lockgate-store", "lockgate-intercept"]
+    {
+        for (_, source) in sources(&format!("userspace/{directory}/src")) {
+            for line in source
+                .lines()
+                .filter(|line| line.contains("metrics::") || line.contains("&str = \"lockgate_"))
+            {
+                known.extend(line.split('"').filter(|part| is_metric(part)).map(str::to_owned));
+            }
+        }
+    }
+    assert!(known.len() > 10, "the sources were not read: {known:?}");
+    let spans = code(&document("userspace/docs/cli.md"));
+    let described: BTreeSet<String> = spans
+        .iter()
+        .filter_map(|span| span.split('{').next())
+        .filter(|name| is_metric(name))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(described, known);
+}
+
+#[test]
+fn links_lead_somewhere() {
+    for path in DOCUMENTS {
+        let text = document(path);
+        let base = root().join(path).parent().unwrap().to_owned();
+        for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            if link.starts_with("http") {
+                continue;
+            }
+            let (file, anchor) =
+                link.split_once('#').map_or((link, None), |(file, anchor)| (file, Some(anchor)));
+            let target = if file.is_empty() { root().join(path) } else { base.join(file) };
+            assert!(target.exists(), "{path}: {link} leads nowhere");
+            if let Some(anchor) = anchor {
+                let there = fs::read_to_string(&target).unwrap();
+                let mut headings = there.lines().filter(|line| line.starts_with('#')).map(slug);
+                assert!(headings.any(|heading| heading == anchor), "{path}: {link} names no heading");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_code_map_is_of_this_tree() {
+    let text = document("userspace/ARCHITECTURE.md");
+    let map = text.split("## Code map").nth(1).unwrap().split("\n## ").next().unwrap();
+    let mut mapped = BTreeSet::new();
+    for row in map.lines().filter(|line| line.starts_with("| `")) {
+        let path = code(row).remove(0);
+        let here =
+            [root().join(&path), root().join("userspace").join(&path)].into_iter().find(|path| path.is_dir());
+        assert!(here.is_some(), "the code map names {path}, which is not there");
+        mapped.insert(path);
+    }
+    for entry in fs::read_dir(root().join("userspace")).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        let is_crate = entry.path().join("Cargo.toml").exists();
+        assert!(!is_crate || mapped.contains(&name), "the code map lacks {name}");
+    }
+    for name in code(&text).iter().filter(|name| name.starts_with("lg_")) {
+        let programs = document("ebpf/lockgate-ebpf/src/main.rs");
+        let stem = name.split('/').next().unwrap();
+        assert!(programs.contains(&format!("fn {stem}(")), "no program is named {name}");
+    }
+}
+
+fn is_metric(text: &str) -> bool {
+    // Crates are called so, too.
+    let crates = ["lockgate_proxy", "lockgate_control", "lockgate_intercept", "lockgate_store"];
+    text.starts_with("lockgate_")
+        && !crates.contains(&text)
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+}
+
+fn number(status: &str) -> u16 {
+    match status {
+        "BAD_REQUEST" => 400,
+        "UNAUTHORIZED" => 401,
+        "FORBIDDEN" => 403,
+        "NOT_FOUND" => 404,
+        "METHOD_NOT_ALLOWED" => 405,
+        "REQUEST_TIMEOUT" => 408,
+        "CONFLICT" => 409,
+        "GONE" => 410,
+        "PAYLOAD_TOO_LARGE" => 413,
+        "UNPROCESSABLE_ENTITY" => 422,
+        "SERVICE_UNAVAILABLE" => 503,
+        other => panic!("write the number of {other} here"),
+    }
+}
+
+fn sources(directory: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut open = vec![root().join(directory)];
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(directory).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push((path.display().to_string(), fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    found
+}
+
+/// The heading's anchor, as Git hosts make it.
+fn slug(heading: &str) -> String {
+    let kept =
+        heading.trim_start_matches('#').trim().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+fn flags(text: &str) -> Vec<String> {
+    let flag = |word: &&str| word.starts_with("--") && word.len() > 2;
+    words(text).filter(flag).map(str::to_owned).collect()
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-'))
+}
+
+/// Fenced blocks of one language.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let fence = format!("```{language}\n");
+    text.split(&*fence).skip(1).map(|part| part.split("```").next().unwrap().to_owned()).collect()
+}
+
+/// Code spans and the text of fenced blocks.
+fn code(text: &str) -> Vec<String> {
+    let mut spans = Vec::new();
+    let mut rest = text;
+    while let Some(start) = rest.find('`') {
+        let ticks = rest[start..].len() - rest[start..].trim_start_matches('`').len();
+        let body = &rest[start + ticks..];
+        let Some(end) = body.find(&"`".repeat(ticks)) else { break };
+        spans.push(body[..end].to_owned());
+        rest = &body[end + ticks..];
+    }
+    spans
+}
