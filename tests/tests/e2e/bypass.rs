@@ -5,7 +5,7 @@
 //! Every statement that may not arrive carries a mark of its own; the target logs statements, Parse and Bind alike.
 
 use crate::world::{CARD, POLICY, SSN, World};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lockgate_tests::{
     agent::built_binary,
     job::{self, Done, JOB_UID, Running},
@@ -231,6 +231,23 @@ const ATTACKS: &[Attack] = &[
         hears: &["E 42501"],
         unheard: &["M17"],
         rows: &[],
+    },
+    Attack {
+        what: "statements inside a COPY of the extended protocol",
+        steps: "parse |copy orders from stdin\nbind |\nexecute\nflush\nawait G\ncopy-data 1028\\t1\\t1\\tW28
+            parse |update orders set note='M28'\nbind |\nexecute\ncopy-done\nsync\nawait Z
+            parse |copy orders from stdin\nbind |\nexecute\nsync\nawait G\nsync\nquery update orders set note='M28'\ncopy-fail no\nawait Z",
+        hears: &["E ", "Z I"],
+        unheard: &["M28"],
+        rows: &[("W28", "0")],
+    },
+    Attack {
+        what: "COPY data behind a COPY that is denied",
+        steps: "query copy orders from program 'echo M29'\ncopy-data 1029\\t1\\t1\\tW29\ncopy-done\nquery select 'on'||'ward'\nawait Z
+            parse |copy orders from program 'echo M29'\nbind |\nexecute\ncopy-data 1029\\t1\\t1\\tW29\ncopy-done\nsync\nawait Z",
+        hears: &["E 42501"],
+        unheard: &["M29"],
+        rows: &[("W29", "0")],
     },
     Attack {
         what: "FunctionCall",
@@ -521,6 +538,34 @@ async fn what_stands_behind_a_held_statement_waits_with_it() -> Result<()> {
     ensure!(!arena.world.target_saw("h30")? && !arena.world.target_saw("M30")?);
     ensure!(arena.rows("W30")? == "2", "{done:?}");
     arena.settle().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_piled_up_behind_a_held_statement_costs_bounded_memory() -> Result<()> {
+    let arena = Arena::new().await?;
+    let pile = "long-query 8000000\n".repeat(20);
+    let before = resident_kib(&arena.world)?;
+    let client =
+        arena.session(&format!("query alter table orders add column h70 text\n{pile}pause 100\nawait Z"))?;
+    let request = arena.world.receiver.requested("h70").await?;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let after = resident_kib(&arena.world)?;
+    ensure!(after < before + 64 * 1024, "160 MB behind a held statement: {before} KiB → {after} KiB");
+    ensure!(!arena.world.target_saw("xxxxxxxxxx")?);
+    drop(client);
+    let resolved = arena.world.recorded("approval_resolved", 1).await?;
+    ensure!(resolved[0].to_string().contains("withdrawn"), "{resolved:?}");
+    let (status, body) = Decision::on(&request, "approve", "ana@example.com", &["dba"]).send().await?;
+    ensure!(status >= 400 && !arena.world.target_saw("h70")?, "{status} {body}");
+    arena.settle().await
+}
+
+fn resident_kib(world: &World) -> Result<u64> {
+    let pid = world.agent.pid().context("pid")?;
+    std::fs::read_to_string(format!("/proc/{pid}/status"))?
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok())
+        .context("VmRSS")
 }
 
 #[tokio::test(flavor = "multi_thread")]
