@@ -408,3 +408,117 @@ fn startup_options(options: &str) -> Vec<(String, String)> {
     }
     settings
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::Inspector;
+
+    fn run(state: &mut SessionState, sql: &str) {
+        for statement in Inspector.script(sql, state, None).statements {
+            state.apply(&statement);
+        }
+    }
+
+    #[test]
+    fn startup_options_are_split_as_the_server_splits_them() {
+        for (options, expected) in [
+            ("-c a=b", vec![("a", "b")]),
+            ("-ca=b --c-d=e", vec![("a", "b"), ("c_d", "e")]),
+            (r"-c a=b\ c -c d=\\e", vec![("a", "b c"), ("d", r"\e")]),
+            ("-c", vec![]),
+            ("-B 5 -c A=b", vec![("a", "b")]),
+            ("", vec![]),
+        ] {
+            let got = startup_options(options);
+            assert_eq!(
+                got.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect::<Vec<_>>(),
+                expected,
+                "{options}"
+            );
+        }
+    }
+
+    #[test]
+    fn paths_are_split_as_the_server_splits_them() {
+        for (list, expected) in [
+            ("\"$user\", public", vec!["$user", "public"]),
+            ("Evil,PG_CATALOG", vec!["evil", "pg_catalog"]),
+            ("\"Evil, x\", \"a\"\"b\"", vec!["Evil, x", "a\"b"]),
+            ("", vec![]),
+        ] {
+            assert_eq!(split_path(list), expected, "{list}");
+        }
+    }
+
+    #[test]
+    fn transactions_take_settings_back() {
+        let known =
+            |schemas: &[&str]| SearchPath::Known(schemas.iter().map(|schema| (*schema).to_owned()).collect());
+        for (statements, expected) in [
+            ("set search_path = a", known(&["a"])),
+            ("begin; set search_path = a; rollback", SearchPath::Default),
+            ("begin; set search_path = a; commit", known(&["a"])),
+            ("begin; set local search_path = a; commit", SearchPath::Default),
+            ("begin; set search_path = a; set local search_path = b; commit", known(&["a"])),
+            ("set search_path = a; begin; set search_path = b; rollback", known(&["a"])),
+            ("set search_path = a; reset search_path", SearchPath::Default),
+            ("set search_path = a; reset all", SearchPath::Default),
+            ("set search_path = a; discard all", SearchPath::Default),
+            ("begin; savepoint x; set search_path = a; rollback to x", SearchPath::Unknown),
+            ("do $$begin end$$", SearchPath::Unknown),
+            (
+                "begin; set search_path = a; rollback and chain; set search_path = b; rollback",
+                SearchPath::Default,
+            ),
+        ] {
+            let mut state = SessionState::default();
+            for statement in statements.split("; ") {
+                run(&mut state, statement);
+            }
+            assert_eq!(state.search_path, expected, "{statements}");
+        }
+    }
+
+    #[test]
+    fn what_was_sent_and_not_answered_is_in_doubt() {
+        let mut state = SessionState::default();
+        state.parameter_status("standard_conforming_strings", "on");
+        state.parameter_status("server_version", "15.18 (Debian)");
+        assert_eq!((state.standard_conforming_strings, state.server_major), (Some(true), Some(15)));
+        for statement in Inspector.script("set standard_conforming_strings = off", &state, None).statements {
+            state.sent(&statement);
+        }
+        assert_eq!(state.standard_conforming_strings, None);
+        state.parameter_status("standard_conforming_strings", "off");
+        assert_eq!(state.standard_conforming_strings, Some(false));
+        for statement in Inspector.script("set client_encoding = 'GBK'", &state, None).statements {
+            state.sent(&statement);
+        }
+        assert!(!state.client_encoding_utf8);
+    }
+
+    #[test]
+    fn names_beyond_the_bound_are_not_known() {
+        let mut state = SessionState::default();
+        let one = Inspector.script("select 1", &state, None).statements.remove(0);
+        for number in 0..=MAX_NAMES {
+            state.prepare(&number.to_string(), one.clone());
+        }
+        assert!(state.prepared("0").is_some());
+        assert!(state.prepared(&MAX_NAMES.to_string()).is_none());
+        state.forget_prepared("0");
+        state.prepare("late", one);
+        assert!(state.prepared("late").is_some());
+    }
+
+    #[test]
+    fn roles_make_the_default_path_unknown_for_relations() {
+        let mut state = SessionState::default();
+        assert_eq!(state.lookup(), Lookup::Default);
+        run(&mut state, "set role bob");
+        assert_eq!((state.role.as_deref(), state.lookup()), (Some("bob"), Lookup::Anywhere));
+        run(&mut state, "reset role");
+        assert_eq!((state.role.as_deref(), state.lookup()), (None, Lookup::Default));
+    }
+}
