@@ -1,7 +1,7 @@
 //! Which columns of a target are masked, by the server's own (table OID, attribute number): what the patterns name, and
 //! what takes its values from there (children and partitions, their parents, generated columns, views).
 
-use super::{MaskKeys, judge::Judge, method::Method, taint::Taint};
+use super::{MaskKeys, judge::Judge, method::Method, reach::Reach, taint::Taint};
 use crate::sql::catalogue::{CatalogueSnapshot, Relation, RelationKind, ViewDefinition};
 use lockgate_model::verdict::{ColumnPattern, MaskSpec, UnknownLineage};
 use std::collections::{HashMap, HashSet};
@@ -24,6 +24,9 @@ const SYSTEM_VALUES: [(&str, &[&str]); 11] = [
 /// Views over views over views: deeper than this, whatever depends on a masked table is masked whole.
 const MAX_VIEW_ROUNDS: usize = 16;
 
+/// Functions over views over functions: what a longer chain than this reaches is what its links reach.
+const MAX_REACH_ROUNDS: usize = 8;
+
 /// How the columns of a target are covered.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cover {
@@ -31,6 +34,7 @@ pub(super) struct Cover {
     relations: HashSet<u32>,
     /// The patterns' column parts, for relations that the catalogue does not know.
     names: Vec<(String, Method)>,
+    reach: Reach,
 }
 
 impl Cover {
@@ -41,6 +45,11 @@ impl Cover {
     /// The mask that a column of this name would get in a relation that nobody knows.
     pub(super) fn by_name(&self, column: &str) -> Option<&Method> {
         self.names.iter().find(|(pattern, _)| glob(pattern, column)).map(|(_, method)| method)
+    }
+
+    /// What functions can get at.
+    pub(super) fn reach(&self) -> &Reach {
+        &self.reach
     }
 
     /// Whether any column of the relation is masked.
@@ -64,7 +73,15 @@ impl Cover {
         }
         cover.by_inheritance(catalogue);
         cover.by_generation(catalogue);
-        cover.by_view(catalogue, spec.on_unknown_lineage);
+        // Views call functions and functions read views: each round can only add.
+        for _ in 0..MAX_REACH_ROUNDS {
+            cover.by_view(catalogue, spec.on_unknown_lineage);
+            let known = cover.reach.size();
+            cover.reach = Reach::new(&cover, catalogue);
+            if cover.reach.size() == known {
+                break;
+            }
+        }
         cover
     }
 

@@ -3,6 +3,7 @@
 
 use super::{
     cover::Cover,
+    method::Method,
     scope::{Item, Scope},
     taint::{Columns, Origin, Taint},
 };
@@ -29,6 +30,8 @@ pub(super) enum Misuse {
     Place(Place, Arc<Origin>),
     /// Its value would be stored.
     Stored(Arc<Origin>),
+    /// A function of this name runs text, which can do with any column what it likes.
+    Runs(String),
 }
 
 /// One pass over one statement.
@@ -182,10 +185,11 @@ impl<'a> Judge<'a> {
             Source::Function { arguments, alias } => {
                 let mut all = Taint::Clean;
                 for argument in arguments {
-                    let taint = self.taint(argument, scope);
+                    let taint = self.plain_taint(argument, scope);
                     // A column that becomes rows is counted.
                     self.misused(Place::RowCount, &taint);
-                    all = all.or(taint.computed());
+                    let called = self.called(argument);
+                    all = all.or(taint.computed()).or(called);
                 }
                 self.item(alias.name.clone(), Columns::unnamed(all), scope)
             }
@@ -354,6 +358,32 @@ impl<'a> Judge<'a> {
 
     /// What an expression carries.
     pub(super) fn taint(&mut self, expr: &Expr, scope: &Scope<'_>) -> Taint {
+        let taint = self.plain_taint(expr, scope);
+        taint.or(self.called(expr))
+    }
+
+    /// What the functions that it calls bring along by themselves.
+    fn called(&mut self, expr: &Expr) -> Taint {
+        let mut all = Taint::Clean;
+        for call in &expr.calls {
+            if self.cover.reach().runs_text(&call.name) {
+                self.misuses.push(Misuse::Runs(call.name.clone()));
+            }
+            if !self.cover.reach().function(&call.name) {
+                continue;
+            }
+            let label = format!("that {}() can read", call.name);
+            let taint = Taint::Derived(Arc::new(Origin { label, method: Method::Redact }));
+            if let Some(place) = call.place {
+                self.misused(place, &taint);
+            }
+            all = all.or(taint);
+        }
+        all
+    }
+
+    /// What its columns and queries bring along.
+    fn plain_taint(&mut self, expr: &Expr, scope: &Scope<'_>) -> Taint {
         let mut all = Taint::Clean;
         for used in &expr.columns {
             let taint = match scope.resolve(&used.column) {

@@ -8,6 +8,7 @@ mod detector;
 mod judge;
 mod method;
 mod plan;
+mod reach;
 mod row;
 mod scope;
 mod taint;

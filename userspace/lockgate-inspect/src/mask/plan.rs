@@ -42,8 +42,6 @@ struct Inner {
     catalogue: Arc<CatalogueSnapshot>,
     cover: Cover,
     detectors: Option<Arc<Detectors>>,
-    /// Names of masked relations and columns, lower case, to find in texts that no grammar reads.
-    words: Vec<String>,
 }
 
 /// A statement uses a masked column where it may not.
@@ -74,24 +72,8 @@ impl MaskPlan {
     /// Works the masks out.
     pub fn new(spec: &MaskSpec, catalogue: Arc<CatalogueSnapshot>, keys: &MaskKeys) -> Self {
         let cover = Cover::new(spec, &catalogue, keys);
-        let mut words: Vec<String> = catalogue
-            .relations()
-            .iter()
-            .filter(|relation| relation.schema != "pg_catalog" && cover.touches(relation.oid))
-            .flat_map(|relation| {
-                let columns = relation
-                    .columns
-                    .iter()
-                    .filter(|column| cover.column(relation.oid, column.attnum).is_some());
-                std::iter::once(&relation.name)
-                    .chain(columns.map(|column| &column.name))
-                    .map(|name| name.to_lowercase())
-            })
-            .collect();
-        words.sort_unstable();
-        words.dedup();
         let detectors = (!spec.detectors.is_empty()).then(|| Arc::new(Detectors::new(&spec.detectors)));
-        Self { inner: Arc::new(Inner { spec: spec.clone(), catalogue, cover, detectors, words }) }
+        Self { inner: Arc::new(Inner { spec: spec.clone(), catalogue, cover, detectors }) }
     }
 
     /// Whether no literal and no bound value of the statement may rest in a record: it names a relation that has masked
@@ -118,7 +100,7 @@ impl MaskPlan {
             return Ok(StatementMask {
                 plan: self.inner.clone(),
                 outputs: Columns::unnamed(Taint::Clean),
-                strip: false,
+                messages: Messages::Shown,
             });
         }
         let usage = &statement.usage;
@@ -143,14 +125,41 @@ impl MaskPlan {
                 "call no functions but built-in ones, and name only relations that exist before the statement",
             ));
         }
-        let strip = self.touches(statement) || usage.unknown_function || unknown;
-        Ok(StatementMask { plan: self.inner.clone(), outputs, strip })
+        let changes = !matches!(statement.class(), SqlClass::Read | SqlClass::CopyOut);
+        // A rule's rows come between the statement's own, described in the same way.
+        let ruled = changes && inner.is_wired(usage, |oid| inner.catalogue.is_ruled(oid));
+        let outputs = if ruled { Columns::unnamed(Taint::Unknown) } else { outputs };
+        let triggered = changes
+            && inner.is_wired(usage, |oid| {
+                inner.catalogue.triggers(oid).iter().any(|name| inner.cover.reach().function(name))
+            });
+        // A name that nobody knows is a misspelling, unless it is that of a relation that came meanwhile.
+        let strange = matches!(usage.lineage, Lineage::Unknown)
+            || usage.relations.iter().any(|name| inner.resolve(usage, name) == Resolution::Unknown);
+        let reads_masked = inner.masked(usage, &usage.relations).is_some()
+            || matches!(statement.class(), SqlClass::Opaque)
+            || matches!(usage.lineage, Lineage::Unknown | Lineage::Define { .. })
+            || usage.unknown_function
+            || ruled
+            || triggered;
+        let messages = if reads_masked {
+            Messages::Withheld
+        } else if self.touches(statement) || (unknown && strange) {
+            Messages::OwnMistakes
+        } else {
+            Messages::Shown
+        };
+        Ok(StatementMask { plan: self.inner.clone(), outputs, messages })
     }
 
     /// The masks for rows of a statement that nobody has seen (a cursor of unknown origin): everything that is not a known
     /// column without a mask is redacted.
     pub fn unknown_statement(&self) -> StatementMask {
-        StatementMask { plan: self.inner.clone(), outputs: Columns::unnamed(Taint::Unknown), strip: true }
+        StatementMask {
+            plan: self.inner.clone(),
+            outputs: Columns::unnamed(Taint::Unknown),
+            messages: Messages::Withheld,
+        }
     }
 }
 
@@ -171,11 +180,17 @@ impl Inner {
         })
     }
 
-    /// Whether a text that no grammar reads names something masked, or makes up statements while it runs.
+    /// Whether a text that no grammar reads leads to masked columns.
     fn mentions(&self, body: &str) -> bool {
-        body.to_lowercase().split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).any(|word| {
-            word == "execute" || self.words.binary_search_by(|known| known.as_str().cmp(word)).is_ok()
-        })
+        self.cover.reach().mentions(body)
+    }
+
+    /// Whether a relation that the statement names runs code of its own that can show masked columns.
+    fn is_wired(&self, usage: &ColumnUsage, test: impl Fn(u32) -> bool) -> bool {
+        usage
+            .relations
+            .iter()
+            .any(|name| self.resolve(usage, name).candidates().iter().any(|relation| test(relation.oid)))
     }
 
     fn lineage(
@@ -345,6 +360,11 @@ impl Inner {
     fn allowed(&self, misuse: &Misuse) -> Result<(), MaskViolation> {
         match misuse {
             Misuse::Stored(origin) => Err(self.stored(origin)),
+            Misuse::Runs(_) if self.spec.on_unknown_lineage == UnknownLineage::Pass => Ok(()),
+            Misuse::Runs(name) => Err(self.refuse(
+                format!("{name}() runs text or carries values where the masks that apply here cannot follow"),
+                "write the statement itself, or ask for a policy that passes what is of unknown lineage",
+            )),
             // What a function does with a value is nobody's to see: this is no predicate that policy could allow.
             Misuse::Place(place @ (Place::UnknownFunction | Place::Definition), origin) => {
                 Err(self.placed(*place, origin))
@@ -393,7 +413,19 @@ impl Inner {
 pub struct StatementMask {
     plan: Arc<Inner>,
     outputs: Columns,
-    strip: bool,
+    messages: Messages,
+}
+
+/// Which of the target's messages the client sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Messages {
+    /// All.
+    Shown,
+    /// Errors that the server found in the statement's text before it read anything: the statement names relations that
+    /// the catalogue does not know, most likely by mistake.
+    OwnMistakes,
+    /// None.
+    Withheld,
 }
 
 impl StatementMask {
@@ -423,19 +455,25 @@ impl StatementMask {
         if let Some(method) = covered {
             return Field::Mask(method.clone());
         }
-        let known_origin = column.table_oid != 0
-            && column.attnum != 0
-            && plan.catalogue.relation(column.table_oid).is_some();
+        let known_relation = column.table_oid != 0 && plan.catalogue.relation(column.table_oid).is_some();
+        let known_origin = known_relation && column.attnum != 0;
+        if known_relation && column.attnum == 0 && plan.cover.touches(column.table_oid) {
+            // The whole row.
+            return Field::Mask(Method::Redact);
+        }
+        // Rows that do not line up with the statement's outputs are not what it asks for: a rule's, for example.
+        let stray = lineage.is_none() && self.outputs.exact && self.outputs.named.is_some();
         let taint = match (lineage, known_origin) {
             // The server says that it is a column without a mask. The lineage, where it is exact, may still object.
             (Some(Taint::Clean | Taint::Unknown) | None, true) => return self.open(),
             (Some(taint), _) => taint,
+            (None, false) if stray && self.outputs.all.origin().is_none() => &Taint::Unknown,
             (None, false) => &self.outputs.all,
         };
-        if column.table_oid != 0 && !known_origin && plan.catalogue.relation(column.table_oid).is_none() {
+        let is_unknown_relation = column.table_oid != 0 && !known_relation;
+        if is_unknown_relation {
             unknown.push(column.table_oid);
         }
-        let is_unknown_relation = column.table_oid != 0 && !known_origin;
         match taint {
             Taint::Clean if !is_unknown_relation => self.open(),
             Taint::Clean | Taint::Unknown => match plan.spec.on_unknown_lineage {
@@ -456,7 +494,13 @@ impl StatementMask {
 
     /// Whether errors and notices of this statement keep only severity and SQLSTATE: their texts quote values.
     pub fn strip_messages(&self) -> bool {
-        self.strip
+        self.messages != Messages::Shown
+    }
+
+    /// Whether an error is nevertheless shown that the server found in the statement's own text, before it read anything:
+    /// a relation that does not exist.
+    pub fn shows_own_mistakes(&self) -> bool {
+        self.messages != Messages::Withheld
     }
 }
 

@@ -91,6 +91,17 @@ pub struct ViewDefinition {
     pub depends_on: Vec<(u32, i16)>,
 }
 
+/// The text of one function or procedure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FunctionCode {
+    /// `pg_proc.proname`.
+    pub name: String,
+    /// `pg_language.lanname`.
+    pub language: String,
+    /// `pg_get_function_sqlbody(oid)`, or else `pg_proc.prosrc`.
+    pub text: String,
+}
+
 /// What the loader read, before it is indexed.
 #[derive(Clone, Debug, Default)]
 pub struct CatalogueParts {
@@ -102,6 +113,12 @@ pub struct CatalogueParts {
     pub functions: HashSet<String>,
     /// Names of operators outside `pg_catalog` that are not members of an extension.
     pub operators: HashSet<String>,
+    /// The texts of those functions that are written in the database, not in C by an extension.
+    pub code: Vec<FunctionCode>,
+    /// Names of the functions that the triggers of a relation (by OID) run; the server's own triggers are left out.
+    pub triggers: HashMap<u32, Vec<String>>,
+    /// OIDs of relations with rules, other than what makes a view.
+    pub ruled: HashSet<u32>,
     /// `current_schemas(false)` of a fresh session of the upstream role: the search path when a session set none.
     pub search_path: Vec<String>,
 }
@@ -114,6 +131,9 @@ pub struct CatalogueSnapshot {
     by_name: HashMap<String, Vec<usize>>,
     functions: HashSet<String>,
     operators: HashSet<String>,
+    code: Vec<FunctionCode>,
+    triggers: HashMap<u32, Vec<String>>,
+    ruled: HashSet<u32>,
     search_path: Vec<String>,
     views: HashMap<u32, View>,
 }
@@ -173,15 +193,16 @@ impl CatalogueSnapshot {
             by_name,
             functions: parts.functions,
             operators: parts.operators,
+            code: parts.code,
+            triggers: parts.triggers,
+            ruled: parts.ruled,
             search_path: parts.search_path,
             views: HashMap::new(),
         };
         snapshot.views = snapshot
             .relations
             .iter()
-            .filter(|relation| {
-                relation.kind == RelationKind::View && !super::walk::is_system(&relation.schema)
-            })
+            .filter(|relation| relation.view.is_some() && !super::walk::is_system(&relation.schema))
             .map(|relation| (relation.oid, snapshot.understand(relation)))
             .collect();
         snapshot
@@ -282,6 +303,21 @@ impl CatalogueSnapshot {
     /// What a view shows, when its text was understood.
     pub(crate) fn view_query(&self, oid: u32) -> Option<&Query> {
         self.views.get(&oid).and_then(|view| view.query.as_ref())
+    }
+
+    /// The texts of functions.
+    pub(crate) fn code(&self) -> &[FunctionCode] {
+        &self.code
+    }
+
+    /// The functions that a relation's triggers run.
+    pub(crate) fn triggers(&self, oid: u32) -> &[String] {
+        self.triggers.get(&oid).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Whether rules turn what is done to a relation into something else.
+    pub(crate) fn is_ruled(&self, oid: u32) -> bool {
+        self.ruled.contains(&oid)
     }
 
     /// Whether a function of this name exists outside `pg_catalog`.

@@ -101,6 +101,80 @@ pub(super) fn known_operator(
     }
 }
 
+/// Built-in functions that do something, but return nothing that was read from a table: what they return can be shown and
+/// stored as if they were harmless.
+const RETURNS_NOTHING_STORED: [&str; 24] = [
+    "nextval",
+    "setval",
+    "setseed",
+    "pg_sleep",
+    "pg_sleep_for",
+    "pg_sleep_until",
+    "pg_notify",
+    "txid_current",
+    "pg_current_xact_id",
+    "pg_advisory_lock",
+    "pg_advisory_lock_shared",
+    "pg_advisory_unlock",
+    "pg_advisory_unlock_shared",
+    "pg_advisory_unlock_all",
+    "pg_advisory_xact_lock",
+    "pg_advisory_xact_lock_shared",
+    "pg_try_advisory_lock",
+    "pg_try_advisory_lock_shared",
+    "pg_try_advisory_xact_lock",
+    "pg_try_advisory_xact_lock_shared",
+    "pg_cancel_backend",
+    "pg_terminate_backend",
+    "pg_reload_conf",
+    "pg_export_snapshot",
+];
+
+/// Whether a function off the list of harmless ones is nevertheless one that shows no stored value.
+pub(super) fn returns_nothing_stored(
+    schema: Option<&str>,
+    name: &str,
+    state: &SessionState,
+    catalogue: Option<&CatalogueSnapshot>,
+) -> bool {
+    let meant = match schema {
+        Some(schema) => schema == "pg_catalog",
+        None => {
+            state.search_path.catalog_first()
+                && !catalogue.is_some_and(|catalogue| catalogue.has_user_function(name))
+        }
+    };
+    meant && RETURNS_NOTHING_STORED.contains(&name)
+}
+
+/// Functions of extensions that run text, read pages or open files; together with the built-in ones of [`harm`].
+const EXTENSIONS_THAT_REVEAL: [&str; 14] = [
+    "crosstab",
+    "crosstab2",
+    "crosstab3",
+    "crosstab4",
+    "crosstabn",
+    "connectby",
+    "xpath_table",
+    "dblink_fetch",
+    "dblink_get_result",
+    "get_raw_page",
+    "heap_page_items",
+    "heap_page_item_attrs",
+    "tuple_data_split",
+    "bt_page_items",
+];
+
+/// Whether a function of this name runs text it is given or reads where no grammar sees, so that it can show anything.
+pub(crate) fn reveals(name: &str) -> bool {
+    EXTENSIONS_THAT_REVEAL.contains(&name)
+        || name.starts_with("pg_logical_slot_")
+        || harm(name)
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, SqlEffect::DynamicSql | SqlEffect::ServerFile))
+}
+
 /// What some functions off the list are known to do, beyond "anything".
 pub(super) struct Harm {
     pub(super) class: SqlClass,

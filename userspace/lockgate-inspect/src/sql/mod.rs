@@ -35,6 +35,7 @@ mod walk;
 
 pub use control::{Control, Setting};
 pub use digest::{DigestParts, digest};
+pub(crate) use function::reveals;
 pub use parse::{MAX_STATEMENTS, MAX_TEXT_BYTES};
 pub use state::{SearchPath, SessionState};
 pub use usage::ColumnUsage;

@@ -225,6 +225,16 @@ pub(crate) struct Expr {
     pub(crate) queries: Vec<SubQuery>,
     /// It calls a function that is not known to be harmless.
     pub(crate) unknown_function: bool,
+    /// Those functions: the catalogue may tell what they read.
+    pub(crate) calls: Vec<Call>,
+}
+
+/// One call of a function that is not known to be harmless.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Call {
+    pub(crate) name: String,
+    /// Set when what it returns does more than flow into the value.
+    pub(crate) place: Option<Place>,
 }
 
 /// What an expression is, as an output.

@@ -4,7 +4,7 @@ use super::query::CatalogueQuery;
 use super::{CatalogueError, MAX_CATALOGUE_BYTES};
 use crate::upstream::{Connected, Credential, Endpoint, Housekeeping, SessionRequest, connect};
 use lockgate_inspect::sql::catalogue::{
-    CatalogueParts, CatalogueSnapshot, Relation, RelationColumn, RelationKind, ViewDefinition,
+    CatalogueParts, CatalogueSnapshot, FunctionCode, Relation, RelationColumn, RelationKind, ViewDefinition,
 };
 use lockgate_wire::postgres::PgString;
 use lockgate_wire::postgres::backend::{Backend, DataRow, Fields};
@@ -40,6 +40,9 @@ pub(super) async fn load(
         CatalogueQuery::ViewColumns,
         CatalogueQuery::Functions,
         CatalogueQuery::Operators,
+        CatalogueQuery::FunctionTexts,
+        CatalogueQuery::Triggers,
+        CatalogueQuery::Rules,
         CatalogueQuery::ViewTexts,
     ] {
         match side.ask(query, |row| reading.take(query, row)).await {
@@ -129,6 +132,18 @@ impl Reading {
             }
             CatalogueQuery::Operators => {
                 self.parts.operators.insert(row.text("name")?);
+            }
+            CatalogueQuery::FunctionTexts => self.parts.code.push(FunctionCode {
+                name: row.text("name")?,
+                language: row.text("language")?,
+                text: row.text("text")?,
+            }),
+            CatalogueQuery::Triggers => {
+                let (relation, function) = (row.number("relation")?, row.text("function")?);
+                self.parts.triggers.entry(relation).or_default().push(function);
+            }
+            CatalogueQuery::Rules => {
+                self.parts.ruled.insert(row.number("relation")?);
             }
             CatalogueQuery::Relations => self.relation(&mut row)?,
             CatalogueQuery::Columns => {

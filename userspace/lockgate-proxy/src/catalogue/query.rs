@@ -22,6 +22,12 @@ pub(crate) enum CatalogueQuery {
     Functions,
     /// Names of operators that are not built in.
     Operators,
+    /// Texts of functions that are written in the database.
+    FunctionTexts,
+    /// Which functions a relation's triggers run.
+    Triggers,
+    /// Which relations have rules.
+    Rules,
     /// The texts of views. Last, as it is the one that may wait for a lock: a failure leaves the rest.
     ViewTexts,
 }
@@ -39,6 +45,9 @@ impl CatalogueQuery {
             Self::ViewColumns => "view dependencies",
             Self::Functions => "functions",
             Self::Operators => "operators",
+            Self::FunctionTexts => "function texts",
+            Self::Triggers => "triggers",
+            Self::Rules => "rules",
             Self::ViewTexts => "view definitions",
         }
     }
@@ -108,6 +117,24 @@ impl CatalogueQuery {
                 "SELECT DISTINCT o.oprname FROM pg_catalog.pg_operator AS o \
                  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) o.oprnamespace \
                  WHERE n.nspname OPERATOR(pg_catalog.<>) 'pg_catalog'::pg_catalog.name"
+            }
+            // Functions in C are their extension's; internal ones are built-ins under another name.
+            Self::FunctionTexts => {
+                "SELECT p.proname, l.lanname, COALESCE(pg_catalog.pg_get_function_sqlbody(p.oid), p.prosrc) \
+                 FROM pg_catalog.pg_proc AS p \
+                 JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
+                 JOIN pg_catalog.pg_language AS l ON l.oid OPERATOR(pg_catalog.=) p.prolang \
+                 WHERE n.nspname OPERATOR(pg_catalog.<>) ALL (ARRAY['pg_catalog', 'information_schema']::pg_catalog.name[]) \
+                 AND l.lanname OPERATOR(pg_catalog.<>) ALL (ARRAY['c', 'internal']::pg_catalog.name[])"
+            }
+            Self::Triggers => {
+                "SELECT DISTINCT t.tgrelid, p.proname FROM pg_catalog.pg_trigger AS t \
+                 JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid \
+                 WHERE NOT t.tgisinternal"
+            }
+            Self::Rules => {
+                "SELECT DISTINCT r.ev_class FROM pg_catalog.pg_rewrite AS r \
+                 WHERE r.ev_type OPERATOR(pg_catalog.<>) '1'::pg_catalog.\"char\""
             }
             Self::ViewTexts => {
                 "SELECT c.oid, pg_catalog.pg_get_viewdef(c.oid) FROM pg_catalog.pg_class AS c \

@@ -4,7 +4,7 @@ use super::{Walk, inner, qualified, string};
 use crate::sql::{
     Control, Setting, function,
     tree::{self, Child},
-    usage::{ColumnRef, Expr, Place, Shape, SubQuery, Use},
+    usage::{Call, ColumnRef, Expr, Place, Shape, SubQuery, Use},
 };
 use lockgate_model::sql::{SqlClass, SqlEffect};
 use pg_query::{
@@ -143,6 +143,7 @@ impl Walk<'_> {
         {
             self.unknown(SqlClass::Write, &[SqlEffect::UnknownFunction]);
             out.unknown_function = true;
+            out.calls.push(Call { name: name.clone(), place });
         }
         out.columns.push(Use { column: ColumnRef { qualifier: parts, name }, place });
     }
@@ -193,8 +194,14 @@ impl Walk<'_> {
             }
             None => {
                 let harm = function::harm(name);
-                self.unknown(harm.class, harm.effects);
-                out.unknown_function = true;
+                if function::returns_nothing_stored(schema, name, self.state, self.catalogue) {
+                    self.raise(harm.class);
+                    self.gathered.effects.extend(harm.effects);
+                } else {
+                    self.unknown(harm.class, harm.effects);
+                    out.unknown_function = true;
+                    out.calls.push(Call { name: name.to_owned(), place });
+                }
                 if name == "set_config" {
                     self.set_config(call);
                 }
@@ -288,6 +295,10 @@ impl Expr {
     /// Takes over what another expression is made of, with a place for what has none.
     pub(in crate::sql) fn absorb(&mut self, other: Self, place: Place) {
         self.unknown_function |= other.unknown_function;
+        self.calls.extend(other.calls.into_iter().map(|mut call| {
+            call.place = call.place.or(Some(place));
+            call
+        }));
         self.columns.extend(other.columns.into_iter().map(|mut used| {
             used.place = used.place.or(Some(place));
             used

@@ -117,6 +117,23 @@ impl Answer {
     }
 }
 
+impl Answer {
+    /// Whether the client may see an error that the target found in the text itself, although messages are withheld.
+    pub(crate) fn shows_own_mistakes(&self) -> bool {
+        match self {
+            Self::Query(flights) => flights.iter().all(Flight::shows_own_mistakes),
+            Self::Parse { flight, .. } => flight.as_ref().is_some_and(|flight| flight.shows_own_mistakes()),
+            Self::Bind { .. }
+            | Self::Describe { .. }
+            | Self::Execute(_)
+            | Self::Origins
+            | Self::Close { .. }
+            | Self::Sync
+            | Self::Poison(_) => false,
+        }
+    }
+}
+
 /// The rows that a record keeps, as the client saw them.
 struct Kept {
     columns: Vec<(String, Format)>,
@@ -201,6 +218,10 @@ impl Flight {
     /// Set when its messages could carry masked values: the decision to quote instead.
     pub(crate) fn strip(&self) -> Option<DecisionId> {
         self.mask.as_ref().is_some_and(|mask| mask.strip_messages()).then_some(self.decision)
+    }
+
+    fn shows_own_mistakes(&self) -> bool {
+        self.mask.as_ref().is_none_or(|mask| mask.shows_own_mistakes())
     }
 
     /// The rows that follow look like this.

@@ -20,7 +20,7 @@ use lockgate_model::{
 use lockgate_wire::postgres::{
     TransactionStatus, WireError,
     automaton::{CopyFate, Reply, ReplyKind, ReplyRole},
-    backend::{Backend, DataRow, ReportFields, tag},
+    backend::{Backend, DataRow, ReportFields, field, tag},
     frame::{Frame, FrameDecoder, FrameHeader, Limits as FrameLimits},
 };
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -349,6 +349,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             Some(answer) => {
                 let is_query = matches!(answer, Answer::Query(_));
                 match answer.strip() {
+                    Some(_) if answer.shows_own_mistakes() && names_no_relation(&report) => {
+                        (report, is_query)
+                    }
                     Some(decision) => (report.redacted(&words::withheld(decision)), is_query),
                     None => (report, is_query),
                 }
@@ -604,6 +607,16 @@ fn changes_schema(statement: &Statement) -> bool {
         | SqlClass::Write
         | SqlClass::CopyIn => effects.iter().any(|effect| facts.effects.contains(effect)),
     }
+}
+
+/// An error of parse analysis in the client's own text: only that has a position in it, and it comes before anything runs.
+/// A relation that a function or a cast names has a context, or no position.
+fn names_no_relation(report: &ReportFields) -> bool {
+    report.sqlstate() == b"42P01"
+        && report.field(field::POSITION).is_some()
+        && [field::INTERNAL_QUERY, field::INTERNAL_POSITION, field::WHERE]
+            .iter()
+            .all(|code| report.field(*code).is_none())
 }
 
 fn unasked(got: &'static str) -> WireError {

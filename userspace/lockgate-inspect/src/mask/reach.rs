@@ -1,0 +1,249 @@
+//! Which functions get at masked columns: those whose text names something masked, makes up statements while it runs, or
+//! calls another that does. Texts in languages that no grammar here reads are searched word by word, and what is in doubt
+//! counts as reaching.
+
+use super::cover::Cover;
+use crate::sql::{catalogue::CatalogueSnapshot, reveals};
+use std::collections::HashSet;
+
+/// Words by which a text runs another text, whatever the language.
+const RUNS_TEXT: [&str; 10] = [
+    "execute",
+    "plpy",
+    "spi_exec",
+    "spi_exec_query",
+    "spi_execp",
+    "spi_prepare",
+    "spi_query",
+    "spi_query_prepared",
+    "plv8",
+    "dblink",
+];
+
+/// Functions and words that lead to masked columns.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Reach {
+    /// Names of masked relations and columns, lower case.
+    words: HashSet<String>,
+    /// Names of functions that get at them.
+    functions: HashSet<String>,
+    /// Names of functions that run text, or put what they get at into a setting, where no mask follows.
+    runners: HashSet<String>,
+}
+
+impl Reach {
+    pub(super) fn new(cover: &Cover, catalogue: &CatalogueSnapshot) -> Self {
+        let mut reach = Self::default();
+        for relation in catalogue.relations().iter().filter(|relation| cover.touches(relation.oid)) {
+            reach.words.insert(relation.name.to_lowercase());
+            // "query" and "data" of the server's own are everyday words.
+            if relation.schema != "pg_catalog" {
+                let masked =
+                    relation.columns.iter().filter(|c| cover.column(relation.oid, c.attnum).is_some());
+                reach.words.extend(masked.map(|column| column.name.to_lowercase()));
+            }
+        }
+        // Each round that finds something shortens what is left.
+        let mut open: Vec<_> = catalogue.code().iter().collect();
+        loop {
+            let (found, left): (Vec<_>, Vec<_>) =
+                open.into_iter().partition(|code| reach.mentions(&code.text));
+            if found.is_empty() {
+                break;
+            }
+            reach.functions.extend(found.into_iter().map(|code| code.name.clone()));
+            open = left;
+        }
+        let mut open: Vec<_> =
+            catalogue.code().iter().filter(|code| reach.functions.contains(&code.name)).collect();
+        loop {
+            let (found, left): (Vec<_>, Vec<_>) =
+                open.into_iter().partition(|code| reach.leads_to_running(&code.text));
+            if found.is_empty() {
+                return reach;
+            }
+            reach.runners.extend(found.into_iter().map(|code| code.name.clone()));
+            open = left;
+        }
+    }
+
+    fn leads_to_running(&self, body: &str) -> bool {
+        words(&body.to_lowercase()).any(|word| {
+            word == "set_config" || RUNS_TEXT.contains(&word) || self.runners.contains(word) || reveals(word)
+        })
+    }
+
+    /// Whether a function of this name runs text, or puts what it reads where no mask follows.
+    pub(super) fn runs_text(&self, name: &str) -> bool {
+        self.runners.contains(name) || reveals(name)
+    }
+
+    /// How much is known, for telling whether a round added something.
+    pub(super) fn size(&self) -> usize {
+        self.words.len() + self.functions.len()
+    }
+
+    /// Whether a function of this name can get at masked columns.
+    pub(super) fn function(&self, name: &str) -> bool {
+        self.functions.contains(name) || reveals(name)
+    }
+
+    /// Whether a text that no grammar reads names something masked, or makes up statements while it runs.
+    pub(super) fn mentions(&self, body: &str) -> bool {
+        let body = body.to_lowercase();
+        // Escapes can spell any name.
+        body.contains("u&\"")
+            || words(&body).any(|word| {
+                self.words.contains(word)
+                    || RUNS_TEXT.contains(&word)
+                    || self.functions.contains(word)
+                    || reveals(word)
+            })
+    }
+}
+
+fn words(body: &str) -> impl Iterator<Item = &str> {
+    body.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).filter(|word| !word.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        mask::{MaskKeys, MaskPlan},
+        sql::{
+            Inspector, SessionState,
+            catalogue::{
+                CatalogueParts, CatalogueSnapshot, FunctionCode, Relation, RelationColumn, RelationKind,
+            },
+        },
+    };
+    use lockgate_model::verdict::{
+        ColumnMask, ColumnPattern, InPredicate, MaskMethod, MaskSpec, UnknownLineage,
+    };
+    use std::sync::Arc;
+
+    fn table(oid: u32, name: &str, columns: &[&str]) -> Relation {
+        let column = |(attnum, name): (i16, &&str)| RelationColumn {
+            attnum,
+            name: (*name).to_owned(),
+            type_oid: 25,
+            generated_from: Vec::new(),
+        };
+        Relation {
+            oid,
+            schema: "public".to_owned(),
+            name: name.to_owned(),
+            kind: RelationKind::Table,
+            columns: (1..).zip(columns).map(column).collect(),
+            parents: Vec::new(),
+            view: None,
+        }
+    }
+
+    fn catalogue() -> CatalogueSnapshot {
+        let code = [
+            ("reads", "SELECT ssn FROM customers WHERE id = $1"),
+            ("calls_it", "SELECT Reads($1) || ''"),
+            ("escapes", "SELECT note FROM U&\"cust\\006fmers\""),
+            ("runs", "BEGIN EXECUTE $1; END"),
+            ("calls_runs", "BEGIN PERFORM runs('x'); END"),
+            ("names", "BEGIN PERFORM set_config('x', reads(1), false); END"),
+            ("sets", "BEGIN PERFORM set_config('x', 'y', false); END"),
+            ("adds", "SELECT $1 + 1"),
+        ];
+        CatalogueSnapshot::new(CatalogueParts {
+            relations: vec![
+                table(1, "customers", &["id", "ssn"]),
+                table(2, "orders", &["id", "note"]),
+                table(3, "noisy", &["id", "note"]),
+                table(4, "quiet", &["id", "note"]),
+                table(5, "ruled", &["id", "note"]),
+            ],
+            functions: code.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            code: code
+                .iter()
+                .map(|(name, text)| FunctionCode {
+                    name: (*name).to_owned(),
+                    language: "sql".to_owned(),
+                    text: (*text).to_owned(),
+                })
+                .collect(),
+            triggers: [(3, vec!["reads".to_owned()]), (4, vec!["adds".to_owned()])].into(),
+            ruled: [5].into(),
+            search_path: vec!["public".to_owned()],
+            ..CatalogueParts::default()
+        })
+    }
+
+    /// What a statement comes to: refused, or (something is masked or withheld).
+    fn judged(sql: &str) -> Result<bool, String> {
+        let any = || "*".to_owned();
+        let pattern = ColumnPattern { schema: any(), table: any(), column: "ssn".to_owned() };
+        let spec = MaskSpec {
+            columns: vec![ColumnMask { pattern, method: MaskMethod::Redact }],
+            detectors: std::collections::BTreeSet::new(),
+            on_unknown_lineage: UnknownLineage::Redact,
+            in_predicate: InPredicate::Deny,
+            rules: Vec::new(),
+        };
+        let catalogue = Arc::new(catalogue());
+        let plan = MaskPlan::new(&spec, catalogue.clone(), &MaskKeys::new());
+        let script = Inspector.script(sql, &SessionState::default(), Some(&catalogue));
+        let mut withheld = false;
+        for statement in &script.statements {
+            withheld |= plan.judge(statement).map_err(|violation| violation.reason)?.strip_messages();
+        }
+        Ok(withheld)
+    }
+
+    #[test]
+    fn functions_reach_what_their_texts_lead_to() {
+        for (sql, refused) in [
+            ("select reads(1)", false),
+            ("select calls_it(1)", false),
+            ("select adds(1)", false),
+            ("insert into orders values (1, adds(1)::text)", false),
+            ("select * from orders where id = adds(1)", false),
+            ("insert into orders values (1, reads(1))", true),
+            ("insert into orders values (1, calls_it(1))", true),
+            ("insert into orders values (1, escapes(1))", true),
+            ("update orders set note = reads(1) where id = 1", true),
+            ("create table t as select reads(1)", true),
+            ("select 1 from orders where reads(1) like '1%'", true),
+            ("select set_config('application_name', reads(1), false)", true),
+            ("select setval('s', reads(1)::int)", true),
+            ("select runs('x')", true),
+            ("select calls_runs()", true),
+            ("select names()", true),
+            ("select sets()", false),
+            ("select query_to_xml('select 1', true, false, '')", true),
+            ("alter table orders add x text default reads(1)", true),
+            ("do $$ begin perform reads(1); end $$", true),
+            ("do $$ begin execute 'x'; end $$", true),
+            ("do $$ begin perform query_to_xml('x', true, false, ''); end $$", true),
+            ("do $$ begin perform adds(1); end $$", false),
+            ("create function f() returns text language sql as 'select reads(1)'", true),
+            ("create function f() returns int language sql as 'select adds(1)'", false),
+            ("insert into orders values (nextval('s'), 'x')", false),
+        ] {
+            let judged = judged(sql);
+            assert_eq!(judged.is_err(), refused, "{sql}: {judged:?}");
+        }
+    }
+
+    #[test]
+    fn triggers_and_rules_that_reach_withhold_messages_of_writes() {
+        for (sql, withheld) in [
+            ("insert into noisy values (1, 'x')", true),
+            ("select * from noisy", false),
+            ("insert into quiet values (1, 'x')", false),
+            ("insert into ruled values (1, 'x')", true),
+            ("select * from ruled", false),
+            ("insert into orders values (1, 'x')", false),
+            ("insert into orders values (nextval('s'), 'x')", false),
+            ("select nothing from orders", false),
+        ] {
+            assert_eq!(judged(sql), Ok(withheld), "{sql}");
+        }
+    }
+}
