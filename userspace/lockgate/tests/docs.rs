@@ -91,6 +91,68 @@ fn every_key_of_the_configuration_is_described_and_none_is_invented() {
 }
 
 #[test]
+fn limits_are_those_of_the_code() {
+    let text = document("userspace/docs/configuration.md");
+    let limits = text.split("\n## Limits\n").nth(1).unwrap();
+    let rows: Vec<&str> = limits.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    let mut described = BTreeSet::new();
+    for (row, written, source, definition) in [
+        ("this file", "1 MiB", "lockgate/src/config/mod.rs", "MAX_BYTES: u64 = 1024 * 1024;"),
+        ("policy", "1000 files", "lockgate/src/agent/policy.rs", "MAX_FILES: usize = 1000;"),
+        ("policy", "16 MiB", "lockgate/src/agent/policy.rs", "MAX_TOTAL_BYTES: u64 = 16 * 1024 * 1024;"),
+        ("governed", "4096; 4096", "../ebpf/lockgate-ebpf-common/src/lib.rs", "CGROUPS: u32 = 4096;"),
+        ("governed", "4096; 4096", "../ebpf/lockgate-ebpf-common/src/lib.rs", "UIDS: u32 = 4096;"),
+        ("governed", "16384", "../ebpf/lockgate-ebpf-common/src/lib.rs", "TARGETS: u32 = 16384;"),
+        ("sessions", "6000", "lockgate-proxy/src/limits.rs", "MAX_SESSIONS: usize = 6_000;"),
+        (
+            "from connecting",
+            "30 s",
+            "lockgate-proxy/src/limits.rs",
+            "HANDSHAKE_TIME: Duration = Duration::from_secs(30);",
+        ),
+        (
+            "from connecting",
+            "60 s",
+            "lockgate-proxy/src/limits.rs",
+            "OPEN_TIME: Duration = Duration::from_secs(60);",
+        ),
+        (
+            "one message",
+            "16 MiB",
+            "lockgate-wire/src/postgres/frame.rs",
+            "MAX_CLIENT_MESSAGE: usize = 16 * 1024 * 1024;",
+        ),
+        ("a text", "1 MiB", "lockgate-inspect/src/sql/parse.rs", "MAX_TEXT_BYTES: usize = 1 << 20;"),
+        ("a text", "10000", "lockgate-inspect/src/sql/parse.rs", "MAX_STATEMENTS: usize = 10_000;"),
+        ("a batch", "50000 messages", "lockgate-proxy/src/limits.rs", "BATCH_MESSAGES: usize = 50_000;"),
+        ("a batch", "32 MiB", "lockgate-proxy/src/limits.rs", "BATCH_BYTES: usize = 32 * 1024 * 1024;"),
+        ("prepared", "4096", "lockgate-proxy/src/limits.rs", "PREPARED_STATEMENTS: usize = 4_096;"),
+        ("requests", "8192", "lockgate-control/src/approvals/registry.rs", "PENDING_MAX: usize = 8_192;"),
+        (
+            "requests",
+            "a quarter",
+            "lockgate-control/src/approvals/registry.rs",
+            "PENDING_PER_PRINCIPAL_MAX: usize = PENDING_MAX / 4;",
+        ),
+        (
+            "told",
+            "10, 30, 60 and 120 s",
+            "lockgate-proxy/src/limits.rs",
+            "[Duration::from_secs(10), Duration::from_secs(30), Duration::from_secs(60), Duration::from_secs(120)];",
+        ),
+        ("results", "100 rows", "lockgate-proxy/src/limits.rs", "RECORDED_ROWS: usize = 100;"),
+        ("results", "64 KiB", "lockgate-proxy/src/limits.rs", "RECORDED_BYTES: usize = 64 * 1024;"),
+    ] {
+        let found =
+            rows.iter().position(|line| line.starts_with(&format!("| {row}")) && line.contains(written));
+        described.insert(found.unwrap_or_else(|| panic!("configuration.md does not say {row}: {written}")));
+        let code = document(&format!("userspace/{source}"));
+        assert!(code.contains(definition), "{source} has no {definition}");
+    }
+    assert_eq!(described.len(), rows.len(), "a row that nothing checks: {rows:#?}");
+}
+
+#[test]
 fn configurations_in_the_documents_are_accepted() {
     for (path, names) in [
         (
