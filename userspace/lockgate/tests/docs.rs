@@ -318,6 +318,32 @@ fn every_metric_is_in_the_reference_and_none_is_invented() {
 }
 
 #[test]
+fn the_unit_has_no_directive_that_would_break_the_hooks() {
+    let unit = document("userspace/deploy/systemd/lockgate.service");
+    let directives: Vec<(&str, &str)> =
+        unit.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('=')).collect();
+    for (name, value) in [("Type", "notify"), ("Restart", "always"), ("NoNewPrivileges", "yes")] {
+        assert!(directives.contains(&(name, value)), "{name}={value} is missing");
+    }
+    // Namespaces of its own, or /sys read-only: no cgroups, no pins.
+    for (name, _) in directives {
+        let breaks = [
+            "Protect",
+            "Private",
+            "ReadOnly",
+            "Inaccessible",
+            "Bind",
+            "Temporary",
+            "RestrictNamespaces",
+            "Dynamic",
+        ];
+        assert!(!breaks.iter().any(|prefix| name.starts_with(prefix)), "{name}= breaks the agent");
+        // `command:` secrets and bpf(2) need what a filter of system calls hardly lists.
+        assert!(!["SystemCallFilter", "User", "RootDirectory"].contains(&name), "{name}= breaks the agent");
+    }
+}
+
+#[test]
 fn links_lead_somewhere() {
     for path in DOCUMENTS {
         let text = document(path);
