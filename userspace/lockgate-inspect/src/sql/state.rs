@@ -189,6 +189,13 @@ impl SessionState {
         }
     }
 
+    /// Code that nobody here knows has run, and the server has not said yet which settings it left: how a text is read
+    /// is unknown. A text of ASCII alone reads the same in every encoding that a client may have.
+    pub fn doubt_reading(&mut self, text: &str) {
+        self.standard_conforming_strings = None;
+        self.client_encoding_utf8 &= text.is_ascii();
+    }
+
     /// Another statement of the same text comes after this one. The text was lexed before any of it ran, so only what
     /// names mean can change.
     pub(super) fn sent_within(&mut self, statement: &Statement) {

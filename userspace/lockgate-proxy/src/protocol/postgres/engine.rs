@@ -102,6 +102,9 @@ pub(crate) struct Engine<C> {
     pub(crate) stream: Option<StreamPermit>,
     /// Sent and unanswered operations after which the session's state is known only when they are answered.
     pub(crate) unsettled: usize,
+    /// A function that lockgate does not know ran, or will, since the server last told its settings (it does so before
+    /// ReadyForQuery): how it reads a text is in doubt until then.
+    pub(crate) strange: bool,
     pub(crate) batch: Batch,
     pub(crate) names: Names,
     pub(crate) scripts: Scripts,
@@ -136,6 +139,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             copying: 0,
             stream: None,
             unsettled: 0,
+            strange: false,
             batch: Batch::default(),
             names: Names::default(),
             scripts: Scripts::default(),

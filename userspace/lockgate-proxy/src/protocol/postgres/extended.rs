@@ -20,6 +20,7 @@ use lockgate_inspect::sql::{Control, SessionState, Statement};
 use lockgate_model::{
     operation::{Operation, Parameter},
     outcome::{CloseReason, OutcomeStatus},
+    sql::SqlEffect,
 };
 use lockgate_wire::postgres::{
     PgString, Target, TransactionStatus,
@@ -179,8 +180,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             return self.keep_house(items, sync);
         }
         let crowded = self.server_leg.outstanding() + 2 * items.len() + 1 > MAX_OUTSTANDING;
-        if self.unsettled > 0 || crowded || leans_on_earlier(&items) {
+        if self.unsettled > 0 || self.strange || crowded || leans_on_earlier(&items) {
             self.settle().await?;
+            // All segments before are answered; of this one, no ReadyForQuery has come.
+            self.strange &= self.batch.sent;
         }
         self.cancel.begin();
         let judged = self.judge_batch(items, sync).await;
@@ -337,6 +340,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                         return Err(Unfit::new(NO_PORTAL, &text));
                     };
                     let statement = self.current(&portal.prepared);
+                    self.strange |= statement.as_deref().is_some_and(runs_unknown_code);
                     if let Some(statement) = &statement
                         && !matches!(statement.control, Control::None)
                     {
@@ -657,6 +661,11 @@ fn ask(
         None => fresh,
     };
     Asked { operation, statement: statement.clone(), approval }
+}
+
+/// Whether it calls what may change a setting without saying so.
+fn runs_unknown_code(statement: &Statement) -> bool {
+    statement.sql().effects.contains(&SqlEffect::UnknownFunction) || matches!(statement.control, Control::Anything)
 }
 
 /// Whether the batch uses an unnamed statement or portal that an earlier batch made: the answer to that must be in first.

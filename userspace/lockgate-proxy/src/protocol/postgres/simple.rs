@@ -43,6 +43,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         }
         // Simple queries do not overlap: each is judged in the state that the one before left.
         self.settle().await?;
+        self.strange &= self.batch.is_open();
         let text = match sql.to_str("the statement") {
             Ok(text) => text,
             Err(fault) => {
@@ -192,7 +193,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
 
     /// The statements of a text, as the target would read them now.
     pub(crate) fn script(&mut self, text: &str) -> Script {
-        self.scripts.understand(Inspector, text, &self.settings.state, self.masks.catalogue())
+        let catalogue = self.masks.catalogue();
+        if self.strange {
+            let mut state = self.settings.state.clone();
+            state.doubt_reading(text);
+            return Inspector.script(text, &state, catalogue.map(|catalogue| &**catalogue));
+        }
+        self.scripts.understand(Inspector, text, &self.settings.state, catalogue)
     }
 
     /// Gets a fresh catalogue when masks could apply. Without one, what could be masked is refused later.
