@@ -34,6 +34,13 @@ impl Arena {
         world.pg.psql("ALTER SYSTEM SET log_min_duration_statement = 0")?;
         world.pg.psql("SELECT pg_reload_conf()")?;
         world.pg.psql_in("shop", "SET ROLE app; CREATE TABLE public.ledger (id int, amount int); INSERT INTO ledger VALUES (1, 0), (2, 0)")?;
+        // A function of the application that changes how the server reads text; anybody may call it.
+        world.pg.psql_in(
+            "shop",
+            "SET ROLE app; CREATE FUNCTION public.backslashes() RETURNS void LANGUAGE plpgsql AS \
+             $$BEGIN PERFORM set_config('standard_conforming_strings', 'off', false); END$$; \
+             CREATE TABLE public.victims (id int, note text); INSERT INTO victims VALUES (1, 'kept'), (2, 'kept')",
+        )?;
         let client = world.agent.scratch().path().join("pg-script");
         std::fs::copy(built_binary("lockgate-pg-script")?, &client)?;
         Ok(Self { world, client: client.display().to_string(), flows: Default::default() })
@@ -332,6 +339,63 @@ const ATTACKS: &[Attack] = &[
         rows: &[],
     },
     Attack {
+        what: "backslashes: by a function, in the same batch",
+        steps: r"parse |select backslashes()
+            bind |
+            execute
+            parse |delete from victims where note = '\'' or true --'
+            bind |
+            execute
+            sync
+            await Z",
+        hears: &["Z I"],
+        unheard: &[],
+        rows: &[],
+    },
+    Attack {
+        what: "backslashes: by a function, in a batch before",
+        steps: r"parse |select backslashes()
+            bind |
+            execute
+            sync
+            parse |delete from victims where note = '\'' or true --'
+            bind |
+            execute
+            sync
+            query delete from victims where note = '\'' or true --'
+            await Z
+            await Z
+            await Z",
+        hears: &["E 42501"],
+        unheard: &[],
+        rows: &[],
+    },
+    Attack {
+        what: "backslashes: by a function, behind a Flush",
+        steps: r"parse |select backslashes()
+            bind |
+            execute
+            flush
+            parse |delete from victims where note = '\'' or true --'
+            bind |
+            execute
+            sync
+            await Z
+            query begin
+            query select backslashes()
+            query rollback
+            query select backslashes()
+            query delete from victims where note = '\'' or true --'
+            await Z
+            await Z
+            await Z
+            await Z
+            await Z",
+        hears: &["Z I"],
+        unheard: &[],
+        rows: &[],
+    },
+    Attack {
         what: "another encoding by SET",
         steps: "query set client_encoding = 'GBK'\nawait Z\nquery set names 'SJIS'\nawait Z\nquery select set_config('client_encoding','GBK',false)\nawait Z\n            raw 51 00000034 73656c6563742027bf5c273b20757064617465206f726465727320736574206e6f74653d24244d32352424202d2d2700\nawait Z",
         hears: &[],
@@ -411,6 +475,8 @@ async fn nothing_undecided_reaches_the_target() -> Result<()> {
         }
     }
     ensure!(faults.is_empty(), "{}", faults.join("\n────\n"));
+    let kept = arena.world.pg.psql_in("shop", "SELECT count(*) FROM victims")?;
+    ensure!(kept == "2", "rows were deleted by a text that reads two ways: {kept} of 2 are left");
     let first = arena
         .world
         .pg
