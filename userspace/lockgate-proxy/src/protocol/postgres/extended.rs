@@ -665,7 +665,8 @@ fn ask(
 
 /// Whether it calls what may change a setting without saying so.
 fn runs_unknown_code(statement: &Statement) -> bool {
-    statement.sql().effects.contains(&SqlEffect::UnknownFunction) || matches!(statement.control, Control::Anything)
+    statement.sql().effects.contains(&SqlEffect::UnknownFunction)
+        || matches!(statement.control, Control::Anything)
 }
 
 /// Whether the batch uses an unnamed statement or portal that an earlier batch made: the answer to that must be in first.
