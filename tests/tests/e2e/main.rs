@@ -6,6 +6,7 @@ mod approvals;
 mod attacks;
 mod bypass;
 mod confinement;
+mod differential;
 mod docs;
 mod forgery;
 mod leaks;

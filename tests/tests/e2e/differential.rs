@@ -1,0 +1,291 @@
+//! The classifier against the server itself: mutated statements that it calls reads are run in a read-only session, and
+//! none may be refused there as a write. What a read-only session lets through all the same (advisory locks, LISTEN, large
+//! objects) is looked for afterwards.
+//!
+//! Seeds are the corpora of lockgate-inspect and the attempts of `leaks`; the generator is seeded, so a failure comes again.
+
+use anyhow::{Context, Result, ensure};
+use lockgate_inspect::sql::{Inspector, SessionState};
+use lockgate_model::sql::SqlClass;
+use lockgate_tests::postgres::{PostgresOptions, TestPostgres};
+use std::time::{Duration, Instant};
+use tokio_postgres::{Client, NoTls, error::SqlState};
+
+/// How long it goes on. A run outside of CI may raise it: LOCKGATE_DIFFERENTIAL_SECONDS=600.
+const SECONDS: u64 = 8;
+
+/// Fewer statements than this that the server really ran would show nothing.
+const RAN_AT_LEAST: u64 = 200;
+
+/// Pieces that change what a text is.
+const PIECES: &[&str] = &[
+    ";",
+    "--",
+    "/*",
+    "*/",
+    "'",
+    "\"",
+    "$$",
+    "$a$",
+    "\n",
+    "E'",
+    "U&'",
+    "U&\"",
+    "\\",
+    "end",
+    "into",
+    "into temp",
+    "for update",
+    "for share",
+    "for no key update",
+    "only",
+    "select",
+    "delete from t",
+    "; delete from t;",
+    "insert into t values (1)",
+    "update t set id = 1",
+    "truncate t",
+    "drop table t",
+    "with w as",
+    "(delete from t returning 1)",
+    "f()",
+    "public.f()",
+    "1 +# 2",
+    "nextval('s')",
+    "setval('s', 1)",
+    "lo_create(0)",
+    "pg_notify('a', 'b')",
+    "pg_advisory_lock(1)",
+    "pg_try_advisory_lock(1)",
+    "set_config('a.b', 'c', false)",
+    "explain",
+    "explain analyze",
+    "(analyze)",
+    "copy",
+    "to stdout",
+    "execute",
+    "prepare p as",
+    "declare c cursor for",
+    "begin",
+    "commit",
+    "as",
+    "from",
+    "where",
+    "union",
+    "union all",
+    "||",
+    "::",
+    "::regclass",
+    "(",
+    ")",
+    "[",
+    "]",
+    ",",
+    ".",
+    "*",
+    "a",
+    "t",
+    "id",
+    "null",
+    "lateral",
+    "rows from",
+    "tablesample",
+    "lower('a')",
+    "pg_catalog.lower('a')",
+    "evil.lower('a')",
+    "query_to_xml('delete from t', true, false, '')",
+    "listen a",
+    "notify a",
+    "lock table t",
+    "create table n (a int)",
+    "create temp table n as",
+    "refresh materialized view m",
+    "call p()",
+    "do $$ begin end $$",
+    "returning",
+    "cast",
+    "interval",
+    "date",
+    "collate \"C\"",
+    "operator(public.+#)",
+];
+
+const SETUP: &str = "
+    create table t (id int, a text, b text, ssn text, note text);
+    create table u (like t); create table c (like t); create table x (like t); create table y (like t);
+    create table orders (id int primary key, customer_id int, amount numeric, note text, total int);
+    create table customers (id int primary key, name text, ssn text, card_number text, email text);
+    insert into t values (1, 'a', 'b', 'c', 'd'), (2, null, 'b', 'c', 'd'); insert into orders values (1, 1, 1, 'x', 1);
+    insert into customers values (1, 'a', 'b', 'c', 'd');
+    create sequence s; create materialized view m as select 1;
+    create function f() returns int language plpgsql as $$ begin delete from t; return 1; end $$;
+    create function plus(int, int) returns int language plpgsql as $$ begin delete from t; return 1; end $$;
+    create operator +# (leftarg = int, rightarg = int, function = plus);
+    create procedure p() language plpgsql as $$ begin delete from t; end $$;
+    create schema evil;
+    create function evil.lower(text) returns text language plpgsql as $$ begin delete from t; return 1; end $$;
+    create role reader login; grant all on all tables in schema public to reader; grant all on all sequences in schema public to reader;
+    grant usage on schema evil to reader; grant create on schema public to reader";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_called_a_read_is_one_on_the_server() -> Result<()> {
+    let server = TestPostgres::start(PostgresOptions::new())?;
+    server.psql(SETUP)?;
+    let options = "-c default_transaction_read_only=on -c statement_timeout=200 -c lock_timeout=100";
+    let settings =
+        format!("host=127.0.0.1 port={} dbname=postgres user=reader options='{options}'", server.port());
+    let (client, connection) = tokio_postgres::connect(&settings, NoTls).await?;
+    let connection = tokio::spawn(connection);
+
+    let seconds = std::env::var("LOCKGATE_DIFFERENTIAL_SECONDS").ok().and_then(|text| text.parse().ok());
+    let until = Instant::now() + Duration::from_secs(seconds.unwrap_or(SECONDS));
+    let seeds = seeds()?;
+    let mut random = Random(0x6c6f_636b_6761_7465);
+    let (mut tried, mut reads, mut ran) = (0_u64, 0_u64, 0_u64);
+    // The seeds themselves first.
+    let mut first = seeds.clone().into_iter();
+    while Instant::now() < until {
+        let text = first.next().unwrap_or_else(|| mutant(&seeds, &mut random));
+        tried += 1;
+        let script = Inspector.script(&text, &SessionState::default(), None);
+        if script.class() != SqlClass::Read {
+            continue;
+        }
+        reads += 1;
+        match client.simple_query(&text).await {
+            Ok(_) => ran += 1,
+            Err(error) => {
+                ensure!(!client.is_closed(), "{text:?} ended the session: {error}");
+                ensure!(
+                    error.code() != Some(&SqlState::READ_ONLY_SQL_TRANSACTION),
+                    "{text:?} is called a read, and the server says: {error:?}"
+                );
+            }
+        }
+    }
+    println!("{tried} texts, {reads} called reads, {ran} of them ran");
+    ensure!(ran >= RAN_AT_LEAST, "{tried} texts, {reads} called reads, only {ran} ran");
+    nothing_was_done(&client, &server).await?;
+    drop(client);
+    connection.await??;
+    Ok(())
+}
+
+/// A read-only session may still lock, listen, set and make large objects (before PostgreSQL 16).
+async fn nothing_was_done(client: &Client, server: &TestPostgres) -> Result<()> {
+    for (what, query) in [
+        ("a lock is held", "select count(*) from pg_locks where locktype = 'advisory'"),
+        ("something is listened to", "select count(*) from pg_listening_channels()"),
+        ("a large object exists", "select count(*) from pg_largeobject_metadata"),
+        (
+            "a setting was made",
+            "select count(*) from pg_settings where source = 'session' and name not like 'transaction%'",
+        ),
+        ("a row is gone", "select 2 - count(*) from t"),
+        ("a transaction is open", "select (now() < clock_timestamp() - interval '5 s')::int"),
+    ] {
+        let messages = client.simple_query(query).await.with_context(|| what.to_owned())?;
+        let count = messages.iter().find_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        });
+        ensure!(count.as_deref() == Some("0"), "{what}: {count:?}");
+    }
+    ensure!(server.psql("select last_value || ' ' || is_called from s")? == "1 false", "a sequence moved");
+    Ok(())
+}
+
+fn seeds() -> Result<Vec<String>> {
+    let corpora = [
+        include_str!("../../fixtures/sql/statements.jsonl"),
+        include_str!("../../fixtures/sql/adversarial.jsonl"),
+    ];
+    let mut seeds = Vec::new();
+    for line in corpora.iter().flat_map(|corpus| corpus.lines()) {
+        let value: serde_json::Value = serde_json::from_str(line)?;
+        if let Some(sql) = value["sql"].as_str()
+            && sql.len() < 2_000
+            && !sql.contains('\0')
+        {
+            seeds.push(sql.to_owned());
+        }
+    }
+    let attempts = include_str!("../../fixtures/leaks/attempts.sql").lines();
+    seeds.extend(attempts.filter(|line| !line.starts_with("--") && !line.contains('\\')).map(str::to_owned));
+    seeds.retain(|seed| !seed.is_empty());
+    Ok(seeds)
+}
+
+/// A seed with one to four of its tokens dropped, doubled, swapped, or replaced by a piece or another seed's token.
+fn mutant(seeds: &[String], random: &mut Random) -> String {
+    let mut tokens = tokens(random.pick(seeds));
+    for _ in 0..=random.below(3) {
+        let at = random.below(tokens.len() + 1);
+        match random.below(6) {
+            0 if at < tokens.len() => drop(tokens.remove(at)),
+            1 if at < tokens.len() => {
+                let token = tokens[at].clone();
+                tokens.insert(at, token);
+            }
+            2 if tokens.len() > 1 => {
+                let other = random.below(tokens.len());
+                let at = at.min(tokens.len() - 1);
+                tokens.swap(at, other);
+            }
+            3 => {
+                let other = self::tokens(random.pick(seeds));
+                let from = random.below(other.len().max(1));
+                tokens.splice(at..at, other.into_iter().skip(from));
+            }
+            _ => tokens.insert(at, format!(" {} ", PIECES[random.below(PIECES.len())])),
+        }
+    }
+    tokens.concat()
+}
+
+/// Words, runs of operator characters, and single other characters; white space stays with what it precedes.
+fn tokens(text: &str) -> Vec<String> {
+    #[derive(PartialEq, Clone, Copy)]
+    enum Kind {
+        Word,
+        Operator,
+        Other,
+    }
+    let kind = |c: char| match c {
+        c if c.is_alphanumeric() || c == '_' => Kind::Word,
+        c if "+-*/<>=~!@#%^&|`?".contains(c) => Kind::Operator,
+        _ => Kind::Other,
+    };
+    let mut tokens: Vec<String> = Vec::new();
+    let mut last = Kind::Other;
+    for c in text.chars() {
+        match tokens.last_mut() {
+            Some(token) if last != Kind::Other && kind(c) == last => token.push(c),
+            _ => tokens.push(c.to_string()),
+        }
+        last = kind(c);
+    }
+    tokens
+}
+
+/// splitmix64: good enough to mutate with, and the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % (bound.max(1) as u64)).unwrap_or_default()
+    }
+
+    fn pick<'a>(&mut self, from: &'a [String]) -> &'a str {
+        let at = self.below(from.len());
+        from.get(at).map(String::as_str).unwrap_or_default()
+    }
+}
