@@ -105,7 +105,8 @@ async fn what_the_job_says_about_its_own_request_does_not_count() -> Result<()> 
         let done =
             job::run(job::governed(&world.agent, JOB_UID, &[], &[&client, &authority, &message])).await?;
         let answer = String::from_utf8_lossy(&hex::decode(done.stdout.trim())?).into_owned();
-        ensure!(answer.starts_with("HTTP/1.1 4"), "{answer} {done:?}");
+        // The client closes its side at once, and a server may then spare its answer.
+        ensure!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer} {done:?}");
     }
     // By the unix socket, from inside and outside its cgroup.
     let binary = world.agent.binary().display().to_string();
