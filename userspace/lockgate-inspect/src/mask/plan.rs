@@ -117,6 +117,13 @@ impl MaskPlan {
         for misuse in &judge.misuses {
             inner.allowed(misuse)?;
         }
+        if !pass && wires(&statement.sql().kind) && inner.cover.reach().names_function(&statement.text) {
+            return Err(inner.refuse(
+                "a definition over a function that can read masked columns would carry their values on"
+                    .to_owned(),
+                "leave the function out, or have it done by somebody whose columns are not masked",
+            ));
+        }
         let outputs = if usage.unknown_function { outputs.or_unknown() } else { outputs };
         let unknown = judge.unknown_use || matches!(outputs.all, Taint::Unknown);
         if unknown && inner.spec.on_unknown_lineage == UnknownLineage::Deny {
@@ -160,6 +167,16 @@ impl MaskPlan {
             outputs: Columns::unnamed(Taint::Unknown),
             messages: Messages::Withheld,
         }
+    }
+}
+
+/// Whether statements of this kind make something that calls functions later, unseen: defaults, rules, operators, casts,
+/// aggregates. What a view calls and a trigger runs is followed when it is used.
+fn wires(kind: &str) -> bool {
+    match kind {
+        "create_view" | "create_materialized_view" | "create_trigger" => false,
+        "alter_table" | "alter_domain" | "alter_type" | "alter_operator" => true,
+        kind => kind.starts_with("create_"),
     }
 }
 

@@ -88,6 +88,16 @@ impl Reach {
         self.functions.contains(name) || reveals(name)
     }
 
+    /// Whether a text names such a function; a name that is spelled with escapes counts.
+    pub(super) fn names_function(&self, text: &str) -> bool {
+        !self.functions.is_empty()
+            && (text.to_lowercase().contains("u&\"") || words(text).any(|word| self.named(word)))
+    }
+
+    fn named(&self, word: &str) -> bool {
+        self.functions.contains(word) || self.functions.contains(&word.to_lowercase())
+    }
+
     /// Whether a text that no grammar reads names something masked, or makes up statements while it runs.
     pub(super) fn mentions(&self, body: &str) -> bool {
         let body = body.to_lowercase();
@@ -225,6 +235,16 @@ mod tests {
             ("create function f() returns text language sql as 'select reads(1)'", true),
             ("create function f() returns int language sql as 'select adds(1)'", false),
             ("insert into orders values (nextval('s'), 'x')", false),
+            ("create table t (id int, x text default reads(1))", true),
+            ("create rule r as on insert to orders do also insert into quiet values (1, READS(1))", true),
+            ("create operator @@@ (rightarg = int, function = reads)", true),
+            ("create aggregate a(int) (sfunc = int4pl, stype = int, finalfunc = reads)", true),
+            ("create function f(x text default reads(1)) returns text language sql as 'select $1'", true),
+            ("create function f() returns text return (select ssn from customers)", true),
+            ("create function f() returns text begin atomic select ssn from customers; end", true),
+            ("create table t (id int default adds(1))", false),
+            ("drop function reads", false),
+            ("grant execute on function reads to public", false),
         ] {
             let judged = judged(sql);
             assert_eq!(judged.is_err(), refused, "{sql}: {judged:?}");

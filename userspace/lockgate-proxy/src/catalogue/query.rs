@@ -120,7 +120,8 @@ impl CatalogueQuery {
             }
             // Functions in C are their extension's; internal ones are built-ins under another name.
             Self::FunctionTexts => {
-                "SELECT p.proname, l.lanname, COALESCE(pg_catalog.pg_get_function_sqlbody(p.oid), p.prosrc) \
+                "SELECT p.proname, l.lanname, pg_catalog.concat(pg_catalog.pg_get_function_sqlbody(p.oid), p.prosrc, ' ', \
+                 pg_catalog.pg_get_expr(p.proargdefaults, 0)) \
                  FROM pg_catalog.pg_proc AS p \
                  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
                  JOIN pg_catalog.pg_language AS l ON l.oid OPERATOR(pg_catalog.=) p.prolang \
