@@ -86,7 +86,10 @@ async fn tables_columns_and_descent_are_as_the_server_has_them() {
     assert_eq!(relation(&snapshot, "events_2026").parents, [events.oid]);
 
     assert_eq!(snapshot.relation(customers.oid).map(|r| r.name.as_str()), Some("customers"));
-    assert!(matches!(snapshot.resolve(Some("pg_catalog"), "pg_stats", &Lookup::Default), Resolution::Found(_)));
+    assert!(matches!(
+        snapshot.resolve(Some("pg_catalog"), "pg_stats", &Lookup::Default),
+        Resolution::Found(_)
+    ));
 }
 
 #[tokio::test]
