@@ -60,7 +60,8 @@ fn ensure_linker() -> Result<()> {
     if runs(clean(linker()).arg("--version")) {
         return Ok(());
     }
-    if !Path::new(LLVM_PREFIX).join("bin/llvm-config").exists() {
+    // What the linker is linked with; the programs of the same LLVM come without it.
+    if !Path::new(LLVM_PREFIX).join("lib/libLLVM.so").exists() {
         setup::install(&[LLVM])?;
     }
     let line = format!("LLVM_PREFIX={LLVM_PREFIX} cargo {}", LINKER.join(" "));
