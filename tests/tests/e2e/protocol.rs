@@ -74,50 +74,17 @@ async fn extended_protocol_is_decided_with_its_values() -> Result<()> {
     let world = World::with(POLICY, |_, _| {}).await?;
     let port = world.pg.port().to_string();
     // psql 15 has no \\bind: pgbench speaks the extended protocol, prepared and not.
+    let pgbench = world.pg.program("pgbench").display().to_string();
+    let bench = async |mode: &str, times: &str, script: &str| {
+        let file = world.agent.scratch().write("script.sql", script)?.display().to_string();
+        let mut command = vec![pgbench.as_str(), "-n", "-M", mode, "-t", times, "-f", &file];
+        command.extend(["-h", "127.0.0.1", "-p", &port, "-U", "x", "shop"]);
+        job::run(job::governed(&world.agent, JOB_UID, &[], &command)).await
+    };
     for mode in ["extended", "prepared"] {
-        let file = world.agent.scratch().write("read.sql", "select note from orders where id = 1;\n")?;
-        let pgbench = world.pg.program("pgbench").display().to_string();
-        let file = file.display().to_string();
-        let command = [
-            pgbench.as_str(),
-            "-n",
-            "-M",
-            mode,
-            "-t",
-            "20",
-            "-f",
-            &file,
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &port,
-            "-U",
-            "x",
-            "shop",
-        ];
-        let done = job::run(job::governed(&world.agent, JOB_UID, &[], &command)).await?;
+        let done = bench(mode, "20", "select note from orders where id = 1;\n").await?;
         ensure!(done.code == Some(0) && done.stdout.contains("20/20"), "{mode}: {done:?}");
-
-        let file = world.agent.scratch().write("bad.sql", "\\set x 1\nupdate orders set note = :x;\n")?;
-        let file = file.display().to_string();
-        let command = [
-            pgbench.as_str(),
-            "-n",
-            "-M",
-            mode,
-            "-t",
-            "1",
-            "-f",
-            &file,
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &port,
-            "-U",
-            "x",
-            "shop",
-        ];
-        let done = job::run(job::governed(&world.agent, JOB_UID, &[], &command)).await?;
+        let done = bench(mode, "1", "\\set x 1\nupdate orders set note = :x;\n").await?;
         ensure!(done.stderr.contains("no-unbounded-write"), "{mode}: {done:?}");
     }
     ensure!(!world.target_saw("update orders set note")?, "the target saw a denied Parse");
