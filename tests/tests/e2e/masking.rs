@@ -167,3 +167,21 @@ async fn binary_results_are_masked_too() -> Result<()> {
     ensure!(done.stdout.trim() == "1|Ana|[redacted]|************1111", "{done:?}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mask_on_selects_holds_for_their_cursors_and_prepared_statements() -> Result<()> {
+    let policy = crate::world::POLICY.replace(
+        "match: { target: { tags: { pci: \"true\" } } }",
+        "match: { target: { tags: { pci: \"true\" } }, sql: { kinds: [select] } }",
+    );
+    ensure!(policy != crate::world::POLICY, "the policy was not changed");
+    let world = World::with(&policy, |_, _| {}).await?;
+    for attempt in [
+        "begin; declare c cursor for select ssn from customers; fetch all from c; commit",
+        "prepare p as select ssn from customers; execute p",
+    ] {
+        let done = world.psql(&[attempt]).await?;
+        ensure!(!done.stdout.contains(SSN), "{attempt}: {done:?}");
+    }
+    Ok(())
+}

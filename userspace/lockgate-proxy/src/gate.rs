@@ -43,6 +43,11 @@ impl Gate {
         self.masks.as_ref()
     }
 
+    /// The same as of the last evaluation.
+    pub(crate) fn session_masks(&self) -> Option<&MaskSpec> {
+        self.masks.as_ref()
+    }
+
     /// What the policy in force says of an operation.
     pub(crate) fn evaluate(&mut self, operation: &Operation) -> Verdict {
         self.follow();

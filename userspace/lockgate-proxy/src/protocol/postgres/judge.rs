@@ -11,7 +11,10 @@ use crate::{
     metrics::{DENIALS, HELD, HOLD_SECONDS},
     report::Ending,
 };
-use lockgate_inspect::{mask::StatementMask, sql::Statement};
+use lockgate_inspect::{
+    mask::StatementMask,
+    sql::{Control, Statement},
+};
 use lockgate_model::{
     Timestamp,
     approval::{ApprovalRequest, Resolution, WithdrawReason},
@@ -105,7 +108,11 @@ impl Gate {
         statement: &Statement,
         masks: &mut super::masks::Masks,
     ) -> (Verdict, Option<Arc<StatementMask>>) {
-        let Some(spec) = &verdict.obligations.mask else { return (verdict, None) };
+        let asked = verdict.obligations.mask.as_ref();
+        // Rows of a cursor or a prepared statement are another statement's: a mask that policy puts on SELECT alone must
+        // hold for them too, so every mask of the session does.
+        let spec = if runs_another(statement) { self.session_masks().or(asked) } else { asked };
+        let Some(spec) = spec else { return (verdict, None) };
         match self.session.target.mode {
             Mode::Enforce => {}
             // Decided and recorded, not acted on.
@@ -133,6 +140,11 @@ impl Gate {
             }
         }
     }
+}
+
+/// EXECUTE and FETCH answer what PREPARE and DECLARE said.
+fn runs_another(statement: &Statement) -> bool {
+    matches!(statement.control, Control::Execute { .. } | Control::Fetch { .. })
 }
 
 /// BEGIN, COMMIT and the like carry no data, masked or not.
