@@ -10,3 +10,4 @@ pub mod job;
 pub mod postgres;
 pub mod receiver;
 pub mod scratch;
+pub mod through;

@@ -44,7 +44,7 @@ use lockgate_model::{
     event::{Event, EventKind, RecordedOperation},
     operation::{Facts, Operation},
     port::{Durability, Receipt, RecordError, Recorder},
-    sql::SqlClass,
+    sql::{SqlClass, SqlEffect},
     verdict::{Effect, Obligations, Verdict},
 };
 use std::sync::Arc;
@@ -126,8 +126,12 @@ impl Cleared {
 
     fn streams(&self) -> bool {
         match self.operation.facts.as_ref() {
-            // What was not understood and is let pass all the same may turn out to be a COPY FROM STDIN.
-            Facts::Sql(facts) => matches!(facts.class, SqlClass::CopyIn | SqlClass::Opaque),
+            // Also by the effect: a COPY FROM STDIN that fires unknown triggers is of a stricter class. What was not
+            // understood and is let pass all the same may turn out to be one.
+            Facts::Sql(facts) => {
+                matches!(facts.class, SqlClass::CopyIn | SqlClass::Opaque)
+                    || facts.effects.contains(&SqlEffect::Imports)
+            }
         }
     }
 

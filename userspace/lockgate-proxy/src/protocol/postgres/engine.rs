@@ -467,13 +467,14 @@ impl<C> Drop for Engine<C> {
 /// Whether the session's state is in doubt until this is answered.
 fn unsettles(answer: &Answer) -> bool {
     use lockgate_inspect::sql::Control;
-    use lockgate_model::sql::SqlClass;
+    use lockgate_model::sql::{SqlClass, SqlEffect};
     let changes = |flight: &super::flight::Flight| {
         !matches!(flight.statement.control, Control::None)
             || matches!(
                 flight.statement.class(),
                 SqlClass::CopyIn | SqlClass::Opaque | SqlClass::Call | SqlClass::Ddl
             )
+            || flight.statement.sql().effects.contains(&SqlEffect::Imports)
     };
     match answer {
         Answer::Query(_) | Answer::Poison(_) => true,

@@ -503,14 +503,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     }
 
     fn handle_copy_out(&mut self, frame: Frame) -> Result<(), Ending> {
-        let decided = self.current_flight().map(|flight| flight.statement.class());
-        match decided {
-            Some(SqlClass::CopyOut | SqlClass::Opaque) => {
-                self.pass(frame);
-                Ok(())
-            }
-            Some(_) | None => Err(target_fault(unasked("CopyOutResponse"))),
+        // By the effect: a COPY of a query that writes, or calls what may, is of a stricter class.
+        let exports = self.current_flight().is_some_and(|flight| {
+            let facts = flight.statement.sql();
+            facts.class == SqlClass::Opaque || facts.effects.contains(&SqlEffect::Exports)
+        });
+        if !exports {
+            return Err(target_fault(unasked("CopyOutResponse")));
         }
+        self.pass(frame);
+        Ok(())
     }
 
     fn handle_parameter(&mut self, frame: Frame) -> Result<(), Ending> {

@@ -253,6 +253,12 @@ async fn conversations() {
         ),
         case("copy out", [query("COPY t TO STDOUT")], "H d c C:COPY_1 Z:I", &["COPY t TO STDOUT"]),
         case(
+            "copy out of a query that is more than a read",
+            [query("COPY (INSERT INTO t VALUES (1) RETURNING *) TO STDOUT")],
+            "H d c C:COPY_1 Z:I",
+            &["COPY (INSERT INTO t VALUES (1) RETURNING *) TO STDOUT"],
+        ),
+        case(
             "copy data nobody asked for is ignored",
             [copy_data(10), Frontend::CopyDone, query("SELECT 1")],
             "T D D D C:SELECT_3 Z:I",
