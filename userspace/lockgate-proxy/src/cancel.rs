@@ -17,7 +17,8 @@ use tokio::sync::Notify;
 /// What a client must know to cancel: process id and key of the protocol's own shape.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct CancelKey {
-    /// A process id of lockgate's making; never one of the target.
+    /// The target's process id: clients compare it with `pg_backend_pid()` and with the sender of a notification. It is
+    /// no secret; of lockgate's making where the target told none.
     pub(crate) process_id: u32,
     /// The secret of protocol 3.0: four bytes.
     pub(crate) secret: [u8; 4],
@@ -97,14 +98,21 @@ impl<T> Default for CancelRegistry<T> {
 }
 
 impl<T: Clone> CancelRegistry<T> {
-    /// Gives a session its key; dropping the registration takes it back.
-    pub(crate) fn register(self: &Arc<Self>, ambient: &dyn Ambient, upstream: T) -> Registration<T> {
+    /// Gives a session its key; dropping the registration takes it back. `process_id` is what the target calls itself:
+    /// two targets may use the same one, the secret tells them apart.
+    pub(crate) fn register(
+        self: &Arc<Self>,
+        ambient: &dyn Ambient,
+        process_id: Option<u32>,
+        upstream: T,
+    ) -> Registration<T> {
         let signal = Arc::new(CancelSignal::default());
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let key = loop {
             let random = ambient.random().to_le_bytes();
             let [a, b, c, d, e, f, g, h, ..] = random;
-            let key = CancelKey { process_id: u32::from_le_bytes([a, b, c, d]) >> 1, secret: [e, f, g, h] };
+            let own = u32::from_le_bytes([a, b, c, d]) >> 1;
+            let key = CancelKey { process_id: process_id.unwrap_or(own), secret: [e, f, g, h] };
             if !entries.contains_key(&key) {
                 break key;
             }
@@ -148,7 +156,8 @@ mod tests {
     #[tokio::test]
     async fn a_cancellation_reaches_what_is_being_decided_and_else_the_target() {
         let registry = Arc::new(CancelRegistry::default());
-        let session = registry.register(&FixedAmbient::default(), "target");
+        let ambient = FixedAmbient::default();
+        let session = registry.register(&ambient, None, "target");
         let key = Bytes::copy_from_slice(&session.key.secret);
         let pid = session.key.process_id;
         assert_eq!(registry.cancel(pid, &key), Delivery::Upstream("target"));
@@ -161,5 +170,16 @@ mod tests {
         assert!(!session.signal.finish());
         drop(session);
         assert_eq!(registry.cancel(pid, &key), Delivery::Unknown);
+    }
+
+    #[test]
+    fn sessions_on_two_targets_may_have_the_same_process_id() {
+        let registry = Arc::new(CancelRegistry::default());
+        let ambient = FixedAmbient::default();
+        let [one, other] = ["one", "other"].map(|name| registry.register(&ambient, Some(4711), name));
+        assert_eq!((one.key.process_id, other.key.process_id), (4711, 4711));
+        let cancelled = |key: CancelKey| registry.cancel(4711, &Bytes::copy_from_slice(&key.secret));
+        assert_eq!(cancelled(one.key), Delivery::Upstream("one"));
+        assert_eq!(cancelled(other.key), Delivery::Upstream("other"));
     }
 }

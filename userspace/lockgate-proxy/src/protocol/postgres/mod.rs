@@ -160,8 +160,9 @@ async fn open<S>(
         }
     };
     let Connected { upstream, reader, parameters, key, notices, status, encrypted: _ } = connected;
+    let process_id = key.as_ref().map(|key| key.process_id);
     let cancel = Arc::new(CancelTarget { endpoint: endpoint.clone(), key });
-    let registration = shared.cancellations.register(&*shared.ports.ambient, cancel);
+    let registration = shared.cancellations.register(&*shared.ports.ambient, process_id, cancel);
 
     let mut state = SessionState::from_startup(&wishes.parameters);
     let out = leg.output.tail();
