@@ -178,6 +178,7 @@ fn recorded_statements_are_denied_masked_or_left_alone() {
     let (catalogue, cases) = fixture();
     let plan = MaskPlan::new(&spec(), catalogue.clone(), &MaskKeys::new());
     assert!(cases.len() >= 300, "{} cases", cases.len());
+    let mut different = Vec::new();
     for case in cases {
         let mut state = state();
         let mut verdict = "same";
@@ -208,13 +209,12 @@ fn recorded_statements_are_denied_masked_or_left_alone() {
                 state.apply(statement);
             }
         }
-        assert_eq!(
-            verdict,
-            case.expect,
-            "{:?}",
-            case.statements.iter().map(|one| &one.sql).collect::<Vec<_>>()
-        );
+        if verdict != case.expect {
+            let texts: Vec<&str> = case.statements.iter().map(|one| one.sql.as_str()).collect();
+            different.push(format!("{verdict} instead of {}: {}", case.expect, texts.join("; ")));
+        }
     }
+    assert!(different.is_empty(), "{}", different.join("\n"));
 }
 
 #[test]

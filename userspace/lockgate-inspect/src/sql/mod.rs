@@ -179,6 +179,7 @@ impl Statement {
             lineage,
             relations: gathered.named.into_iter().collect(),
             unknown_function: gathered.unknown_function,
+            defines: gathered.defines.into_iter().collect(),
             lookup: state.lookup(),
         };
         let normalized = match texts.normalized {

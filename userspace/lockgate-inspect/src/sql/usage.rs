@@ -14,8 +14,23 @@ pub struct ColumnUsage {
     pub(crate) relations: Vec<RelationName>,
     /// It calls a function that is not known to be harmless, so what it returns can come from anywhere.
     pub(crate) unknown_function: bool,
+    /// What it defines that others call without naming it.
+    pub(crate) defines: Vec<Defined>,
     /// Where its unqualified names are looked up.
     pub(crate) lookup: Lookup,
+}
+
+/// A definition through which values reach code that the statement using it does not name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Defined {
+    /// A function, procedure or aggregate of this name is made, replaced or gets another name.
+    Function(String),
+    /// The same of an operator.
+    Operator(String),
+    /// A cast.
+    Cast,
+    /// A check on every value of a domain, those that are stored already included.
+    DomainCheck,
 }
 
 /// What rows come out of a statement and where its values go.
@@ -194,6 +209,8 @@ pub(crate) enum Place {
     RowCount,
     /// A value that DDL stores or checks.
     Definition,
+    /// An expression that fails for some values: whether it does is an answer.
+    Fallible,
 }
 
 impl Place {
@@ -213,6 +230,7 @@ impl Place {
             Self::UnknownFunction => "the arguments of a function that is not known to be harmless",
             Self::RowCount => "the arguments of a function that returns rows",
             Self::Definition => "a definition",
+            Self::Fallible => "an expression that can fail by its value",
         }
     }
 }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::sql::{
     tree::{self, Child},
-    usage::{ColumnRef, Expr, Lineage, Place, Use},
+    usage::{ColumnRef, Defined, Expr, Lineage, Place, Use},
 };
 use lockgate_model::sql::{RelationName, SqlClass, SqlEffect};
 use pg_query::{
@@ -112,11 +112,17 @@ impl Walk<'_> {
                 self.search_all(&create.constraints);
                 self.ddl("create_domain")
             }
-            NodeEnum::AlterDomainStmt(_) => {
+            NodeEnum::AlterDomainStmt(alter) => {
                 self.search(node);
+                // C adds a constraint, V validates one (AlterDomainStmt in parsenodes.h).
+                if matches!(alter.subtype.as_str(), "C" | "V") {
+                    self.gathered.defines.insert(Defined::DomainCheck);
+                }
                 self.ddl("alter_domain")
             }
             NodeEnum::DefineStmt(define) => {
+                let name = define.defnames.last().map(string).unwrap_or_default();
+                self.defines(define.kind, name);
                 let kind = object(define.kind).create;
                 self.ddl(kind)
             }
@@ -125,7 +131,10 @@ impl Walk<'_> {
             }
             NodeEnum::AlterEnumStmt(_) | NodeEnum::AlterTypeStmt(_) => self.ddl("alter_type"),
             NodeEnum::AlterCollationStmt(_) => self.ddl("alter_collation"),
-            NodeEnum::CreateCastStmt(_) => self.ddl("create_cast"),
+            NodeEnum::CreateCastStmt(_) => {
+                self.gathered.defines.insert(Defined::Cast);
+                self.ddl("create_cast")
+            }
             NodeEnum::CreateConversionStmt(_) => self.ddl("create_conversion"),
             NodeEnum::CreateOpClassStmt(_) => self.ddl("create_operator_class"),
             NodeEnum::CreateOpFamilyStmt(_) => self.ddl("create_operator_family"),
@@ -319,6 +328,11 @@ impl Walk<'_> {
                 }
                 if let Some(referenced) = &constraint.pktable {
                     self.read(referenced);
+                    // Whether every value is found elsewhere is an answer.
+                    for name in &constraint.fk_attrs {
+                        let columns = vec![own_column(string(name))];
+                        places.push((Place::Definition, Expr { columns, ..Expr::default() }));
+                    }
                 }
             }
             _ => {}
@@ -414,6 +428,15 @@ impl Walk<'_> {
                     | AlterTableType::AtNoForceRowSecurity,
                 ) => self.effect(SqlEffect::ChangesPrivileges),
                 Ok(AlterTableType::AtDropColumn) => drops = true,
+                Ok(AlterTableType::AtAlterColumnType) => {
+                    // Every value goes through a cast, which can fail, or through checks of the new type.
+                    let mut expr = match definition {
+                        Some(NodeEnum::ColumnDef(column)) => self.expr(column.raw_default.as_deref()),
+                        Some(_) | None => Expr::default(),
+                    };
+                    expr.columns.push(own_column(&command.name));
+                    places.push((Place::Definition, expr));
+                }
                 Ok(AlterTableType::AtAddInherit | AlterTableType::AtDropInherit) => {
                     let other = match definition {
                         Some(NodeEnum::RangeVar(parent)) => Some(self.write(parent)),
@@ -459,9 +482,28 @@ impl Walk<'_> {
         Told { lineage: Lineage::Many(lineages), ..told }
     }
 
+    /// Notes that code gets this name, or had it.
+    fn defines(&mut self, object_type: i32, name: &str) {
+        let defined = match ObjectType::try_from(object_type) {
+            Ok(
+                ObjectType::ObjectFunction
+                | ObjectType::ObjectProcedure
+                | ObjectType::ObjectRoutine
+                | ObjectType::ObjectAggregate,
+            ) => Defined::Function(name.to_owned()),
+            Ok(ObjectType::ObjectOperator) => Defined::Operator(name.to_owned()),
+            _ => return,
+        };
+        self.gathered.defines.insert(defined);
+    }
+
     fn rename(&mut self, rename: &protobuf::RenameStmt) -> Told {
         let relation = rename.relation.as_ref().map(|relation| self.write(relation));
         let kind_of = ObjectType::try_from(rename.rename_type);
+        self.defines(rename.rename_type, &rename.newname);
+        if let Some(NodeEnum::ObjectWithArgs(old)) = inner(&rename.object) {
+            self.defines(rename.rename_type, old.objname.last().map(string).unwrap_or_default());
+        }
         let is_column = matches!(kind_of, Ok(ObjectType::ObjectColumn | ObjectType::ObjectAttribute));
         if is_column {
             self.gathered.columns.insert(rename.subname.clone());
@@ -581,6 +623,10 @@ impl Walk<'_> {
 
     fn create_function(&mut self, create: &protobuf::CreateFunctionStmt, node: &NodeEnum) -> Told {
         let language = language(&create.options);
+        self.defines(
+            ObjectType::ObjectFunction as i32,
+            create.funcname.last().map(string).unwrap_or_default(),
+        );
         let kind = if create.is_procedure { "create_procedure" } else { "create_function" };
         let definer = create.options.iter().any(|option| match &option.node {
             Some(NodeEnum::DefElem(option)) => {
@@ -603,6 +649,11 @@ impl Walk<'_> {
         };
         Told { lineage: Lineage::Define { what: "a function", body: Some(body(&create.options)) }, ..told }
     }
+}
+
+/// A column of the relation that is altered.
+fn own_column(name: &str) -> Use {
+    Use { column: ColumnRef { qualifier: Vec::new(), name: Some(name.to_owned()) }, place: None }
 }
 
 fn moved(what: &'static str, relation: &RelationName, other: Option<RelationName>) -> Lineage {

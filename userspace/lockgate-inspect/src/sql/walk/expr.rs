@@ -1,6 +1,6 @@
 //! Expressions: which columns they name and in what role, which functions and operators they call.
 
-use super::{Walk, inner, qualified, string};
+use super::{Walk, inner, qualified, string, types};
 use crate::sql::{
     Control, Setting, function,
     tree::{self, Child},
@@ -86,8 +86,10 @@ impl Walk<'_> {
                 self.optional(&case.defresult, place, out);
             }
             NodeEnum::TypeCast(cast) => {
+                let mut place = place;
                 if let Some(name) = &cast.type_name {
                     self.type_name(name, out);
+                    place = place.or(types::place(name, self.state.search_path.catalog_first()));
                 }
                 self.optional(&cast.arg, place, out);
             }
@@ -98,6 +100,14 @@ impl Walk<'_> {
 
     /// A node without words of its own: whatever hangs below it counts.
     fn below(&mut self, node: &NodeEnum, place: Option<Place>, out: &mut Expr) {
+        let mut made = None;
+        let catalog_first = self.state.search_path.catalog_first();
+        tree::children(node, &mut |child| {
+            if let Child::Type(name) = child {
+                made = made.or(types::place(name, catalog_first));
+            }
+        });
+        let place = place.or(made).or_else(|| (!types::is_total(node)).then_some(Place::Fallible));
         tree::children(node, &mut |child| self.child(child, place, out));
     }
 
@@ -190,7 +200,8 @@ impl Walk<'_> {
             Some(harmless) => {
                 // It shows what other statements hold: as good as a function that nobody knows.
                 out.unknown_function |= harmless.values;
-                place.or(harmless.rows.then_some(Place::RowCount))
+                let fails = !harmless.rows && !types::is_total_function(name);
+                place.or(harmless.rows.then_some(Place::RowCount)).or(fails.then_some(Place::Fallible))
             }
             None => {
                 let harm = function::harm(name);
@@ -273,10 +284,10 @@ impl Walk<'_> {
         };
         out.unknown_function |= !known;
         let place = if known { place } else { place.or(Some(Place::UnknownFunction)) };
-        self.optional(&expr.lexpr, place, out);
-        // A divisor of nought is an error, so whether there is one is an answer.
-        let right = if matches!(name, "/" | "%") { place.or(Some(Place::Condition)) } else { place };
-        self.optional(&expr.rexpr, right, out);
+        // A divisor of nought is an error, and so is a pattern that is none: whether there is one is an answer.
+        let (left, right) = types::operands(name);
+        self.optional(&expr.lexpr, place.or(left), out);
+        self.optional(&expr.rexpr, place.or(right), out);
     }
 
     /// A cast to a type that is not the catalogue's runs its input function or a cast function of its maker.

@@ -8,13 +8,14 @@ mod change;
 mod definition;
 mod expr;
 mod query;
+mod types;
 mod utility;
 
 use super::{
     Control, SessionState,
     catalogue::{CatalogueSnapshot, Lookup, RelationKind, Resolution},
     function,
-    usage::Lineage,
+    usage::{Defined, Lineage},
 };
 use lockgate_model::sql::{RelationName, SqlClass, SqlEffect};
 use pg_query::{
@@ -68,6 +69,7 @@ pub(super) struct Gathered {
     /// Relations in any role, as they resolve.
     pub(super) named: BTreeSet<RelationName>,
     pub(super) unknown_function: bool,
+    pub(super) defines: BTreeSet<Defined>,
     /// It removes what cannot be had back.
     pub(super) destroys: bool,
     /// The data-modifying part that does most, when there is one below the top.
@@ -87,6 +89,7 @@ impl Default for Gathered {
             effects: BTreeSet::new(),
             named: BTreeSet::new(),
             unknown_function: false,
+            defines: BTreeSet::new(),
             destroys: false,
             verb: None,
             setting: None,
