@@ -117,6 +117,20 @@ pub enum EventKind {
         /// The words the client got.
         denial: Denial,
     },
+    /// A result was cut: more rows or bytes came than policy lets through. What the client got of it is counted in
+    /// the operation's outcome.
+    ResultCut {
+        /// The operation.
+        operation: OperationId,
+        /// The decision quoted to the client.
+        decision: DecisionId,
+        /// The words the client got.
+        denial: Denial,
+        /// Rows that reached the client, counted as the limit counts them.
+        rows: u64,
+        /// Bytes that reached the client, counted as the limit counts them.
+        bytes: u64,
+    },
     /// The first rows of a result, as the client saw them (masked).
     ResultRows {
         /// The operation.

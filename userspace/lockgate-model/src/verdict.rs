@@ -87,6 +87,8 @@ pub enum DenialCause {
     RecordFailed,
     /// A masked column used where it may not be.
     Masking,
+    /// A result had more rows or bytes than policy lets through.
+    Limit,
     /// A message type or state that lockgate does not handle.
     Unsupported,
     /// lockgate could not do its part (approvals unavailable, bounds reached).
@@ -105,6 +107,7 @@ impl DenialCause {
             Self::Withdrawn => "withdrawn",
             Self::RecordFailed => "record_failed",
             Self::Masking => "masking",
+            Self::Limit => "limit",
             Self::Unsupported => "unsupported",
             Self::Unavailable => "unavailable",
         }
@@ -134,6 +137,48 @@ pub struct Obligations {
     pub mask: Option<MaskSpec>,
     /// Recording.
     pub record: RecordSpec,
+    /// How much of the results may reach the client: one for each matching `limits:` block; all of them hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<ResultLimit>,
+}
+
+/// How much of a result may reach the client, counted while it streams.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResultLimit {
+    /// The rule that asks for it.
+    pub rule: RuleId,
+    /// Over what it is counted.
+    pub per: LimitScope,
+    /// Rows, lines of a COPY included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
+    /// Bytes of rows, copy data, notices and errors, as they are on the wire.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// What the client is told to do instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+/// Over what a result limit is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitScope {
+    /// One statement; a cursor or portal is one statement, however often it is fetched from.
+    #[default]
+    Statement,
+    /// All statements of the session that the rule matches.
+    Session,
+}
+
+impl LimitScope {
+    /// As written in policy.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Statement => "statement",
+            Self::Session => "session",
+        }
+    }
 }
 
 /// Strongest merge of all matching `mask:` blocks.

@@ -284,6 +284,7 @@ impl Compiler {
             requirement,
             mask: obligation.mask,
             record: obligation.record,
+            limits: obligation.limits,
             zone: zone.clone(),
             place: position(id.at),
             written: serde_json::to_value(&block.matches).unwrap_or_default(),

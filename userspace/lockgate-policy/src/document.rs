@@ -103,6 +103,9 @@ pub struct Rule {
     /// What is recorded of what the rule matches, whatever its effect.
     #[serde(default)]
     pub record: Option<Record>,
+    /// How much of a result reaches the client, whatever the effect; one block, or a list of them.
+    #[serde(default)]
+    pub limits: Option<OneOrMany<Spanned<LimitBlock>>>,
 }
 
 /// What a rule says: `deny > require_approval > allow > none`.
@@ -469,6 +472,20 @@ pub struct Record {
     /// How long records are kept.
     #[serde(default)]
     pub retain: Option<DurationText>,
+}
+
+/// How much of a result reaches the client. What goes beyond it is cut with an error, while it streams.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct LimitBlock {
+    /// Rows at most, lines of a COPY included.
+    #[serde(default)]
+    pub rows: Option<u64>,
+    /// Bytes at most: `500`, `64KiB`, `50MB`, `2GB`.
+    #[serde(default)]
+    pub bytes: Option<BytesText>,
+    /// Over what they are counted: `statement` (a cursor is one), or all that the rule matches in the `session`.
+    #[serde(default)]
+    pub per: Option<CountedPer>,
 }
 
 /// An emergency override.

@@ -62,6 +62,9 @@ pub(crate) fn evaluate<'r>(
         (decided, would.filter(|would| *would != Effect::Allow).map(Box::new))
     };
     let mut obligations = obligations(acting());
+    if passes_unjudged {
+        obligations.limits.clear();
+    }
     if passes_unjudged && obligations.mask.take().is_some() {
         // Shadow changes nothing the client sees; so that the record is no leak, it keeps no values.
         obligations.record.statements = RecordStatements::Normalized;
@@ -197,7 +200,8 @@ fn unmatched(session: &Session, operation: &Operation) -> Denial {
 fn obligations<'r>(rules: impl Iterator<Item = &'r Rule> + Clone) -> Obligations {
     Obligations {
         mask: merge_masks(rules.clone().filter_map(|rule| rule.mask.as_ref())),
-        record: merge_records(rules),
+        record: merge_records(rules.clone()),
+        limits: rules.flat_map(|rule| rule.limits.iter().cloned()).collect(),
     }
 }
 

@@ -12,7 +12,7 @@ use lockgate_model::{
     id::RuleId,
     operation::Operation,
     session::Session,
-    verdict::{MaskSpec, Requirement},
+    verdict::{MaskSpec, Requirement, ResultLimit},
 };
 use std::time::Duration;
 
@@ -37,6 +37,7 @@ pub(crate) struct Rule {
     pub(crate) requirement: Option<Hold>,
     pub(crate) mask: Option<MaskSpec>,
     pub(crate) record: Option<RecordRule>,
+    pub(crate) limits: Vec<ResultLimit>,
     pub(crate) zone: TimeZone,
     /// File and place of its id.
     pub(crate) place: (String, Position),

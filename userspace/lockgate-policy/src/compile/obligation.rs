@@ -9,7 +9,9 @@ use crate::{
 };
 use lockgate_model::{
     id::RuleId,
-    verdict::{ColumnMask, ColumnPattern, InPredicate, MaskMethod, MaskSpec, UnknownLineage},
+    verdict::{
+        ColumnMask, ColumnPattern, InPredicate, MaskMethod, MaskSpec, ResultLimit, UnknownLineage,
+    },
 };
 
 /// A longer tail is not masking.
@@ -21,6 +23,7 @@ const DEFAULT_KEEP_LAST: u32 = 4;
 pub(super) struct Obligation {
     pub(super) mask: Option<MaskSpec>,
     pub(super) record: Option<RecordRule>,
+    pub(super) limits: Vec<ResultLimit>,
 }
 
 impl Compiler {
@@ -32,16 +35,46 @@ impl Compiler {
             sync: record.sync,
             retain: record.retain.map(|retain| retain.value),
         });
+        let limits = self.limits(file, block);
         let does_nothing = block.effect.value == crate::document::RuleEffect::None
             && mask.is_none()
             && record.is_none()
+            && limits.is_empty()
             && block.mode != RuleMode::Off;
         if does_nothing {
             let message =
-                "`effect: none` without `mask:` or `record:` only marks what it matches in the record";
+                "`effect: none` without `mask:`, `record:` or `limits:` only marks what it matches in the record";
             self.report.warn(file, block.effect.at, message);
         }
-        Obligation { mask, record }
+        Obligation { mask, record, limits }
+    }
+
+    fn limits(&mut self, file: &SourceFile, block: &Spanned<RuleBlock>) -> Vec<ResultLimit> {
+        let mut limits: Vec<ResultLimit> = Vec::new();
+        for limit in block.limits.iter().flat_map(|limits| &limits.0) {
+            if limit.rows.is_none() && limit.bytes.is_none() {
+                let help = Some("write `rows:`, `bytes:` or both".to_owned());
+                self.report.error(file, limit.at, "`limits:` limits nothing", help);
+                continue;
+            }
+            let per = limit.per.map(|per| per.0).unwrap_or_default();
+            if limits.iter().any(|known| known.per == per) {
+                let message = format!("`limits:` has two blocks per {}; make one of them", per.as_str());
+                self.report.error(file, limit.at, message, None);
+                continue;
+            }
+            limits.push(ResultLimit {
+                rule: RuleId::from(block.id.value.as_str()),
+                per,
+                rows: limit.rows,
+                bytes: limit.bytes.map(|bytes| bytes.0),
+                remedy: block
+                    .message
+                    .clone()
+                    .or_else(|| block.remedy_url.as_ref().map(|url| format!("see {url}"))),
+            });
+        }
+        limits
     }
 
     fn mask(&mut self, file: &SourceFile, id: &str, mask: &Spanned<Mask>) -> MaskSpec {

@@ -5,7 +5,7 @@ use lockgate_model::{
     secret::SecretRef,
     session::{DefaultEffect, Mode},
     sql::{Risk, SqlClass, SqlEffect},
-    verdict::{Detector, Exclude, InPredicate, RecordResults, RecordStatements, UnknownLineage},
+    verdict::{Detector, Exclude, InPredicate, LimitScope, RecordResults, RecordStatements, UnknownLineage},
     workload::{Assurance, IdentityKind},
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -96,6 +96,64 @@ impl JsonSchema for DurationText {
     }
 }
 
+/// `500`, `64KiB`, `50MB`, `2GB`: a number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct BytesText(pub u64);
+
+/// What may stand behind a number of bytes.
+const BYTE_UNITS: [(&str, u64); 8] = [
+    ("B", 1),
+    ("KB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+];
+
+impl std::str::FromStr for BytesText {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            let units: Vec<&str> = BYTE_UNITS.iter().map(|(unit, _)| *unit).collect();
+            format!("expected a number of bytes such as 50MB ({}), got `{text}`", units.join(", "))
+        };
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let factor = match unit.trim_start() {
+            "" => 1,
+            unit => BYTE_UNITS.iter().find(|(known, _)| *known == unit).map(|(_, factor)| *factor).ok_or_else(wrong)?,
+        };
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        number.checked_mul(factor).map(Self).ok_or_else(wrong)
+    }
+}
+
+impl<'de> Deserialize<'de> for BytesText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for BytesText {
+    fn schema_name() -> Cow<'static, str> {
+        "Bytes".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        schemars::json_schema!({
+            "anyOf": [
+                { "type": "integer", "minimum": 0 },
+                { "type": "string", "pattern": "^[0-9]+ ?(B|KB|MB|GB|TB|KiB|MiB|GiB)?$" }
+            ],
+            "description": "500, 64KiB, 50MB, 2GB"
+        })
+    }
+}
+
 /// A block that is accepted and not looked into.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Unread;
@@ -175,6 +233,8 @@ words! {
     Lineage(UnknownLineage) = ["redact", "deny", "pass"];
     /// For masked columns outside the output.
     Predicate(InPredicate) = ["deny", "allow"];
+    /// Over what a result limit is counted.
+    CountedPer(LimitScope) = ["statement", "session"];
     /// What is kept of statements.
     Statements(RecordStatements) = ["normalized", "full"];
     /// What is kept of results.

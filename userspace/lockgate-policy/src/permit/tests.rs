@@ -156,6 +156,7 @@ fn what_is_not_a_plain_read_is_synced() {
             obligations: Obligations {
                 mask: None,
                 record: RecordSpec { sync: true, ..RecordSpec::default() },
+                limits: Vec::new(),
             },
             ..verdict(Effect::Allow)
         },
@@ -182,6 +183,7 @@ fn values_rest_only_where_policy_lets_them() {
         obligations: Obligations {
             mask: None,
             record: RecordSpec { statements: RecordStatements::Normalized, ..RecordSpec::default() },
+            limits: Vec::new(),
         },
         ..verdict(Effect::Allow)
     };

@@ -267,6 +267,13 @@ pub fn every_kind() -> Vec<Event> {
         EventKind::ApprovalResolved { request, resolution: Resolution::Approved { votes: vec![vote] } },
         EventKind::Forwarded { operation, decision: DecisionId::from_parts(1, 2), approval: Some(request) },
         EventKind::Refused { operation, decision: DecisionId::from_parts(1, 2), denial: denial() },
+        EventKind::ResultCut {
+            operation,
+            decision: DecisionId::from_parts(1, 2),
+            denial: denial(),
+            rows: 10_000,
+            bytes: 1 << 20,
+        },
         EventKind::ResultRows {
             operation,
             columns: vec!["id".into(), "email".into()],

@@ -115,7 +115,7 @@ pub(super) fn play(records: &[Record], speed: Option<f64>) -> anyhow::Result<()>
 
 fn render(step: &Step) -> String {
     let style = match step.step {
-        "denied" | "refused" => Some(Style::Red),
+        "denied" | "refused" | "cut" => Some(Style::Red),
         "held" | "requested" | "notified" => Some(Style::Yellow),
         "forwarded" | "approved" => Some(Style::Green),
         _ => None,
@@ -161,6 +161,11 @@ fn tell(event: &EventKind) -> Told {
         EventKind::Refused { decision, denial, .. } => {
             ("refused", denial.reason.clone(), refusal(denial, &decision.to_string()))
         }
+        EventKind::ResultCut { decision, denial, rows, bytes, .. } => (
+            "cut",
+            format!("after {rows} rows, {bytes} bytes: {}", denial.reason),
+            refusal(denial, &decision.to_string()),
+        ),
         EventKind::ResultRows { columns, rows, truncated, .. } => result_rows(columns, rows, *truncated),
         EventKind::Responded { outcome, .. } => plain("answered", answered(outcome)),
         EventKind::SessionEnded(closing) => plain("ended", ended(closing)),
