@@ -4,25 +4,61 @@ use crate::{setup, shell};
 use anyhow::Result;
 use std::process::Command;
 
-pub(crate) fn run(peers: bool, rounds: u32, seconds: u32) -> Result<()> {
-    if !peers {
+/// Which programs the side-by-side run starts.
+const PACKAGES: [&str; 4] = ["--package", "lockgate", "--package", "lockgate-bench"];
+
+/// What is measured.
+#[derive(clap::Args)]
+pub(crate) struct Wanted {
+    /// lockgate beside haproxy, pgbouncer and a bare relay: pgbench, a bulk COPY, idle memory; writes bench/RESULTS.md
+    #[arg(long)]
+    peers: bool,
+    /// A 10 GB result, and the agent's memory while it passes; writes bench/RESULTS.md
+    #[arg(long)]
+    large: bool,
+    /// Instructions per query, by callgrind; writes bench/RESULTS.md
+    #[arg(long)]
+    instructions: bool,
+    /// Interleaved rounds of the side-by-side run
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Seconds per measurement
+    #[arg(long, default_value_t = 3)]
+    seconds: u32,
+    /// Only pgbench loads whose name contains this (`extended, 8`); prints, and leaves RESULTS.md as it is
+    #[arg(long)]
+    only: Option<String>,
+    /// Build with another profile than release, for a first look
+    #[arg(long, default_value = "release")]
+    profile: String,
+}
+
+pub(crate) fn run(wanted: &Wanted) -> Result<()> {
+    let Wanted { peers, large, instructions, rounds, seconds, only, profile } = wanted;
+    if !(*peers || *large || *instructions || only.is_some()) {
         setup::setup(setup::For::Build)?;
         return shell::run(&mut shell::cargo(&["bench", "--package", "lockgate-bench"]));
     }
     setup::setup(setup::For::Bench)?;
-    shell::step("build (release)");
-    shell::run(&mut shell::cargo(&[
-        "build",
-        "--release",
-        "--package",
-        "lockgate",
-        "--package",
-        "lockgate-bench",
-        "--bins",
-    ]))?;
-    shell::run(
-        Command::new(shell::target().join("release/lockgate-peers"))
-            .args(["--rounds", &rounds.to_string(), "--seconds", &seconds.to_string()])
-            .current_dir(shell::root()),
-    )
+    shell::step(&format!("build ({profile})"));
+    shell::run(shell::cargo(&["build", "--bins", "--profile", profile]).args(PACKAGES))?;
+    let built = shell::target().join(if profile == "dev" { "debug" } else { profile });
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(built.join("lockgate-peers"));
+        shell::run(command.args(arguments).current_dir(shell::root()))
+    };
+    let (rounds, seconds) = (rounds.to_string(), seconds.to_string());
+    let timing = ["--rounds", &rounds, "--seconds", &seconds];
+    if let Some(only) = only {
+        run(&[&timing[..], &["--only", only]].concat())?;
+    } else if *peers {
+        run(&timing)?;
+    }
+    if *large {
+        run(&["--large"])?;
+    }
+    if *instructions {
+        run(&["--instructions"])?;
+    }
+    Ok(())
 }

@@ -63,17 +63,7 @@ enum Verb {
         target: Option<String>,
     },
     /// Criterion benches, and the side-by-side run
-    Bench {
-        /// pgbench through lockgate, haproxy and pgbouncer, interleaved; writes bench/RESULTS.md
-        #[arg(long)]
-        peers: bool,
-        /// Interleaved rounds of the side-by-side run
-        #[arg(long, default_value_t = 5)]
-        rounds: u32,
-        /// Seconds per measurement
-        #[arg(long, default_value_t = 3)]
-        seconds: u32,
-    },
+    Bench(bench::Wanted),
 }
 
 fn main() -> Result<()> {
@@ -92,6 +82,6 @@ fn main() -> Result<()> {
             test::end_to_end(filter.as_deref())
         }
         Verb::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref()),
-        Verb::Bench { peers, rounds, seconds } => bench::run(peers, rounds, seconds),
+        Verb::Bench(wanted) => bench::run(&wanted),
     }
 }

@@ -23,7 +23,7 @@ const BUILD: &[&str] = &["gcc", "make", "libc6-dev", "pkg-config", "libclang-dev
 const TESTS: &[&str] =
     &["postgresql", "postgresql-client", "iproute2", "util-linux", "passwd", "procps", "python3", "openssl"];
 /// The proxies that lockgate is measured beside.
-const BENCH: &[&str] = &["haproxy", "pgbouncer", "postgresql-contrib"];
+const BENCH: &[&str] = &["haproxy", "pgbouncer", "postgresql-contrib", "valgrind"];
 
 pub(crate) fn setup(what: For) -> Result<()> {
     let mut wanted = BUILD.to_vec();
