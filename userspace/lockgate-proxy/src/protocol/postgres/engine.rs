@@ -7,6 +7,8 @@
 //! `extended` and `copy`, what the target answers in `respond`.
 
 use super::{
+    CancelTarget,
+    caps::Caps,
     extended::Batch,
     flight::{Answer, Expected},
     follow::Followed,
@@ -68,6 +70,8 @@ pub(crate) struct Parts<C> {
     pub(crate) masks: Masks,
     /// Cancellation.
     pub(crate) cancel: Arc<CancelSignal>,
+    /// How lockgate itself cancels at the target.
+    pub(crate) cancel_target: Arc<CancelTarget>,
     /// Stopping.
     pub(crate) drain: Drain,
     /// Bounds.
@@ -115,6 +119,7 @@ pub(crate) struct Engine<C> {
     /// A schema change that others see when the open transaction commits.
     pub(crate) schema_changed: bool,
     pub(crate) cancel: Arc<CancelSignal>,
+    pub(crate) caps: Caps,
     pub(crate) drain: Drain,
     pub(crate) limits: Limits,
     /// Last field: the closing record follows what the engine's drop has to say.
@@ -149,6 +154,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             masks: parts.masks,
             schema_changed: false,
             cancel: parts.cancel,
+            caps: Caps::new(parts.cancel_target),
             drain: parts.drain,
             limits: parts.limits,
             report: parts.report,
@@ -182,7 +188,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         let mut deadline = pin!(deadline.cancelled());
         let mut is_draining = false;
         loop {
-            if self.upstream.pending() < UPSTREAM_WRITE_HIGH && !self.awaits_copy() {
+            if self.upstream.pending() < UPSTREAM_WRITE_HIGH && !self.awaits_copy() && !self.caps.is_cutting()
+            {
                 if self.is_copying_in() {
                     if self.copy_in()? {
                         continue;
@@ -266,7 +273,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
 
     /// Waits until everything that was sent is answered.
     pub(crate) async fn settle(&mut self) -> Result<(), Ending> {
-        while self.server_leg.outstanding() > 0 {
+        while self.server_leg.outstanding() > 0 || self.caps.is_cutting() {
             if self.is_copying_in() {
                 let detail = "a request behind a COPY FROM STDIN came before its data";
                 return Err(Ending::because(CloseReason::ClientProtocolError, detail));
@@ -287,6 +294,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         self.upstream_dirty = true;
         for (request, mut answer) in requests {
             answer.begin();
+            if answer.is_limited() {
+                self.caps.enforce();
+            }
             self.expect(request, answer)?;
         }
         Ok(())
@@ -374,14 +384,18 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         if let Poll::Ready(Err(error)) = self.client.poll_drain(cx) {
             return Poll::Ready(Err(client_gone(&error)));
         }
-        let mut moved = false;
+        let mut moved = match self.caps.poll(cx) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(ending)) => return Poll::Ready(Err(ending)),
+            Poll::Pending => false,
+        };
         if self.upstream_dirty {
             let was_high = self.upstream.pending() >= UPSTREAM_WRITE_HIGH;
             if let Err(ending) = self.poll_upstream(cx) {
                 return Poll::Ready(Err(ending));
             }
             // Whoever stopped taking messages from the client goes on.
-            moved = was_high && self.upstream.pending() < UPSTREAM_WRITE_HIGH;
+            moved |= was_high && self.upstream.pending() < UPSTREAM_WRITE_HIGH;
         }
         if !self.reader_ended && self.client.output.len() < self.limits.client_write_high {
             match pin!(self.reader.fill(self.read_chunk)).poll(cx) {

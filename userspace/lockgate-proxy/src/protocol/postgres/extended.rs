@@ -180,7 +180,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             return self.keep_house(items, sync);
         }
         let crowded = self.server_leg.outstanding() + 2 * items.len() + 1 > MAX_OUTSTANDING;
-        if self.unsettled > 0 || self.strange || crowded || leans_on_earlier(&items) {
+        if self.unsettled > 0
+            || self.strange
+            || crowded
+            || self.caps.is_in_force()
+            || leans_on_earlier(&items)
+        {
             self.settle().await?;
             // All segments before are answered; of this one, no ReadyForQuery has come.
             self.strange &= self.batch.sent;
@@ -546,6 +551,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 Planned::Execute { name, portal, statement: _, bind, bytes, asked } => {
                     let Some((mut flight, granted)) = take(asked) else { continue };
                     portal.prepared.learn(flight.strip());
+                    if let Some(limited) = &mut flight.limited {
+                        limited.of_portal(name.to_string_lossy().into_owned());
+                    }
                     if flight.is_masked() {
                         if before.as_ref() == Some(&name) {
                             flight.follow_describe();

@@ -1,7 +1,10 @@
 //! What was sent upstream and is not answered yet: which operation each answer belongs to, how its rows are masked, what
 //! is counted and kept of them for the record.
 
-use super::prepared::{Portal, Prepared};
+use super::{
+    caps::Limited,
+    prepared::{Portal, Prepared},
+};
 use crate::limits::{RECORDED_BYTES, RECORDED_ROWS};
 use lockgate_inspect::{
     mask::{RowMask, StatementMask},
@@ -89,6 +92,36 @@ impl Answer {
         }
     }
 
+    /// Whether a limit is set on what it returns.
+    pub(crate) fn is_limited(&self) -> bool {
+        match self {
+            Self::Query(flights) => flights.iter().any(|flight| flight.limited.is_some()),
+            Self::Execute(flight) => flight.limited.is_some(),
+            Self::Parse { .. }
+            | Self::Bind { .. }
+            | Self::Describe { .. }
+            | Self::Origins
+            | Self::Close { .. }
+            | Self::Sync
+            | Self::Poison(_) => false,
+        }
+    }
+
+    /// The operation that the target is answering now.
+    pub(crate) fn current(&mut self) -> Option<&mut Flight> {
+        match self {
+            Self::Query(flights) => flights.front_mut(),
+            Self::Execute(flight) => Some(flight),
+            Self::Parse { .. }
+            | Self::Bind { .. }
+            | Self::Describe { .. }
+            | Self::Origins
+            | Self::Close { .. }
+            | Self::Sync
+            | Self::Poison(_) => None,
+        }
+    }
+
     /// It is sent now.
     pub(crate) fn begin(&mut self) {
         match self {
@@ -154,6 +187,8 @@ pub(crate) struct Flight {
     rows_mask: Option<RowMask>,
     /// The client's own Describe of the portal stands right before it.
     follows_describe: bool,
+    /// How much of its result may reach the client.
+    pub(crate) limited: Option<Box<Limited>>,
     kept: Option<Kept>,
     began: Instant,
     outcome: Outcome,
@@ -189,6 +224,7 @@ impl Flight {
             mask,
             rows_mask: None,
             follows_describe: false,
+            limited: Limited::new(&verdict.obligations.limits),
             kept,
             began,
             outcome,

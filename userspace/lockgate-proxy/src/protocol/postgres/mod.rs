@@ -5,6 +5,7 @@
 //!   engine: simple, extended, copy (what the client asks)  judge (may it pass?)  respond (what the target answers)
 //! ```
 
+mod caps;
 mod copy;
 mod engine;
 mod extended;
@@ -67,6 +68,15 @@ use tokio::{
 pub(crate) struct CancelTarget {
     endpoint: Endpoint,
     key: Option<BackendKeyData>,
+}
+
+#[cfg(test)]
+impl CancelTarget {
+    /// Of a scripted server, which gave no key.
+    pub(crate) fn scripted() -> Self {
+        let addr = UpstreamAddr(([127, 0, 0, 1], 1).into());
+        Self { endpoint: Endpoint::new(addr, "localhost", crate::tls::UpstreamTls::disable()), key: None }
+    }
 }
 
 /// Keys of all PostgreSQL sessions.
@@ -162,6 +172,7 @@ async fn open<S>(
     let Connected { upstream, reader, parameters, key, notices, status, encrypted: _ } = connected;
     let process_id = key.as_ref().map(|key| key.process_id);
     let cancel = Arc::new(CancelTarget { endpoint: endpoint.clone(), key });
+    let cancel_target = cancel.clone();
     let registration = shared.cancellations.register(&*shared.ports.ambient, process_id, cancel);
 
     let mut state = SessionState::from_startup(&wishes.parameters);
@@ -199,6 +210,7 @@ async fn open<S>(
         database: wishes.database,
         masks: Masks::new(Arc::new(SideConnection(catalogue)), shared.plans.clone()),
         cancel: registration.signal.clone(),
+        cancel_target,
         drain: shared.drain.clone(),
         limits: shared.limits,
         report,

@@ -4,11 +4,12 @@
 //! off the read buffer and queues them for the client. Rows and copy data without a mask move by header, in runs.
 
 use super::{
+    caps::Exceeded,
     engine::{Engine, internal, target_fault},
     flight::{Answer, Flight, Rows},
     words,
 };
-use crate::{report::Ending, upstream::Housekeeping};
+use crate::{metrics::DENIALS, report::Ending, upstream::Housekeeping};
 use lockgate_inspect::sql::{Control, Statement};
 use lockgate_model::{
     DecisionId,
@@ -19,7 +20,7 @@ use lockgate_model::{
 };
 use lockgate_wire::postgres::{
     TransactionStatus, WireError,
-    automaton::{CopyFate, Reply, ReplyKind, ReplyRole},
+    automaton::{CopyFate, Reply, ReplyKind, ReplyRole, Request as WireRequest},
     backend::{Backend, DataRow, ReportFields, field, tag},
     frame::{Frame, FrameDecoder, FrameHeader, Limits as FrameLimits},
 };
@@ -38,6 +39,16 @@ const CLOSED_PARAMETERS: [&[u8]; 9] = [
     b"standard_conforming_strings",
 ];
 
+/// What becomes of a message that is not looked at.
+enum Unseen {
+    /// It is looked at.
+    No,
+    /// It goes on.
+    Passes,
+    /// It is thrown away.
+    Dropped,
+}
+
 impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     /// Takes in everything that has arrived from the target.
     pub(crate) fn respond(&mut self) -> Result<(), Ending> {
@@ -45,6 +56,15 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         // Bytes at the front of the buffer that go to the client as they are.
         let mut run = 0;
         loop {
+            if self.caps.dropping > 0 {
+                self.client.output.take_from(self.reader.buffer(), std::mem::take(&mut run));
+                let step = self.caps.dropping.min(self.reader.buffer().len());
+                let _ = self.reader.buffer().split_to(step);
+                self.caps.dropping -= step;
+                if self.caps.dropping > 0 {
+                    break;
+                }
+            }
             if self.passing > 0 {
                 let available = self.reader.buffer().len() - run;
                 let step = self.passing.min(available);
@@ -56,9 +76,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             }
             let Some(rest) = self.reader.buffer().get(run..) else { break };
             let Some(header) = decoder.peek(rest).map_err(target_fault)? else { break };
-            if self.moves_unseen(header)? {
-                self.passing = header.total_len();
-                continue;
+            match self.moves_unseen(header)? {
+                Unseen::Passes => {
+                    self.passing = header.total_len();
+                    continue;
+                }
+                Unseen::Dropped => {
+                    self.caps.dropping = header.total_len();
+                    continue;
+                }
+                Unseen::No => {}
             }
             self.client.output.take_from(self.reader.buffer(), std::mem::take(&mut run));
             match decoder.next(self.reader.buffer()).map_err(target_fault)? {
@@ -79,39 +106,74 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     }
 
     /// Whether the message at the front goes on without being looked at; if so it is counted here.
-    fn moves_unseen(&mut self, header: FrameHeader) -> Result<bool, Ending> {
+    fn moves_unseen(&mut self, header: FrameHeader) -> Result<Unseen, Ending> {
         let kind = match header.tag() {
             tag::DATA_ROW => ReplyKind::DataRow,
             tag::COPY_DATA => ReplyKind::CopyData,
-            _ => return Ok(false),
+            _ => return Ok(Unseen::No),
         };
         let bytes = header.total_len();
-        let Some(flight) = self.current_flight() else { return Ok(false) };
-        if kind == ReplyKind::DataRow {
-            match flight.rows() {
-                Rows::Plain => flight.count_row(bytes, 0),
-                Rows::Kept | Rows::Masked(_) | Rows::Undescribed => return Ok(false),
+        let is_row = kind == ReplyKind::DataRow;
+        let Self { expected, caps, .. } = self;
+        let Some(flight) = expected.front_mut().and_then(|expected| expected.answer.current()) else {
+            return Ok(Unseen::No);
+        };
+        if caps.is_muted() {
+            self.server_leg.handle_reply(kind).map_err(target_fault)?;
+            return Ok(Unseen::Dropped);
+        }
+        if is_row && !matches!(flight.rows(), Rows::Plain) {
+            return Ok(Unseen::No);
+        }
+        if let Some(limited) = &mut flight.limited {
+            let rows = if is_row { 1 } else { limited.rows_of_copy_data(bytes) };
+            if let Err(exceeded) = caps.admit(limited, &flight.statement, rows, bytes) {
+                self.cut(&exceeded, true);
+                self.server_leg.handle_reply(kind).map_err(target_fault)?;
+                return Ok(Unseen::Dropped);
             }
+        }
+        if is_row {
+            flight.count_row(bytes, 0);
         } else {
             flight.count_out(bytes);
         }
         self.server_leg.handle_reply(kind).map_err(target_fault)?;
-        Ok(true)
+        Ok(Unseen::Passes)
+    }
+
+    /// The result of the current operation goes no further: its limit is reached.
+    fn cut(&mut self, exceeded: &Exceeded, running: bool) {
+        let Some(flight) = self.current_flight() else { return };
+        let (operation, decision) = (flight.operation, flight.decision);
+        let denial = exceeded.denial();
+        let words = words::cut(&flight.statement.sql().kind, decision, &denial);
+        let event = exceeded.event(operation, decision);
+        let target = self.gate.session.target.name.0.clone();
+        ::metrics::counter!(DENIALS, "target" => target, "cause" => denial.cause.as_str()).increment(1);
+        tracing::info!(
+            session = %self.gate.session.id,
+            decision = %decision,
+            rule = denial.rule.as_ref().map(|rule| rule.as_str()),
+            "result cut at its limit"
+        );
+        self.caps.begin_cut(words, running);
+        self.note(vec![event]);
+    }
+
+    /// A request whose result was cut is over, and the target did not fail: it is made to, where something would be kept
+    /// otherwise.
+    fn fail_late(&mut self) -> Result<(), Ending> {
+        if !self.caps.is_muted() || !self.expected.is_empty() {
+            return Ok(());
+        }
+        let Some(words) = self.caps.take_words() else { return Ok(()) };
+        self.tend(Housekeeping::PoisonBatch, WireRequest::Parse, Answer::Poison(words))
     }
 
     /// The operation that the target is answering now.
     fn current_flight(&mut self) -> Option<&mut Flight> {
-        match &mut self.expected.front_mut()?.answer {
-            Answer::Query(flights) => flights.front_mut(),
-            Answer::Execute(flight) => Some(flight),
-            Answer::Parse { .. }
-            | Answer::Bind { .. }
-            | Answer::Describe { .. }
-            | Answer::Origins
-            | Answer::Close { .. }
-            | Answer::Sync
-            | Answer::Poison(_) => None,
-        }
+        self.expected.front_mut()?.answer.current()
     }
 
     /// Takes one whole message.
@@ -124,6 +186,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         {
             return Err(Ending::because(CloseReason::Internal, "answers and requests have come apart"));
         }
+        self.take_answer(kind, reply, frame)?;
+        self.fail_late()
+    }
+
+    fn take_answer(&mut self, kind: ReplyKind, reply: Reply, frame: Frame) -> Result<(), Ending> {
         match kind {
             ReplyKind::DataRow => self.handle_row(&frame),
             ReplyKind::RowDescription => self.handle_description(frame),
@@ -207,7 +274,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             Backend::DataRow(row) => row,
             other => return Err(target_fault(unasked(other.name()))),
         };
-        let Self { expected, client, .. } = self;
+        let Self { expected, client, caps, .. } = self;
         let flight = match expected.front_mut().map(|expected| &mut expected.answer) {
             Some(Answer::Query(flights)) => flights.front_mut(),
             Some(Answer::Execute(flight)) => Some(&mut **flight),
@@ -230,6 +297,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             }
         };
         let written = out.len() - start;
+        if let Some(limited) = &mut flight.limited
+            && let Err(exceeded) = caps.admit(limited, &flight.statement, 1, written)
+        {
+            out.truncate(start);
+            self.cut(&exceeded, true);
+            return Ok(());
+        }
         if flight.keeps()
             && let Some(shown) = out.get(start + FrameHeader::SIZE..)
             && let Ok(shown) = DataRow::decode(bytes::Bytes::copy_from_slice(shown))
@@ -317,6 +391,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         let statement = flight.statement.clone();
         if let OutcomeStatus::Completed { tag } = &status {
             self.settings.succeeded(&statement, tag);
+            if let Control::Declare { name, .. } = &statement.control {
+                self.caps.opened(name);
+            }
             match &statement.control {
                 Control::Deallocate { name: None } | Control::DiscardAll => self.names.forget_all_prepared(),
                 Control::Deallocate { name: Some(name) } => {
@@ -358,6 +435,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             }
             None => (self.unasked_report(report), false),
         };
+        // An error can carry as much as a row.
+        let Self { expected, caps, .. } = self;
+        if !caps.is_muted()
+            && let Some(flight) = expected.front_mut().and_then(|expected| expected.answer.current())
+            && let Some(limited) = &mut flight.limited
+            && let Err(exceeded) = caps.admit(limited, &flight.statement, 0, frame.bytes().len())
+        {
+            self.cut(&exceeded, false);
+        }
+        let shown = self.caps.take_words().unwrap_or(shown);
         words::say(self.client.output.tail(), &Backend::ErrorResponse(shown));
         self.end_copy();
         if reply.role != ReplyRole::Failed {
@@ -426,6 +513,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 {
                     self.settings.state.open_cursor(text, statement.clone());
                 }
+                self.caps.opened(&name.to_string_lossy());
                 self.names.enter_portal(name, portal);
                 if let Some(flight) = flight {
                     let kinds = flight.finish(OutcomeStatus::Completed { tag: "BIND".to_owned() });
@@ -458,7 +546,21 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     }
 
     fn handle_ready(&mut self, frame: Frame, status: TransactionStatus) -> Result<(), Ending> {
-        self.pass(frame);
+        let mut poison = None;
+        let mut frame = Some(frame);
+        if let Some(words) = self.caps.take_words() {
+            match status {
+                // The target must fail as the client is told it did; its own ReadyForQuery tells the end.
+                TransactionStatus::InTransaction => {
+                    frame = None;
+                    poison = Some(words);
+                }
+                TransactionStatus::Idle | TransactionStatus::Failed => {
+                    words::say(self.client.output.tail(), &Backend::ErrorResponse(words));
+                }
+            }
+        }
+        frame.into_iter().for_each(|frame| self.pass(frame));
         if let Some(answer) = self.answered() {
             // What is left was opaque and has no CommandComplete of its own, or ran without telling.
             for flight in answer.into_flights() {
@@ -477,7 +579,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             }
         }
         self.end_copy();
-        Ok(())
+        match poison {
+            Some(words) => self.tend(Housekeeping::PoisonQuery, WireRequest::Query, Answer::Poison(words)),
+            None => Ok(()),
+        }
     }
 
     fn handle_copy_in(&mut self, frame: Frame) -> Result<(), Ending> {
@@ -487,7 +592,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 self.expected.remove(at);
             }
         }
-        if self.stream.is_some() {
+        if self.stream.is_some() && !self.caps.is_muted() {
             self.pass(frame);
             self.client_leg.handle_copy_in();
             return Ok(());
@@ -511,6 +616,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         if !exports {
             return Err(target_fault(unasked("CopyOutResponse")));
         }
+        // The overall format comes first: 0 is text, 1 is binary.
+        if frame.bytes().get(FrameHeader::SIZE) == Some(&1)
+            && let Some(limited) = self.current_flight().and_then(|flight| flight.limited.as_mut())
+        {
+            limited.copies_binary();
+        }
         self.pass(frame);
         Ok(())
     }
@@ -526,7 +637,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         // A setting made from a masked value would tell it (set_config, SET from a function).
         let strip = self.expected.front().and_then(|expected| expected.answer.strip());
         if strip.is_none() || CLOSED_PARAMETERS.contains(&name.as_bytes()) {
-            self.pass(frame);
+            self.pass_always(frame);
         }
         Ok(())
     }
@@ -536,7 +647,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         let lineage = self.gate.masks().map(|spec| spec.on_unknown_lineage);
         match lineage {
             None | Some(UnknownLineage::Pass) => {
-                self.pass(frame);
+                self.pass_always(frame);
                 return Ok(());
             }
             Some(UnknownLineage::Redact | UnknownLineage::Deny) => {}
@@ -557,6 +668,17 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             Backend::NoticeResponse(report) => report,
             other => return Err(target_fault(unasked(other.name()))),
         };
+        let Self { expected, caps, .. } = self;
+        if caps.is_muted() {
+            return Ok(());
+        }
+        if let Some(flight) = expected.front_mut().and_then(|expected| expected.answer.current())
+            && let Some(limited) = &mut flight.limited
+            && let Err(exceeded) = caps.admit(limited, &flight.statement, 0, frame.bytes().len())
+        {
+            self.cut(&exceeded, true);
+            return Ok(());
+        }
         let shown = match (strip, self.expected.is_empty()) {
             (Some(decision), _) => report.redacted(&words::withheld(decision)),
             (None, true) => self.unasked_report(report),
@@ -571,7 +693,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         report
     }
 
+    /// What belongs to a request; nothing of it once its result is cut.
     fn pass(&mut self, frame: Frame) {
+        if !self.caps.is_muted() {
+            self.pass_always(frame);
+        }
+    }
+
+    fn pass_always(&mut self, frame: Frame) {
         self.client.output.push(frame.into_bytes());
     }
 

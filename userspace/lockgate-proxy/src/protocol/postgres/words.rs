@@ -32,12 +32,26 @@ pub(crate) fn denied(operation: &Operation, decision: DecisionId, denial: &Denia
         | DenialCause::ApprovalTimeout
         | DenialCause::Masking
         | DenialCause::Unavailable => (sqlstate::INSUFFICIENT_PRIVILEGE, "denied"),
+        DenialCause::Limit => (sqlstate::LIMIT_EXCEEDED, "cut"),
         DenialCause::Withdrawn => (sqlstate::QUERY_CANCELED, "withdrew"),
         DenialCause::RecordFailed => (sqlstate::IO_ERROR, "denied"),
         DenialCause::Unsupported => (sqlstate::FEATURE_NOT_SUPPORTED, "denied"),
     };
     let message = format!("lockgate: {verb} {title}{by} (decision {decision})");
     let fields = ReportFields::new(Severity::Error, code, &message).detail(&denial.reason);
+    match &denial.remedy {
+        Some(remedy) => fields.hint(remedy),
+        None => fields,
+    }
+}
+
+/// A result that is cut at a limit: the same words as a denial, without the statement's text.
+pub(crate) fn cut(kind: &str, decision: DecisionId, denial: &Denial) -> ReportFields {
+    let by = denial.rule.as_ref().map(|rule| format!(" by rule {rule}")).unwrap_or_default();
+    let message =
+        format!("lockgate: cut the result of {}{by} (decision {decision})", kind.replace('_', " ").to_uppercase());
+    let fields =
+        ReportFields::new(Severity::Error, sqlstate::LIMIT_EXCEEDED, &message).detail(&denial.reason);
     match &denial.remedy {
         Some(remedy) => fields.hint(remedy),
         None => fields,

@@ -7,6 +7,7 @@ mod scenarios;
 mod server;
 
 use super::{
+    CancelTarget,
     engine::{Engine, Parts},
     leg::Leg,
     masks::{CatalogueSource, Masks},
@@ -112,6 +113,7 @@ impl Stage {
             database: "orders".into(),
             masks: Masks::new(Arc::new(EmptyCatalogue), Arc::default()),
             cancel: cancel.clone(),
+            cancel_target: Arc::new(CancelTarget::scripted()),
             drain: drain.clone(),
             limits,
             report,
