@@ -55,16 +55,20 @@ const REPLIES: [ReplyKind; 24] = [
 fuzz_target!(|data: &[u8]| {
     let mut leg = ServerLeg::new(TransactionStatus::Idle);
     let mut waiting: VecDeque<(Ticket, Request)> = VecDeque::new();
+    // Both sides stream (replication): the client's data goes on without being asked for.
+    let mut both = false;
     for &byte in data {
         match byte {
             0..64 => ask(&mut leg, &mut waiting, REQUESTS[usize::from(byte) % REQUESTS.len()]),
-            64..96 => feed(&mut leg, byte),
-            96..112 => answer(
-                &mut leg,
-                &mut waiting,
-                ReplyKind::ReadyForQuery(STATUS[usize::from(byte) % STATUS.len()]),
-            ),
-            _ => answer(&mut leg, &mut waiting, REPLIES[usize::from(byte) % REPLIES.len()]),
+            64..96 => feed(&mut leg, both, byte),
+            96..112 => {
+                let ready = ReplyKind::ReadyForQuery(STATUS[usize::from(byte) % STATUS.len()]);
+                both &= !answer(&mut leg, &mut waiting, ready);
+            }
+            _ => {
+                let kind = REPLIES[usize::from(byte) % REPLIES.len()];
+                both |= answer(&mut leg, &mut waiting, kind) && kind == ReplyKind::CopyBothResponse;
+            }
         }
         assert_eq!(leg.outstanding(), waiting.len());
         assert_eq!(leg.current(), waiting.front().copied());
@@ -86,20 +90,21 @@ fn ask(leg: &mut ServerLeg, waiting: &mut VecDeque<(Ticket, Request)>, request: 
     }
 }
 
-fn feed(leg: &mut ServerLeg, byte: u8) {
+fn feed(leg: &mut ServerLeg, both: bool, byte: u8) {
     let input = [CopyInput::Data, CopyInput::Done, CopyInput::Fail][usize::from(byte) % 3];
     let taking = leg.takes_copy_data();
     match leg.handle_copy(input) {
-        Ok(CopyFate::Forward) => assert!(taking),
+        Ok(CopyFate::Forward) => assert!(taking || both),
         Ok(CopyFate::Discard) | Err(_) => assert!(!taking),
     }
 }
 
-fn answer(leg: &mut ServerLeg, waiting: &mut VecDeque<(Ticket, Request)>, kind: ReplyKind) {
+/// Whether the answer fits.
+fn answer(leg: &mut ServerLeg, waiting: &mut VecDeque<(Ticket, Request)>, kind: ReplyKind) -> bool {
     let before = leg.outstanding();
     let Ok(reply) = leg.handle_reply(kind) else {
         assert_eq!(leg.outstanding(), before, "what is refused changes nothing");
-        return;
+        return false;
     };
     assert_eq!(reply.ticket, waiting.front().map(|(ticket, _)| *ticket));
     assert_eq!(reply.request, waiting.front().map(|(_, request)| *request));
@@ -122,4 +127,5 @@ fn answer(leg: &mut ServerLeg, waiting: &mut VecDeque<(Ticket, Request)>, kind: 
     if let ReplyKind::ReadyForQuery(status) = kind {
         assert_eq!(leg.status(), status);
     }
+    true
 }
