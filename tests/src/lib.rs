@@ -9,5 +9,6 @@ pub mod certificate;
 pub mod job;
 pub mod postgres;
 pub mod receiver;
+pub mod regress;
 pub mod scratch;
 pub mod through;

@@ -8,6 +8,7 @@ mod bpf;
 mod demo;
 mod fuzz;
 mod lint;
+mod regress;
 mod setup;
 mod shell;
 mod test;
@@ -62,6 +63,11 @@ enum Verb {
         /// Only this target
         target: Option<String>,
     },
+    /// PostgreSQL's regression suite through lockgate and directly, compared test for test
+    Regress {
+        /// Only these tests, in one parallel group
+        tests: Vec<String>,
+    },
     /// Criterion benches, and the side-by-side run
     Bench(bench::Wanted),
 }
@@ -82,6 +88,7 @@ fn main() -> Result<()> {
             test::end_to_end(filter.as_deref())
         }
         Verb::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref()),
+        Verb::Regress { tests } => regress::run(&tests),
         Verb::Bench(wanted) => bench::run(&wanted),
     }
 }

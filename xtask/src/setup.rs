@@ -15,6 +15,8 @@ pub(crate) enum For {
     Tests,
     /// The side-by-side run: peers too.
     Bench,
+    /// PostgreSQL's regression suite: what unpacks and compiles it too.
+    Regress,
 }
 
 /// A C compiler for libpg_query and ring, libclang for its bindings.
@@ -24,6 +26,8 @@ const TESTS: &[&str] =
     &["postgresql", "postgresql-client", "iproute2", "util-linux", "passwd", "procps", "python3", "openssl"];
 /// The proxies that lockgate is measured beside.
 const BENCH: &[&str] = &["haproxy", "pgbouncer", "postgresql-contrib", "valgrind"];
+/// The suite is fetched as Debian's source package, its headers as a package that is only unpacked.
+const REGRESS: &[&str] = &["postgresql-15", "libpq-dev", "bzip2", "diffutils"];
 
 pub(crate) fn setup(what: For) -> Result<()> {
     let mut wanted = BUILD.to_vec();
@@ -32,6 +36,9 @@ pub(crate) fn setup(what: For) -> Result<()> {
     }
     if what == For::Bench {
         wanted.extend(BENCH);
+    }
+    if what == For::Regress {
+        wanted.extend(REGRESS);
     }
     install(&wanted)?;
     bpf::ensure_toolchain()
