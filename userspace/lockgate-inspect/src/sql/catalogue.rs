@@ -4,12 +4,19 @@
 //! follow the server's own (table OID, attribute number). It never asks the server anything itself, and whatever it does
 //! not know is unknown, not absent.
 
+pub use super::extent::TableSize;
+pub use super::routine::{Code, FIRST_NORMAL_OID, Routine, UserCast, UserOperator, UserType};
+
 use super::{
     Inspector, SearchPath, SessionState,
+    routine::CodeIndex,
     usage::{Lineage, Query},
 };
 use lockgate_model::sql::SqlClass;
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::OnceLock,
+};
 
 /// What kind of relation (`pg_class.relkind`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,10 +124,31 @@ pub struct CatalogueParts {
     pub code: Vec<FunctionCode>,
     /// Names of the functions that the triggers of a relation (by OID) run; the server's own triggers are left out.
     pub triggers: HashMap<u32, Vec<String>>,
+    /// Names of functions outside the system's schemas that are written in C, each with the extension it belongs to (empty:
+    /// none).
+    pub natives: Vec<(String, String)>,
+    /// What runs functions under another name: an operator, an aggregate, a cast or a domain's check (`::type`); the name,
+    /// the function, and whether that is the system's own.
+    pub aliases: Vec<(String, String, bool)>,
+    /// Expressions of defaults and generated columns: (relation OID, attribute number, text).
+    pub defaults: Vec<(u32, i16, String)>,
+    /// Names of the functions that a relation (by OID) hands its values to by itself: triggers, checks, defaults, generated
+    /// columns, indexes, policies, rules, statistics.
+    pub wired: HashMap<u32, Vec<String>>,
+    /// Names of functions behind implicit casts that are written in the database.
+    pub implicit_casts: HashSet<String>,
+    /// Foreign keys that change rows: from the relation that is referred to to those whose rows change with it.
+    pub cascades: HashMap<u32, Vec<u32>>,
     /// OIDs of relations with rules, other than what makes a view.
     pub ruled: HashSet<u32>,
     /// `current_schemas(false)` of a fresh session of the upstream role: the search path when a session set none.
     pub search_path: Vec<String>,
+    /// The code that reading can run.
+    pub objects: Code,
+    /// How large relations with storage are, by OID; one that is missing is not known.
+    pub sizes: HashMap<u32, TableSize>,
+    /// Columns of unique keys that hold for every row, by the relation's OID.
+    pub keys: HashMap<u32, Vec<Vec<i16>>>,
 }
 
 /// A target's schema at one moment.
@@ -133,16 +161,29 @@ pub struct CatalogueSnapshot {
     operators: HashSet<String>,
     code: Vec<FunctionCode>,
     triggers: HashMap<u32, Vec<String>>,
+    natives: Vec<(String, String)>,
+    aliases: Vec<(String, String, bool)>,
+    defaults: Vec<(u32, i16, String)>,
+    wired: HashMap<u32, Vec<String>>,
+    implicit_casts: HashSet<String>,
+    cascades: HashMap<u32, Vec<u32>>,
+    sizes: HashMap<u32, TableSize>,
+    keys: HashMap<u32, Vec<Vec<i16>>>,
     ruled: HashSet<u32>,
     search_path: Vec<String>,
-    views: HashMap<u32, View>,
+    children: HashMap<u32, Vec<u32>>,
+    views: HashMap<u32, OnceLock<View>>,
+    pub(super) code_index: CodeIndex,
 }
 
 /// A view's text, understood once.
 #[derive(Clone, Debug)]
 struct View {
     query: Option<Query>,
+    /// It calls what can show any value.
     calls_unknown: bool,
+    /// It does nothing but read.
+    is_harmless: bool,
 }
 
 /// Where an unqualified relation name is looked up.
@@ -187,43 +228,108 @@ impl CatalogueSnapshot {
             by_oid.insert(relation.oid, index);
             by_name.entry(relation.name.clone()).or_default().push(index);
         }
-        let mut snapshot = Self {
-            relations: parts.relations,
+        let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+        for relation in &parts.relations {
+            for parent in &relation.parents {
+                children.entry(*parent).or_default().push(relation.oid);
+            }
+        }
+        let own = || parts.relations.iter().filter(|relation| !super::walk::is_system(&relation.schema));
+        let views =
+            own().filter(|one| one.view.is_some()).map(|one| (one.oid, OnceLock::new())).collect();
+        let code_index = CodeIndex::new(parts.objects, own().map(|relation| relation.oid));
+        Self {
             by_oid,
             by_name,
             functions: parts.functions,
             operators: parts.operators,
             code: parts.code,
             triggers: parts.triggers,
+            natives: parts.natives,
+            aliases: parts.aliases,
+            defaults: parts.defaults,
+            wired: parts.wired,
+            implicit_casts: parts.implicit_casts,
+            cascades: parts.cascades,
+            sizes: parts.sizes,
+            keys: parts.keys,
             ruled: parts.ruled,
             search_path: parts.search_path,
-            views: HashMap::new(),
-        };
-        snapshot.views = snapshot
-            .relations
-            .iter()
-            .filter(|relation| relation.view.is_some() && !super::walk::is_system(&relation.schema))
-            .map(|relation| (relation.oid, snapshot.understand(relation)))
-            .collect();
-        snapshot
+            children,
+            views,
+            code_index,
+            relations: parts.relations,
+        }
     }
 
-    fn understand(&self, relation: &Relation) -> View {
+    /// A view of the database's own, understood when it is first asked for.
+    fn view(&self, oid: u32, trail: &[u32]) -> Option<&View> {
+        let known = self.views.get(&oid)?;
+        if known.get().is_none() {
+            let understood = self.understand(self.relation(oid)?, trail);
+            return Some(known.get_or_init(|| understood));
+        }
+        known.get()
+    }
+
+    fn understand(&self, relation: &Relation, trail: &[u32]) -> View {
         // The text was written for an empty search path, where only pg_catalog needs no qualifier.
         let mut state = SessionState::default();
         state.search_path = SearchPath::Known(Vec::new());
         state.standard_conforming_strings = Some(true);
+        state.trail = trail.to_vec();
         let text = relation.view.as_ref().and_then(|view| view.text.as_deref()).unwrap_or_default();
         let statements = Inspector.script(text, &state, Some(self)).statements;
-        match statements.as_slice() {
+        let query = match statements.as_slice() {
             [one] if one.class() != SqlClass::Opaque => match &one.usage.lineage {
-                Lineage::Rows(query) => {
-                    View { query: Some(query.clone()), calls_unknown: one.usage.unknown_function }
-                }
-                _ => View { query: None, calls_unknown: true },
+                Lineage::Rows(query) => Some((query, one)),
+                _ => None,
             },
-            _ => View { query: None, calls_unknown: true },
+            _ => None,
+        };
+        match query {
+            Some((query, one)) => View {
+                query: Some(query.clone()),
+                calls_unknown: one.usage.unknown_function || !one.usage.calls.is_empty(),
+                is_harmless: one.class() == SqlClass::Read,
+            },
+            None => View { query: None, calls_unknown: true, is_harmless: false },
         }
+    }
+
+    /// Whether a view does nothing but read.
+    pub(super) fn view_is_harmless(&self, relation: &Relation, trail: &[u32]) -> bool {
+        self.view(relation.oid, trail).is_some_and(|view| view.is_harmless)
+    }
+
+    /// How large a relation itself is, without those that inherit from it.
+    pub(super) fn size(&self, oid: u32) -> Option<TableSize> {
+        self.sizes.get(&oid).copied()
+    }
+
+    /// The unique keys of a relation.
+    pub(super) fn keys(&self, oid: u32) -> &[Vec<i16>] {
+        self.keys.get(&oid).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// A relation and all that inherits from it, or is part of it.
+    pub(super) fn family(&self, oid: u32) -> impl Iterator<Item = u32> {
+        let mut family = vec![oid];
+        let mut at = 0;
+        while let Some(next) = family.get(at).copied() {
+            at += 1;
+            for child in self.children(next) {
+                if !family.contains(child) {
+                    family.push(*child);
+                }
+            }
+        }
+        family.into_iter()
+    }
+
+    /// The relations that inherit from one, or are its partitions.
+    pub(super) fn children(&self, oid: u32) -> &[u32] {
+        self.children.get(&oid).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Every relation.
@@ -293,16 +399,13 @@ impl CatalogueSnapshot {
 
     /// Whether a view, or one that it reads, calls a function that is not known to be harmless.
     pub(crate) fn view_calls_unknown(&self, oid: u32) -> bool {
-        self.views.get(&oid).is_some_and(|view| view.calls_unknown)
-            || self
-                .bases(oid)
-                .iter()
-                .any(|base| self.views.get(&base.oid).is_some_and(|view| view.calls_unknown))
+        let calls_unknown = |oid| self.view(oid, &[]).is_some_and(|view| view.calls_unknown);
+        calls_unknown(oid) || self.bases(oid).iter().any(|base| calls_unknown(base.oid))
     }
 
     /// What a view shows, when its text was understood.
     pub(crate) fn view_query(&self, oid: u32) -> Option<&Query> {
-        self.views.get(&oid).and_then(|view| view.query.as_ref())
+        self.view(oid, &[]).and_then(|view| view.query.as_ref())
     }
 
     /// The texts of functions.
@@ -313,6 +416,36 @@ impl CatalogueSnapshot {
     /// The functions that a relation's triggers run.
     pub(crate) fn triggers(&self, oid: u32) -> &[String] {
         self.triggers.get(&oid).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Functions in C, each with its extension.
+    pub(crate) fn natives(&self) -> &[(String, String)] {
+        &self.natives
+    }
+
+    /// What runs functions under another name.
+    pub(crate) fn aliases(&self) -> &[(String, String, bool)] {
+        &self.aliases
+    }
+
+    /// Defaults and generated columns.
+    pub(crate) fn defaults(&self) -> &[(u32, i16, String)] {
+        &self.defaults
+    }
+
+    /// The functions that a relation hands its values to by itself.
+    pub(crate) fn wired(&self, oid: u32) -> &[String] {
+        self.wired.get(&oid).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Whether a value can meet code of the database's own where types differ, with nothing in the statement to show it.
+    pub(crate) fn casts_by_itself(&self) -> bool {
+        !self.implicit_casts.is_empty()
+    }
+
+    /// The relations whose rows change when those of this one do.
+    pub(crate) fn cascades(&self, oid: u32) -> &[u32] {
+        self.cascades.get(&oid).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Whether rules turn what is done to a relation into something else.

@@ -18,6 +18,8 @@ pub(super) struct Harmless {
     pub(super) rows: bool,
     /// Shows values of other statements or tables.
     pub(super) values: bool,
+    /// Of the database's own making: it changes nothing, but can show what it likes.
+    pub(super) own: bool,
     since: u32,
 }
 
@@ -68,12 +70,52 @@ pub(super) fn harmless(
             name.starts_with("_pg_").then_some(Harmless { rows: true, ..Harmless::default() })
         }
         Some("pg_catalog") => builtin(name, state),
-        Some(_) => None,
-        None if !state.search_path.catalog_first() => None,
-        // A better match for the arguments' types wins wherever it is in the path (func_select_candidate).
-        None if catalogue.is_some_and(|catalogue| catalogue.has_user_function(name)) => None,
-        None => builtin(name, state),
+        Some(schema) => own(catalogue, Some(schema), name, state)?.then_some(OWN),
+        None if state.in_doubt(name) => None,
+        None => {
+            let builtin = builtin(name, state);
+            // A better match for the arguments' types wins wherever it is in the path (func_select_candidate), so
+            // everything of that name counts.
+            match own(catalogue, None, name, state) {
+                // Where the catalogue knows of no other, it is the built-in one under every path.
+                None if state.search_path.catalog_first() || catalogue.is_some() => builtin,
+                None | Some(false) => None,
+                Some(true) => match builtin {
+                    Some(builtin) => Some(Harmless { own: true, ..builtin }),
+                    None => (!catalogue.is_some_and(|catalogue| catalogue.shadows_builtin(name))).then_some(OWN),
+                },
+            }
+        }
     }
+}
+
+/// What is known of a harmless function of the database's own: it may return many rows.
+const OWN: Harmless = Harmless { rows: true, values: false, own: true, since: 0 };
+
+/// Whether functions of this name, or a type that is called like one, are harmless; None when there is none.
+fn own(
+    catalogue: Option<&CatalogueSnapshot>,
+    schema: Option<&str>,
+    name: &str,
+    state: &SessionState,
+) -> Option<bool> {
+    let catalogue = catalogue?;
+    match (catalogue.routines_harmless(schema, name, state), catalogue.types_harmless(schema, name, state)) {
+        (None, types) => types,
+        (routines, None) => routines,
+        (Some(routines), Some(types)) => Some(routines && types),
+    }
+}
+
+/// Whether a built-in function is on the list, whatever the server's version.
+pub(super) fn is_listed(name: &str) -> bool {
+    LIST.functions.get(name).is_some_and(|harmless| harmless.since <= OLDEST_MAJOR)
+}
+
+/// Whether a built-in function that is not volatile can be trusted where no statement calls it by name: inside an
+/// aggregate, or under another name.
+pub(super) fn is_inner(name: &str) -> bool {
+    is_listed(name) || matches!(harm(name), Harm { class: SqlClass::Write, effects: [SqlEffect::UnknownFunction] })
 }
 
 fn builtin(name: &str, state: &SessionState) -> Option<Harmless> {
@@ -81,23 +123,55 @@ fn builtin(name: &str, state: &SessionState) -> Option<Harmless> {
     LIST.functions.get(name).copied().filter(|harmless| harmless.since <= server)
 }
 
-/// Whether an operator is a built-in one.
-pub(super) fn known_operator(
+/// Whether the system has a function of this name, in any version that the list knows.
+pub(crate) fn is_builtin_function(name: &str) -> bool {
+    LIST.functions.contains_key(name)
+}
+
+/// Whether a built-in function that changes nothing returns one value for one row.
+pub(super) fn returns_one_value(name: &str) -> bool {
+    LIST.functions.get(name).is_some_and(|harmless| !harmless.rows)
+}
+
+/// The same for operators.
+pub(crate) fn is_builtin_operator(name: &str) -> bool {
+    LIST.operators.contains(name)
+}
+
+/// What an operator's name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operator {
+    /// A built-in one.
+    Builtin,
+    /// One of the database's own that changes nothing.
+    Harmless,
+    /// Anything.
+    Unknown,
+}
+
+/// What an operator's name stands for.
+pub(super) fn operator(
     schema: Option<&str>,
     name: &str,
     state: &SessionState,
     catalogue: Option<&CatalogueSnapshot>,
-) -> bool {
+) -> Operator {
     // The grammar turns != into <> before names are looked up.
     let builtin = LIST.operators.contains(name) || name == "!=";
+    let own = |schema| catalogue.and_then(|catalogue| catalogue.operators_harmless(schema, name, state));
+    let either = |known| if known { Operator::Builtin } else { Operator::Unknown };
     match schema {
-        Some("pg_catalog") => builtin,
-        Some(_) => false,
-        None => {
-            builtin
-                && state.search_path.catalog_first()
-                && !catalogue.is_some_and(|catalogue| catalogue.has_user_operator(name))
-        }
+        Some("pg_catalog") => either(builtin),
+        Some(schema) => match own(Some(schema)) {
+            Some(true) => Operator::Harmless,
+            Some(false) | None => Operator::Unknown,
+        },
+        None if state.in_doubt(name) => Operator::Unknown,
+        None => match own(None) {
+            Some(true) => Operator::Harmless,
+            Some(false) => Operator::Unknown,
+            None => either(builtin && (state.search_path.catalog_first() || catalogue.is_some())),
+        },
     }
 }
 

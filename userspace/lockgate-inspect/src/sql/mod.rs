@@ -20,12 +20,17 @@
 pub mod catalogue;
 pub mod jsonl;
 
+mod behind;
 mod bounded;
 mod control;
 mod digest;
+mod dump;
+mod extent;
 mod function;
+mod normal;
 mod parse;
 mod risk;
+mod routine;
 mod second;
 mod state;
 mod text;
@@ -35,9 +40,11 @@ mod walk;
 
 pub use control::{Control, Setting};
 pub use digest::{DigestParts, digest};
-pub(crate) use function::reveals;
+pub use dump::DumpWatch;
+pub(crate) use function::{is_builtin_function, is_builtin_operator, reveals};
+pub use normal::{Shape, Template};
 pub use parse::{MAX_STATEMENTS, MAX_TEXT_BYTES};
-pub use state::{SearchPath, SessionState};
+pub use state::{Makes, SearchPath, SessionState};
 pub use usage::ColumnUsage;
 
 #[cfg(test)]
@@ -83,6 +90,10 @@ pub struct Statement {
     pub usage: Arc<ColumnUsage>,
     /// What it changes in the session.
     pub control: Control,
+    /// What it makes that later names can stand for.
+    pub makes: Makes,
+    /// It runs code of the database's own that may change settings without saying so.
+    pub unsettles: bool,
 }
 
 impl Inspector {
@@ -159,7 +170,12 @@ fn opaque(text: &str, why: Opaque) -> Script {
 
 impl Statement {
     fn of(understood: Understood, texts: Texts<'_>, state: &SessionState) -> Self {
-        let Understood { kind, bounded, lineage, control, gathered, opaque } = understood;
+        let Understood { kind, bounded, lineage, control, gathered, opaque, reach } = understood;
+        let makes = match opaque {
+            Some(_) => Makes::Anything,
+            None => gathered.makes,
+        };
+        let unsettles = gathered.unsettles;
         let class = if opaque.is_some() { SqlClass::Opaque } else { gathered.class };
         let facts = SqlFacts {
             class,
@@ -173,12 +189,14 @@ impl Statement {
             fingerprint: texts.fingerprint.to_owned(),
             effects: gathered.effects,
             opaque_reason: opaque,
+            reach,
             second_opinion: None,
         };
         let usage = ColumnUsage {
             lineage,
             relations: gathered.named.into_iter().collect(),
             unknown_function: gathered.unknown_function,
+            calls: gathered.calls.into_iter().collect(),
             defines: gathered.defines.into_iter().collect(),
             lookup: state.lookup(),
         };
@@ -192,6 +210,8 @@ impl Statement {
             facts: Arc::new(Facts::Sql(facts)),
             usage: Arc::new(usage),
             control,
+            makes,
+            unsettles,
         }
     }
 

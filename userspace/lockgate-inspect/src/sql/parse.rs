@@ -111,6 +111,11 @@ fn deeper_than(text: &str, limit: usize) -> bool {
     })
 }
 
+/// Whether the scanner would take long over it.
+pub(super) fn is_slow_to_scan(text: &str) -> bool {
+    has_long_operator(text)
+}
+
 /// Finds a long run of operator characters, wherever it stands. Rulers in comments (one character over and over, with or
 /// without the slash of a comment's end) are cheap to scan and common.
 fn has_long_operator(text: &str) -> bool {

@@ -6,7 +6,10 @@
 //! says so.
 
 use super::{Control, Setting, Statement, catalogue::Lookup};
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 /// How many prepared statements and how many cursors are remembered by name; one more is simply not known, and what is
 /// not known is opaque. Drivers keep tens to a few hundred.
@@ -61,6 +64,8 @@ pub struct SessionState {
     pub role: Option<String>,
     /// The server's major version, when it was told.
     pub server_major: Option<u32>,
+    /// Policy asks about what is behind names, and the catalogue cannot be had.
+    pub catalogue_missing: bool,
     /// As the session began: what RESET and DISCARD ALL go back to.
     initial: Settings,
     /// What COMMIT leaves in force, while a transaction is open.
@@ -69,7 +74,41 @@ pub struct SessionState {
     at_rollback: Option<Settings>,
     prepared: HashMap<String, Arc<Statement>>,
     cursors: HashMap<String, Arc<Statement>>,
+    /// There may be cursors that are not remembered.
+    other_cursors: bool,
+    /// What the session made and the catalogue cannot show yet.
+    made: Made,
+    /// What is being judged already, outermost first: functions, views and types, while one of them is judged.
+    pub(super) trail: Vec<u32>,
 }
+
+/// What statements made since the catalogue was read, as far as it changes what a name stands for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Made {
+    /// It cannot be told what.
+    anything: bool,
+    /// Names of whatever it is: functions, views, types, operators, tables that were changed.
+    names: BTreeSet<String>,
+    /// Names of tables without anything about them, and of views that only read.
+    plain: BTreeSet<String>,
+}
+
+/// What a statement makes, as far as it changes what a name stands for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Makes {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Relations that can be read without anything else happening.
+    Plain(Vec<String>),
+    /// Something of these names.
+    Names(Vec<String>),
+    /// Who knows.
+    Anything,
+}
+
+/// Names that are kept in doubt one by one; beyond that all are.
+const MAX_MADE: usize = 1024;
 
 impl Default for SessionState {
     fn default() -> Self {
@@ -104,11 +143,15 @@ impl SessionState {
             search_path: SearchPath::Default,
             role: None,
             server_major: None,
+            catalogue_missing: false,
             initial: initial.clone(),
             at_commit: None,
             at_rollback: None,
             prepared: HashMap::new(),
             cursors: HashMap::new(),
+            other_cursors: false,
+            made: Made::default(),
+            trail: Vec::new(),
         };
         for (name, value) in parameters {
             match name.as_str() {
@@ -126,6 +169,15 @@ impl SessionState {
 
     /// A statement ran and the server said that it succeeded.
     pub fn apply(&mut self, statement: &Statement) {
+        self.make(&statement.makes);
+        if statement.unsettles {
+            // Code that nobody here knows may open cursors, and change where names are looked up.
+            self.other_cursors = true;
+            self.search_path = SearchPath::Unknown;
+            if let Some(settings) = &mut self.at_commit {
+                settings.search_path = SearchPath::Unknown;
+            }
+        }
         match &statement.control {
             Control::None | Control::Savepoint | Control::Fetch { .. } | Control::Execute { .. } => {}
             Control::Begin => {
@@ -233,6 +285,7 @@ impl SessionState {
 
     /// A cursor or portal of this name reads this query.
     pub fn open_cursor(&mut self, name: &str, statement: Arc<Statement>) {
+        self.other_cursors |= self.cursors.len() >= MAX_NAMES;
         remember(&mut self.cursors, name, statement);
     }
 
@@ -261,6 +314,62 @@ impl SessionState {
     fn doubt(&mut self) {
         self.standard_conforming_strings = None;
         self.search_path = SearchPath::Unknown;
+        if let Some(settings) = &mut self.at_commit {
+            settings.standard_conforming_strings = None;
+            settings.search_path = SearchPath::Unknown;
+        }
+        self.other_cursors = true;
+    }
+
+    fn make(&mut self, makes: &Makes) {
+        let (names, plain) = match makes {
+            Makes::Nothing => return,
+            Makes::Anything => {
+                self.made.anything = true;
+                return;
+            }
+            Makes::Plain(names) => (names, true),
+            Makes::Names(names) => (names, false),
+        };
+        for name in names {
+            if plain && !self.made.names.contains(name) {
+                self.made.plain.insert(name.clone());
+            } else {
+                self.made.plain.remove(name);
+                self.made.names.insert(name.clone());
+            }
+        }
+        self.made.anything |= self.made.names.len() + self.made.plain.len() > MAX_MADE;
+    }
+
+    /// What the session made is in the catalogue now, or is gone: no transaction is open, and the catalogue is read anew.
+    pub fn made_is_known(&mut self) {
+        self.made = Made::default();
+    }
+
+    /// Whether anything is in doubt because of what the session made.
+    pub fn makes_doubt(&self) -> bool {
+        self.made != Made::default()
+    }
+
+    /// Whether this name may stand for something that the session just made.
+    pub(super) fn in_doubt(&self, name: &str) -> bool {
+        self.made.anything || self.made.names.contains(name)
+    }
+
+    /// Whether what the database's own code does may have changed by what the session made.
+    pub(super) fn in_doubt_at_all(&self) -> bool {
+        self.made.anything || !self.made.names.is_empty()
+    }
+
+    /// Whether the session made a relation of this name that only reads when it is read.
+    pub(super) fn made_plain(&self, name: &str) -> bool {
+        !self.made.anything && self.made.plain.contains(name)
+    }
+
+    /// Whether a cursor of a name that is not remembered may exist.
+    pub(super) fn may_have_other_cursors(&self) -> bool {
+        self.other_cursors
     }
 
     fn settings(&self) -> Settings {
@@ -334,7 +443,7 @@ fn split_path_if(name: &str, value: &str) -> Vec<String> {
 }
 
 /// `"$user", public` to its schemas, folding what is not quoted (SplitIdentifierString in varlena.c).
-fn split_path(list: &str) -> Vec<String> {
+pub(super) fn split_path(list: &str) -> Vec<String> {
     let mut schemas = Vec::new();
     let mut current = String::new();
     let mut quoted = false;

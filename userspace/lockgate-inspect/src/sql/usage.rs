@@ -12,8 +12,10 @@ pub struct ColumnUsage {
     pub(crate) lineage: Lineage,
     /// Every relation it names, in whatever role.
     pub(crate) relations: Vec<RelationName>,
-    /// It calls a function that is not known to be harmless, so what it returns can come from anywhere.
+    /// It runs code that is not known to be harmless and has no name here, so what it returns can come from anywhere.
     pub(crate) unknown_function: bool,
+    /// Other functions that it calls and nobody vouches for: the catalogue may tell what they read.
+    pub(crate) calls: Vec<String>,
     /// What it defines that others call without naming it.
     pub(crate) defines: Vec<Defined>,
     /// Where its unqualified names are looked up.
@@ -52,6 +54,8 @@ pub(crate) enum Lineage {
         what: &'static str,
         /// A function's or block's text.
         body: Option<String>,
+        /// The text is in a language whose words do not tell what it does.
+        foreign: bool,
     },
     /// A relation's rows leave in bulk: these columns, or all.
     CopyOut {
@@ -241,9 +245,9 @@ pub(crate) struct Expr {
     pub(crate) shape: Shape,
     pub(crate) columns: Vec<Use>,
     pub(crate) queries: Vec<SubQuery>,
-    /// It calls a function that is not known to be harmless.
+    /// It runs code that is not known to be harmless and has no name here: an operator, a type's.
     pub(crate) unknown_function: bool,
-    /// Those functions: the catalogue may tell what they read.
+    /// Functions that are not known to be harmless: the catalogue may tell what they read.
     pub(crate) calls: Vec<Call>,
 }
 

@@ -41,6 +41,7 @@ impl Walk<'_> {
             // The target is never a WITH query (setTargetTable in parse_clause.c).
             Some(target) => {
                 let name = self.write(target);
+                self.changed(target);
                 self.aliases
                     .push((alias.clone().unwrap_or_else(|| target.relname.clone()), Some(name.clone())));
                 name

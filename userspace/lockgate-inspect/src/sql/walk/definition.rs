@@ -36,7 +36,7 @@ impl Walk<'_> {
                 if let Some(NodeEnum::SelectStmt(select)) = inner(&view.query) {
                     self.query(select);
                 }
-                Told::new("create_view", Lineage::Define { what: "a view", body: None })
+                Told::new("create_view", Lineage::Define { what: "a view", body: None, foreign: false })
             }
             NodeEnum::RefreshMatViewStmt(refresh) => {
                 self.written(refresh.relation.as_ref());
@@ -245,7 +245,7 @@ impl Walk<'_> {
     }
 
     fn define_over(&mut self, kind: &'static str, what: &'static str) -> Told {
-        Told { lineage: Lineage::Define { what, body: None }, ..self.ddl(kind) }
+        Told { lineage: Lineage::Define { what, body: None, foreign: false }, ..self.ddl(kind) }
     }
 
     fn by_object(&mut self, object_type: i32, kind: &'static str) -> Told {
@@ -351,7 +351,7 @@ impl Walk<'_> {
             Some(NodeEnum::SelectStmt(select)) => {
                 let query = self.query(select);
                 let lineage = if is_view {
-                    Lineage::Define { what: "a materialized view", body: None }
+                    Lineage::Define { what: "a materialized view", body: None, foreign: false }
                 } else {
                     Lineage::Store(query)
                 };
@@ -363,7 +363,7 @@ impl Walk<'_> {
                     Lineage::Rows(query) => Lineage::Store(query),
                     _ => Lineage::Unknown,
                 };
-                Told { opaque: told.opaque, ..Told::new(kind, lineage) }
+                Told { opaque: told.opaque, control: super::utility::only_settings(told.control), ..Told::new(kind, lineage) }
             }
             _ => Told::new(kind, Lineage::Unknown),
         }
@@ -647,7 +647,9 @@ impl Walk<'_> {
         } else {
             self.ddl(kind)
         };
-        Told { lineage: Lineage::Define { what: "a function", body: Some(body(&create.options)) }, ..told }
+        let body = Some(body(&create.options));
+        let foreign = !readable(&language);
+        Told { lineage: Lineage::Define { what: "a function", body, foreign }, ..told }
     }
 }
 
@@ -688,6 +690,11 @@ pub(super) fn language(options: &[Node]) -> String {
 /// The text of a function or a DO block.
 pub(super) fn body(options: &[Node]) -> String {
     option(options, "as").map(string_of).unwrap_or_default()
+}
+
+/// Languages in which a name stands as it is: others can put one together while they run.
+pub(super) fn readable(language: &str) -> bool {
+    matches!(language, "sql" | "plpgsql")
 }
 
 /// Languages whose functions can do anything that the server's process can. By custom their names end in u.

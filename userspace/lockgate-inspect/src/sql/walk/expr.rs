@@ -1,6 +1,6 @@
 //! Expressions: which columns they name and in what role, which functions and operators they call.
 
-use super::{Walk, inner, qualified, string, types};
+use super::{Walk, inner, qualified, string, types, utility::MEANING};
 use crate::sql::{
     Control, Setting, function,
     tree::{self, Child},
@@ -73,6 +73,9 @@ impl Walk<'_> {
             NodeEnum::SubLink(link) => self.sub_link(link, place, out),
             NodeEnum::AExpr(expr) => self.operation(expr, place, out),
             NodeEnum::CaseExpr(case) => {
+                if case.arg.is_some() {
+                    self.implied(&["="]);
+                }
                 self.optional(&case.arg, place.or(Some(Place::Condition)), out);
                 for when in case.args.iter().filter_map(|when| when.node.as_ref()) {
                     match when {
@@ -89,9 +92,26 @@ impl Walk<'_> {
                 let mut place = place;
                 if let Some(name) = &cast.type_name {
                     self.type_name(name, out);
-                    place = place.or(types::place(name, self.state.search_path.catalog_first()));
+                    let does = types::place(name, self.state.search_path.catalog_first());
+                    if does == Some(Place::UnknownFunction) {
+                        let call = types::cast_call(qualified(&name.names).1);
+                        self.gathered.calls.insert(call.clone());
+                        out.calls.push(Call { name: call, place });
+                    }
+                    place = place.or(does);
                 }
                 self.optional(&cast.arg, place, out);
+            }
+            NodeEnum::SortBy(sort) => {
+                let known = sort.use_op.is_empty() || self.operator(&sort.use_op);
+                self.optional(&sort.node, if known { place } else { Some(Place::UnknownFunction) }, out);
+            }
+            NodeEnum::AIndirection(indirection) => {
+                // `(row).f` calls the function f where the row has no such column.
+                for field in indirection.indirection.iter().map(string).filter(|name| !name.is_empty()) {
+                    self.functional_notation(field, place, out);
+                }
+                self.below(node, place, out);
             }
             NodeEnum::CurrentOfExpr(_) | NodeEnum::AConst(_) | NodeEnum::ParamRef(_) => {}
             other => self.below(other, place, out),
@@ -151,9 +171,7 @@ impl Walk<'_> {
         if let (Some(qualifier), Some(name)) = (parts.last(), &name)
             && self.is_functional_notation(qualifier, name)
         {
-            self.unknown(SqlClass::Write, &[SqlEffect::UnknownFunction]);
-            out.unknown_function = true;
-            out.calls.push(Call { name: name.clone(), place });
+            self.functional_notation(name, place, out);
         }
         out.columns.push(Use { column: ColumnRef { qualifier: parts, name }, place });
     }
@@ -177,17 +195,31 @@ impl Walk<'_> {
     /// `t.f` calls the function f of the row t where t has no such column (ParseFuncOrColumn in parse_func.c).
     fn is_functional_notation(&self, qualifier: &str, name: &str) -> bool {
         let Some(catalogue) = self.catalogue else { return false };
-        let Some((_, Some(relation))) = self.aliases.iter().rev().find(|(known, _)| known == qualifier)
-        else {
+        if SYSTEM_COLUMNS.contains(&name) || !catalogue.has_user_function(name) {
             return false;
-        };
-        !SYSTEM_COLUMNS.contains(&name)
-            && catalogue.has_user_function(name)
-            && self
+        }
+        match self.aliases.iter().rev().find(|(known, _)| known == qualifier) {
+            Some((_, Some(relation))) => self
                 .look_up(relation.schema.as_deref(), &relation.name)
                 .candidates()
                 .iter()
-                .any(|found| found.column(name).is_none())
+                .any(|found| found.column(name).is_none()),
+            // Which columns a subquery has is not worked out here.
+            Some((_, None)) | None => true,
+        }
+    }
+
+    /// A name after a dot that may be a function's.
+    fn functional_notation(&mut self, name: &str, place: Option<Place>, out: &mut Expr) {
+        let Some(catalogue) = self.catalogue else { return };
+        match catalogue.routines_harmless(None, name, self.state) {
+            None => return,
+            Some(true) => {
+                self.gathered.calls.insert(name.to_owned());
+            }
+            Some(false) => self.unknown_call(name, SqlClass::Write, &[SqlEffect::UnknownFunction]),
+        }
+        out.calls.push(Call { name: name.to_owned(), place });
     }
 
     fn call(&mut self, call: &protobuf::FuncCall, place: Option<Place>, out: &mut Expr) {
@@ -197,6 +229,12 @@ impl Walk<'_> {
             None => name.to_owned(),
         });
         let argument_place = match function::harmless(schema, name, self.state, self.catalogue) {
+            Some(harmless) if harmless.own => {
+                // It changes nothing, but what it shows is its own affair.
+                self.gathered.calls.insert(name.to_owned());
+                out.calls.push(Call { name: name.to_owned(), place });
+                place.or(Some(Place::UnknownFunction))
+            }
             Some(harmless) => {
                 // It shows what other statements hold: as good as a function that nobody knows.
                 out.unknown_function |= harmless.values;
@@ -208,13 +246,12 @@ impl Walk<'_> {
                 if function::returns_nothing_stored(schema, name, self.state, self.catalogue) {
                     self.raise(harm.class);
                     self.gathered.effects.extend(harm.effects);
-                } else {
-                    self.unknown(harm.class, harm.effects);
-                    out.unknown_function = true;
-                    out.calls.push(Call { name: name.to_owned(), place });
-                }
-                if name == "set_config" {
+                } else if name == "set_config" {
                     self.set_config(call);
+                    out.calls.push(Call { name: name.to_owned(), place });
+                } else {
+                    self.unknown_call(name, harm.class, harm.effects);
+                    out.calls.push(Call { name: name.to_owned(), place });
                 }
                 place.or(Some(Place::UnknownFunction))
             }
@@ -233,22 +270,47 @@ impl Walk<'_> {
         }
     }
 
-    /// set_config('name', 'value', is_local): a SET in a function's clothes.
+    /// set_config('name', 'value', is_local): a SET in a function's clothes. Whether it is called at all, and how often,
+    /// lies in the query around it: its value counts as known only where it stands alone ([`Walk::only_sets`]).
     fn set_config(&mut self, call: &protobuf::FuncCall) {
         let mut arguments = call.args.iter().map(literal);
-        self.gathered.setting = Some(match (arguments.next().flatten(), arguments.next().flatten()) {
-            (Some(name), value) => Control::Set {
-                name: name.to_ascii_lowercase(),
+        let [name, value, local] = std::array::from_fn(|_| arguments.next().flatten());
+        let name = name.map(|name| name.to_ascii_lowercase());
+        self.raise(SqlClass::Write);
+        self.effect(SqlEffect::UnknownFunction);
+        self.gathered.calls.insert("set_config".to_owned());
+        let sets = |names: &[&str]| name.as_deref().is_none_or(|name| names.contains(&name));
+        if sets(&["role", "session_authorization"]) {
+            self.effect(SqlEffect::SetsRole);
+        }
+        if sets(&MEANING) {
+            self.effect(SqlEffect::ChangesMeaning);
+        }
+        let local = match local.as_deref().map(str::to_ascii_lowercase).as_deref() {
+            Some("on" | "true" | "t" | "yes" | "y" | "1") => Some(true),
+            Some("off" | "false" | "f" | "no" | "n" | "0") => Some(false),
+            _ => None,
+        };
+        self.gathered.setting = Some(match (&self.gathered.setting, name, local) {
+            (None, Some(name), Some(local)) => Control::Set {
+                name,
                 value: value.map_or(Setting::Unknown, |value| Setting::Values(vec![value])),
-                local: false,
+                local,
             },
-            (None, _) => Control::Anything,
+            // A second one, a computed name, or who knows for how long.
+            (Some(_), _, _) | (None, None, _) | (None, Some(_), None) => Control::Anything,
         });
     }
 
     fn sub_link(&mut self, link: &protobuf::SubLink, place: Option<Place>, out: &mut Expr) {
-        let known = link.oper_name.is_empty() || self.operator(&link.oper_name);
-        out.unknown_function |= !known;
+        let known = match SubLinkType::try_from(link.sub_link_type) {
+            // x IN (SELECT …)
+            Ok(SubLinkType::AnySublink) if link.oper_name.is_empty() => self.implied(&["="]),
+            _ => link.oper_name.is_empty() || self.operator(&link.oper_name),
+        };
+        if !known {
+            out.calls.push(Call { name: qualified(&link.oper_name).1.to_owned(), place });
+        }
         let place = if known { place } else { place.or(Some(Place::UnknownFunction)) };
         let kind = SubLinkType::try_from(link.sub_link_type);
         let compares = matches!(
@@ -279,10 +341,12 @@ impl Walk<'_> {
                 | AExprKind::AexprNotBetween
                 | AExprKind::AexprBetweenSym
                 | AExprKind::AexprNotBetweenSym,
-            ) => true,
+            ) => self.implied(&["<", "<=", ">", ">="]),
             _ => self.operator(&expr.name),
         };
-        out.unknown_function |= !known;
+        if !known {
+            out.calls.push(Call { name: name.to_owned(), place });
+        }
         let place = if known { place } else { place.or(Some(Place::UnknownFunction)) };
         // A divisor of nought is an error, and so is a pattern that is none: whether there is one is an answer.
         let (left, right) = types::operands(name);
@@ -292,13 +356,33 @@ impl Walk<'_> {
 
     /// A cast to a type that is not the catalogue's runs its input function or a cast function of its maker.
     fn type_name(&mut self, name: &protobuf::TypeName, out: &mut Expr) {
-        if let (Some(schema), _) = qualified(&name.names)
-            && !super::is_system(schema)
-        {
-            self.unknown(SqlClass::Write, &[SqlEffect::UnknownFunction]);
+        if !self.type_is_harmless(name) {
+            self.computes_unknown();
+        }
+        if qualified(&name.names).0.is_some_and(|schema| !super::is_system(schema)) {
+            self.gathered.unknown_function = true;
             out.unknown_function = true;
         }
         self.all(&name.typmods, None, out);
+    }
+
+    /// Whether making values of a type runs nothing but the server's own code, or what is known to be harmless.
+    pub(super) fn type_is_harmless(&self, name: &protobuf::TypeName) -> bool {
+        let (schema, base) = qualified(&name.names);
+        let own = self.catalogue.and_then(|catalogue| catalogue.types_harmless(schema, base, self.state));
+        match schema {
+            Some(schema) if super::is_system(schema) => true,
+            Some(_) => own == Some(true),
+            // Types are looked for among the temporary ones first, then in the path.
+            None if self.state.in_doubt(base) => false,
+            None => match own {
+                Some(own) => own,
+                None => {
+                    types::is_builtin(base)
+                        && (self.state.search_path.catalog_first() || self.catalogue.is_some())
+                }
+            },
+        }
     }
 }
 

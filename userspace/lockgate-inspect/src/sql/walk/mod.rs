@@ -7,17 +7,19 @@
 mod change;
 mod definition;
 mod expr;
+mod makes;
 mod query;
+mod reach;
 mod types;
 mod utility;
 
 use super::{
-    Control, SessionState,
+    Control, Makes, SessionState,
     catalogue::{CatalogueSnapshot, Lookup, RelationKind, Resolution},
-    function,
+    function::{self, Operator},
     usage::{Defined, Lineage},
 };
-use lockgate_model::sql::{RelationName, SqlClass, SqlEffect};
+use lockgate_model::sql::{Reach, RelationName, SqlClass, SqlEffect};
 use pg_query::{
     NodeEnum,
     protobuf::{Node, RangeVar},
@@ -41,6 +43,8 @@ pub(super) struct Understood {
     pub(super) gathered: Gathered,
     /// Set when it must count as opaque: why.
     pub(super) opaque: Option<String>,
+    /// How far it reaches beyond what it names.
+    pub(super) reach: Reach,
 }
 
 impl Understood {
@@ -53,6 +57,7 @@ impl Understood {
             control: Control::Anything,
             gathered: Gathered { unknown_function: true, ..Gathered::default() },
             opaque: Some(why),
+            reach: Reach { unseen: true, ..Reach::default() },
         }
     }
 }
@@ -69,6 +74,7 @@ pub(super) struct Gathered {
     /// Relations in any role, as they resolve.
     pub(super) named: BTreeSet<RelationName>,
     pub(super) unknown_function: bool,
+    pub(super) calls: BTreeSet<String>,
     pub(super) defines: BTreeSet<Defined>,
     /// It removes what cannot be had back.
     pub(super) destroys: bool,
@@ -76,6 +82,12 @@ pub(super) struct Gathered {
     verb: Option<Verb>,
     /// set_config() was seen.
     setting: Option<Control>,
+    /// What it makes that later names can stand for.
+    pub(super) makes: Makes,
+    /// Code of the database's own runs that may change settings.
+    pub(super) unsettles: bool,
+    /// An expression, a type or a relation in it stands for code that nobody can vouch for.
+    computes_unknown: bool,
 }
 
 impl Default for Gathered {
@@ -89,10 +101,14 @@ impl Default for Gathered {
             effects: BTreeSet::new(),
             named: BTreeSet::new(),
             unknown_function: false,
+            calls: BTreeSet::new(),
             defines: BTreeSet::new(),
             destroys: false,
             verb: None,
             setting: None,
+            makes: Makes::Nothing,
+            unsettles: false,
+            computes_unknown: false,
         }
     }
 }
@@ -169,7 +185,8 @@ impl<'a> Walk<'a> {
             (Control::None, Some(setting)) => setting.clone(),
             (control, _) => control,
         };
-        Understood { kind, bounded, lineage, control, gathered, opaque }
+        let reach = reach::reach(node, &lineage, &gathered, state, catalogue);
+        Understood { kind, bounded, lineage, control, gathered, opaque, reach }
     }
 
     fn raise(&mut self, class: SqlClass) {
@@ -206,6 +223,7 @@ impl<'a> Walk<'a> {
     fn read(&mut self, relation: &RangeVar) -> RelationName {
         let name = self.resolve(relation);
         self.gathered.read.insert(name.clone());
+        self.vouch(relation);
         let Some(catalogue) = self.catalogue else { return name };
         for found in self.look_up(name.schema.as_deref(), &name.name).candidates() {
             if found.kind != RelationKind::View || is_system(&found.schema) {
@@ -216,11 +234,64 @@ impl<'a> Walk<'a> {
                     .read
                     .insert(RelationName { schema: Some(base.schema.clone()), name: base.name.clone() });
             }
-            if catalogue.view_calls_unknown(found.oid) {
-                self.unknown(SqlClass::Write, &[SqlEffect::UnknownFunction]);
-            }
+            self.gathered.unknown_function |= catalogue.view_calls_unknown(found.oid);
         }
         name
+    }
+
+    /// Whether reading a relation does nothing else: it is not a view that calls what writes, not a foreign table, not
+    /// one whose policies or types run unknown code. Without a catalogue it is taken for a table, unless the session made
+    /// it something else.
+    fn vouch(&mut self, relation: &RangeVar) {
+        let schema = Some(relation.schemaname.as_str()).filter(|schema| !schema.is_empty());
+        let name = relation.relname.as_str();
+        let in_doubt = self.state.in_doubt(name) && !schema.is_some_and(is_system);
+        let harmless = match (self.catalogue, self.look_up(schema, name)) {
+            (None, _) => !in_doubt || self.state.made_plain(name),
+            // A name that is not there may be a view that another session made a moment ago, or this one.
+            (Some(_), Resolution::Unknown) => self.state.made_plain(name),
+            (Some(catalogue), found) => {
+                !in_doubt
+                    && found
+                        .candidates()
+                        .iter()
+                        .all(|relation| catalogue.reads_harmlessly(relation, &self.state.trail))
+            }
+        };
+        if !harmless {
+            self.computes_unknown();
+        }
+    }
+
+    /// Code runs that the text does not name, and that nobody can vouch for.
+    fn computes_unknown(&mut self) {
+        self.raise(SqlClass::Write);
+        self.effect(SqlEffect::UnknownFunction);
+        self.gathered.computes_unknown = true;
+        self.runs_own_code();
+    }
+
+    /// Code of the database's own runs, and does what it likes.
+    fn runs_own_code(&mut self) {
+        self.gathered.unsettles |= self.catalogue.is_none_or(CatalogueSnapshot::code_changes_settings);
+    }
+
+    /// A relation whose rows change: its triggers, rules and defaults run with it.
+    fn changed(&mut self, relation: &RangeVar) {
+        let Some(catalogue) = self.catalogue else { return };
+        let schema = Some(relation.schemaname.as_str()).filter(|schema| !schema.is_empty());
+        let runs_more = self.look_up(schema, &relation.relname).candidates().iter().any(|found| {
+            catalogue.is_ruled(found.oid) || catalogue.family(found.oid).any(|oid| !catalogue.triggers(oid).is_empty())
+        });
+        if runs_more {
+            self.effect(SqlEffect::UnknownFunction);
+            self.runs_own_code();
+        }
+        if schema.is_none_or(is_system) && relation.relname == "pg_settings" {
+            // Its rule calls set_config().
+            self.gathered.effects.extend([SqlEffect::ChangesMeaning, SqlEffect::UnknownFunction]);
+            self.gathered.setting = Some(Control::Anything);
+        }
     }
 
     fn write(&mut self, relation: &RangeVar) -> RelationName {
@@ -234,6 +305,17 @@ impl<'a> Walk<'a> {
         self.raise(class);
         self.gathered.effects.extend(effects);
         self.gathered.unknown_function = true;
+        self.gathered.computes_unknown = true;
+        self.runs_own_code();
+    }
+
+    /// The same, by a name that the catalogue may know.
+    fn unknown_call(&mut self, name: &str, class: SqlClass, effects: &[SqlEffect]) {
+        self.gathered.computes_unknown = true;
+        self.runs_own_code();
+        self.raise(class);
+        self.gathered.effects.extend(effects);
+        self.gathered.calls.insert(name.to_owned());
     }
 
     fn is_cte(&self, relation: &RangeVar) -> bool {
@@ -250,11 +332,24 @@ impl<'a> Walk<'a> {
     /// Whether an operator is a built-in one; another one calls a function that nobody can vouch for.
     fn operator(&mut self, name: &[Node]) -> bool {
         let (schema, name) = qualified(name);
-        let known = function::known_operator(schema, name, self.state, self.catalogue);
-        if !known {
-            self.unknown(SqlClass::Write, &[SqlEffect::UnknownFunction]);
+        self.operator_of(schema, name)
+    }
+
+    fn operator_of(&mut self, schema: Option<&str>, name: &str) -> bool {
+        match function::operator(schema, name, self.state, self.catalogue) {
+            Operator::Builtin => return true,
+            // It changes nothing, but what it shows is its own affair.
+            Operator::Harmless => {
+                self.gathered.calls.insert(name.to_owned());
+            }
+            Operator::Unknown => self.unknown_call(name, SqlClass::Write, &[SqlEffect::UnknownFunction]),
         }
-        known
+        false
+    }
+
+    /// Operators that a construct of the grammar stands for, and that the server looks up by name.
+    fn implied(&mut self, names: &[&str]) -> bool {
+        names.iter().fold(true, |known, name| self.operator_of(None, name) && known)
     }
 }
 

@@ -140,7 +140,11 @@ impl Walk<'_> {
                     self.verb(kind, bounded);
                     CteBody::Change(Box::new(change))
                 }
-                None => CteBody::Query(Box::new(Query::empty())),
+                None => {
+                    // A WITH query of a kind that is not known here.
+                    self.unknown(SqlClass::Write, &[SqlEffect::UnknownFunction]);
+                    CteBody::Query(Box::new(Query::empty()))
+                }
             },
             None => CteBody::Query(Box::new(Query::empty())),
         }
@@ -179,8 +183,10 @@ impl Walk<'_> {
                     match &item.node {
                         // Each is a pair: the call, and its column definitions.
                         Some(NodeEnum::List(pair)) => {
-                            let expr = self.expr(pair.items.first());
-                            arguments.push(expr);
+                            for part in &pair.items {
+                                let expr = self.expr(Some(part));
+                                arguments.push(expr);
+                            }
                         }
                         _ => {
                             let expr = self.expr(Some(item));
@@ -188,13 +194,20 @@ impl Walk<'_> {
                         }
                     }
                 }
+                for column in &call.coldeflist {
+                    let expr = self.expr(Some(column));
+                    arguments.push(expr);
+                }
                 Source::Function { arguments, alias: self.named(call.alias.as_ref()) }
             }
             NodeEnum::RangeTableSample(sample) => {
                 let mut arguments = Expr::default();
                 self.all(&sample.args, None, &mut arguments);
+                self.all(sample.repeatable.as_deref().map(std::slice::from_ref).unwrap_or_default(), None, &mut arguments);
                 match super::qualified(&sample.method) {
-                    (None | Some("pg_catalog"), "system" | "bernoulli") => {}
+                    (None, "system" | "bernoulli") if self.state.search_path.catalog_first() || self.catalogue.is_some() => {}
+                    (Some("pg_catalog"), "system" | "bernoulli") => {}
+                    (None, "system_rows" | "system_time") if self.catalogue.is_some() => {}
                     _ => self.unknown(SqlClass::Write, &[SqlEffect::UnknownFunction]),
                 }
                 match inner(&sample.relation) {
@@ -231,6 +244,9 @@ impl Walk<'_> {
         let (left, right) = (side(&join.larg), side(&join.rarg));
         let on = join.quals.as_deref().map(|quals| self.expr(Some(quals)));
         let using = strings(&join.using_clause);
+        if join.is_natural || !using.is_empty() {
+            self.implied(&["="]);
+        }
         for column in &using {
             self.gathered.columns.insert(column.clone());
         }

@@ -23,6 +23,12 @@ const BUILTIN_TYPES: &[&str] = &[
     "varbit", "xid", "xid8", "xml",
 ];
 
+/// Whether the system has a type of this name: a base type, an array of one, or a row type of its catalogue.
+pub(super) fn is_builtin(name: &str) -> bool {
+    let base = name.strip_prefix('_').unwrap_or(name);
+    TOTAL_TYPES.contains(&base) || BUILTIN_TYPES.contains(&base)
+}
+
 /// What a cast to the type does to its argument beyond passing it on.
 pub(super) fn place(name: &TypeName, catalog_first: bool) -> Option<Place> {
     let (schema, base) = qualified(&name.names);
@@ -36,6 +42,11 @@ pub(super) fn place(name: &TypeName, catalog_first: bool) -> Option<Place> {
     }
     let total = TOTAL_TYPES.contains(&base) && name.array_bounds.is_empty();
     (!total).then_some(Place::Fallible)
+}
+
+/// What a cast to a type of the database's own is called among calls: no function has such a name.
+pub(super) fn cast_call(name: &str) -> String {
+    format!("::{name}")
 }
 
 /// Whether a node that has no name of its own passes values on without failing.

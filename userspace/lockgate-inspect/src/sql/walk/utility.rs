@@ -5,7 +5,7 @@
 
 use super::{Walk, definition, inner, query, string};
 use crate::sql::{
-    Control, Setting, Statement,
+    Control, Makes, Setting, Statement,
     usage::{Body, Expr, Lineage, Output, Query, Select},
 };
 use lockgate_model::sql::{SqlClass, SqlEffect, SqlFacts};
@@ -16,7 +16,7 @@ use pg_query::{
 use std::sync::Arc;
 
 /// Settings that change what later texts mean, or which checks and triggers run.
-const MEANING: [&str; 10] = [
+pub(super) const MEANING: [&str; 10] = [
     "search_path",
     "standard_conforming_strings",
     "client_encoding",
@@ -54,6 +54,12 @@ impl Told {
 
 impl Walk<'_> {
     pub(super) fn dispatch(&mut self, node: &NodeEnum) -> Told {
+        let told = self.tell(node);
+        self.note_makes(node);
+        told
+    }
+
+    fn tell(&mut self, node: &NodeEnum) -> Told {
         match node {
             NodeEnum::SelectStmt(select) => self.top_select(select),
             NodeEnum::InsertStmt(_)
@@ -126,6 +132,7 @@ impl Walk<'_> {
                 self.raise(SqlClass::Call);
                 self.gathered.effects.extend([SqlEffect::DynamicSql, SqlEffect::UnknownFunction]);
                 self.gathered.unknown_function = true;
+                let foreign = !definition::readable(&definition::language(&block.args));
                 if definition::untrusted(&definition::language(&block.args)) {
                     self.raise(SqlClass::Admin);
                     self.effect(SqlEffect::ServerFile);
@@ -133,7 +140,7 @@ impl Walk<'_> {
                 let body = Some(definition::body(&block.args));
                 Told {
                     control: Control::Anything,
-                    ..Told::new("do", Lineage::Define { what: "a DO block", body })
+                    ..Told::new("do", Lineage::Define { what: "a DO block", body, foreign })
                 }
             }
             other => match self.define(other) {
@@ -149,8 +156,16 @@ impl Walk<'_> {
     fn top_select(&mut self, select: &protobuf::SelectStmt) -> Told {
         let bounded = query::bounded(select);
         let query = self.query(select);
-        if leftmost(select).into_clause.is_some() {
+        if let Some(into) = &leftmost(select).into_clause {
+            self.makes_plain(into.rel.as_ref());
             return Told::new("create_table", Lineage::Store(query));
+        }
+        if self.gathered.setting.is_some() && !only_sets(select) {
+            // Whether it was called is the query's secret.
+            self.gathered.setting = match self.gathered.setting.take() {
+                Some(Control::Set { name, local, .. }) => Some(Control::Set { name, value: Setting::Unknown, local }),
+                other => other,
+            };
         }
         Told { bounded: Some(bounded), ..Told::new("select", Lineage::Rows(query)) }
     }
@@ -174,19 +189,23 @@ impl Walk<'_> {
             return Told {
                 kind: if told.kind == "select" { "explain" } else { told.kind },
                 bounded: told.bounded,
+                control: only_settings(told.control),
                 ..Told::new("explain", lineage)
             };
         }
         // It is planned and not run. Planning folds functions that call themselves immutable, so unknown ones still count.
         self.gathered.class =
-            if self.gathered.unknown_function { outer.stricter(SqlClass::Write) } else { outer };
+            if self.gathered.computes_unknown { outer.stricter(SqlClass::Write) } else { outer };
+        // What would run with it (triggers, a sequence) does not.
+        let unknown = self.gathered.computes_unknown;
         self.gathered
             .effects
-            .retain(|effect| matches!(effect, SqlEffect::UnknownFunction | SqlEffect::DynamicSql));
+            .retain(|effect| unknown && matches!(effect, SqlEffect::UnknownFunction | SqlEffect::DynamicSql));
         let written = std::mem::take(&mut self.gathered.written);
         self.gathered.read.extend(written);
         self.gathered.verb = None;
         self.gathered.setting = None;
+        self.gathered.makes = Makes::Nothing;
         Told::new("explain", Lineage::Plan(Box::new(told.lineage)))
     }
 
@@ -303,7 +322,10 @@ impl Walk<'_> {
         Told {
             kind: kind.unwrap_or("execute"),
             bounded: prepared.sql().bounded,
-            control: Control::Execute { name: execute.name.clone() },
+            control: match only_settings(prepared.control.clone()) {
+                Control::None => Control::Execute { name: execute.name.clone() },
+                sets => sets,
+            },
             opaque: prepared.sql().opaque_reason.clone(),
             ..Told::new("execute", prepared.usage.lineage.clone())
         }
@@ -311,14 +333,23 @@ impl Walk<'_> {
 
     fn fetch(&mut self, fetch: &protobuf::FetchStmt) -> Told {
         let kind = if fetch.ismove { "move" } else { "fetch" };
-        let control = Control::Fetch { name: fetch.portalname.clone() };
+        let mut control = Control::Fetch { name: fetch.portalname.clone() };
         match self.state.cursor(&fetch.portalname).cloned() {
             Some(cursor) => {
                 self.as_if(&cursor);
+                match only_settings(cursor.control.clone()) {
+                    Control::None => {}
+                    sets => control = sets,
+                }
                 let lineage = if fetch.ismove { Lineage::Nothing } else { cursor.usage.lineage.clone() };
                 Told { control, opaque: cursor.sql().opaque_reason.clone(), ..Told::new(kind, lineage) }
             }
-            // The statement that opened it was judged; where its rows come from is not known here.
+            // Somebody else's code may have opened it over a query that nobody judged.
+            None if self.state.may_have_other_cursors() => Told {
+                control,
+                ..Told::opaque(kind, "a cursor that this session is not known to have opened".to_owned())
+            },
+            // There is none: the server will say so.
             None => Told { control, ..Told::new(kind, Lineage::Unknown) },
         }
     }
@@ -334,6 +365,8 @@ impl Walk<'_> {
         self.gathered.effects.extend(facts.effects.iter().copied());
         self.gathered.named.extend(other.usage.relations.iter().cloned());
         self.gathered.unknown_function |= other.usage.unknown_function;
+        self.gathered.unsettles |= other.unsettles;
+        self.gathered.calls.extend(other.usage.calls.iter().cloned());
         if facts.kind == "select" { Some("select") } else { writing_kind(facts) }
     }
 
@@ -429,6 +462,39 @@ fn writing_kind(facts: &SqlFacts) -> Option<&'static str> {
 fn setting(arguments: &[Node]) -> Setting {
     let values: Option<Vec<String>> = arguments.iter().map(super::expr::literal).collect();
     values.map_or(Setting::Unknown, Setting::Values)
+}
+
+/// Of what a statement does to the session, what remains when it runs inside another or by its name.
+pub(super) fn only_settings(control: Control) -> Control {
+    match control {
+        Control::Set { .. } | Control::ResetAll | Control::DiscardAll | Control::Anything => control,
+        _ => Control::None,
+    }
+}
+
+/// `SELECT set_config(…), …` and nothing around it: each call is made once.
+fn only_sets(select: &protobuf::SelectStmt) -> bool {
+    select.from_clause.is_empty()
+        && select.where_clause.is_none()
+        && select.group_clause.is_empty()
+        && select.having_clause.is_none()
+        && select.limit_count.is_none()
+        && select.limit_offset.is_none()
+        && select.with_clause.is_none()
+        && select.larg.is_none()
+        && select.values_lists.is_empty()
+        && select.distinct_clause.is_empty()
+        && select.target_list.iter().all(|target| match &target.node {
+            Some(NodeEnum::ResTarget(target)) => match inner(&target.val) {
+                Some(NodeEnum::FuncCall(call)) => {
+                    call.args.iter().all(|argument| super::expr::literal(argument).is_some())
+                        && call.agg_filter.is_none()
+                        && call.over.is_none()
+                }
+                _ => false,
+            },
+            _ => false,
+        })
 }
 
 impl Query {

@@ -1,0 +1,197 @@
+//! What the side connection asks about the code in a database: functions, operators, types, casts, policies. What it means
+//! for a statement is `lockgate_inspect`'s business.
+//!
+//! These statements come after `search_path` was emptied: names and operators without a schema can only be pg_catalog's.
+
+use super::{CatalogueError, load::Row};
+use lockgate_inspect::sql::catalogue::{Code, Routine, UserCast, UserOperator, UserType};
+
+/// Questions about code. Only what was not there when the cluster was made is asked for (FirstNormalObjectId, 16384).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CodeQuery {
+    /// Functions, aggregates, procedures.
+    Routines,
+    /// Operators and their functions.
+    Operators,
+    /// Types, what they are made of, and what runs on their values.
+    Types,
+    /// Casts that run a function.
+    Casts,
+    /// Expressions of row security policies.
+    Policies,
+    /// Functions that planning a query over a relation can run.
+    Planned,
+}
+
+impl CodeQuery {
+    /// In the order in which they are asked.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Routines, Self::Operators, Self::Types, Self::Casts, Self::Policies, Self::Planned];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Routines => "functions' code",
+            Self::Operators => "operators' functions",
+            Self::Types => "types",
+            Self::Casts => "casts",
+            Self::Policies => "row security policies",
+            Self::Planned => "functions in conditions",
+        }
+    }
+
+    pub(crate) const fn sql(self) -> &'static str {
+        match self {
+            // Of an aggregate's functions, and of what an internal function is another name for, the built-in ones are
+            // named; their volatility is told apart.
+            Self::Routines => {
+                "SELECT p.oid, n.nspname, p.proname, p.prokind, p.provolatile = 'v', l.lanname, \
+                 coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), p.prosrc, ''), p.prosqlbody IS NOT NULL, \
+                 coalesce(p.probin, ''), coalesce(pg_catalog.pg_get_expr(p.proargdefaults, 0), ''), \
+                 pg_catalog.array_to_string(p.proconfig, E'\\x01'), \
+                 (SELECT pg_catalog.string_agg(DISTINCT t::text, ' ') \
+                  FROM unnest(coalesce(p.proallargtypes, p.proargtypes::oid[]) || p.prorettype) AS t WHERE t >= 16384), \
+                 (SELECT pg_catalog.string_agg(s.oid::text, ' ') FROM pg_catalog.pg_proc AS s \
+                  WHERE s.oid = ANY (inner_functions.oids) AND s.oid >= 16384), \
+                 (SELECT pg_catalog.string_agg(s.proname, ' ') FROM pg_catalog.pg_proc AS s \
+                  WHERE s.oid = ANY (inner_functions.oids) AND s.oid < 16384), \
+                 (SELECT coalesce(pg_catalog.bool_or(s.provolatile = 'v'), false) FROM pg_catalog.pg_proc AS s \
+                  WHERE s.oid = ANY (inner_functions.oids) AND s.oid < 16384), \
+                 EXISTS (SELECT FROM pg_catalog.pg_proc AS s WHERE s.proname = p.proname AND s.oid < 16384) \
+                 FROM pg_catalog.pg_proc AS p \
+                 JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace \
+                 JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang \
+                 CROSS JOIN LATERAL (SELECT CASE \
+                  WHEN p.prokind = 'a' THEN (SELECT ARRAY[a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, \
+                   a.aggdeserialfn, a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn]::oid[] \
+                   FROM pg_catalog.pg_aggregate AS a WHERE a.aggfnoid = p.oid) \
+                  WHEN l.lanname = 'internal' THEN ARRAY(SELECT b.oid FROM pg_catalog.pg_proc AS b \
+                   WHERE b.oid < 16384 AND b.prolang = p.prolang AND b.prosrc = p.prosrc) \
+                  ELSE ARRAY[]::oid[] END AS oids) AS inner_functions \
+                 WHERE p.oid >= 16384"
+            }
+            Self::Operators => {
+                "SELECT n.nspname, o.oprname, o.oprcode::oid, \
+                 CASE WHEN o.oprcode::oid < 16384 THEN p.proname END \
+                 FROM pg_catalog.pg_operator AS o \
+                 JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace \
+                 LEFT JOIN pg_catalog.pg_proc AS p ON p.oid = o.oprcode \
+                 WHERE o.oid >= 16384 AND o.oprcode <> 0"
+            }
+            Self::Types => {
+                "SELECT t.oid, n.nspname, t.typname, \
+                 (SELECT pg_catalog.string_agg(DISTINCT part::text, ' ') FROM ( \
+                  SELECT unnest(ARRAY[t.typelem, t.typbasetype]) AS part \
+                  UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute AS a \
+                   WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped \
+                  UNION ALL SELECT unnest(ARRAY[r.rngsubtype]) FROM pg_catalog.pg_range AS r WHERE r.rngtypid = t.oid \
+                  UNION ALL SELECT r.rngtypid FROM pg_catalog.pg_range AS r WHERE r.rngmultitypid = t.oid) AS parts \
+                  WHERE part >= 16384), \
+                 (SELECT pg_catalog.string_agg(DISTINCT function::text, ' ') FROM ( \
+                  SELECT unnest(ARRAY[t.typinput, t.typoutput, t.typreceive, t.typsend, t.typmodin, t.typmodout, \
+                   t.typsubscript]::oid[]) AS function \
+                  UNION ALL SELECT unnest(ARRAY[r.rngcanonical, r.rngsubdiff]::oid[]) \
+                   FROM pg_catalog.pg_range AS r WHERE r.rngtypid = t.oid) AS functions WHERE function >= 16384), \
+                 (SELECT pg_catalog.string_agg(coalesce(pg_catalog.pg_get_expr(k.conbin, 0), ''), E'\\x01') \
+                  FROM pg_catalog.pg_constraint AS k WHERE k.contypid = t.oid AND k.contype = 'c') \
+                 FROM pg_catalog.pg_type AS t \
+                 JOIN pg_catalog.pg_namespace AS n ON n.oid = t.typnamespace \
+                 WHERE t.oid >= 16384"
+            }
+            Self::Casts => {
+                "SELECT c.castsource, c.casttarget, c.castfunc FROM pg_catalog.pg_cast AS c \
+                 WHERE c.oid >= 16384 AND c.castfunc <> 0"
+            }
+            Self::Policies => {
+                "SELECT p.polrelid, pg_catalog.concat_ws(', ', pg_catalog.pg_get_expr(p.polqual, p.polrelid), \
+                 pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid)) \
+                 FROM pg_catalog.pg_policy AS p \
+                 JOIN pg_catalog.pg_class AS c ON c.oid = p.polrelid WHERE c.relrowsecurity"
+            }
+            // Built-in functions leave no dependency; those that planning runs are immutable.
+            Self::Planned => {
+                "SELECT DISTINCT o.relation, d.refobjid FROM pg_catalog.pg_depend AS d \
+                 JOIN (SELECT k.tableoid AS class, k.oid AS object, k.conrelid AS relation FROM pg_catalog.pg_constraint AS k \
+                 UNION ALL SELECT c.tableoid, c.oid, i.indrelid FROM pg_catalog.pg_index AS i \
+                 JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid \
+                 UNION ALL SELECT s.tableoid, s.oid, s.stxrelid FROM pg_catalog.pg_statistic_ext AS s \
+                 UNION ALL SELECT r.tableoid, r.oid, r.ev_class FROM pg_catalog.pg_rewrite AS r \
+                 WHERE r.ev_type = '1') AS o \
+                 ON d.classid = o.class AND d.objid = o.object \
+                 WHERE d.refclassid = 'pg_catalog.pg_proc'::regclass AND d.refobjid >= 16384 AND o.relation <> 0"
+            }
+        }
+    }
+
+    /// Takes one row.
+    pub(super) fn take(self, row: &mut Row<'_>, code: &mut Code) -> Result<(), CatalogueError> {
+        match self {
+            Self::Routines => {
+                let routine = Routine {
+                    oid: row.number("OID")?,
+                    schema: row.text("schema")?,
+                    name: row.text("name")?,
+                    kind: row.text("kind")?.chars().next().unwrap_or('p'),
+                    volatile: row.text("volatility")? != "f",
+                    language: row.text("language")?,
+                    body: row.text("body")?,
+                    bound: row.text("whether the body is bound")? == "t",
+                    library: row.text("library")?,
+                    defaults: row.text("defaults")?,
+                    settings: texts(row, "settings")?,
+                    types: numbers(row, "types")?,
+                    support: numbers(row, "support functions")?,
+                    builtin: row
+                        .optional_text("built-in functions")?
+                        .map(|names| names.split(' ').map(str::to_owned).collect())
+                        .unwrap_or_default(),
+                    builtin_volatile: row.text("volatility of built-in functions")? != "f",
+                    shadows: row.text("whether it shadows")? != "f",
+                };
+                code.routines.push(routine);
+            }
+            Self::Operators => code.operators.push(UserOperator {
+                schema: row.text("schema")?,
+                name: row.text("name")?,
+                function: row.number("function")?,
+                builtin: row.optional_text("built-in function")?,
+            }),
+            Self::Types => code.types.push(UserType {
+                oid: row.number("OID")?,
+                schema: row.text("schema")?,
+                name: row.text("name")?,
+                parts: numbers(row, "parts")?,
+                functions: numbers(row, "functions")?,
+                checks: texts(row, "checks")?,
+            }),
+            Self::Casts => code.casts.push(UserCast {
+                source: row.number("source")?,
+                target: row.number("target")?,
+                function: row.number("function")?,
+            }),
+            Self::Policies => {
+                let relation = row.number("relation")?;
+                code.policies.entry(relation).or_default().push(row.text("expression")?);
+            }
+            Self::Planned => {
+                let relation = row.number("relation")?;
+                code.planned.entry(relation).or_default().push(row.number("function")?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// OIDs with blanks between them; NULL is none.
+fn numbers(row: &mut Row<'_>, column: &'static str) -> Result<Vec<u32>, CatalogueError> {
+    let text = row.optional_text(column)?.unwrap_or_default();
+    text.split(' ')
+        .filter(|word| !word.is_empty())
+        .map(|word| word.parse().map_err(|_| row.wrong(column, "OIDs", Some(text.clone()))))
+        .collect()
+}
+
+/// Texts with 0x01 between them, which none of them holds; NULL is none.
+fn texts(row: &mut Row<'_>, column: &'static str) -> Result<Vec<String>, CatalogueError> {
+    let text = row.optional_text(column)?.unwrap_or_default();
+    Ok(text.split('\u{1}').filter(|piece| !piece.is_empty()).map(str::to_owned).collect())
+}
