@@ -5,6 +5,7 @@
 
 use crate::{
     Shared,
+    lanes::seated,
     protocol::{self, Arrival},
     report::{Ending, FlowReport},
 };
@@ -35,10 +36,7 @@ pub(crate) async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                let task = connection(shared.clone(), stream, peer);
-                shared.drain.spawn(task);
-            }
+            Ok((stream, peer)) => deal(&shared, stream, peer),
             Err(error) => {
                 tracing::warn!(%error, "a connection cannot be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -47,9 +45,39 @@ pub(crate) async fn serve(
     }
 }
 
+/// Gives a connection to a lane.
+fn deal(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
+    let Some((lane, seat, here)) = shared.lanes.deal() else { return };
+    let accepted = if here { Ok(Accepted::Here(stream)) } else { stream.into_std().map(Accepted::Elsewhere) };
+    shared.drain.spawn(&lane, seated(seat, connection(shared.clone(), accepted, peer)));
+}
+
+/// An accepted connection, registered with the reactor of the lane that it runs on, or not yet.
+enum Accepted {
+    Here(TcpStream),
+    Elsewhere(std::net::TcpStream),
+}
+
+impl Accepted {
+    fn register(self) -> io::Result<TcpStream> {
+        match self {
+            Self::Here(stream) => Ok(stream),
+            Self::Elsewhere(stream) => TcpStream::from_std(stream),
+        }
+    }
+}
+
 /// One connection from accept to its closing record.
-async fn connection(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
+async fn connection(shared: Arc<Shared>, accepted: io::Result<Accepted>, peer: SocketAddr) {
     let mut report = FlowReport::new(shared.ports.recorder.clone(), shared.ports.ambient.clone());
+    let stream = match accepted.and_then(Accepted::register) {
+        Ok(stream) => stream,
+        Err(error) => {
+            let detail = format!("the connection cannot be registered: {error}");
+            report.end(Ending::because(CloseReason::Internal, detail));
+            return;
+        }
+    };
     let arrival = match arrive(&shared, &stream, ClientAddr(peer), &mut report) {
         Ok(arrival) => arrival,
         Err(ending) => {

@@ -1,7 +1,7 @@
 //! Stopping in order: sessions end when they are idle, and all at the deadline.
 
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::{runtime::Handle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// After the deadline, what sessions get to withdraw requests and to tell their clients.
@@ -21,14 +21,17 @@ pub(crate) struct Drain {
 
 impl Drain {
     /// Runs a connection's task until it ends, or is abandoned at the end of a drain.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn(&self, lane: &Handle, task: impl Future<Output = ()> + Send + 'static) {
         let abandoned = self.abandoned.clone();
-        self.tasks.spawn(async move {
+        let task = async move {
             tokio::select! {
+                // Polled first: nothing is asked of the token while the task moves bytes.
+                biased;
                 () = task => {}
                 () = abandoned.cancelled() => {}
             }
-        });
+        };
+        self.tasks.spawn_on(task, lane);
     }
 
     /// Live connections.

@@ -19,6 +19,7 @@ mod cancel;
 mod drain;
 mod gate;
 mod hold;
+mod lanes;
 mod ports;
 mod protocol;
 mod report;
@@ -28,6 +29,7 @@ mod target;
 #[cfg(test)]
 mod testing;
 
+pub use lanes::{LaneThreads, Lanes, MAX_LANES};
 pub use limits::Limits;
 pub use ports::Ports;
 pub use settings::{ProxySettings, TargetSettings};
@@ -47,6 +49,7 @@ pub(crate) struct Shared {
     node: NodeName,
     ports: Ports,
     limits: Limits,
+    lanes: Lanes,
     targets: ArcSwap<TargetTable>,
     seats: Arc<Semaphore>,
     drain: Drain,
@@ -60,13 +63,22 @@ pub(crate) struct Shared {
 pub struct Proxy(Arc<Shared>);
 
 impl Proxy {
-    /// A proxy that has no listener yet.
+    /// A proxy that has no listener yet and runs its connections where it was made.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
     pub fn new(settings: ProxySettings, ports: Ports) -> Self {
+        Self::on(Lanes::here(), settings, ports)
+    }
+
+    /// A proxy that has no listener yet and runs its connections on these threads.
+    pub fn on(lanes: Lanes, settings: ProxySettings, ports: Ports) -> Self {
         let ProxySettings { node, targets, limits } = settings;
         Self(Arc::new(Shared {
             node,
             ports,
             limits,
+            lanes,
             targets: ArcSwap::from_pointee(TargetTable::new(targets)),
             seats: Arc::new(Semaphore::new(limits.max_sessions)),
             drain: Drain::default(),

@@ -2,8 +2,8 @@
 //! all of it in order.
 //!
 //! Fails closed: whatever cannot be started ends the agent with an error, and the hooks that an earlier agent
-//! left keep refusing. Two runtimes: the data plane's, whose threads have deep stacks for SQL grammars, and the
-//! control plane's, so that a slow page or scrape never slows a session.
+//! left keep refusing. The data plane has a thread and a runtime a core, with deep stacks for SQL grammars; the
+//! control plane has a runtime of its own, so that a slow page or scrape never slows a session.
 
 mod ambient;
 pub(crate) mod api;
@@ -13,7 +13,7 @@ pub(crate) mod policy;
 mod signals;
 mod start;
 pub(crate) mod status;
-mod targets;
+pub(crate) mod targets;
 pub(crate) mod telemetry;
 
 use crate::config::Config;
@@ -25,20 +25,21 @@ use lockgate_model::{
     event::{Event, EventKind},
     port::{Durability, Recorder as _},
 };
-use lockgate_proxy::Proxy;
+use lockgate_proxy::{Lanes, Proxy};
 use lockgate_store::Log;
 use names::Names;
 use policy::Policy;
 use signals::Signals;
 use std::{
     net::SocketAddr,
+    num::NonZeroUsize,
     os::fd::AsRawFd as _,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use targets::Targets;
 use tokio::{
-    runtime::{Builder, Handle, Runtime},
+    runtime::{Builder, Runtime},
     sync::Notify,
     task::JoinSet,
 };
@@ -79,20 +80,19 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     raise_descriptor_limit();
     // Fails only when somebody installed one before: then there is one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let control = runtime("control", Some(CONTROL_THREADS))?;
-    let data = runtime("data", None)?;
-    let result = control.block_on(live(config, data.handle()));
-    data.shutdown_timeout(RUNTIME_STOP_WITHIN);
+    let control = runtime("control", CONTROL_THREADS)?;
+    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let (lanes, threads) =
+        Lanes::start(cores, crate::DEEP_STACK_BYTES).context("starting the data plane's threads")?;
+    let result = control.block_on(live(config, lanes));
+    threads.stop(RUNTIME_STOP_WITHIN);
     control.shutdown_timeout(RUNTIME_STOP_WITHIN);
     result
 }
 
-fn runtime(name: &str, threads: Option<usize>) -> anyhow::Result<Runtime> {
-    let mut builder = Builder::new_multi_thread();
-    if let Some(threads) = threads {
-        builder.worker_threads(threads);
-    }
-    builder
+fn runtime(name: &str, threads: usize) -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(threads)
         .enable_all()
         .thread_name(format!("lockgate-{name}"))
         .thread_stack_size(crate::DEEP_STACK_BYTES)
@@ -119,10 +119,10 @@ fn raise_descriptor_limit() {
     }
 }
 
-async fn live(config: Config, data: &Handle) -> anyhow::Result<()> {
+async fn live(config: Config, lanes: Lanes) -> anyhow::Result<()> {
     let mut signals = Signals::install()?;
     let metrics = telemetry::metrics()?;
-    let (agent, listeners) = start::start(config).await?;
+    let (agent, listeners) = start::start(config, lanes.clone()).await?;
     let started = EventKind::AgentStarted {
         node: agent.config.node.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -136,8 +136,9 @@ async fn live(config: Config, data: &Handle) -> anyhow::Result<()> {
     let accepting = shutdown.child_token();
     let mut tasks = JoinSet::new();
 
+    let accepts = lanes.first().context("no thread to accept on")?;
     for listener in agent.interceptor.listeners()? {
-        tasks.spawn_on(serve_governed(agent.clone(), listener, accepting.clone()), data);
+        tasks.spawn_on(serve_governed(agent.clone(), listener, accepting.clone()), accepts);
     }
     let public = agent.control.public_router().merge(api::metrics_route(metrics.clone()));
     let host = agent

@@ -18,7 +18,7 @@ use lockgate_model::{
     Secret, SecretRef, Timestamp,
     port::{Ambient, Recorder},
 };
-use lockgate_proxy::{Limits, Ports, Proxy, ProxySettings};
+use lockgate_proxy::{Lanes, Limits, Ports, Proxy, ProxySettings};
 use lockgate_store::{Log, LogSettings};
 use std::{
     net::SocketAddr,
@@ -33,7 +33,7 @@ pub(super) struct Listeners {
 }
 
 /// Brings everything up, in the order in which each part may fail closed.
-pub(super) async fn start(config: Config) -> anyhow::Result<(Arc<Agent>, Listeners)> {
+pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<Agent>, Listeners)> {
     for warning in &config.warnings {
         tracing::warn!(%warning, "configuration");
     }
@@ -76,7 +76,8 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Arc<Agent>, Listene
         policy: policy.in_force.clone(),
         mask_keys: policy.mask_keys.clone(),
     };
-    let proxy = Proxy::new(
+    let proxy = Proxy::on(
+        lanes,
         ProxySettings {
             node: config.node.clone(),
             targets: targets.settings(&config, &names),
