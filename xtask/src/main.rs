@@ -6,6 +6,7 @@
 mod bench;
 mod bpf;
 mod demo;
+mod drivers;
 mod fuzz;
 mod lint;
 mod regress;

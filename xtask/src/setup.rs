@@ -2,7 +2,7 @@
 //!
 //! As root it installs; otherwise it prints the line to type.
 
-use crate::{bpf, shell};
+use crate::{bpf, drivers, shell};
 use anyhow::{Result, bail};
 use std::process::Command;
 
@@ -41,6 +41,9 @@ pub(crate) fn setup(what: For) -> Result<()> {
         wanted.extend(REGRESS);
     }
     install(&wanted)?;
+    if what == For::Tests {
+        drivers::install()?;
+    }
     bpf::ensure_toolchain()
 }
 
