@@ -2,7 +2,9 @@
 
 use super::query::CatalogueQuery;
 use super::{CatalogueError, MAX_CATALOGUE_BYTES};
-use crate::upstream::{Connected, Credential, Endpoint, Housekeeping, SessionRequest, connect};
+use crate::upstream::{
+    Connected, Credential, Endpoint, Housekeeping, SessionRequest, UpstreamError, connect,
+};
 use lockgate_inspect::sql::catalogue::{
     CatalogueParts, CatalogueSnapshot, FunctionCode, Relation, RelationColumn, RelationKind, ViewDefinition,
 };
@@ -26,8 +28,10 @@ pub(super) async fn load(
     // Names are compared as UTF-8, whatever the database stores.
     let parameters =
         vec![(text("application_name"), text("lockgate catalogue")), (text("client_encoding"), text("UTF8"))];
-    let request = SessionRequest { database: database.clone(), parameters };
-    let connected = connect(endpoint, credential, &request).await?;
+    let request = SessionRequest { database: database.clone(), parameters, session: None };
+    // Given back, if a vault made it, when this is over.
+    let account = credential.account().await.map_err(UpstreamError::from)?;
+    let connected = connect(endpoint, &account, &request).await?;
     let mut side = Side { connected, budget: MAX_CATALOGUE_BYTES };
     let mut reading = Reading::default();
     for query in [
