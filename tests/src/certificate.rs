@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
 };
 
 /// A certificate authority.
@@ -26,6 +26,18 @@ impl TestCa {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate()?;
         Ok(TestCa(CertifiedIssuer::self_signed(params, key).context("make a test CA")?))
+    }
+
+    /// Its private key, PEM: for a lockgate that issues by this CA.
+    pub fn key_pem(&self) -> String {
+        self.0.key().serialize_pem()
+    }
+
+    /// Signs what a request asks for, as a CA that trusts its clients does.
+    pub fn sign(&self, request: &str) -> Result<String> {
+        let mut request = CertificateSigningRequestParams::from_pem(request).context("read the request")?;
+        request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        Ok(request.signed_by(&self.0).context("sign the request")?.pem())
     }
 
     /// Its own certificate, PEM.

@@ -1,8 +1,8 @@
 //! Harness of the end-to-end tests, the demo and the side-by-side run: real servers, real clients, the
 //! real daemon, each owned by a guard that ends it and removes what it left.
 //!
-//! Nothing here mocks lockgate. The one stand-in is [`receiver`]: the far side of the webhook, which in
-//! production is somebody's approval tool.
+//! Nothing here mocks lockgate. The stand-ins are [`receiver`]: the far side of the webhook, which in
+//! production is somebody's approval tool; and [`vault`], whose real one cannot be had here.
 
 pub mod agent;
 pub mod certificate;
@@ -12,3 +12,4 @@ pub mod receiver;
 pub mod regress;
 pub mod scratch;
 pub mod through;
+pub mod vault;

@@ -324,9 +324,11 @@ impl World {
                 target: Arc::new(target),
                 addresses: vec![TargetAddr::Exact(server.addr())],
                 client_tls: if options.client_tls { Some(client_tls()?) } else { None },
+                client_verifiers: Arc::default(),
+                session_in_application_name: false,
                 upstream_tls: UpstreamTls::disable(),
                 upstream_host: None,
-                credential: Credential { user: "app".into(), password: None },
+                credential: Credential::trusted("app"),
             }],
             limits: Limits::default(),
         };

@@ -40,7 +40,7 @@ impl Lab {
         let server = TestPostgres::start(PostgresOptions::new()).expect("start PostgreSQL");
         server.psql(SCHEMA).expect("schema");
         let endpoint = Endpoint::new(UpstreamAddr(server.addr()), "localhost", UpstreamTls::disable());
-        let credential = Credential { user: "app".into(), password: None };
+        let credential = Credential::trusted("app");
         let catalogue = Catalogue::new(endpoint, credential, PgString::from_static("postgres"));
         Lab { server, catalogue }
     }
@@ -198,7 +198,7 @@ async fn a_lock_that_somebody_holds_costs_the_definitions_and_nothing_else() {
 async fn a_database_that_is_not_there_is_refused_by_name() {
     let lab = Lab::start();
     let endpoint = Endpoint::new(UpstreamAddr(lab.server.addr()), "localhost", UpstreamTls::disable());
-    let credential = Credential { user: "app".into(), password: None };
+    let credential = Credential::trusted("app");
     let error = Catalogue::new(endpoint, credential, PgString::from_static("nope"))
         .load()
         .await

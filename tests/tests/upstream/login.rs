@@ -45,22 +45,30 @@ impl Lab {
 
     fn credential(&self, password: &str) -> Credential {
         let path = self.secrets.write_secret("password", &format!("{password}\n")).expect("write");
-        Credential { user: "app".into(), password: Some(SecretRef::File(path.display().to_string())) }
+        Credential::password("app", SecretRef::File(path.display().to_string()))
     }
 
     async fn open(&self, endpoint: &Endpoint, password: &str) -> Result<Connected, UpstreamError> {
-        connect(endpoint, &self.credential(password), &request(&[])).await
+        log_in(endpoint, &self.credential(password), &request(&[])).await
     }
 }
 
-fn request(parameters: &[(&str, &str)]) -> SessionRequest {
+pub(crate) async fn log_in(
+    endpoint: &Endpoint,
+    credential: &Credential,
+    request: &SessionRequest,
+) -> Result<Connected, UpstreamError> {
+    connect(endpoint, &credential.account().await?, request).await
+}
+
+pub(crate) fn request(parameters: &[(&str, &str)]) -> SessionRequest {
     let pair = |(name, value): &(&str, &str)| (PgString::lossy(name), PgString::lossy(value));
     let parameters = parameters.iter().map(pair).collect();
-    SessionRequest { database: PgString::from_static("postgres"), parameters }
+    SessionRequest { database: PgString::from_static("postgres"), parameters, session: None }
 }
 
 /// Says `housekeeping`, reads up to ReadyForQuery; answers the SQLSTATE of the error, if one came, and the status.
-async fn exchange(
+pub(crate) async fn exchange(
     session: &mut Connected,
     housekeeping: &[Housekeeping],
 ) -> (Option<String>, TransactionStatus) {
@@ -176,15 +184,15 @@ async fn a_server_without_tls_is_refused_when_tls_is_demanded() {
 async fn what_is_missing_is_named() {
     let lab = Lab::start(PostgresOptions::new().auth(HostAuth::Scram));
     let endpoint = lab.endpoint("localhost", UpstreamTls::disable());
-    let none = Credential { user: "app".into(), password: None };
-    let lost = Credential { user: "app".into(), password: Some(SecretRef::File("/nonexistent".into())) };
+    let none = Credential::trusted("app");
+    let lost = Credential::password("app", SecretRef::File("/nonexistent".into()));
     for (credential, request, expected) in [
         (&none, request(&[]), "no_password"),
         (&lost, request(&[]), "secret_file"),
         (&none, request(&[("user", "postgres")]), "parameter"),
         (&none, request(&[("replication", "database")]), "parameter"),
     ] {
-        let error = connect(&endpoint, credential, &request).await.expect_err("refused");
+        let error = log_in(&endpoint, credential, &request).await.expect_err("refused");
         assert_eq!(error.kind(), expected, "{error}");
         let (_, text) = error.client_text();
         assert!(!text.contains("app") && !text.contains("nonexistent"), "{text}");
@@ -199,7 +207,7 @@ async fn parameters_of_the_client_go_on_and_poison_aborts() {
         ("application_name", "the job"),
         ("options", "-c default_transaction_isolation=serializable"),
     ]);
-    let mut session = connect(&endpoint, &lab.credential(PASSWORD), &request).await.expect("login");
+    let mut session = log_in(&endpoint, &lab.credential(PASSWORD), &request).await.expect("login");
     let seen = lab
         .server
         .psql("SELECT application_name FROM pg_stat_activity WHERE usename = 'app'")

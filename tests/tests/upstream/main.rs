@@ -2,8 +2,10 @@
 //! catalogue's side connection.
 
 mod catalogue;
+mod certificates;
 mod login;
 mod misbehaviour;
+mod vault;
 
 use lockgate_tests::postgres::{HostAuth, PostgresOptions, TestPostgres};
 

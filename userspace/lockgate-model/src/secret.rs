@@ -26,7 +26,7 @@ impl<T: Zeroize> fmt::Debug for Secret<T> {
     }
 }
 
-/// Where a secret rests. Exactly one of the three.
+/// Where a secret rests. Exactly one of the four.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum SecretRef {
@@ -36,4 +36,6 @@ pub enum SecretRef {
     Env(String),
     /// A command (argv) whose standard output is the secret; one trailing newline is cut.
     Command(Vec<String>),
+    /// `PATH#FIELD` in the key-value store of the vault that the agent is configured with.
+    Vault(String),
 }

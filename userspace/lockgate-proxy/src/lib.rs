@@ -23,6 +23,7 @@ mod lanes;
 mod ports;
 mod protocol;
 mod report;
+mod scram;
 mod session;
 mod settings;
 mod target;
@@ -32,6 +33,7 @@ mod testing;
 pub use lanes::{LaneThreads, Lanes, MAX_LANES};
 pub use limits::Limits;
 pub use ports::Ports;
+pub use scram::{Verifier, VerifierError};
 pub use settings::{ProxySettings, TargetSettings};
 pub use target::{TargetAddr, TargetTable};
 

@@ -2,13 +2,14 @@
 //! configuration; nothing here reads files or names.
 
 use crate::{
+    credential::Credential,
     limits::Limits,
+    scram::Verifier,
     target::TargetAddr,
     tls::{ClientTls, UpstreamTls},
-    upstream::Credential,
 };
 use lockgate_model::{id::NodeName, session::Target};
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 /// One registered target with everything it takes to serve it.
 #[derive(Clone, Debug)]
@@ -19,6 +20,10 @@ pub struct TargetSettings {
     pub addresses: Vec<TargetAddr>,
     /// TLS for clients; None answers 'N' to SSLRequest.
     pub client_tls: Option<ClientTls>,
+    /// Users that are asked for SCRAM, and how they prove themselves. Others are let in without.
+    pub client_verifiers: Arc<HashMap<String, Verifier>>,
+    /// Whether the target's `application_name` begins with the session's id.
+    pub session_in_application_name: bool,
     /// How the target is verified.
     pub upstream_tls: UpstreamTls,
     /// The name its certificate must be for under `verify-full`; None: the host name of the address that matched, or the

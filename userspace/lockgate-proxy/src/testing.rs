@@ -266,9 +266,11 @@ pub(crate) fn target(name: &str, addresses: Vec<TargetAddr>) -> TargetSettings {
         }),
         addresses,
         client_tls: None,
+        client_verifiers: Arc::default(),
+        session_in_application_name: false,
         upstream_tls: UpstreamTls::disable(),
         upstream_host: None,
-        credential: Credential { user: "app".into(), password: None },
+        credential: Credential::trusted("app"),
     }
 }
 
@@ -282,7 +284,7 @@ pub(crate) fn session(target: &TargetSettings, ambient: &dyn Ambient) -> Session
             flow,
             target: target.target.clone(),
             client: ClientClaims { user: "job".into(), database: "orders".into(), application_name: None },
-            upstream_user: target.credential.user.clone(),
+            upstream_user: target.credential.user().to_owned(),
             client_tls: false,
         },
         ambient,

@@ -5,6 +5,7 @@
 //! it again after DDL, for an OID that it does not know, or when it is old. What a snapshot means for names and masks
 //! is `lockgate_inspect`'s business.
 
+mod code;
 mod load;
 mod query;
 
@@ -198,6 +199,8 @@ struct CatalogueKey {
     /// The same server may be two targets with two roles.
     target: String,
     addr: UpstreamAddr,
+    /// Policy may name another role than the target's usual one.
+    user: String,
     database: PgString,
 }
 
@@ -216,7 +219,12 @@ impl Catalogues {
         credential: &Credential,
         database: &PgString,
     ) -> Arc<Catalogue> {
-        let key = CatalogueKey { target: target.to_owned(), addr: endpoint.addr, database: database.clone() };
+        let key = CatalogueKey {
+            target: target.to_owned(),
+            addr: endpoint.addr,
+            user: credential.user().to_owned(),
+            database: database.clone(),
+        };
         let used = Instant::now();
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = entries.get_mut(&key) {
@@ -251,7 +259,7 @@ mod tests {
         let catalogues = Catalogues::default();
         let addr = UpstreamAddr(([127, 0, 0, 1], 1).into());
         let endpoint = Endpoint::new(addr, "localhost", UpstreamTls::disable());
-        let credential = Credential { user: "app".into(), password: None };
+        let credential = Credential::trusted("app");
         let of = |target: &str, database: &str| {
             catalogues.of(target, &endpoint, &credential, &PgString::lossy(database))
         };

@@ -1,115 +1,40 @@
-//! From a reference to the secret itself: a file, a variable of the agent, or the output of a command.
+//! Secrets from this host: a file, a variable of the agent, or the output of a command.
 //!
-//! Read anew for every session and kept nowhere, so that a rotated secret is in force at once and a stolen core of an
-//! idle agent holds none. It does not decide who may use a secret; the upstream connector asks, once per login.
+//! What each costs is bounded in bytes and time. It does not know vaults, and it keeps nothing.
 
+use super::{COMMAND_TIME, CredentialError, MAX_SECRET, SecretBytes};
 use lockgate_model::{Secret, SecretRef};
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::{io, process::Stdio, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
-    process::Command,
+    process::{Child, Command},
     time::timeout,
 };
 use zeroize::{Zeroize, Zeroizing};
 
-/// A secret longer than this is a mistaken path. Tokens and keys are a few KiB at most.
-pub const MAX_SECRET: usize = 64 * 1024;
-/// A command that asks a vault answers in a second or two; a session waits for it, so it may not hang.
-pub const COMMAND_TIME: Duration = Duration::from_secs(10);
-
-/// Bytes of a secret. Passwords need not be UTF-8.
-pub type SecretBytes = Secret<Vec<u8>>;
-
-/// Why a secret cannot be had. Never carries any part of it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CredentialError {
-    /// The file cannot be read.
-    #[error("cannot read the secret file {path}: {kind}")]
-    File {
-        /// Its path.
-        path: String,
-        /// What the system says.
-        kind: io::ErrorKind,
-    },
-    /// The variable is not set.
-    #[error("the environment variable {name} is not set for the agent")]
-    Variable {
-        /// Its name.
-        name: String,
-    },
-    /// The reference names no program.
-    #[error("the secret's command is empty, expected a program and its arguments")]
-    NoProgram,
-    /// The command cannot be run.
-    #[error("cannot run the secret's command {program}: {kind}")]
-    Command {
-        /// The program.
-        program: String,
-        /// What the system says.
-        kind: io::ErrorKind,
-    },
-    /// The command failed.
-    #[error("the secret's command {program} ended with {status}, expected success")]
-    CommandFailed {
-        /// The program.
-        program: String,
-        /// How it ended.
-        status: String,
-    },
-    /// The command took too long and was killed.
-    #[error("the secret's command {program} did not end within {limit:?}")]
-    CommandSlow {
-        /// The program.
-        program: String,
-        /// The bound.
-        limit: Duration,
-    },
-    /// The secret is longer than any secret is.
-    #[error("the secret in {whence} is longer than {limit} bytes")]
-    TooLong {
-        /// Where it rests.
-        whence: String,
-        /// The bound.
-        limit: usize,
-    },
-    /// There is nothing.
-    #[error("the secret in {whence} is empty")]
-    Empty {
-        /// Where it rests.
-        whence: String,
-    },
-}
-
-impl CredentialError {
-    /// A stable label for metrics.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::File { .. } => "secret_file",
-            Self::Variable { .. } => "secret_variable",
-            Self::NoProgram | Self::Command { .. } | Self::CommandFailed { .. } => "secret_command",
-            Self::CommandSlow { .. } => "secret_command_slow",
-            Self::TooLong { .. } => "secret_too_long",
-            Self::Empty { .. } => "secret_empty",
-        }
-    }
-}
+/// Variables of the agent that a command sees. Others may hold secrets of somebody else; what a command needs besides can
+/// stand before it (`[env, NAME=value, PROGRAM]`).
+const PASSED_ON: [&str; 6] = ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR"];
 
 /// Reads the secret that `reference` names. One trailing newline is cut.
-pub async fn resolve(reference: &SecretRef) -> Result<SecretBytes, CredentialError> {
+pub(super) async fn resolve(reference: &SecretRef) -> Result<SecretBytes, CredentialError> {
     let raw = match reference {
         SecretRef::File(path) => from_file(path).await?,
         SecretRef::Env(name) => from_variable(name)?,
         SecretRef::Command(argv) => from_command(argv, COMMAND_TIME).await?,
+        SecretRef::Vault(_) => return Err(CredentialError::NoVault),
     };
     finish(raw, || describe(reference))
 }
 
 /// Where it rests, for errors: a command is named by its program alone, as arguments may be secrets too.
-fn describe(reference: &SecretRef) -> String {
+pub(super) fn describe(reference: &SecretRef) -> String {
     match reference {
         SecretRef::File(path) => format!("file {path}"),
         SecretRef::Env(name) => format!("environment variable {name}"),
         SecretRef::Command(argv) => format!("the output of {}", program(argv)),
+        SecretRef::Vault(path) => format!("vault {path}"),
     }
 }
 
@@ -137,12 +62,17 @@ async fn from_command(argv: &[String], limit: Duration) -> Result<Zeroizing<Vec<
     // Its standard error goes nowhere: what it says may hold the secret.
     let mut child = Command::new(program)
         .args(arguments)
+        .env_clear()
+        .envs(PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+        // A group of its own, so that what it starts ends with it.
+        .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .spawn()
         .map_err(failed)?;
+    let group = Group::of(&child);
     let run = async {
         let output = match child.stdout.take() {
             Some(stdout) => read_bounded(stdout).await?,
@@ -151,7 +81,13 @@ async fn from_command(argv: &[String], limit: Duration) -> Result<Zeroizing<Vec<
         // Its pipe is closed by now: a command that has more to say gets SIGPIPE instead of hanging.
         Ok((output, child.wait().await?))
     };
-    match timeout(limit, run).await {
+    let ended = timeout(limit, run).await;
+    match &ended {
+        // Its children may keep its pipe; nobody reads it any more.
+        Ok(Ok((output, _))) if output.len() <= MAX_SECRET => group.ended(),
+        Ok(_) | Err(_) => drop(group),
+    }
+    match ended {
         Err(_) => Err(CredentialError::CommandSlow { program: program.clone(), limit }),
         Ok(Err(error)) => Err(failed(error)),
         // Cut off by the bound: that, not the broken pipe, is what is wrong.
@@ -159,6 +95,28 @@ async fn from_command(argv: &[String], limit: Duration) -> Result<Zeroizing<Vec<
         Ok(Ok((output, status))) if status.success() => Ok(output),
         Ok(Ok((_, status))) => {
             Err(CredentialError::CommandFailed { program: program.clone(), status: status.to_string() })
+        }
+    }
+}
+
+/// The processes of a command; killed when it is dropped before its end, also when the login is given up.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
+    }
+
+    fn ended(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // Gone already: nothing to do.
+            let _ = kill_process_group(group, Signal::KILL);
         }
     }
 }
@@ -171,7 +129,10 @@ async fn read_bounded(source: impl AsyncRead + Unpin) -> io::Result<Zeroizing<Ve
     Ok(buffer)
 }
 
-fn finish(mut raw: Zeroizing<Vec<u8>>, whence: impl Fn() -> String) -> Result<SecretBytes, CredentialError> {
+pub(super) fn finish(
+    mut raw: Zeroizing<Vec<u8>>,
+    whence: impl Fn() -> String,
+) -> Result<SecretBytes, CredentialError> {
     if raw.len() > MAX_SECRET {
         return Err(CredentialError::TooLong { whence: whence(), limit: MAX_SECRET });
     }
@@ -222,6 +183,7 @@ mod tests {
             (command(&["true"]), Err("secret_empty")),
             (command(&["cat", "/dev/zero"]), Err("secret_too_long")),
             (command(&[]), Err("secret_command")),
+            (SecretRef::Vault("secret/data/x#y".into()), Err("secret_no_vault")),
         ] {
             let got = resolve(&reference).await;
             let got = got.as_ref().map(|s| s.expose().as_slice()).map_err(CredentialError::kind);
@@ -235,6 +197,35 @@ mod tests {
         let argv = ["sleep", "60"].map(str::to_owned);
         let error = from_command(&argv, Duration::from_millis(20)).await.unwrap_err();
         assert_eq!(error.kind(), "secret_command_slow");
+    }
+
+    #[tokio::test]
+    async fn a_command_s_children_end_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pid");
+        let script = format!("sleep 60 & echo $! > {}; echo password", file.display());
+        let error = from_command(&["sh", "-c", &script].map(str::to_owned), Duration::from_millis(500)).await;
+        assert_eq!(error.unwrap_err().kind(), "secret_command_slow");
+        let pid = std::fs::read_to_string(file).unwrap();
+        // Killed, and then reaped by whoever is its parent now.
+        for _ in 0..500 {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+            if stat.is_empty() || stat.contains(") Z ") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("sleep {pid} lives on");
+    }
+
+    #[tokio::test]
+    async fn a_command_sees_little_of_the_agent_s_environment() {
+        let seen = resolve(&command(&["env"])).await.unwrap();
+        let seen = String::from_utf8(seen.expose().clone()).unwrap();
+        let names: Vec<_> =
+            seen.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+        assert!(names.contains(&"PATH"), "{names:?}");
+        assert!(names.iter().all(|name| PASSED_ON.contains(name)), "{names:?}");
     }
 
     #[test]

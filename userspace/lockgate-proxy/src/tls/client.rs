@@ -1,52 +1,222 @@
-//! The client's leg: lockgate is the server and shows a certificate of its own.
+//! The client's leg: lockgate is the server, and shows a certificate that was configured for the target or one that it
+//! signs itself for the name that the client asked for.
+//!
+//! It never takes a name that is not the target's, and no handshake that says it is for another protocol. It asks for no
+//! client certificate: who the job is, the kernel says.
 
-use super::{TlsError, certificates, provider};
-use rustls::ServerConfig;
+use super::issue::{Authority, Issued, Names};
+use super::upstream::ALPN;
+use super::{TlsError, certificates, provider, server_end_point};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{AlertDescription, ServerConfig, crypto::ring::sign::any_supported_type};
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
-use std::sync::Arc;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::Instant;
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
+use zeroize::Zeroize;
+
+/// How long an issued server certificate is good for, unless configuration says otherwise.
+pub const SERVER_VALIDITY: Duration = Duration::from_secs(24 * 3600);
+/// Certificates that one target keeps: its names, and the addresses of a network that clients dial without a name.
+const MAX_ISSUED: usize = 256;
 
 /// What clients are offered.
 #[derive(Clone)]
-pub struct ClientTls(TlsAcceptor);
+pub struct ClientTls(Arc<Source>);
+
+enum Source {
+    Fixed(Shown),
+    Issuing(Issuing),
+}
+
+/// A certificate, ready to be shown.
+#[derive(Clone)]
+struct Shown {
+    config: Arc<ServerConfig>,
+    binding: Option<Vec<u8>>,
+}
+
+struct Issuing {
+    authority: Authority,
+    title: String,
+    names: Vec<String>,
+    validity: Duration,
+    issued: Mutex<HashMap<Names, (Shown, Instant)>>,
+}
+
+/// How a client begins TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Negotiation {
+    /// It asked for it, and was answered 'S'.
+    Asked,
+    /// It began with it (`sslnegotiation=direct`), and has to name the protocol.
+    Direct,
+}
+
+/// A client inside TLS.
+#[derive(Debug)]
+pub struct Accepted<S> {
+    /// The stream.
+    pub stream: TlsStream<S>,
+    /// What SCRAM is bound to: a hash of the certificate that the client was shown.
+    pub binding: Option<Vec<u8>>,
+}
 
 impl ClientTls {
     /// From a certificate chain and its private key, both PEM.
     pub fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Self, TlsError> {
         let chain = certificates("client_tls.certificate", certificate)?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
+        let mut key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
             rustls_pki_types::pem::Error::NoItemsFound => {
                 TlsError::Missing { what: "client_tls.key", expected: "PRIVATE KEY" }
             }
-            other => TlsError::Pem { what: "client_tls.key", detail: other.to_string() },
+            // The reader's own words may quote a line of the key.
+            _ => {
+                TlsError::Pem { what: "client_tls.key", detail: "the private key cannot be read".to_owned() }
+            }
         })?;
         let refused = |source| TlsError::Rustls { what: "use client_tls", source };
-        let config = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .map_err(refused)?
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .map_err(refused)?;
-        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+        let signing = any_supported_type(&key).map_err(refused);
+        key.zeroize();
+        let certified = CertifiedKey::new(chain, signing?);
+        certified.keys_match().map_err(refused)?;
+        Ok(Self(Arc::new(Source::Fixed(Shown::new(certified)?))))
+    }
+
+    /// Certificates are signed by `authority` for `names` of the target, as clients ask for them.
+    pub fn issuing(authority: Authority, target: &str, names: Vec<String>, validity: Duration) -> Self {
+        let names = names.iter().map(|name| canonical(name)).collect();
+        let issued = Mutex::default();
+        Self(Arc::new(Source::Issuing(Issuing {
+            authority,
+            title: target.to_owned(),
+            names,
+            validity,
+            issued,
+        })))
     }
 
     /// Takes the client's handshake. `unread` is what the session had read behind the SSLRequest: it must be nothing.
+    /// `dialled` is where the client meant to go.
     ///
     /// Waits as long as the client does; the session bounds it with its handshake time.
-    pub async fn accept<S>(&self, stream: S, unread: &[u8]) -> Result<TlsStream<S>, TlsError>
+    pub async fn accept<S>(
+        &self,
+        stream: S,
+        unread: &[u8],
+        negotiation: Negotiation,
+        dialled: IpAddr,
+    ) -> Result<Accepted<S>, TlsError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         if !unread.is_empty() {
             return Err(TlsError::PlaintextBehindRequest { extra: unread.len() });
         }
-        self.0
-            .accept(stream)
-            .await
-            .map_err(|error| TlsError::from_handshake("take the client's TLS handshake", error))
+        let what = "take the client's TLS handshake";
+        let failed = |error| TlsError::from_handshake(what, error);
+        let mut start =
+            LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await.map_err(failed)?;
+        let (name, speaks) = {
+            let hello = start.client_hello();
+            let speaks = match hello.alpn() {
+                Some(mut protocols) => protocols.any(|protocol| protocol == ALPN),
+                None => negotiation == Negotiation::Asked,
+            };
+            (hello.server_name().map(canonical), speaks)
+        };
+        if !speaks {
+            alert(&mut start.io, AlertDescription::NoApplicationProtocol).await;
+            return Err(TlsError::OtherProtocol);
+        }
+        let shown = match self.shown(name.as_deref(), dialled) {
+            Ok(shown) => shown,
+            Err(error) => {
+                alert(&mut start.io, AlertDescription::UnrecognisedName).await;
+                return Err(error);
+            }
+        };
+        let stream = start.into_stream(shown.config).await.map_err(failed)?;
+        Ok(Accepted { stream, binding: shown.binding })
     }
+
+    fn shown(&self, name: Option<&str>, dialled: IpAddr) -> Result<Shown, TlsError> {
+        match &*self.0 {
+            Source::Fixed(shown) => Ok(shown.clone()),
+            Source::Issuing(issuing) => issuing.shown(name, dialled),
+        }
+    }
+}
+
+impl Issuing {
+    fn shown(&self, name: Option<&str>, dialled: IpAddr) -> Result<Shown, TlsError> {
+        let names = match name {
+            Some(name) if self.names.iter().any(|known| known == name) => Names::One(name.to_owned()),
+            Some(name) => {
+                let name = name.chars().take(255).collect();
+                return Err(TlsError::ForeignName { name, target: self.title.clone() });
+            }
+            None => Names::All {
+                title: self.title.clone(),
+                names: self.names.clone(),
+                address: Some(dialled.to_canonical()),
+            },
+        };
+        let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if let Some((shown, until)) = issued.get(&names)
+            && *until > now
+        {
+            return Ok(shown.clone());
+        }
+        // Signing takes a tenth of a millisecond; whoever waits for the lock would sign the same.
+        let (certified, good_for) = self.authority.server(&names, self.validity)?;
+        let shown = Shown::new(certified)?;
+        if issued.len() >= MAX_ISSUED {
+            let oldest = issued.iter().min_by_key(|(_, (_, until))| *until).map(|(names, _)| names.clone());
+            oldest.map(|names| issued.remove(&names));
+        }
+        issued.insert(names, (shown.clone(), now + good_for / 2));
+        Ok(shown)
+    }
+}
+
+impl Shown {
+    fn new(certified: CertifiedKey) -> Result<Self, TlsError> {
+        let binding = certified.cert.first().and_then(|leaf| server_end_point(leaf));
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|source| TlsError::Rustls { what: "use client_tls", source })?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(Issued::new(certified))));
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        Ok(Self { config: Arc::new(config), binding })
+    }
+}
+
+/// DNS names are compared in lower case and without the root's dot.
+fn canonical(name: &str) -> String {
+    name.trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// A fatal alert in the clear (RFC 8446 §6), before there is anything to encrypt it with: the client's library has a word
+/// for each. It is a courtesy; a client that does not take it is gone.
+async fn alert<S: AsyncWrite + Unpin>(stream: &mut S, description: AlertDescription) {
+    let record = [0x15, 3, 3, 0, 2, 2, u8::from(description)];
+    let _ = stream.write_all(&record).await;
+    let _ = stream.flush().await;
+}
+
+/// The alert for a client that begins with TLS where there is none.
+pub(crate) async fn refuse_direct<S: AsyncWrite + Unpin>(stream: &mut S) {
+    alert(stream, AlertDescription::HandshakeFailure).await;
 }
 
 impl std::fmt::Debug for ClientTls {

@@ -5,10 +5,14 @@
 
 mod binding;
 mod client;
+mod issue;
 mod upstream;
 
 pub use binding::server_end_point;
-pub use client::ClientTls;
+pub(crate) use client::refuse_direct;
+pub use client::{Accepted, ClientTls, Negotiation, SERVER_VALIDITY};
+pub use issue::{Authority, NewAuthority, new_authority};
+pub(crate) use issue::{ClientIdentity, Subject};
 pub use upstream::{TlsMode, UpstreamTls};
 
 use rustls::crypto::CryptoProvider;
@@ -44,6 +48,41 @@ pub enum TlsError {
         /// The name.
         name: String,
     },
+    /// A CA that cannot sign.
+    #[error("{what}: {detail}")]
+    Authority {
+        /// The setting.
+        what: &'static str,
+        /// Why not, and what to do.
+        detail: String,
+    },
+    /// A role that no certificate can be for.
+    #[error("no certificate can be issued for the role {name:?}: its common name has 1 to {limit} bytes")]
+    CommonName {
+        /// The role.
+        name: String,
+        /// The bound.
+        limit: usize,
+    },
+    /// A certificate cannot be made.
+    #[error("a certificate cannot be issued: {detail}")]
+    Issue {
+        /// Why not.
+        detail: String,
+    },
+    /// A name that is not the target's.
+    #[error(
+        "the client asked for a certificate for {name:?}, which is no name of {target}; add it to client_tls.names if it is"
+    )]
+    ForeignName {
+        /// The name.
+        name: String,
+        /// The target.
+        target: String,
+    },
+    /// TLS that is for something else, or does not say what it is for where it has to.
+    #[error("the client's TLS is not for PostgreSQL: its ALPN does not name postgresql")]
+    OtherProtocol,
     /// Bytes came before the handshake that would have counted as if they had been encrypted (CVE-2021-23222).
     #[error("{extra} bytes came in clear text behind the request for TLS")]
     PlaintextBehindRequest {
@@ -76,6 +115,9 @@ impl TlsError {
             Self::Pem { .. } | Self::Missing { .. } | Self::VerifyCaWithoutCa | Self::BadName { .. } => {
                 "tls_settings"
             }
+            Self::Authority { .. } | Self::CommonName { .. } | Self::Issue { .. } => "tls_issue",
+            Self::ForeignName { .. } => "tls_foreign_name",
+            Self::OtherProtocol => "tls_other_protocol",
             Self::PlaintextBehindRequest { .. } => "tls_plaintext_injection",
             Self::Rustls { source: rustls::Error::InvalidCertificate(certificate), .. } => {
                 match certificate {
@@ -100,6 +142,15 @@ impl TlsError {
             Some(Err(_)) | None => Self::Io { what, kind },
         }
     }
+}
+
+/// Settings for HTTPS to a server that lockgate asks, trusting `ca` (PEM) or the public roots.
+pub(crate) fn https(ca: Option<&[u8]>) -> Result<rustls::ClientConfig, TlsError> {
+    let roots = upstream::trusted("ca", ca)?;
+    let builder = rustls::ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|source| TlsError::Rustls { what: "use TLS", source })?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 fn provider() -> Arc<CryptoProvider> {

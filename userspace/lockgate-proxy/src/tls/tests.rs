@@ -4,6 +4,8 @@ use super::*;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PKCS_ED25519};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+const LOCALHOST: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
 struct Ca(CertifiedIssuer<'static, KeyPair>);
 
 impl Ca {
@@ -28,10 +30,11 @@ impl Ca {
 
 async fn shake_hands(server: &ClientTls, client: &UpstreamTls, host: &str) -> Result<(), &'static str> {
     let (near, far) = tokio::io::duplex(16 * 1024);
-    let connector = client.connector(host).map_err(|e| e.kind())?.expect("TLS is on");
+    let connector = client.connector(host, None).map_err(|e| e.kind())?.expect("TLS is on");
     let (accepted, connected) = tokio::join!(
         async {
-            let mut stream = server.accept(far, b"").await.ok()?;
+            let accepted = server.accept(far, b"", Negotiation::Asked, LOCALHOST).await.ok()?;
+            let mut stream = accepted.stream;
             stream.write_all(b"hello").await.ok()?;
             stream.shutdown().await.ok()
         },
@@ -99,7 +102,7 @@ fn bad_material_is_named() {
 async fn clear_text_behind_the_request_is_refused() {
     let server = Ca::new("ours").server("x");
     let (_near, far) = tokio::io::duplex(64);
-    let error = server.accept(far, b"Q").await.unwrap_err();
+    let error = server.accept(far, b"Q", Negotiation::Asked, LOCALHOST).await.unwrap_err();
     assert_eq!(error.kind(), "tls_plaintext_injection");
 }
 
@@ -112,4 +115,127 @@ fn the_channel_binding_follows_the_signature() {
     let ed25519 = KeyPair::generate_for(&PKCS_ED25519).unwrap();
     assert_eq!(server_end_point(params.self_signed(&ed25519).unwrap().der()), None);
     assert_eq!(server_end_point(b"not a certificate"), None);
+}
+
+/// A client that shakes hands with an issuing leg, by SNI or without, and the names of what it was shown.
+async fn shown(
+    leg: &ClientTls,
+    ca: &str,
+    host: &str,
+    alpn: &[&[u8]],
+    negotiation: Negotiation,
+) -> (Result<(), &'static str>, Result<Option<Vec<u8>>, &'static str>) {
+    let mut config = https(Some(ca.as_bytes())).unwrap();
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    // libpq sends no SNI for addresses, and neither does rustls.
+    let name = rustls_pki_types::ServerName::try_from(host.to_owned()).unwrap();
+    let (near, far) = tokio::io::duplex(16 * 1024);
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let (connected, accepted) = tokio::join!(
+        async {
+            let mut stream = connector
+                .connect(name, near)
+                .await
+                .map_err(|error| TlsError::from_handshake("shake hands", error).kind())?;
+            let certificate = stream.get_ref().1.peer_certificates().unwrap()[0].clone();
+            // A refusal in TLS 1.3 comes behind the client's handshake.
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).await.map_err(|_| "tls_io")?;
+            Ok(server_end_point(&certificate))
+        },
+        async {
+            let accepted =
+                leg.accept(far, b"", negotiation, LOCALHOST).await.map_err(|error| error.kind())?;
+            let mut stream = accepted.stream;
+            stream.shutdown().await.unwrap();
+            Ok(accepted.binding)
+        }
+    );
+    match (connected, accepted) {
+        (Ok(seen), Ok(bound)) => {
+            assert_eq!(seen, bound, "SCRAM is bound to what the client saw");
+            (Ok(()), Ok(bound))
+        }
+        (connected, accepted) => (connected.map(drop), accepted),
+    }
+}
+
+#[tokio::test]
+async fn leaves_are_issued_for_the_target_s_names_and_no_others() {
+    let made = new_authority("lockgate test", std::time::Duration::from_secs(3600)).unwrap();
+    let authority =
+        Authority::from_pem("test", made.certificate.as_bytes(), made.key.expose().as_bytes()).unwrap();
+    let names = vec!["orders-db.internal".to_owned(), "orders-db".to_owned()];
+    let leg = ClientTls::issuing(authority, "orders", names, SERVER_VALIDITY);
+    let pg: &[&[u8]] = &[b"postgresql"];
+    for (host, alpn, negotiation, expected) in [
+        ("orders-db.internal", pg, Negotiation::Asked, Ok(())),
+        ("ORDERS-DB.internal.", pg, Negotiation::Asked, Ok(())),
+        ("orders-db", &[], Negotiation::Asked, Ok(())),
+        ("127.0.0.1", pg, Negotiation::Asked, Ok(())),
+        ("orders-db", pg, Negotiation::Direct, Ok(())),
+        ("orders-db", &[b"h2", b"postgresql"], Negotiation::Direct, Ok(())),
+        ("127.0.0.2", pg, Negotiation::Asked, Err("client")),
+        ("billing-db.internal", pg, Negotiation::Asked, Err("tls_foreign_name")),
+        ("internal", pg, Negotiation::Asked, Err("tls_foreign_name")),
+        ("x.orders-db.internal", pg, Negotiation::Asked, Err("tls_foreign_name")),
+        ("orders-db", &[], Negotiation::Direct, Err("tls_other_protocol")),
+        ("orders-db", &[b"h2"], Negotiation::Direct, Err("tls_other_protocol")),
+        ("orders-db", &[b"http/1.1"], Negotiation::Asked, Err("tls_other_protocol")),
+    ] {
+        let (connected, accepted) = shown(&leg, &made.certificate, host, alpn, negotiation).await;
+        match expected {
+            Ok(()) => assert!(connected.is_ok() && accepted.is_ok(), "{host}: {connected:?} {accepted:?}"),
+            // The client does not like what it is shown: it dialled another address than the one that was redirected.
+            Err("client") => assert_eq!(connected, Err("tls_wrong_name"), "{host}"),
+            Err(kind) => assert_eq!((connected.is_err(), accepted), (true, Err(kind)), "{host}"),
+        }
+    }
+    // The same name is not signed for twice; another client's CA does not do.
+    let bindings = [
+        shown(&leg, &made.certificate, "orders-db", pg, Negotiation::Asked).await.1,
+        shown(&leg, &made.certificate, "orders-db", pg, Negotiation::Asked).await.1,
+    ];
+    assert!(bindings[0].is_ok() && bindings[0] == bindings[1]);
+    let other = Ca::new("other");
+    let (connected, _) = shown(&leg, &other.pem(), "orders-db", pg, Negotiation::Asked).await;
+    assert!(connected.is_err());
+}
+
+#[test]
+fn what_is_issued_is_short_lived_and_says_what_it_is_for() {
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    let made = new_authority("lockgate test", std::time::Duration::from_secs(600)).unwrap();
+    let authority =
+        Authority::from_pem("test", made.certificate.as_bytes(), made.key.expose().as_bytes()).unwrap();
+    let subject = Subject { role: "app", session: Some("ses_01") };
+    let identity = authority.client(&subject, std::time::Duration::from_secs(300)).unwrap();
+    let der = identity.0.cert[0].clone();
+    let (_, leaf) = X509Certificate::from_der(&der).unwrap();
+    let length = leaf.validity().not_after.timestamp() - leaf.validity().not_before.timestamp();
+    assert!((325..=335).contains(&length), "{length}");
+    assert!(!leaf.is_ca());
+    let usage = leaf.extended_key_usage().unwrap().unwrap().value;
+    assert!(usage.client_auth && !usage.server_auth && !usage.any);
+    assert!(leaf.serial.bits() > 100 && leaf.serial.bits() < 128);
+    let names = format!("{:?}", leaf.subject_alternative_name().unwrap().unwrap().value.general_names);
+    assert!(names.contains("spiffe://lockgate/session/ses_01"), "{names}");
+    // Never longer than the CA itself.
+    let long = authority.client(&subject, std::time::Duration::from_secs(86_400)).unwrap();
+    let der = long.0.cert[0].clone();
+    let (_, long) = X509Certificate::from_der(&der).unwrap();
+    let (_, ca) = x509_parser::pem::parse_x509_pem(made.certificate.as_bytes()).unwrap();
+    assert!(long.validity().not_after <= ca.parse_x509().unwrap().validity().not_after);
+    // Roles that people invent.
+    for (role, good) in
+        [("app", true), ("O'Neil, \"DBA\"", true), ("zoë", true), ("", false), (&"x".repeat(65), false)]
+    {
+        let made = authority.client(&Subject { role, session: None }, std::time::Duration::from_secs(300));
+        assert_eq!(made.is_ok(), good, "{role}");
+        if let Ok(identity) = made {
+            let (_, leaf) = X509Certificate::from_der(&identity.0.cert[0]).unwrap();
+            let name = leaf.subject().iter_common_name().next().unwrap().as_str().unwrap();
+            assert_eq!(name, role);
+        }
+    }
 }

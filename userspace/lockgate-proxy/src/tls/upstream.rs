@@ -1,8 +1,9 @@
 //! The target's leg: lockgate is the client and verifies whom it talks to.
 
-use super::{TlsError, certificates, provider};
-use rustls::client::WebPkiServerVerifier;
+use super::{ClientIdentity, TlsError, certificates, provider};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::sign::SingleCertAndKey;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::sync::Arc;
@@ -20,17 +21,21 @@ pub enum TlsMode {
     VerifyFull,
 }
 
+/// The protocol's name in ALPN (PostgreSQL 17 documentation, §53.2.10).
+pub(super) const ALPN: &[u8] = b"postgresql";
+
 /// A target's TLS settings, ready for handshakes.
 #[derive(Clone)]
 pub struct UpstreamTls {
     mode: TlsMode,
+    direct: bool,
     config: Option<Arc<ClientConfig>>,
 }
 
 impl UpstreamTls {
     /// No TLS.
     pub fn disable() -> Self {
-        Self { mode: TlsMode::Disable, config: None }
+        Self { mode: TlsMode::Disable, direct: false, config: None }
     }
 
     /// By mode and CA (PEM, any number of certificates). Without a CA the public roots count, for `verify-full` only.
@@ -38,8 +43,8 @@ impl UpstreamTls {
         let roots = match (mode, ca) {
             (TlsMode::Disable, _) => return Ok(Self::disable()),
             (TlsMode::VerifyCa, None) => return Err(TlsError::VerifyCaWithoutCa),
-            (TlsMode::VerifyFull, None) => RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() },
-            (TlsMode::VerifyCa | TlsMode::VerifyFull, Some(pem)) => roots(pem)?,
+            (TlsMode::VerifyFull, None) => trusted("upstream.ca", None)?,
+            (TlsMode::VerifyCa | TlsMode::VerifyFull, Some(pem)) => trusted("upstream.ca", Some(pem))?,
         };
         let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
             .build()
@@ -48,13 +53,27 @@ impl UpstreamTls {
             TlsMode::VerifyCa => Arc::new(AnyName(chain)),
             TlsMode::Disable | TlsMode::VerifyFull => chain,
         };
-        let config = ClientConfig::builder_with_provider(provider())
+        let mut config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|source| TlsError::Rustls { what: "use upstream.tls", source })?
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
-        Ok(Self { mode, config: Some(Arc::new(config)) })
+        // As libpq 17 and later says it; older servers do not look.
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        Ok(Self { mode, direct: false, config: Some(Arc::new(config)) })
+    }
+
+    /// Begins with TLS instead of asking for it, as PostgreSQL 17 and later allows (`sslnegotiation=direct`).
+    #[must_use]
+    pub fn direct(mut self) -> Self {
+        self.direct = true;
+        self
+    }
+
+    /// Whether it begins with TLS.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.direct
     }
 
     /// The mode.
@@ -63,11 +82,26 @@ impl UpstreamTls {
     }
 
     /// Shakes hands as a client of `host`, a DNS name or an address. `None` when TLS is disabled.
-    pub(crate) fn connector(&self, host: &str) -> Result<Option<Connector>, TlsError> {
+    ///
+    /// With an identity nothing of the connection serves another one: it would be that identity's there.
+    pub(crate) fn connector(
+        &self,
+        host: &str,
+        identity: Option<ClientIdentity>,
+    ) -> Result<Option<Connector>, TlsError> {
         let Some(config) = &self.config else { return Ok(None) };
+        let config = match identity {
+            None => config.clone(),
+            Some(ClientIdentity(certified)) => {
+                let mut own = ClientConfig::clone(config);
+                own.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(certified));
+                own.resumption = Resumption::disabled();
+                Arc::new(own)
+            }
+        };
         let name =
             ServerName::try_from(host.to_owned()).map_err(|_| TlsError::BadName { name: host.to_owned() })?;
-        Ok(Some(Connector { connector: TlsConnector::from(config.clone()), name }))
+        Ok(Some(Connector { connector: TlsConnector::from(config), name }))
     }
 }
 
@@ -95,10 +129,14 @@ impl Connector {
     }
 }
 
-fn roots(pem: &[u8]) -> Result<RootCertStore, TlsError> {
+/// The certificates of `pem`, or the public roots.
+pub(super) fn trusted(what: &'static str, pem: Option<&[u8]>) -> Result<RootCertStore, TlsError> {
+    let Some(pem) = pem else { return Ok(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }) };
     let mut store = RootCertStore::empty();
-    for certificate in certificates("upstream.ca", pem)? {
-        store.add(certificate).map_err(|source| TlsError::Rustls { what: "use upstream.ca", source })?;
+    for certificate in certificates(what, pem)? {
+        store
+            .add(certificate)
+            .map_err(|source| TlsError::Rustls { what: "use the CA's certificates", source })?;
     }
     Ok(store)
 }

@@ -1,23 +1,21 @@
 //! Answers the target's authentication requests with the injected credential.
 //!
-//! Supported: trust, cleartext password (over TLS only), md5, SCRAM-SHA-256 and, over TLS, SCRAM-SHA-256-PLUS. The
-//! cryptography is `postgres-protocol`'s; here is which exchange is acceptable, and in which order.
+//! Supported: trust, cleartext password (over TLS only), md5, SCRAM-SHA-256 and, over TLS, SCRAM-SHA-256-PLUS. Client
+//! certificates belong to TLS. The messages of SCRAM are [`crate::scram`]'s; here is which exchange is acceptable, and in
+//! which order.
 
 use super::UpstreamError;
-use super::login::Credential;
-use crate::credential::{self, SecretBytes};
+use crate::credential::{Account, SecretBytes};
+use crate::scram::{Binding, ClientFinal, ClientFirst, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramError};
 use lockgate_wire::postgres::backend::Authentication;
 use lockgate_wire::postgres::frontend::{Frontend, PasswordFamily, tag};
 use lockgate_wire::postgres::{PgString, WireError};
-use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{
-    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
-};
+use md5::{Digest, Md5};
 use zeroize::Zeroizing;
 
 /// One login's side of the exchange.
 pub(super) struct Authenticator<'a> {
-    credential: &'a Credential,
+    account: &'a Account,
     encrypted: bool,
     binding: Option<Vec<u8>>,
     state: State,
@@ -29,9 +27,9 @@ enum State {
     /// A password was sent; the target's word is all that can come.
     Answered,
     /// SCRAM: the first message was sent.
-    ScramFirst(Box<ScramSha256>),
+    ScramFirst(ClientFirst),
     /// SCRAM: the proof was sent; the target has to prove itself in turn.
-    ScramFinal(Box<ScramSha256>),
+    ScramFinal(ClientFinal),
     /// SCRAM: the target has proved that it knows the password.
     ScramProved,
     /// AuthenticationOk came.
@@ -39,8 +37,8 @@ enum State {
 }
 
 impl<'a> Authenticator<'a> {
-    pub(super) fn new(credential: &'a Credential, encrypted: bool, binding: Option<Vec<u8>>) -> Self {
-        Self { credential, encrypted, binding, state: State::Start }
+    pub(super) fn new(account: &'a Account, encrypted: bool, binding: Option<Vec<u8>>) -> Self {
+        Self { account, encrypted, binding, state: State::Start }
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -59,13 +57,11 @@ impl<'a> Authenticator<'a> {
             (State::Start, Authentication::CleartextPassword) => self.cleartext().await.map(Some),
             (State::Start, Authentication::Md5Password { salt }) => self.md5(salt).await.map(Some),
             (State::Start, Authentication::Sasl(mechanisms)) => self.scram(&mechanisms).await.map(Some),
-            (State::ScramFirst(scram), Authentication::SaslContinue(data)) => {
-                let (scram, answer) = prove(scram, data).await?;
-                self.state = State::ScramFinal(scram);
-                Ok(Some(answer))
+            (State::ScramFirst(first), Authentication::SaslContinue(data)) => {
+                self.prove(first, &data).await.map(Some)
             }
-            (State::ScramFinal(mut scram), Authentication::SaslFinal(data)) => {
-                scram.finish(&data).map_err(scram_failed)?;
+            (State::ScramFinal(last), Authentication::SaslFinal(data)) => {
+                last.verify(&data).map_err(scram_failed)?;
                 self.state = State::ScramProved;
                 Ok(None)
             }
@@ -90,37 +86,41 @@ impl<'a> Authenticator<'a> {
 
     async fn md5(&self, salt: [u8; 4]) -> Result<Answer, UpstreamError> {
         let password = self.password("md5").await?;
-        let hash = md5_hash(self.credential.user.as_bytes(), password.expose(), salt);
+        let hash = md5_answer(self.account.user().as_bytes(), password.expose(), salt);
         Ok(Answer::password(hash.as_bytes())?)
     }
 
     async fn scram(&mut self, mechanisms: &[PgString]) -> Result<Answer, UpstreamError> {
         let offers = |wanted: &str| mechanisms.iter().any(|offered| *offered == wanted);
         let (mechanism, binding) = match self.binding.take() {
-            Some(binding) if offers(SCRAM_SHA_256_PLUS) => {
-                (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(binding))
-            }
+            Some(binding) if offers(SCRAM_SHA_256_PLUS) => (SCRAM_SHA_256_PLUS, Binding::EndPoint(binding)),
             // "I could have, had you offered it": a target that did offer it sees that somebody took the offer away
             // (RFC 5802 §6).
-            Some(_) if offers(SCRAM_SHA_256) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
-            None if offers(SCRAM_SHA_256) => (SCRAM_SHA_256, ChannelBinding::unsupported()),
+            Some(_) if offers(SCRAM_SHA_256) => (SCRAM_SHA_256, Binding::NotOffered),
+            None if offers(SCRAM_SHA_256) => (SCRAM_SHA_256, Binding::Unsupported),
             Some(_) | None => {
                 let offered: Vec<_> = mechanisms.iter().map(PgString::to_string_lossy).collect();
                 return Err(UpstreamError::Method { method: format!("SASL with {}", offered.join(", ")) });
             }
         };
+        let first = ClientFirst::new(binding).map_err(scram_failed)?;
+        let message = PasswordFamily::sasl_initial(&PgString::lossy(mechanism), first.message().as_bytes())?;
+        self.state = State::ScramFirst(first);
+        Ok(Answer::of(message)?)
+    }
+
+    async fn prove(&mut self, first: ClientFirst, data: &[u8]) -> Result<Answer, UpstreamError> {
+        let challenge = first.challenged(data).map_err(scram_failed)?;
         let password = self.password("scram-sha-256").await?;
-        let scram = Box::new(ScramSha256::new(password.expose(), binding));
-        let first = PasswordFamily::sasl_initial(&PgString::lossy(mechanism), scram.message())?;
-        self.state = State::ScramFirst(scram);
-        Ok(Answer::of(first)?)
+        let keys = self.account.keys().keys(password.expose(), &challenge.salt, challenge.iterations).await;
+        let keys = keys.ok_or(UpstreamError::Scram { detail: "the agent is ending".to_owned() })?;
+        let (proof, last) = challenge.prove(&keys);
+        self.state = State::ScramFinal(last);
+        Ok(Answer::of(PasswordFamily::raw(bytes::Bytes::copy_from_slice(proof.as_bytes())))?)
     }
 
     async fn password(&self, method: &'static str) -> Result<SecretBytes, UpstreamError> {
-        match &self.credential.password {
-            None => Err(UpstreamError::NoPassword { method }),
-            Some(reference) => Ok(credential::resolve(reference).await?),
-        }
+        self.account.password().await?.ok_or(UpstreamError::NoPassword { method })
     }
 }
 
@@ -169,41 +169,39 @@ impl State {
     }
 }
 
-/// The proof costs thousands of hashes, as many as the target asks for: not on a worker that serves sessions.
-async fn prove(
-    mut scram: Box<ScramSha256>,
-    data: bytes::Bytes,
-) -> Result<(Box<ScramSha256>, Answer), UpstreamError> {
-    let work = move || {
-        scram.update(&data)?;
-        Ok(scram)
-    };
-    let outcome: std::io::Result<Box<ScramSha256>> = match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => outcome,
-        Err(error) => Err(std::io::Error::other(error)),
-    };
-    let scram = outcome.map_err(scram_failed)?;
-    let proof = PasswordFamily::raw(bytes::Bytes::copy_from_slice(scram.message()));
-    let answer = Answer::of(proof)?;
-    Ok((scram, answer))
+/// What is said here is about the exchange, never about the password.
+#[allow(clippy::needless_pass_by_value, reason = "it is what map_err calls")]
+fn scram_failed(error: ScramError) -> UpstreamError {
+    UpstreamError::Scram { detail: error.to_string() }
 }
 
-/// What `postgres-protocol` says is about the exchange, never about the password.
-fn scram_failed(error: std::io::Error) -> UpstreamError {
-    UpstreamError::Scram { detail: error.to_string() }
+/// `md5` and the hash of the salted hash of password and user (§55.2.1 "AuthenticationMD5Password"). Both hashes are as
+/// good as the password on a server that takes them.
+fn md5_answer(user: &[u8], password: &[u8], salt: [u8; 4]) -> Zeroizing<String> {
+    let hash = |parts: [&[u8]; 2]| {
+        let digest: Zeroizing<[u8; 16]> = Zeroizing::new(
+            parts.iter().fold(Md5::new(), |md5, part| md5.chain_update(part)).finalize().into(),
+        );
+        Zeroizing::new(hex::encode(*digest))
+    };
+    let inner = hash([password, user]);
+    let outer = hash([inner.as_bytes(), &salt]);
+    Zeroizing::new(format!("md5{}", *outer))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::credential::Credential;
     use lockgate_model::SecretRef;
 
     /// Mechanism and GS2 header (RFC 5802 §6) that answer an offer.
     async fn choice(binding: Option<Vec<u8>>, offered: &[&str]) -> Result<(String, String), &'static str> {
         // PATH is a secret that every test process has.
-        let credential = Credential { user: "app".into(), password: Some(SecretRef::Env("PATH".into())) };
+        let credential = Credential::password("app", SecretRef::Env("PATH".into()));
+        let account = credential.account().await.expect("nothing is read yet");
         let encrypted = binding.is_some();
-        let mut authenticator = Authenticator::new(&credential, encrypted, binding);
+        let mut authenticator = Authenticator::new(&account, encrypted, binding);
         let offered = offered.iter().map(|name| PgString::lossy(name)).collect();
         match authenticator.answer(Authentication::Sasl(offered)).await {
             Err(error) => Err(error.kind()),
@@ -229,6 +227,15 @@ mod tests {
         let Frontend::Password(body) = decoded(&answer) else { panic!("another message") };
         assert_eq!(body.as_password().unwrap().as_bytes(), b"p\xe4ss");
         assert_eq!(Answer::password(b"a\0b").map(drop).map_err(|e| e.kind()), Err("interior_nul"));
+    }
+
+    #[test]
+    fn md5_is_the_server_s() {
+        // SELECT 'md5' || md5('md5-less hash of passworduser' || salt), by PostgreSQL itself.
+        let inner = hex::encode(Md5::digest(b"passworduser"));
+        let salted = [inner.as_bytes(), b"salt"].concat();
+        let expected = format!("md5{}", hex::encode(Md5::digest(salted)));
+        assert_eq!(*md5_answer(b"user", b"password", *b"salt"), expected);
     }
 
     #[tokio::test]

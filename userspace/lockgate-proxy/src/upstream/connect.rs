@@ -1,8 +1,9 @@
 //! From an address to a session: TCP, TLS, login; and cancellation, which is a connection of its own.
 
-use super::login::{Credential, Opening, SessionRequest};
+use super::login::{Opening, SessionRequest};
 use super::{Connected, DIAL_TIME, LOGIN_TIME, Stream, UpstreamError};
-use crate::tls::{UpstreamTls, server_end_point};
+use crate::credential::Account;
+use crate::tls::{ClientIdentity, UpstreamTls, server_end_point};
 use bytes::BytesMut;
 use lockgate_model::addr::UpstreamAddr;
 use lockgate_wire::postgres::backend::BackendKeyData;
@@ -55,21 +56,26 @@ impl Endpoint {
     }
 }
 
-/// Opens a session on the target with the injected credential.
+/// Opens a session on the target with the injected credential's account.
 ///
 /// Bounded by the endpoint's [`Bounds`]. Dropping the future drops the connection.
 pub async fn connect(
     endpoint: &Endpoint,
-    credential: &Credential,
+    account: &Account,
     request: &SessionRequest,
 ) -> Result<Connected, UpstreamError> {
     request.check()?;
     let tcp = dial(endpoint).await?;
     let deadline = Deadline::after(endpoint.bounds.login);
-    let (stream, binding) = deadline.within("TLS", secure(tcp, endpoint)).await?;
+    let identity = async {
+        let session = request.session.map(|session| session.to_string());
+        Ok(account.identity(session.as_deref()).await?)
+    };
+    let identity = deadline.within("nothing yet, the client certificate is awaited", identity).await?;
+    let (stream, binding) = deadline.within("TLS", secure(tcp, endpoint, identity)).await?;
     let encrypted = matches!(stream, Secured::Tls(_));
     let mut opening = Opening::new(stream, deadline);
-    let session = opening.log_in(credential, request, encrypted, binding).await?;
+    let session = opening.log_in(account, request, encrypted, binding).await?;
     let (stream, buffer) = opening.into_parts();
     Ok(session.hand_over(stream.split(), buffer, encrypted))
 }
@@ -79,7 +85,8 @@ pub async fn cancel(endpoint: &Endpoint, key: &BackendKeyData) -> Result<(), Ups
     let tcp = dial(endpoint).await?;
     let step = "a cancellation";
     let deliver = async {
-        let (mut stream, _) = secure(tcp, endpoint).await?;
+        // Cancellations carry their own proof: no client certificate.
+        let (mut stream, _) = secure(tcp, endpoint, None).await?;
         let request = CancelRequest { process_id: key.process_id, key: key.key.clone() };
         let mut bytes = BytesMut::new();
         StartupPacket::Cancel(request).encode(&mut bytes)?;
@@ -167,22 +174,34 @@ impl Secured {
 async fn secure(
     mut tcp: TcpStream,
     endpoint: &Endpoint,
+    identity: Option<ClientIdentity>,
 ) -> Result<(Secured, Option<Vec<u8>>), UpstreamError> {
-    let Some(connector) = endpoint.tls.connector(&endpoint.host)? else {
+    let Some(connector) = endpoint.tls.connector(&endpoint.host, identity)? else {
         return Ok((Secured::Plain(tcp), None));
     };
+    if !endpoint.tls.is_direct() {
+        ask_for_tls(&mut tcp).await?;
+    }
+    let tls = connector.connect(tcp).await?;
+    let connection = tls.get_ref().1;
+    // A server that knows direct TLS confirms the protocol; another one might serve anything by the same certificate.
+    if endpoint.tls.is_direct() && connection.alpn_protocol().is_none() {
+        return Err(UpstreamError::NoAlpn);
+    }
+    let certificate = connection.peer_certificates().and_then(<[_]>::first);
+    let binding = certificate.and_then(|certificate| server_end_point(certificate));
+    Ok((Secured::Tls(Box::new(tls)), binding))
+}
+
+async fn ask_for_tls(tcp: &mut TcpStream) -> Result<(), UpstreamError> {
     let mut request = BytesMut::new();
     StartupPacket::SslRequest.encode(&mut request)?;
     let io = |error: std::io::Error| UpstreamError::io("TLS", &error);
     tcp.write_all(&request).await.map_err(io)?;
     // Exactly one byte is read: what a man in the middle put behind it goes into the handshake and breaks it.
     match tcp.read_u8().await.map_err(io)? {
-        b'S' => {}
-        b'N' => return Err(UpstreamError::TlsRefused),
-        got => return Err(UpstreamError::TlsAnswer { got }),
+        b'S' => Ok(()),
+        b'N' => Err(UpstreamError::TlsRefused),
+        got => Err(UpstreamError::TlsAnswer { got }),
     }
-    let tls = connector.connect(tcp).await?;
-    let certificate = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let binding = certificate.and_then(|certificate| server_end_point(certificate));
-    Ok((Secured::Tls(Box::new(tls)), binding))
 }

@@ -57,6 +57,11 @@ pub enum UpstreamError {
         /// The byte.
         got: u8,
     },
+    /// A server that takes TLS at once confirms that it speaks PostgreSQL's protocol.
+    #[error(
+        "the target did not confirm the protocol by ALPN, which upstream.tls_negotiation: direct needs; PostgreSQL 17 and later do"
+    )]
+    NoAlpn,
     /// TLS failed.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -82,7 +87,7 @@ pub enum UpstreamError {
     Refused(Box<ReportFields>),
     /// The target asks for a way to authenticate that is not supported.
     #[error(
-        "the target demands {method}, supported are trust, password over TLS, md5 and SCRAM-SHA-256(-PLUS)"
+        "the target demands {method}, supported are trust, password over TLS, md5, SCRAM-SHA-256(-PLUS) and client certificates"
     )]
     Method {
         /// What it asks for.
@@ -116,6 +121,19 @@ pub enum UpstreamError {
     },
 }
 
+/// Refusals that drivers act upon (another database, a later attempt), and whether the target's words go with them: they
+/// do where they cannot name the role that lockgate logs in as (PostgreSQL, appendix A, "Error Codes").
+const TELLING: [(&str, bool); 8] = [
+    ("3D000", true),  // invalid_catalog_name
+    ("22023", true),  // invalid_parameter_value
+    ("42704", true),  // undefined_object: a setting that does not exist
+    ("57P01", true),  // admin_shutdown
+    ("57P02", true),  // crash_shutdown
+    ("57P03", true),  // cannot_connect_now
+    ("53300", false), // too_many_connections
+    ("42501", false), // insufficient_privilege
+];
+
 impl UpstreamError {
     /// A stable label for metrics.
     pub fn kind(&self) -> &'static str {
@@ -127,6 +145,7 @@ impl UpstreamError {
             Self::Io { .. } => "io",
             Self::TlsRefused => "tls_refused",
             Self::TlsAnswer { .. } => "tls_answer",
+            Self::NoAlpn => "tls_no_alpn",
             Self::Tls(error) => error.kind(),
             Self::Wire(error) => error.kind(),
             Self::Unexpected { .. } => "unexpected_message",
@@ -153,7 +172,7 @@ impl UpstreamError {
             Self::Closed { .. } | Self::Io { .. } => {
                 unreachable("the target closed the connection during login")
             }
-            Self::TlsRefused | Self::TlsAnswer { .. } | Self::Tls(_) => {
+            Self::TlsRefused | Self::TlsAnswer { .. } | Self::NoAlpn | Self::Tls(_) => {
                 unreachable("the target could not be verified by TLS")
             }
             Self::Wire(_) | Self::Unexpected { .. } | Self::TooChatty { .. } => {
@@ -161,10 +180,13 @@ impl UpstreamError {
             }
             Self::Refused(report) => {
                 let code = String::from_utf8_lossy(report.sqlstate()).into_owned();
-                (
-                    sqlstate::CONNECTION_REJECTED,
-                    format!("lockgate: the target refused the session (SQLSTATE {code})"),
-                )
+                match TELLING.iter().find(|(telling, _)| *telling == code) {
+                    Some((code, true)) => (*code, report.message().into_owned()),
+                    told => (
+                        told.map_or(sqlstate::CONNECTION_REJECTED, |(code, _)| *code),
+                        format!("lockgate: the target refused the session (SQLSTATE {code})"),
+                    ),
+                }
             }
             Self::Method { .. }
             | Self::CleartextWithoutTls
@@ -184,11 +206,41 @@ impl UpstreamError {
     }
 
     pub(super) fn io(step: &'static str, error: &io::Error) -> Self {
+        // Since TLS 1.3 a server says only behind the handshake that it does not like the client's certificate.
+        if let Some(source) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            return Self::Tls(TlsError::Rustls { what: "the target ended TLS", source: source.clone() });
+        }
         match error.kind() {
             io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
                 Self::Closed { step }
             }
             kind => Self::Io { step, kind },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lockgate_wire::postgres::{PgString, backend::field};
+
+    #[test]
+    fn a_refusal_keeps_the_code_that_drivers_act_upon_and_no_word_about_the_credential() {
+        let refused = |code: &str, words: &str| {
+            let text = |text: &str| PgString::lossy(text);
+            let fields = vec![(field::SQLSTATE, text(code)), (field::MESSAGE, text(words))];
+            UpstreamError::Refused(Box::new(ReportFields::new(fields))).client_text()
+        };
+        let own = |code: &str| format!("lockgate: the target refused the session (SQLSTATE {code})");
+        let missing = "database \"x\" does not exist";
+        for (code, words, expected) in [
+            ("3D000", missing, ("3D000", missing.to_owned())),
+            ("57P03", "the database system is starting up", ("57P03", "the database system is starting up".to_owned())),
+            ("53300", "too many connections for role \"app\"", ("53300", own("53300"))),
+            ("28P01", "password authentication failed for user \"app\"", ("08004", own("28P01"))),
+            ("XX000", "who knows", ("08004", own("XX000"))),
+        ] {
+            assert_eq!(refused(code, words), expected);
         }
     }
 }

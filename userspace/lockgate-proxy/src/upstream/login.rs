@@ -3,8 +3,9 @@
 use super::authentication::Authenticator;
 use super::connect::{Deadline, Halves, Secured};
 use super::{Connected, MAX_LOGIN_MESSAGE, MAX_LOGIN_MESSAGES, Upstream, UpstreamError, UpstreamReader};
+use crate::credential::Account;
 use bytes::BytesMut;
-use lockgate_model::SecretRef;
+use lockgate_model::SessionId;
 use lockgate_wire::postgres::backend::{Backend, BackendKeyData, ReportFields};
 use lockgate_wire::postgres::frame::{FrameDecoder, Limits};
 use lockgate_wire::postgres::startup::{EXTENSION_PREFIX, ProtocolVersion, StartupMessage};
@@ -14,15 +15,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// Parameters that are the proxy's to set: who logs in where, and modes that have a protocol of their own.
 const RESERVED: [&[u8]; 3] = [b"user", b"database", b"replication"];
 
-/// Who logs in on the target.
-#[derive(Clone, Debug)]
-pub struct Credential {
-    /// The role.
-    pub user: String,
-    /// Where its password rests; none for `trust`, or a server that knows the proxy otherwise.
-    pub password: Option<SecretRef>,
-}
-
 /// What session is asked for.
 #[derive(Clone, Debug)]
 pub struct SessionRequest {
@@ -30,6 +22,8 @@ pub struct SessionRequest {
     pub database: PgString,
     /// Run-time parameters, as far as the session lets the client's go on (`application_name`, …).
     pub parameters: Vec<(PgString, PgString)>,
+    /// lockgate's session, which an issued client certificate names; none for a connection of lockgate's own.
+    pub session: Option<SessionId>,
 }
 
 impl SessionRequest {
@@ -95,15 +89,15 @@ impl Opening {
     /// `binding` is the channel binding data of the connection, if it has any.
     pub(super) async fn log_in(
         &mut self,
-        credential: &Credential,
+        account: &Account,
         request: &SessionRequest,
         encrypted: bool,
         binding: Option<Vec<u8>>,
     ) -> Result<LoggedIn, UpstreamError> {
         let mut bytes = BytesMut::new();
-        request.startup(&credential.user)?.encode(&mut bytes)?;
+        request.startup(account.user())?.encode(&mut bytes)?;
         self.write(&bytes).await?;
-        let mut authenticator = Authenticator::new(credential, encrypted, binding);
+        let mut authenticator = Authenticator::new(account, encrypted, binding);
         let mut session = LoggedIn {
             parameters: Vec::new(),
             key: None,
@@ -180,7 +174,7 @@ mod tests {
     #[allow(dead_code, reason = "compiling it is the check")]
     fn logins_may_move_between_threads(
         endpoint: &Endpoint,
-        credential: &Credential,
+        credential: &Account,
         request: &SessionRequest,
         key: &BackendKeyData,
     ) {
@@ -204,6 +198,7 @@ mod tests {
             let request = SessionRequest {
                 database: PgString::from_static("orders"),
                 parameters: vec![(PgString::lossy(name), PgString::from_static("x"))],
+                session: None,
             };
             assert_eq!(request.check().is_ok(), allowed, "{name}");
         }

@@ -14,9 +14,10 @@ mod login;
 mod scripted;
 mod writer;
 
+pub use crate::credential::{Account, Credential};
 pub use connect::{Bounds, Endpoint, cancel, connect};
 pub use error::UpstreamError;
-pub use login::{Credential, SessionRequest};
+pub use login::SessionRequest;
 pub use writer::{Housekeeping, Upstream};
 
 #[cfg(doc)]

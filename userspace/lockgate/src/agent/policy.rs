@@ -192,7 +192,7 @@ async fn compile(reading: &Reading, base: &Path) -> Result<(Loaded, MaskKeys), V
     for reference in loaded.policy.mask_keys() {
         let place = match &reference {
             SecretRef::File(path) => SecretRef::File(base.join(path).display().to_string()),
-            SecretRef::Env(_) | SecretRef::Command(_) => reference.clone(),
+            SecretRef::Env(_) | SecretRef::Command(_) | SecretRef::Vault(_) => reference.clone(),
         };
         let key = lockgate_proxy::credential::resolve(&place).await;
         keys.insert(reference, key.map_err(|error| whole(format!("a mask's key: {error}")))?);

@@ -1,12 +1,20 @@
 //! From configured targets to what the kernel protects and what the data plane dials.
 
 use super::names::Names;
-use crate::config::{Address, Config, TargetConfig, UpstreamTls};
+use crate::config::{Address, ClientTls, Config, TargetConfig, UpstreamTls, VaultConfig};
 use anyhow::Context as _;
 use lockgate_intercept::TargetNet;
 use lockgate_model::{Secret, SecretRef, session::Mode};
-use lockgate_proxy::{TargetAddr, TargetSettings, TargetTable, tls, upstream::Credential};
-use std::net::{IpAddr, SocketAddr};
+use lockgate_proxy::{
+    TargetAddr, TargetSettings, TargetTable, Verifier,
+    credential::{Credential, Secrets, Vault, VaultSettings},
+    tls,
+};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 /// A bundle of public roots has about 250 KB.
 const MAX_PEM_BYTES: u64 = 4 * 1024 * 1024;
@@ -17,10 +25,11 @@ pub(super) struct Targets(Vec<TargetSettings>);
 impl Targets {
     /// Reads what the configuration refers to.
     pub(super) async fn prepare(config: &Config) -> anyhow::Result<Self> {
+        let secrets = secrets(config).await?;
         let mut prepared = Vec::with_capacity(config.targets.len());
         for target in &config.targets {
             let settings =
-                settings(target).await.with_context(|| format!("targets: {}", target.target.name))?;
+                settings(target, &secrets).await.with_context(|| format!("targets: {}", target.target.name))?;
             prepared.push(settings);
         }
         Ok(Self(prepared))
@@ -54,39 +63,100 @@ pub(super) fn nets(targets: &[TargetConfig], names: &Names) -> Vec<TargetNet> {
 
 /// A certificate, a CA bundle or a key. Bundles are larger than any secret, so files are read here.
 pub(super) async fn material(reference: &SecretRef) -> anyhow::Result<Secret<Vec<u8>>> {
+    material_of(&Secrets::default(), reference).await
+}
+
+async fn material_of(secrets: &Secrets, reference: &SecretRef) -> anyhow::Result<Secret<Vec<u8>>> {
     let SecretRef::File(path) = reference else {
-        return Ok(lockgate_proxy::credential::resolve(reference).await?);
+        return Ok(secrets.resolve(reference).await?);
     };
     let size = tokio::fs::metadata(path).await.with_context(|| path.clone())?.len();
     anyhow::ensure!(size <= MAX_PEM_BYTES, "{path}: {size} bytes are more than any certificate bundle has");
     Ok(Secret::new(tokio::fs::read(path).await.with_context(|| path.clone())?))
 }
 
-async fn settings(target: &TargetConfig) -> anyhow::Result<TargetSettings> {
-    let client_tls = match &target.client_tls {
+/// Where references lead: this host, and the vault if there is one. Nothing is asked yet.
+pub(crate) async fn secrets(config: &Config) -> anyhow::Result<Secrets> {
+    match &config.vault {
+        Some(vault) => Ok(Secrets::with_vault(Arc::new(connect(vault).await.context("vault")?))),
+        None => Ok(Secrets::default()),
+    }
+}
+
+async fn connect(vault: &VaultConfig) -> anyhow::Result<Vault> {
+    let ca = match &vault.ca {
+        Some(ca) => Some(material(ca).await.context("vault.ca")?),
         None => None,
-        Some(certificate) => {
-            let chain = material(&certificate.chain).await.context("client_tls.certificate")?;
-            let key = material(&certificate.key).await.context("client_tls.key")?;
-            Some(tls::ClientTls::from_pem(chain.expose(), key.expose())?)
-        }
     };
+    Ok(Vault::new(VaultSettings {
+        address: vault.address.clone(),
+        ca,
+        namespace: vault.namespace.clone(),
+        auth: vault.auth.clone(),
+        timeout: vault.timeout,
+    })?)
+}
+
+async fn client_tls(target: &TargetConfig, secrets: &Secrets) -> anyhow::Result<Option<tls::ClientTls>> {
+    match &target.client_tls {
+        None => Ok(None),
+        Some(ClientTls::Certificate { chain, key }) => {
+            let chain = material_of(secrets, chain).await.context("client_tls.certificate")?;
+            let key = material_of(secrets, key).await.context("client_tls.key")?;
+            Ok(Some(tls::ClientTls::from_pem(chain.expose(), key.expose())?))
+        }
+        Some(ClientTls::Issue { ca, key, names, validity }) => {
+            let ca = material_of(secrets, ca).await.context("client_tls.ca")?;
+            let key = material_of(secrets, key).await.context("client_tls.ca_key")?;
+            let authority = tls::Authority::from_pem("client_tls", ca.expose(), key.expose())?;
+            let hosts = target.addresses.iter().filter_map(|address| match address {
+                Address::Host { name, .. } => Some(name),
+                Address::Net { .. } => None,
+            });
+            let mut all: Vec<String> = hosts.chain(&target.server_name).chain(names).cloned().collect();
+            all.sort();
+            all.dedup();
+            Ok(Some(tls::ClientTls::issuing(authority, target.target.name.as_str(), all, *validity)))
+        }
+    }
+}
+
+async fn verifiers(target: &TargetConfig, secrets: &Secrets) -> anyhow::Result<HashMap<String, Verifier>> {
+    let mut verifiers = HashMap::new();
+    for (user, reference) in &target.client_auth {
+        let place = || format!("client_auth: the verifier of {user:?}");
+        let text = secrets.resolve(reference).await.with_context(place)?;
+        let text = std::str::from_utf8(text.expose()).unwrap_or_default();
+        verifiers.insert(user.clone(), text.parse().with_context(place)?);
+    }
+    Ok(verifiers)
+}
+
+async fn settings(target: &TargetConfig, secrets: &Secrets) -> anyhow::Result<TargetSettings> {
     let mode = match target.upstream_tls {
         UpstreamTls::Disable => tls::TlsMode::Disable,
         UpstreamTls::VerifyCa => tls::TlsMode::VerifyCa,
         UpstreamTls::VerifyFull => tls::TlsMode::VerifyFull,
     };
     let ca = match &target.upstream_ca {
-        Some(ca) => Some(material(ca).await.context("upstream.ca")?),
+        Some(ca) => Some(material_of(secrets, ca).await.context("upstream.ca")?),
         None => None,
     };
+    let mut upstream_tls = tls::UpstreamTls::new(mode, ca.as_ref().map(|ca| ca.expose().as_slice()))?;
+    if target.upstream_direct {
+        upstream_tls = upstream_tls.direct();
+    }
+    let credential = Credential::new(target.credential.clone(), secrets.clone());
+    credential.check().await?;
     Ok(TargetSettings {
         target: target.target.clone(),
         addresses: Vec::new(),
-        client_tls,
-        upstream_tls: tls::UpstreamTls::new(mode, ca.as_ref().map(|ca| ca.expose().as_slice()))?,
+        client_tls: client_tls(target, secrets).await?,
+        client_verifiers: Arc::new(verifiers(target, secrets).await?),
+        session_in_application_name: target.session_in_application_name,
+        upstream_tls,
         upstream_host: target.server_name.clone(),
-        credential: Credential { user: target.user.clone(), password: target.password.clone() },
+        credential,
     })
 }
 

@@ -9,8 +9,8 @@ use super::{
     text,
 };
 use crate::{
-    agent::policy,
-    config::{Client, Config, ConfigError},
+    agent::{policy, targets},
+    config::{Client, Config, ConfigError, TargetConfig},
 };
 use clap::Args;
 use lockgate_intercept::{Check, Instance, Status};
@@ -155,11 +155,19 @@ fn secrets(config: &Config, findings: &mut Findings) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
     let of_webhooks =
         config.webhooks.iter().flat_map(|webhook| [Some(&webhook.secret), webhook.decision_secret.as_ref()]);
-    let of_targets = config.targets.iter().map(|target| target.password.as_ref());
+    let of_targets = config.targets.iter().flat_map(TargetConfig::secrets).map(Some);
     let references: Vec<&SecretRef> = of_targets.chain(of_webhooks).flatten().collect();
+    let places = match runtime.block_on(targets::secrets(config)) {
+        Ok(places) => places,
+        Err(error) => {
+            let remedy = Some("look at `vault:` in the configuration");
+            findings.add(SECTION, Status::Failed, "vault", format!("{error:#}"), remedy);
+            return;
+        }
+    };
     let mut fine = 0;
     for reference in &references {
-        match runtime.block_on(lockgate_proxy::credential::resolve(reference)) {
+        match runtime.block_on(places.resolve(reference)) {
             Ok(_) => fine += 1,
             Err(error) => findings.add(
                 SECTION,

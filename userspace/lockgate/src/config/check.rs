@@ -2,8 +2,10 @@
 //!
 //! All findings are collected, so that one run shows them all.
 
+mod credential;
+
 use super::{
-    Address, Api, Certificate, Client, Config, DEFAULT_RUN_CGROUP, DEFAULT_STORE, Store, TargetConfig,
+    Address, Api, Client, Config, DEFAULT_RUN_CGROUP, DEFAULT_STORE, Store, TargetConfig,
     UpstreamTls, Webhook,
     raw::{self, PathOrSecret, Raw, SecretText, Spanned},
 };
@@ -27,7 +29,9 @@ const CGROUP_HELP: &str = "write a path below the cgroup-v2 mount, such as /lock
 
 pub(super) fn check(path: &Path, raw: Raw) -> Result<Config, Vec<Diagnostic>> {
     let mut checker = Checker::new(path);
+    checker.has_vault = raw.vault.is_some();
     let place = checker.place(&raw);
+    let vault = raw.vault.as_ref().and_then(|vault| checker.vault(vault));
     let targets = checker.targets(&raw.targets);
     let (governed, run_cgroup) = checker.governed(&raw);
     let policies = checker.policies(&raw.policies);
@@ -57,6 +61,7 @@ pub(super) fn check(path: &Path, raw: Raw) -> Result<Config, Vec<Diagnostic>> {
         store: place.store,
         webhooks,
         api,
+        vault,
         run_uids: raw.run.allow_uids.into_iter().collect(),
         run_cgroup,
         warnings: checker.warnings,
@@ -79,6 +84,7 @@ struct Checker {
     base: PathBuf,
     errors: Vec<Diagnostic>,
     warnings: Vec<Diagnostic>,
+    has_vault: bool,
 }
 
 /// Where this agent's things are.
@@ -96,7 +102,7 @@ impl Checker {
         };
         // Absolute, so that nothing depends on where the agent happens to run.
         let base = std::path::absolute(&base).unwrap_or(base);
-        Self { file: path.display().to_string(), base, errors: Vec::new(), warnings: Vec::new() }
+        Self { file: path.display().to_string(), base, errors: Vec::new(), warnings: Vec::new(), has_vault: false }
     }
 
     fn error(&mut self, at: Position, message: impl Into<String>, help: Option<&str>) {
@@ -298,14 +304,8 @@ impl Checker {
                 Some("use mode: shadow: it decides and records, and refuses nothing"),
             );
         }
-        let client_tls = match &raw.client_tls {
-            None | Some(raw::ClientTls::Refuse) => None,
-            Some(raw::ClientTls::Terminate(raw)) => {
-                let chain = self.file_or_secret(name_at, "client_tls.certificate", &raw.certificate);
-                let key = self.file_or_secret(name_at, "client_tls.key", &raw.key);
-                chain.zip(key).map(|(chain, key)| Certificate { chain, key })
-            }
-        };
+        let client_tls = self.client_tls(raw);
+        let client_auth = self.client_auth(&raw.client_auth);
         let upstream = &raw.upstream;
         let ca = upstream.ca.as_ref();
         if upstream.tls == UpstreamTls::Disable && (ca.is_some() || upstream.server_name.is_some()) {
@@ -338,15 +338,9 @@ impl Checker {
                 Some("set upstream.server_name when they carry a name"),
             );
         }
-        if upstream.credential.user.value.is_empty() {
-            self.error(upstream.credential.user.at, "the role to log in as is empty", None);
-        }
+        let credential = self.credential(name_at, upstream);
+        let upstream_direct = self.direct(upstream);
         let upstream_ca = ca.and_then(|ca| self.file_or_secret(name_at, "upstream.ca", ca));
-        let password = upstream
-            .credential
-            .password
-            .as_ref()
-            .and_then(|password| self.secret("upstream.credential.password", password));
         TargetConfig {
             target: Arc::new(Target {
                 name: raw.name.value.as_str().into(),
@@ -357,11 +351,13 @@ impl Checker {
             }),
             addresses,
             client_tls,
+            client_auth,
+            session_in_application_name: raw.session_in_application_name,
             upstream_tls: upstream.tls,
+            upstream_direct,
             upstream_ca,
             server_name: upstream.server_name.as_ref().map(|name| name.value.clone()),
-            user: upstream.credential.user.value.clone(),
-            password,
+            credential,
         }
     }
 
@@ -469,7 +465,7 @@ impl Checker {
 
     fn inline(&mut self, at: Position, key: &str) {
         let help =
-            format!("write {key}: {{ file: PATH }}, {{ env: NAME }} or {{ command: [PROGRAM, ARGUMENT] }}");
+            format!("write {key}: {{ file: PATH }}, {{ env: NAME }}, {{ command: [PROGRAM, ARGUMENT] }} or {{ vault: PATH#FIELD }}");
         self.error(at, format!("{key} is written out; only a reference to it may stand here"), Some(&help));
     }
 
@@ -496,6 +492,7 @@ impl Checker {
                 );
                 None
             }
+            SecretRef::Vault(path) => self.vault_reference(at, key, path).then(|| reference.clone()),
             SecretRef::Env(_) | SecretRef::Command(_) => Some(reference.clone()),
         }
     }

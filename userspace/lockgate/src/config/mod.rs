@@ -19,6 +19,7 @@ use lockgate_model::{
     id::{GroupName, NodeName},
     session::Target,
 };
+use lockgate_proxy::credential::{CertificateSource, CredentialSettings, VaultAuth};
 use lockgate_policy::{Diagnostic, diagnostic::suggest, yaml::Spanned};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,6 +27,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 /// Where the configuration is looked for unless told otherwise.
@@ -52,6 +54,7 @@ pub(crate) struct Config {
     pub(crate) store: Store,
     pub(crate) webhooks: Vec<Webhook>,
     pub(crate) api: Api,
+    pub(crate) vault: Option<VaultConfig>,
     /// Besides root, who may use `lockgate run`.
     pub(crate) run_uids: BTreeSet<u32>,
     /// Under which cgroup `lockgate run` gives each command one of its own.
@@ -66,21 +69,64 @@ pub(crate) struct TargetConfig {
     pub(crate) target: Arc<Target>,
     pub(crate) addresses: Vec<Address>,
     /// None: answer N to SSLRequest.
-    pub(crate) client_tls: Option<Certificate>,
+    pub(crate) client_tls: Option<ClientTls>,
+    /// Users that are asked for SCRAM, and their verifiers.
+    pub(crate) client_auth: Vec<(String, SecretRef)>,
+    pub(crate) session_in_application_name: bool,
     pub(crate) upstream_tls: UpstreamTls,
+    /// Begin with TLS instead of asking for it.
+    pub(crate) upstream_direct: bool,
     /// Trusted instead of the public roots.
     pub(crate) upstream_ca: Option<SecretRef>,
     /// Verified instead of the name or address in `addresses`.
     pub(crate) server_name: Option<String>,
-    pub(crate) user: String,
-    pub(crate) password: Option<SecretRef>,
+    pub(crate) credential: CredentialSettings,
 }
 
-/// A certificate chain and its key.
+impl TargetConfig {
+    /// Every reference that leads to a secret, for whoever tries them.
+    pub(crate) fn secrets(&self) -> Vec<&SecretRef> {
+        let mut secrets: Vec<&SecretRef> = self.credential.password.iter().collect();
+        match &self.credential.certificate {
+            Some(
+                CertificateSource::Given { certificate: public, key } | CertificateSource::Issued { ca: public, key, .. },
+            ) => secrets.extend([public, key]),
+            Some(CertificateSource::Vault { .. }) | None => {}
+        }
+        match &self.client_tls {
+            Some(ClientTls::Certificate { chain: public, key } | ClientTls::Issue { ca: public, key, .. }) => {
+                secrets.extend([public, key]);
+            }
+            None => {}
+        }
+        secrets.extend(self.client_auth.iter().map(|(_, verifier)| verifier));
+        secrets
+    }
+}
+
+/// What clients are shown.
 #[derive(Clone, Debug)]
-pub(crate) struct Certificate {
-    pub(crate) chain: SecretRef,
-    pub(crate) key: SecretRef,
+pub(crate) enum ClientTls {
+    /// A certificate chain and its key.
+    Certificate { chain: SecretRef, key: SecretRef },
+    /// A CA that signs one for the name that the client asks for.
+    Issue {
+        ca: SecretRef,
+        key: SecretRef,
+        /// Besides those in `addresses` and `server_name`.
+        names: Vec<String>,
+        validity: Duration,
+    },
+}
+
+/// `vault:`
+#[derive(Clone, Debug)]
+pub(crate) struct VaultConfig {
+    pub(crate) address: String,
+    pub(crate) ca: Option<SecretRef>,
+    pub(crate) namespace: Option<String>,
+    pub(crate) auth: VaultAuth,
+    pub(crate) timeout: Duration,
 }
 
 /// Where records rest.

@@ -4,7 +4,7 @@
 //! since a job's user may run `lockgate run` without being allowed to read policies and secrets.
 
 use lockgate_model::SecretRef;
-pub(crate) use lockgate_policy::yaml::Spanned;
+pub(crate) use lockgate_policy::{document::DurationText, yaml::Spanned};
 use serde::{
     Deserialize, Deserializer,
     de::{self, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
@@ -33,6 +33,8 @@ pub(crate) struct Raw {
     pub(crate) api: Api,
     #[serde(default)]
     pub(crate) run: Run,
+    #[serde(default)]
+    pub(crate) vault: Option<Spanned<Vault>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -65,8 +67,20 @@ pub(crate) struct Target {
     #[serde(default)]
     pub(crate) default: Option<lockgate_model::session::DefaultEffect>,
     #[serde(default)]
-    pub(crate) client_tls: Option<ClientTls>,
+    pub(crate) client_tls: Option<Spanned<ClientTls>>,
+    #[serde(default)]
+    pub(crate) client_auth: Vec<Spanned<ClientAuth>>,
+    #[serde(default)]
+    pub(crate) session_in_application_name: bool,
     pub(crate) upstream: Upstream,
+}
+
+/// A user that may insist on SCRAM.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ClientAuth {
+    pub(crate) user: Spanned<String>,
+    pub(crate) verifier: Spanned<SecretText>,
 }
 
 #[derive(Debug)]
@@ -75,11 +89,26 @@ pub(crate) enum ClientTls {
     Terminate(Certificate),
 }
 
+/// A certificate that is there (`certificate`, `key`), or a CA that issues some (`ca`, `ca_key`). For the client's leg and
+/// for a login alike; which keys belong together is judged where it is known which.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Certificate {
-    pub(crate) certificate: PathOrSecret,
-    pub(crate) key: PathOrSecret,
+    #[serde(default)]
+    pub(crate) certificate: Option<PathOrSecret>,
+    #[serde(default)]
+    pub(crate) key: Option<PathOrSecret>,
+    #[serde(default)]
+    pub(crate) ca: Option<PathOrSecret>,
+    #[serde(default)]
+    pub(crate) ca_key: Option<PathOrSecret>,
+    /// A path of the vault's PKI engine.
+    #[serde(default)]
+    pub(crate) vault: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) validity: Option<DurationText>,
+    #[serde(default)]
+    pub(crate) names: Option<Vec<Spanned<String>>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -91,7 +120,17 @@ pub(crate) struct Upstream {
     pub(crate) ca: Option<PathOrSecret>,
     #[serde(default)]
     pub(crate) server_name: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) tls_negotiation: Option<Spanned<Negotiation>>,
     pub(crate) credential: Credential,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Negotiation {
+    #[default]
+    Postgres,
+    Direct,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -106,9 +145,57 @@ pub(crate) enum UpstreamTls {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Credential {
-    pub(crate) user: Spanned<String>,
+    #[serde(default)]
+    pub(crate) user: Option<Spanned<String>>,
     #[serde(default)]
     pub(crate) password: Option<Spanned<SecretText>>,
+    #[serde(default)]
+    pub(crate) client_certificate: Option<Spanned<Certificate>>,
+    /// A path of the vault's database engine.
+    #[serde(default)]
+    pub(crate) vault: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) cache: Option<DurationText>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Vault {
+    pub(crate) address: Spanned<String>,
+    #[serde(default)]
+    pub(crate) ca: Option<PathOrSecret>,
+    #[serde(default)]
+    pub(crate) namespace: Option<Spanned<String>>,
+    pub(crate) auth: Spanned<VaultAuth>,
+    #[serde(default)]
+    pub(crate) timeout: Option<DurationText>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum VaultAuth {
+    Token(Spanned<SecretText>),
+    Approle(AppRole),
+    Kubernetes(Kubernetes),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AppRole {
+    #[serde(default)]
+    pub(crate) mount: Option<Spanned<String>>,
+    pub(crate) role_id: Spanned<SecretText>,
+    pub(crate) secret_id: Spanned<SecretText>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Kubernetes {
+    #[serde(default)]
+    pub(crate) mount: Option<Spanned<String>>,
+    pub(crate) role: Spanned<String>,
+    #[serde(default)]
+    pub(crate) jwt: Option<Spanned<SecretText>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -199,7 +286,7 @@ macro_rules! scalar_or {
     };
 }
 
-scalar_or!(ClientTls, "`refuse`, or a mapping with `certificate` and `key`", {
+scalar_or!(ClientTls, "`refuse`, or a mapping with `certificate` and `key`, or with `ca` and `ca_key`", {
     fn visit_str<E: de::Error>(self, text: &str) -> Result<ClientTls, E> {
         if text == "refuse" {
             Ok(ClientTls::Refuse)
@@ -214,7 +301,7 @@ scalar_or!(ClientTls, "`refuse`, or a mapping with `certificate` and `key`", {
 
 scalar_or!(
     SecretText,
-    "a reference: `{ file: PATH }`, `{ env: NAME }` or `{ command: [PROGRAM, ARGUMENT] }`",
+    "a reference: `{ file: PATH }`, `{ env: NAME }`, `{ command: [PROGRAM, ARGUMENT] }` or `{ vault: PATH#FIELD }`",
     {
         fn visit_str<E: de::Error>(self, _: &str) -> Result<SecretText, E> {
             Ok(SecretText::Inline)
@@ -239,7 +326,7 @@ scalar_or!(
 
 scalar_or!(
     PathOrSecret,
-    "a path, or a reference: `{ file: PATH }`, `{ env: NAME }` or `{ command: [PROGRAM] }`",
+    "a path, or a reference: `{ file: PATH }`, `{ env: NAME }`, `{ command: [PROGRAM] }` or `{ vault: PATH#FIELD }`",
     {
         fn visit_str<E: de::Error>(self, text: &str) -> Result<PathOrSecret, E> {
             if text.contains("-----BEGIN") {

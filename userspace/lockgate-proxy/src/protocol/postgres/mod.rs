@@ -6,6 +6,7 @@
 //! ```
 
 mod caps;
+mod client_auth;
 mod copy;
 mod engine;
 mod extended;
@@ -35,10 +36,11 @@ use crate::{
     gate::Gate,
     limits::{CANCEL_TIME, FAREWELL_TIME},
     report::{Ending, FlowReport},
+    scram::Offer,
     session::{self, Opening},
     settings::TargetSettings,
     target::TargetAddr,
-    upstream::{self, Connected, Endpoint, SessionRequest},
+    upstream::{self, Account, Connected, Credential, Endpoint, SessionRequest, UpstreamError},
 };
 use engine::{Engine, Parts};
 use leg::Leg;
@@ -47,7 +49,7 @@ use lockgate_model::{
     addr::{OriginalDst, UpstreamAddr},
     outcome::CloseReason,
     port::BoxFuture,
-    session::ClientClaims,
+    session::{ClientClaims, Session},
     workload::Workload,
 };
 use lockgate_wire::postgres::{
@@ -57,7 +59,7 @@ use lockgate_wire::postgres::{
 };
 use masks::{CatalogueSource, Masks};
 use startup::{Greeted, Opened, Wishes};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
@@ -92,7 +94,8 @@ where
     let attributor = shared.ports.attributor.clone();
     let asked = flow.clone();
     let workload = tokio::task::spawn_blocking(move || attributor.attribute(&asked));
-    let opened = startup::greet(stream, target.client_tls.as_ref(), &shared.limits).await;
+    let dialled = flow.original_dst.addr().ip();
+    let opened = startup::greet(stream, target.client_tls.as_ref(), dialled, &shared.limits).await;
     match opened {
         Err(ending) => report.end(ending),
         Ok(Opened::Cancel(request)) => {
@@ -123,7 +126,7 @@ async fn open<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Greeted { mut leg, mut client_leg, startup, tls } = greeted;
+    let Greeted { mut leg, mut client_leg, startup, tls, binding } = greeted;
     let Arrival { flow, target } = arrival;
     let destination = flow.original_dst;
     let wishes = match Wishes::of(&startup) {
@@ -135,7 +138,7 @@ async fn open<S>(
         }
     };
     let claimed = |name: &str| wishes.parameters.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
-    let session = Arc::new(session::open(
+    let mut session = session::open(
         Opening {
             node: shared.node.clone(),
             flow,
@@ -146,11 +149,14 @@ async fn open<S>(
                 database: wishes.database.clone(),
                 application_name: claimed("application_name"),
             },
-            upstream_user: target.credential.user.clone(),
+            upstream_user: target.credential.user().to_owned(),
             client_tls: tls,
         },
         &*shared.ports.ambient,
-    ));
+    );
+    // Only a vault is asked before the record: it makes the name that the record has to have.
+    let account = account(&target, &mut session, shared.limits.open_time).await;
+    let session = Arc::new(session);
     let masked = shared.ports.policy.load().masks_for(&session).is_some();
     if let Err(error) = report.session_started(&session, masked).await {
         tracing::error!(%error, "a connection is refused, its record failed");
@@ -160,8 +166,25 @@ async fn open<S>(
         return;
     }
     tracing::info!(session = %session.id, principal = %session.principal.id, target = %session.target.name, "session started");
+    negotiate(&startup, leg.output.tail());
+    if let Some(verifier) = target.client_verifiers.get(&wishes.user) {
+        let offer = Offer { binding };
+        let proved = client_auth::prove(&mut leg, &mut client_leg, verifier, &offer, &shared.limits).await;
+        if let Err(error) = proved {
+            tracing::info!(session = %session.id, %error, "a client is not let in");
+            let (code, text) = error.client_text(&wishes.user);
+            turn_away(&mut leg, code, &text).await;
+            report.end(Ending::because(CloseReason::Refused, error.to_string()));
+            return;
+        }
+    }
     let endpoint = endpoint(&target, destination);
-    let connected = match dial(&endpoint, &target, &wishes, &shared).await {
+    let connected = match account {
+        Ok(account) => dial(&endpoint, &account, &target, &wishes, &session, &shared).await,
+        Err(error) => Err(unavailable(&error, &target)),
+    };
+    // The account lives as long as the session: a vault takes it back afterwards.
+    let (connected, credential, _account) = match connected {
         Ok(connected) => connected,
         Err((code, text, ending)) => {
             turn_away(&mut leg, code, &text).await;
@@ -177,7 +200,6 @@ async fn open<S>(
 
     let mut state = SessionState::from_startup(&wishes.parameters);
     let out = leg.output.tail();
-    negotiate(&startup, out);
     words::say(out, &Backend::Authentication(Authentication::Ok));
     for (name, value) in parameters {
         if let (Ok(name), Ok(value)) = (name.to_str("a parameter"), value.to_str("a parameter")) {
@@ -198,7 +220,7 @@ async fn open<S>(
 
     let database = PgString::lossy(&wishes.database);
     let catalogue =
-        shared.catalogues.of(target.target.name.as_str(), &endpoint, &target.credential, &database);
+        shared.catalogues.of(target.target.name.as_str(), &endpoint, &credential, &database);
     let engine = Engine::new(Parts {
         client: leg,
         client_leg,
@@ -219,26 +241,49 @@ async fn open<S>(
     drop(registration);
 }
 
+/// Why there is no session on the target: SQLSTATE and text for the client, and how the session ends.
+type Away = (&'static str, String, Ending);
+
+/// Whom the session logs in as: the target's role or the one that policy names. The record gets its name.
+async fn account(
+    target: &TargetSettings,
+    session: &mut Session,
+    limit: Duration,
+) -> Result<(Credential, Account), UpstreamError> {
+    let credential = target.credential.clone();
+    session.upstream_user = credential.user().to_owned();
+    let account = match timeout(limit, credential.account()).await {
+        Ok(account) => account?,
+        Err(_) => return Err(UpstreamError::LoginSlow { step: "nothing yet, its account is awaited", limit }),
+    };
+    session.upstream_user = account.user().to_owned();
+    Ok((credential, account))
+}
+
 async fn dial(
     endpoint: &Endpoint,
+    (credential, account): &(Credential, Account),
     target: &TargetSettings,
     wishes: &Wishes,
+    session: &Session,
     shared: &Shared,
-) -> Result<Connected, (&'static str, String, Ending)> {
+) -> Result<(Connected, Credential, Account), Away> {
     let pair = |(name, value): &(String, String)| (PgString::lossy(name), PgString::lossy(value));
+    let mut parameters: Vec<_> = wishes.parameters.iter().map(pair).collect();
+    if target.session_in_application_name {
+        let claimed = session.client.application_name.as_deref().unwrap_or_default();
+        let name = PgString::lossy(&words::application_name(session.id, claimed));
+        parameters.retain(|(parameter, _)| *parameter != "application_name");
+        parameters.push((PgString::from_static("application_name"), name));
+    }
     let request = SessionRequest {
         database: PgString::lossy(&wishes.database),
-        parameters: wishes.parameters.iter().map(pair).collect(),
+        parameters,
+        session: Some(session.id),
     };
-    let connecting = upstream::connect(endpoint, &target.credential, &request);
-    match timeout(shared.limits.open_time, connecting).await {
-        Ok(Ok(connected)) => Ok(connected),
-        Ok(Err(error)) => {
-            tracing::warn!(%error, kind = error.kind(), target = %target.target.name, "the target cannot be used");
-            let (code, text) = error.client_text();
-            let ending = Ending::because(CloseReason::UpstreamUnavailable, error.to_string());
-            Err((code, text, ending))
-        }
+    match timeout(shared.limits.open_time, upstream::connect(endpoint, account, &request)).await {
+        Ok(Ok(connected)) => Ok((connected, credential.clone(), account.clone())),
+        Ok(Err(error)) => Err(unavailable(&error, target)),
         Err(_) => {
             let text =
                 format!("lockgate: the target was not ready within {} s", shared.limits.open_time.as_secs());
@@ -246,6 +291,12 @@ async fn dial(
             Err((sqlstate::CONNECTION_FAILURE, text, ending))
         }
     }
+}
+
+fn unavailable(error: &UpstreamError, target: &TargetSettings) -> Away {
+    tracing::warn!(%error, kind = error.kind(), target = %target.target.name, "the target cannot be used");
+    let (code, text) = error.client_text();
+    (code, text, Ending::because(CloseReason::UpstreamUnavailable, error.to_string()))
 }
 
 /// Where the client wanted to go is where lockgate goes; the name to verify is the target's.

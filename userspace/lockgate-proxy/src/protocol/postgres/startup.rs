@@ -2,8 +2,16 @@
 //!
 //! The client's password is never asked for: whatever it is, it is of no use here and goes nowhere.
 
-use super::{leg::Leg, stream::ClientStream, words};
-use crate::{limits::Limits, report::Ending, tls::ClientTls};
+use super::{
+    leg::Leg,
+    stream::{ClientStream, Unread},
+    words,
+};
+use crate::{
+    limits::Limits,
+    report::Ending,
+    tls::{self, Accepted, ClientTls, Negotiation},
+};
 use bytes::{BufMut, BytesMut};
 use lockgate_model::outcome::CloseReason;
 use lockgate_wire::postgres::{
@@ -13,6 +21,7 @@ use lockgate_wire::postgres::{
     frame::Limits as FrameLimits,
     startup::{CancelRequest, StartupDecoder, StartupMessage, StartupPacket},
 };
+use std::net::IpAddr;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
@@ -53,6 +62,8 @@ pub(crate) struct Greeted<S> {
     pub(crate) client_leg: ClientLeg,
     pub(crate) startup: StartupMessage,
     pub(crate) tls: bool,
+    /// What SCRAM can be bound to; nothing outside TLS.
+    pub(crate) binding: Option<Vec<u8>>,
 }
 
 /// What a client opened with.
@@ -61,13 +72,14 @@ pub(crate) enum Opened<S> {
     Cancel(CancelRequest),
 }
 
-/// Takes the opening packets, within the handshake's bounds.
+/// Takes the opening packets, within the handshake's bounds. `dialled` is where the client meant to go.
 pub(crate) async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     tls: Option<&ClientTls>,
+    dialled: IpAddr,
     limits: &Limits,
 ) -> Result<Opened<S>, Ending> {
-    match timeout(limits.handshake_time, take_packets(stream, tls, limits)).await {
+    match timeout(limits.handshake_time, take_packets(stream, tls, dialled, limits)).await {
         Ok(opened) => opened,
         Err(_) => {
             let detail = format!("no startup message within {} s", limits.handshake_time.as_secs());
@@ -79,31 +91,44 @@ pub(crate) async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
 async fn take_packets<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     tls: Option<&ClientTls>,
+    dialled: IpAddr,
     limits: &Limits,
 ) -> Result<Opened<S>, Ending> {
     let decoder = StartupDecoder::new(FrameLimits::CLIENT);
     let mut client_leg = ClientLeg::new();
-    let mut encrypted = false;
+    let (mut encrypted, mut binding, mut untouched, mut refused) = (false, None, true, false);
     let mut leg = Leg::new(ClientStream::Plain(stream), BytesMut::new(), limits.client_write_stall);
     loop {
         let packet = match decoder.next(&mut leg.input) {
             Ok(Some(packet)) => packet,
             Ok(None) => {
                 if leg.ended {
-                    return Err(unfinished(&leg.input));
+                    return Err(unfinished(&leg.input, refused));
                 }
                 leg.fill().await.map_err(client_closed)?;
                 continue;
             }
+            // A client may begin with TLS instead of asking for it, but only as the very first thing it says.
+            Err(WireError::DirectTls) if untouched => {
+                let Some(tls) = tls else { return Err(no_direct_tls(leg).await) };
+                (leg, binding) = encrypt(leg, tls, Negotiation::Direct, dialled, limits).await?;
+                client_leg.handle_encrypted();
+                (encrypted, untouched) = (true, false);
+                continue;
+            }
             Err(fault) => return Err(refuse(&mut leg, fault).await),
         };
+        untouched = false;
         let step = match client_leg.handle_startup(&packet) {
             Ok(step) => step,
             Err(fault) => return Err(refuse(&mut leg, fault).await),
         };
         match (step, packet) {
             (StartupStep::AnswerSsl, _) => match tls {
-                None => answer(&mut leg, b'N').await?,
+                None => {
+                    answer(&mut leg, b'N').await?;
+                    refused = true;
+                }
                 Some(tls) => {
                     if !leg.input.is_empty() {
                         // They would count as if they had been encrypted (CVE-2021-23214).
@@ -111,7 +136,7 @@ async fn take_packets<S: AsyncRead + AsyncWrite + Unpin>(
                         return Err(Ending::because(CloseReason::ClientProtocolError, detail));
                     }
                     answer(&mut leg, b'S').await?;
-                    leg = encrypt(leg, tls, limits).await?;
+                    (leg, binding) = encrypt(leg, tls, Negotiation::Asked, dialled, limits).await?;
                     client_leg.handle_encrypted();
                     encrypted = true;
                 }
@@ -119,25 +144,47 @@ async fn take_packets<S: AsyncRead + AsyncWrite + Unpin>(
             (StartupStep::AnswerGssEnc, _) => answer(&mut leg, b'N').await?,
             (StartupStep::Cancel, StartupPacket::Cancel(request)) => return Ok(Opened::Cancel(request)),
             (StartupStep::Open, StartupPacket::Startup(startup)) => {
-                return Ok(Opened::Session(Box::new(Greeted { leg, client_leg, startup, tls: encrypted })));
+                return Ok(Opened::Session(Box::new(Greeted {
+                    leg,
+                    client_leg,
+                    startup,
+                    tls: encrypted,
+                    binding,
+                })));
             }
             (StartupStep::Cancel | StartupStep::Open, _) => return Err(Ending::plain(CloseReason::Internal)),
         }
     }
 }
 
+/// The client's leg inside TLS, and what SCRAM can be bound to.
 async fn encrypt<S: AsyncRead + AsyncWrite + Unpin>(
     leg: Leg<ClientStream<S>>,
     tls: &ClientTls,
+    negotiation: Negotiation,
+    dialled: IpAddr,
     limits: &Limits,
-) -> Result<Leg<ClientStream<S>>, Ending> {
-    let (stream, unread) = leg.into_parts();
+) -> Result<(Leg<ClientStream<S>>, Option<Vec<u8>>), Ending> {
+    let (stream, read) = leg.into_parts();
     let ClientStream::Plain(stream) = stream else { return Err(Ending::plain(CloseReason::Internal)) };
-    let stream = tls
-        .accept(stream, &unread)
+    // What was read of a client that begins with TLS is the beginning of its handshake; of others it must be nothing.
+    let (front, unread) = match negotiation {
+        Negotiation::Asked => (BytesMut::new(), read),
+        Negotiation::Direct => (read, BytesMut::new()),
+    };
+    let Accepted { stream, binding } = tls
+        .accept(Unread::new(front, stream), &unread, negotiation, dialled)
         .await
         .map_err(|error| Ending::because(CloseReason::ClientProtocolError, error.to_string()))?;
-    Ok(Leg::new(ClientStream::Tls(Box::new(stream)), BytesMut::new(), limits.client_write_stall))
+    let leg = Leg::new(ClientStream::Tls(Box::new(stream)), BytesMut::new(), limits.client_write_stall);
+    Ok((leg, binding))
+}
+
+async fn no_direct_tls<S: AsyncRead + AsyncWrite + Unpin>(leg: Leg<ClientStream<S>>) -> Ending {
+    let (mut stream, _) = leg.into_parts();
+    tls::refuse_direct(&mut stream).await;
+    let detail = "the client begins with TLS (sslnegotiation=direct) and this target has none for clients; set its client_tls";
+    Ending::because(CloseReason::ClientProtocolError, detail)
 }
 
 async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
@@ -169,8 +216,11 @@ async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
     Ending::because(reason, fault.client_text())
 }
 
-fn unfinished(rest: &BytesMut) -> Ending {
-    if rest.is_empty() {
+fn unfinished(rest: &BytesMut, refused: bool) -> Ending {
+    if rest.is_empty() && refused {
+        let detail = "when it was told that there is no TLS for clients of this target; set its client_tls if they insist";
+        Ending::because(CloseReason::ClientClosed, detail)
+    } else if rest.is_empty() {
         Ending::because(CloseReason::ClientClosed, "before a startup message")
     } else {
         Ending::because(CloseReason::ClientProtocolError, "the connection ended inside the startup message")

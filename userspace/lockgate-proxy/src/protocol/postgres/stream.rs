@@ -1,5 +1,6 @@
 //! The client's stream, plain or inside TLS.
 
+use bytes::{Buf, BytesMut};
 use std::{
     io::{self, IoSlice},
     pin::Pin,
@@ -13,7 +14,59 @@ pub(crate) enum ClientStream<S> {
     /// As accepted.
     Plain(S),
     /// Inside TLS that lockgate terminates.
-    Tls(Box<TlsStream<S>>),
+    Tls(Box<TlsStream<Unread<S>>>),
+}
+
+/// A stream with what was read from it already, to be read again: the first record of a client that begins with TLS.
+pub(crate) struct Unread<S> {
+    front: BytesMut,
+    stream: S,
+}
+
+impl<S> Unread<S> {
+    /// `front` comes before what `stream` still has.
+    pub(crate) fn new(front: BytesMut, stream: S) -> Self {
+        Self { front, stream }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Unread<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.front.is_empty() {
+            return Pin::new(&mut this.stream).poll_read(cx, buf);
+        }
+        let count = this.front.len().min(buf.remaining());
+        this.front.copy_to_slice(buf.initialize_unfilled_to(count));
+        buf.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Unread<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {

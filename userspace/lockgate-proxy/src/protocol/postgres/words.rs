@@ -1,9 +1,9 @@
 //! What lockgate itself says to a PostgreSQL client: errors and notices in the protocol's own form.
 
-use crate::hold;
+use crate::{hold, limits::NAME_BYTES};
 use bytes::BytesMut;
 use lockgate_model::{
-    DecisionId,
+    DecisionId, SessionId,
     operation::Operation,
     verdict::{Denial, DenialCause},
 };
@@ -56,6 +56,19 @@ pub(crate) fn cut(kind: &str, decision: DecisionId, denial: &Denial) -> ReportFi
         Some(remedy) => fields.hint(remedy),
         None => fields,
     }
+}
+
+/// `lockgate:SESSION psql`, for a target that is to show lockgate's session in its log. The client's own name stays
+/// readable as far as there is room.
+pub(crate) fn application_name(session: SessionId, claimed: &str) -> String {
+    let mut name = format!("lockgate:{session} {claimed}");
+    let mut end = name.len().min(NAME_BYTES);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    name.truncate(end);
+    name.truncate(name.trim_end().len());
+    name
 }
 
 /// A notice.

@@ -77,7 +77,22 @@ async fn every_opening_ends_in_one_closing_record() {
         ("half a startup message", &whole[..9], true, b"", CloseReason::ClientProtocolError),
         ("half a startup message and silence", &whole[..9], false, b"", CloseReason::LimitReached),
         ("another protocol", b"GET / HTTP/1.1\r\n\r\n", false, b"", CloseReason::ClientProtocolError),
-        ("direct TLS", b"\x16\x03\x01\x02\0", false, b"", CloseReason::ClientProtocolError),
+        // Answered by an alert that every TLS library has words for.
+        ("direct TLS", b"\x16\x03\x01\x02\0", false, b"\x15\x03\x03", CloseReason::ClientProtocolError),
+        (
+            "TLS behind its refusal",
+            &[packet(&StartupPacket::SslRequest), b"\x16\x03\x01\x02\0".to_vec()].concat(),
+            false,
+            b"N",
+            CloseReason::ClientProtocolError,
+        ),
+        (
+            "GSSAPI and then another protocol",
+            &[packet(&StartupPacket::GssEncRequest), b"GET /".to_vec()].concat(),
+            false,
+            b"N",
+            CloseReason::ClientProtocolError,
+        ),
         ("a length of 1 GB", b"\0\x40\0\0\0\x03\0\0", false, b"E", CloseReason::LimitReached),
         ("a length of 3", b"\0\0\0\x03", false, b"E", CloseReason::ClientProtocolError),
         ("protocol 2", b"\0\0\0\x08\0\x02\0\0", false, b"E", CloseReason::ClientProtocolError),
