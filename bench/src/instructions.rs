@@ -21,7 +21,7 @@ use std::{
 const MODES: [&str; 3] = ["simple", "extended", "prepared"];
 
 /// N.
-const QUERIES: u32 = 2000;
+const QUERIES: u32 = 1000;
 
 /// The programs that are counted.
 #[derive(Clone, Copy, Debug)]

@@ -1,4 +1,7 @@
 //! Bulk results: `COPY … TO STDOUT` on every route, read by a client that throws it away.
+//!
+//! A COPY of masked columns is refused unless policy says otherwise, so masking is measured on a SELECT of the same volume,
+//! beside the same SELECT through haproxy.
 
 use crate::{
     ground::{Ground, Route},
@@ -24,14 +27,13 @@ pub enum Bulk {
 }
 
 impl Bulk {
-    /// A COPY of about so many bytes.
+    /// A result of about so many bytes.
     pub fn statement(self, bytes: u64) -> String {
-        let table = match self {
-            Self::Plain => "readings",
-            Self::Masked => "people",
-        };
         let times = bytes.div_ceil(TABLE_BYTES);
-        format!("COPY (SELECT t.* FROM generate_series(1, {times}), {table} t) TO STDOUT")
+        match self {
+            Self::Plain => format!("COPY (SELECT t.* FROM generate_series(1, {times}), readings t) TO STDOUT"),
+            Self::Masked => format!("SELECT t.* FROM generate_series(1, {times}), people t"),
+        }
     }
 }
 
@@ -67,11 +69,12 @@ pub async fn drain(ground: &Ground, route: Route, statement: &str) -> Result<Dra
 pub struct Throughput(BTreeMap<(Bulk, Route), Vec<f64>>);
 
 /// Who copies what. pgbouncer is left out: it promises nothing here.
-const RUNS: [(Bulk, Route); 5] = [
+const RUNS: [(Bulk, Route); 6] = [
     (Bulk::Plain, Route::Direct),
     (Bulk::Plain, Route::Haproxy),
     (Bulk::Plain, Route::Relay),
     (Bulk::Plain, Route::Lockgate),
+    (Bulk::Masked, Route::Haproxy),
     (Bulk::Masked, Route::Lockgate),
 ];
 
@@ -83,7 +86,7 @@ impl Throughput {
             if drained.bytes < bytes * 9 / 10 {
                 bail!("expected about {bytes} bytes, got {drained:?}");
             }
-            eprintln!("round {round}: COPY {bulk:?} {:<18} {:.0} MB/s", route.title(), drained.rate());
+            eprintln!("round {round}: bulk {bulk:?} {:<18} {:.0} MB/s", route.title(), drained.rate());
             self.0.entry((bulk, route)).or_default().push(drained.rate());
         }
         Ok(())
@@ -92,12 +95,15 @@ impl Throughput {
     /// The table.
     pub fn table(&self) -> Result<String> {
         let of = |bulk, route| self.0.get(&(bulk, route)).map_or(f64::NAN, |values| median(values));
-        let haproxy = of(Bulk::Plain, Route::Haproxy);
-        let mut out = String::from("| route | MB/s | ÷ haproxy |\n|---|---:|---:|\n");
+        let mut out = String::from("| result | route | MB/s | ÷ haproxy |\n|---|---|---:|---:|\n");
         for (bulk, route) in RUNS {
-            let masked = if bulk == Bulk::Masked { ", two of five columns masked" } else { "" };
+            let name = match (bulk, route) {
+                (Bulk::Plain, _) => "COPY",
+                (Bulk::Masked, Route::Lockgate) => "SELECT, two of five columns masked",
+                (Bulk::Masked, _) => "the same SELECT, unmasked",
+            };
             let rate = of(bulk, route);
-            writeln!(out, "| {}{masked} | {rate:.0} | {:.2} |", route.title(), rate / haproxy)?;
+            writeln!(out, "| {name} | {} | {rate:.0} | {:.2} |", route.title(), rate / of(bulk, Route::Haproxy))?;
         }
         Ok(out)
     }

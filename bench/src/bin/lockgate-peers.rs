@@ -92,7 +92,8 @@ async fn peers(ground: &Ground, arguments: &Arguments) -> Result<()> {
     out.push_str(&rates.table(&loads)?);
     writeln!(
         out,
-        "\nA result of {:.1} GB (`COPY … TO STDOUT`, rows of some 210 bytes) to a client that throws it away, {rounds} rounds, medians:\n",
+        "\nA result of {:.1} GB (rows of some 210 bytes) to a client that throws it away, {rounds} rounds, medians. \
+         A COPY of masked columns is refused unless policy says otherwise; masking is measured on a SELECT:\n",
         arguments.copy_bytes as f64 / 1e9
     )?;
     out.push_str(&throughput.table()?);
@@ -116,7 +117,7 @@ async fn peers(ground: &Ground, arguments: &Arguments) -> Result<()> {
 
 async fn large(ground: &Ground) -> Result<()> {
     let mut out = format!(
-        "Machine: {}. Command: `cargo xtask bench --large`. One `COPY … TO STDOUT` through lockgate; the agent's resident memory.\n\n\
+        "Machine: {}. Command: `cargo xtask bench --large`. One result (COPY, and SELECT where columns are masked) through lockgate; the agent's resident memory.\n\n\
          | result | bytes | MB/s | before | most while it passed |\n|---|---:|---:|---:|---:|\n",
         machine()
     );
