@@ -44,7 +44,7 @@ pub use dump::DumpWatch;
 pub(crate) use function::{is_builtin_function, is_builtin_operator, reveals};
 pub use normal::{Shape, Template};
 pub use parse::{MAX_STATEMENTS, MAX_TEXT_BYTES};
-pub use state::{Makes, SearchPath, SessionState};
+pub use state::{Basis, Makes, SearchPath, SessionState};
 pub use usage::ColumnUsage;
 
 #[cfg(test)]

@@ -82,6 +82,19 @@ pub struct SessionState {
     pub(super) trail: Vec<u32>,
 }
 
+/// What the meaning of a text depends on in a session's state. Two sessions of one basis read a text alike, unless it
+/// names prepared statements or cursors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Basis {
+    standard_conforming_strings: Option<bool>,
+    client_encoding_utf8: bool,
+    search_path: SearchPath,
+    role: Option<String>,
+    server_major: Option<u32>,
+    catalogue_missing: bool,
+    made: Made,
+}
+
 /// What statements made since the catalogue was read, as far as it changes what a name stands for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Made {
@@ -117,6 +130,50 @@ impl Default for SessionState {
 }
 
 impl SessionState {
+    /// What the meaning of a text depends on.
+    pub fn basis(&self) -> Basis {
+        Basis {
+            standard_conforming_strings: self.standard_conforming_strings,
+            client_encoding_utf8: self.client_encoding_utf8,
+            search_path: self.search_path.clone(),
+            role: self.role.clone(),
+            server_major: self.server_major,
+            catalogue_missing: self.catalogue_missing,
+            made: self.made.clone(),
+        }
+    }
+
+    /// Whether the meaning of texts is what it was on this basis.
+    pub fn stands_on(&self, basis: &Basis) -> bool {
+        // Without `..`: a new field has to be thought of here.
+        let Self {
+            standard_conforming_strings,
+            client_encoding_utf8,
+            search_path,
+            role,
+            server_major,
+            catalogue_missing,
+            made,
+            // What the settings go back to says nothing of what they are.
+            initial: _,
+            at_commit: _,
+            at_rollback: _,
+            // Only what EXECUTE, FETCH and MOVE name.
+            prepared: _,
+            cursors: _,
+            other_cursors: _,
+            trail,
+        } = self;
+        *standard_conforming_strings == basis.standard_conforming_strings
+            && *client_encoding_utf8 == basis.client_encoding_utf8
+            && *server_major == basis.server_major
+            && *catalogue_missing == basis.catalogue_missing
+            && *search_path == basis.search_path
+            && *role == basis.role
+            && *made == basis.made
+            && trail.is_empty()
+    }
+
     /// Where unqualified relation names are looked up.
     pub(crate) fn lookup(&self) -> Lookup {
         match &self.search_path {
