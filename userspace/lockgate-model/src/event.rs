@@ -108,6 +108,19 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         approval: Option<RequestId>,
     },
+    /// A piece of a statement's text, or of a bound value, that its decision's record has no room for. Written together
+    /// with that record, in order, until nothing is missing.
+    OperationPart {
+        /// The operation.
+        operation: OperationId,
+        /// Which bound value, from 0; absent for the text.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        parameter: Option<u32>,
+        /// Where the piece begins, in bytes.
+        offset: u64,
+        /// The piece.
+        data: String,
+    },
     /// An operation that waited is refused after all.
     Refused {
         /// The operation.
@@ -213,11 +226,14 @@ pub struct RecordedOperation {
     pub id: OperationId,
     /// What it is and does.
     pub facts: Arc<Facts>,
-    /// The statement, exact or normalized.
+    /// The statement, exact or normalized: its first [`RECORDED_TEXT_BYTES`]; what is longer goes on in parts.
     pub text: Arc<str>,
+    /// How long the whole statement is, in bytes, when `text` is only its beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_bytes: Option<u64>,
     /// True when `text` has its literals replaced.
     pub normalized: bool,
-    /// Bound values; empty when normalized.
+    /// Bound values; empty when normalized. Long ones only begin here and go on in parts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parameters: Vec<Parameter>,
     /// How many bound values there were.
@@ -228,19 +244,108 @@ pub struct RecordedOperation {
     pub context: SqlContext,
 }
 
+/// How much of a statement's text stands in its decision's record. A record has room for a multiple of this and of the
+/// values, each byte escaped in six (`\u0000`).
+pub const RECORDED_TEXT_BYTES: usize = 512 << 10;
+/// How much of one bound value stands in its decision's record.
+pub const RECORDED_VALUE_BYTES: usize = 64 << 10;
+/// How much of all bound values together stands in their decision's record.
+pub const RECORDED_VALUES_BYTES: usize = 256 << 10;
+/// The longest piece in a record of its own.
+pub const RECORDED_PART_BYTES: usize = 1 << 20;
+
 impl RecordedOperation {
-    /// Cuts an operation to what may rest.
+    /// Cuts an operation to what may rest, and to what one record has room for.
     pub fn of(operation: &Operation, statements: RecordStatements) -> Self {
-        let normalized = operation.touches_masked || statements == RecordStatements::Normalized;
+        let Exact { text, normalized, parameters } = Exact::of(operation, statements);
+        let shown = head(text, RECORDED_TEXT_BYTES);
+        let cut = shown.len() < text.len();
         Self {
             id: operation.id,
             facts: operation.facts.clone(),
-            text: if normalized { operation.normalized.clone() } else { operation.text.clone() },
+            text: if cut { shown.into() } else { text.clone() },
+            text_bytes: cut.then_some(text.len() as u64),
             normalized,
-            parameters: if normalized { Vec::new() } else { operation.parameters.clone() },
+            parameters: Beginnings::of(parameters)
+                .map(|(parameter, shown)| Parameter {
+                    type_oid: parameter.type_oid,
+                    format: parameter.format,
+                    value: shown.map(str::to_owned),
+                })
+                .collect(),
             parameter_count: u32::try_from(operation.parameters.len()).unwrap_or(u32::MAX),
             digest: operation.digest,
             context: operation.context.clone(),
         }
     }
+
+    /// What the record of [`RecordedOperation::of`] has no room for, in order; nothing for an ordinary operation.
+    pub fn rest(operation: &Operation, statements: RecordStatements) -> Vec<EventKind> {
+        let Exact { text, parameters, .. } = Exact::of(operation, statements);
+        let mut rest = Vec::new();
+        let mut go_on = |parameter: Option<u32>, whole: &str, shown: usize| {
+            let mut offset = shown;
+            while let Some(left) = whole.get(offset..).filter(|left| !left.is_empty()) {
+                let data = head(left, RECORDED_PART_BYTES).to_owned();
+                let begins = offset as u64;
+                offset += data.len();
+                rest.push(EventKind::OperationPart { operation: operation.id, parameter, offset: begins, data });
+            }
+        };
+        go_on(None, text, head(text, RECORDED_TEXT_BYTES).len());
+        for (number, (parameter, shown)) in Beginnings::of(parameters).enumerate() {
+            if let (Some(whole), Some(shown)) = (&parameter.value, shown) {
+                go_on(Some(u32::try_from(number).unwrap_or(u32::MAX)), whole, shown.len());
+            }
+        }
+        rest
+    }
+}
+
+/// What of an operation may rest.
+struct Exact<'a> {
+    text: &'a Arc<str>,
+    normalized: bool,
+    parameters: &'a [Parameter],
+}
+
+impl<'a> Exact<'a> {
+    fn of(operation: &'a Operation, statements: RecordStatements) -> Self {
+        if operation.touches_masked || statements == RecordStatements::Normalized {
+            return Self { text: &operation.normalized, normalized: true, parameters: &[] };
+        }
+        Self { text: &operation.text, normalized: false, parameters: &operation.parameters }
+    }
+}
+
+/// Bound values with what of each stands in the record.
+struct Beginnings<'a> {
+    parameters: std::slice::Iter<'a, Parameter>,
+    left: usize,
+}
+
+impl<'a> Beginnings<'a> {
+    fn of(parameters: &'a [Parameter]) -> Self {
+        Self { parameters: parameters.iter(), left: RECORDED_VALUES_BYTES }
+    }
+}
+
+impl<'a> Iterator for Beginnings<'a> {
+    type Item = (&'a Parameter, Option<&'a str>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let parameter = self.parameters.next()?;
+        let shown = parameter.value.as_deref().map(|value| head(value, self.left.min(RECORDED_VALUE_BYTES)));
+        self.left = self.left.saturating_sub(shown.map_or(0, str::len));
+        Some((parameter, shown))
+    }
+}
+
+/// At most `most` bytes from the beginning, whole characters.
+fn head(text: &str, most: usize) -> &str {
+    let mut end = most.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default()
 }

@@ -135,23 +135,21 @@ impl Cleared {
         }
     }
 
-    /// The record that must rest before the operation's first byte moves. A held operation's decision was
+    /// The records that must rest before the operation's first byte moves. A held operation's decision was
     /// recorded when the hold began; what is new is that it goes on, by which evaluation and approval.
-    fn into_event(self, now: Timestamp) -> Event {
+    fn record(self, now: Timestamp, events: &mut Vec<Event>) {
         let session = Some(self.operation.session);
-        let kind = match self.approval {
-            None => EventKind::OperationDecided {
-                operation: RecordedOperation::of(&self.operation, self.verdict.obligations.record.statements),
-                verdict: Box::new(self.verdict),
-                denial: None,
-            },
-            approval @ Some(_) => EventKind::Forwarded {
-                operation: self.operation.id,
-                decision: self.verdict.decision,
-                approval,
-            },
+        let event = |kind| Event { at: now, session, kind };
+        let Some(approval) = self.approval else {
+            let statements = self.verdict.obligations.record.statements;
+            let operation = RecordedOperation::of(&self.operation, statements);
+            let verdict = Box::new(self.verdict);
+            events.push(event(EventKind::OperationDecided { operation, verdict, denial: None }));
+            events.extend(RecordedOperation::rest(&self.operation, statements).into_iter().map(event));
+            return;
         };
-        Event { at: now, session, kind }
+        let (operation, decision) = (self.operation.id, self.verdict.decision);
+        events.push(event(EventKind::Forwarded { operation, decision, approval: Some(approval) }));
     }
 }
 
@@ -236,7 +234,9 @@ pub async fn permit(
     let operations = batch.iter().map(|cleared| cleared.operation.id).collect();
     let streams = batch.iter().any(Cleared::streams);
     let mut events = before;
-    events.extend(batch.into_iter().map(|cleared| cleared.into_event(now)));
+    for cleared in batch {
+        cleared.record(now, &mut events);
+    }
     let _rests: Receipt = recorder.record(events, durability).await?;
     Ok(Permit { payload, operations, streams })
 }

@@ -81,10 +81,18 @@ impl Gate {
         approval::request(id, self.session.clone(), operation.clone(), verdict, now)
     }
 
-    /// The record of a decision that does not let pass (yet).
-    pub(crate) fn decided(&self, operation: &Operation, verdict: Verdict, denial: Option<Denial>) -> Event {
-        let operation = RecordedOperation::of(operation, verdict.obligations.record.statements);
-        self.event(EventKind::OperationDecided { operation, verdict: Box::new(verdict), denial })
+    /// The records of a decision that does not let pass (yet).
+    pub(crate) fn decided(
+        &self,
+        operation: &Operation,
+        verdict: Verdict,
+        denial: Option<Denial>,
+    ) -> Vec<Event> {
+        let statements = verdict.obligations.record.statements;
+        let rest = RecordedOperation::rest(operation, statements);
+        let operation = RecordedOperation::of(operation, statements);
+        let decided = EventKind::OperationDecided { operation, verdict: Box::new(verdict), denial };
+        std::iter::once(decided).chain(rest).map(|kind| self.event(kind)).collect()
     }
 
     /// The record of a refusal after a wait.

@@ -62,6 +62,7 @@ impl Fact {
             | EventKind::VoteCast { .. }
             | EventKind::DecisionRefused { .. }
             | EventKind::Forwarded { .. }
+            | EventKind::OperationPart { .. }
             | EventKind::ResultCut { .. }
             | EventKind::ResultRows { .. }
             | EventKind::Responded { .. }

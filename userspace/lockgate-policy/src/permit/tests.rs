@@ -195,6 +195,51 @@ fn values_rest_only_where_policy_lets_them() {
 }
 
 #[test]
+fn what_one_record_has_no_room_for_rests_whole_in_several() {
+    use lockgate_model::{
+        event::{RECORDED_PART_BYTES, RECORDED_TEXT_BYTES, RECORDED_VALUE_BYTES},
+        operation::{Parameter, ValueFormat},
+    };
+    let long = |bytes: usize| "abcé\u{0}".chars().cycle().take(bytes).collect::<String>();
+    let value = |value: Option<String>| Parameter { type_oid: 25, format: ValueFormat::Text, value };
+    for (text, values) in [
+        ("SELECT 1".to_owned(), vec![Some("x".to_owned()), None]),
+        (long(RECORDED_TEXT_BYTES), vec![]),
+        (long(RECORDED_TEXT_BYTES + 1), vec![Some(long(RECORDED_VALUE_BYTES - 100)), Some(long(RECORDED_VALUE_BYTES + 1))]),
+        (long(RECORDED_TEXT_BYTES + 3 * RECORDED_PART_BYTES), vec![Some(long(8 << 20)), None, Some(String::new())]),
+        ("SELECT $1".to_owned(), vec![Some(long(60_000)); 9]),
+    ] {
+        let mut operation = operation("SELECT 1");
+        operation.text = text.as_str().into();
+        operation.parameters = values.iter().cloned().map(value).collect();
+        let log = Log::default();
+        let cleared = Cleared::allowed(Arc::new(operation.clone()), verdict(Effect::Allow)).unwrap();
+        let _ = permit_now(&log, vec![cleared]).unwrap();
+        let batches = log.batches.lock().unwrap();
+        let events: Vec<_> = batches[0].0.iter().map(|event| &event.kind).collect();
+        let EventKind::OperationDecided { operation: recorded, .. } = events[0] else { panic!("{events:?}") };
+        let mut whole = recorded.text.to_string();
+        let mut bound: Vec<_> = recorded.parameters.iter().map(|one| one.value.clone()).collect();
+        for event in &events[1..] {
+            let EventKind::OperationPart { operation: id, parameter, offset, data } = event else { panic!() };
+            assert_eq!(*id, operation.id);
+            let into = match parameter {
+                None => &mut whole,
+                Some(number) => bound[*number as usize].as_mut().unwrap(),
+            };
+            assert_eq!(into.len() as u64, *offset);
+            into.push_str(data);
+        }
+        assert!(whole == text && bound == values);
+        assert_eq!(recorded.text_bytes, (recorded.text.len() < text.len()).then_some(text.len() as u64));
+        for event in events {
+            let bytes = serde_json::to_vec(event).unwrap().len();
+            assert!(bytes < 7 << 20, "{bytes}");
+        }
+    }
+}
+
+#[test]
 fn an_approval_fits_its_operation_and_todays_policy() {
     let request = held();
     let approved = |votes: Vec<Vote>| Resolution::Approved { votes };

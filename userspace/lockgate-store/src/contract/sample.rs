@@ -152,12 +152,14 @@ fn decision(session: &Session, text: &str, effect: Effect) -> Event {
         fingerprint: "02a281c251c3a43d2fe7457dff01f76c5cc523f8c8".into(),
         effects: BTreeSet::new(),
         opaque_reason: None,
+        reach: Default::default(),
         second_opinion: None,
     };
     let operation = RecordedOperation {
         id: OperationId::from_parts(1, 1),
         facts: Arc::new(Facts::Sql(facts)),
         text: text.into(),
+        text_bytes: None,
         normalized: false,
         parameters: vec![Parameter { type_oid: 23, format: ValueFormat::Text, value: Some("42".into()) }],
         parameter_count: 1,
@@ -267,6 +269,7 @@ pub fn every_kind() -> Vec<Event> {
         EventKind::ApprovalResolved { request, resolution: Resolution::Approved { votes: vec![vote] } },
         EventKind::Forwarded { operation, decision: DecisionId::from_parts(1, 2), approval: Some(request) },
         EventKind::Refused { operation, decision: DecisionId::from_parts(1, 2), denial: denial() },
+        EventKind::OperationPart { operation, parameter: Some(0), offset: 65_536, data: "…".into() },
         EventKind::ResultCut {
             operation,
             decision: DecisionId::from_parts(1, 2),

@@ -158,6 +158,10 @@ fn tell(event: &EventKind) -> Told {
             plain("forwarded", format!("to the target, by {request}"))
         }
         EventKind::Forwarded { approval: None, .. } => plain("forwarded", "to the target".to_owned()),
+        EventKind::OperationPart { parameter, offset, data, .. } => {
+            let of = parameter.map_or("the statement".to_owned(), |number| format!("${}", number + 1));
+            plain("goes on", format!("{of}, bytes {offset} to {}", offset + data.len() as u64))
+        }
         EventKind::Refused { decision, denial, .. } => {
             ("refused", denial.reason.clone(), refusal(denial, &decision.to_string()))
         }

@@ -287,7 +287,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         let events: Vec<Event> = cases
             .into_iter()
             .enumerate()
-            .map(|(index, case)| {
+            .flat_map(|(index, case)| {
                 let denial = match (&case.verdict.effect, index == at) {
                     (Effect::Deny(denial), _) => denial.clone(),
                     (Effect::Allow | Effect::Hold(_), true) => own.clone(),
@@ -295,7 +295,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 };
                 let operation = &case.asked.operation;
                 if case.held {
-                    self.gate.refused(operation.id, case.verdict.decision, denial)
+                    vec![self.gate.refused(operation.id, case.verdict.decision, denial)]
                 } else {
                     self.gate.decided(operation, case.verdict, Some(denial))
                 }
@@ -376,10 +376,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         operation: &Arc<Operation>,
         request: &Arc<ApprovalRequest>,
     ) -> Result<Result<Resolution, Denial>, Ending> {
-        let event = self.gate.decided(operation, request.verdict.clone(), None);
+        let events = self.gate.decided(operation, request.verdict.clone(), None);
         let recorder = self.gate.ports.recorder.clone();
         let recorded =
-            self.relay_while(async move { recorder.record(vec![event], Durability::Synced).await });
+            self.relay_while(async move { recorder.record(events, Durability::Synced).await });
         if let Err(error) = recorded.await? {
             return Ok(Err(Denial {
                 rule: None,

@@ -79,7 +79,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     }
 
     /// A Query in the middle of a segment ends it, as Sync does. False when the segment has failed: the Query is dropped.
-    async fn end_segment(&mut self) -> Result<bool, Ending> {
+    pub(super) async fn end_segment(&mut self) -> Result<bool, Ending> {
         if !self.batch.is_empty() {
             self.close_batch(false).await?;
         }
@@ -194,33 +194,30 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     /// The statements of a text, as the target would read them now.
     pub(crate) fn script(&mut self, text: &str) -> Script {
         let catalogue = self.masks.catalogue();
-        if self.strange {
+        let missing = catalogue.is_none() && self.catalogue_missing;
+        if self.strange || missing {
             let mut state = self.settings.state.clone();
-            state.doubt_reading(text);
+            state.catalogue_missing = missing;
+            if self.strange {
+                state.doubt_reading(text);
+            }
             return Inspector.script(text, &state, catalogue.map(|catalogue| &**catalogue));
         }
         self.scripts.understand(Inspector, text, &self.settings.state, catalogue)
     }
 
-    /// Gets a fresh catalogue when masks could apply. Without one, what could be masked is refused later.
+    /// Gets a fresh catalogue when masks could apply, or when rules ask about it. Without one, what could be masked is
+    /// refused later, and what rules ask about counts as the worse of what it could be.
     pub(crate) async fn refresh_masks(&mut self) -> Result<(), Ending> {
-        if self.gate.masks().is_none() || self.masks.refresh() {
+        self.catalogue_missing = false;
+        if (self.gate.masks().is_none() && !self.gate.wants_catalogue()) || self.masks.refresh() {
             return Ok(());
         }
         let source = self.masks.source();
         let loaded = self.relay_while(async move { source.load().await }).await?;
+        self.catalogue_missing = loaded.is_none();
         self.masks.loaded(loaded);
         Ok(())
-    }
-
-    /// FunctionCall runs a function by OID, with no text to understand.
-    pub(crate) async fn refuse_function_call(&mut self) -> Result<(), Ending> {
-        self.settle().await?;
-        if self.client_leg.phase() == ClientPhase::Batch && !self.end_segment().await? {
-            return Ok(());
-        }
-        let words = self.refuse_by_name("FunctionCall").await?;
-        self.refuse_query(words)
     }
 
     /// A message type that the protocol does not define: the session ends, as PostgreSQL ends it.
@@ -251,10 +248,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         let verdict = self.gate.evaluate(&operation);
         let verdict = self.gate.overrule(verdict, denial.clone());
         let words = words::denied(&operation, verdict.decision, &denial);
-        let event = self.gate.decided(&operation, verdict, Some(denial));
+        let events = self.gate.decided(&operation, verdict, Some(denial));
         let recorder = self.gate.ports.recorder.clone();
         let recorded =
-            self.relay_while(async move { recorder.record(vec![event], Durability::Written).await }).await?;
+            self.relay_while(async move { recorder.record(events, Durability::Written).await }).await?;
         if let Err(error) = recorded {
             tracing::error!(%error, "a refusal could not be recorded");
         }
@@ -278,7 +275,7 @@ fn record_failed(error: &PermitError) -> Denial {
 }
 
 /// A request without a text, as a statement that nobody understands.
-fn unsupported(name: &str, opaque: &Statement) -> Statement {
+pub(super) fn unsupported(name: &str, opaque: &Statement) -> Statement {
     let facts = SqlFacts {
         class: SqlClass::Opaque,
         kind: name.to_lowercase().replace(' ', "_"),
@@ -291,6 +288,7 @@ fn unsupported(name: &str, opaque: &Statement) -> Statement {
         fingerprint: String::new(),
         effects: Default::default(),
         opaque_reason: Some(format!("{name} has no text to understand")),
+        reach: Default::default(),
         second_opinion: None,
     };
     Statement {
