@@ -21,6 +21,9 @@ const SYSTEM_VALUES: [(&str, &[&str]); 11] = [
     ("pg_cursors", &["statement"]),
 ];
 
+/// OIDs below are the system's own (FirstNormalObjectId in transam.h).
+const FIRST_OWN_OID: u32 = 16_384;
+
 /// Views over views over views: deeper than this, whatever depends on a masked table is masked whole.
 const MAX_VIEW_ROUNDS: usize = 16;
 
@@ -35,6 +38,11 @@ pub(super) struct Cover {
     /// The patterns' column parts, for relations that the catalogue does not know.
     names: Vec<(String, Method)>,
     reach: Reach,
+    /// Views that read masked columns, shown or not: what they read can stand in an error's text.
+    reads_near: HashSet<u32>,
+    /// Relations through which masked rows are written, without and with the foreign keys that change rows.
+    writes_near: HashSet<u32>,
+    cascades_near: HashSet<u32>,
 }
 
 impl Cover {
@@ -50,6 +58,26 @@ impl Cover {
     /// What functions can get at.
     pub(super) fn reach(&self) -> &Reach {
         &self.reach
+    }
+
+    /// Whether reading the relation runs over masked columns that it does not show.
+    pub(super) fn reads_near(&self, relation: u32) -> bool {
+        self.reads_near.contains(&relation)
+    }
+
+    /// Whether writing to the relation runs over masked rows; rows that hang on it move when its own do, unless they are
+    /// only added.
+    pub(super) fn writes_near(&self, relation: u32, moves: bool) -> bool {
+        self.writes_near.contains(&relation) || moves && self.cascades_near.contains(&relation)
+    }
+
+    /// Whether a relation that holds a column of this type has it masked.
+    pub(super) fn masks_own_type(&self, catalogue: &CatalogueSnapshot) -> bool {
+        catalogue.relations().iter().filter(|relation| self.touches(relation.oid)).any(|relation| {
+            relation.columns.iter().any(|column| {
+                column.type_oid >= FIRST_OWN_OID && self.column(relation.oid, column.attnum).is_some()
+            })
+        })
     }
 
     /// Whether any column of the relation is masked.
@@ -73,16 +101,72 @@ impl Cover {
         }
         cover.by_inheritance(catalogue);
         cover.by_generation(catalogue);
+        cover.reach = Reach::known(catalogue);
         // Views call functions and functions read views: each round can only add.
         for _ in 0..MAX_REACH_ROUNDS {
             cover.by_view(catalogue, spec.on_unknown_lineage);
+            cover.by_default(catalogue);
             let known = cover.reach.size();
             cover.reach = Reach::new(&cover, catalogue);
             if cover.reach.size() == known {
                 break;
             }
         }
+        cover.near(catalogue);
+        let mut reach = std::mem::take(&mut cover.reach);
+        reach.wire(&cover, catalogue);
+        cover.reach = reach;
         cover
+    }
+
+    /// A column whose default or formula calls what reaches masked columns holds what that returned.
+    fn by_default(&mut self, catalogue: &CatalogueSnapshot) {
+        let reaching: Vec<(u32, i16)> = catalogue
+            .defaults()
+            .iter()
+            .filter(|(_, _, text)| self.reach.names_function(text))
+            .map(|(relation, attnum, _)| (*relation, *attnum))
+            .collect();
+        for (relation, attnum) in reaching {
+            self.put(relation, attnum, Method::Redact);
+        }
+    }
+
+    /// What leads to masked rows without showing them.
+    fn near(&mut self, catalogue: &CatalogueSnapshot) {
+        for relation in catalogue.relations() {
+            let system = matches!(relation.schema.as_str(), "pg_catalog" | "information_schema");
+            let touched = self.touches(relation.oid) && !system;
+            let bases = if system { Vec::new() } else { catalogue.bases(relation.oid) };
+            let views = std::iter::once(relation).chain(bases.iter().copied());
+            let reads = views.filter_map(|relation| relation.view.as_ref()).any(|view| {
+                view.depends_on.iter().any(|(base, attnum)| self.column(*base, *attnum).is_some())
+            });
+            if reads {
+                self.reads_near.insert(relation.oid);
+            }
+            let triggered = catalogue.triggers(relation.oid).iter().any(|name| self.reach.function(name));
+            let over = bases.iter().any(|base| self.touches(base.oid) && base.schema != "pg_catalog");
+            if touched || triggered || over {
+                self.writes_near.insert(relation.oid);
+            }
+        }
+        // Each round that adds something shortens what is left.
+        loop {
+            let found: Vec<u32> = catalogue
+                .relations()
+                .iter()
+                .filter(|relation| !self.writes_near(relation.oid, true))
+                .filter(|relation| {
+                    catalogue.cascades(relation.oid).iter().any(|other| self.writes_near(*other, true))
+                })
+                .map(|relation| relation.oid)
+                .collect();
+            if found.is_empty() {
+                return;
+            }
+            self.cascades_near.extend(found);
+        }
     }
 
     fn put(&mut self, relation: u32, attnum: i16, method: Method) -> bool {

@@ -31,6 +31,55 @@ impl Detectors {
         Self { rules }
     }
 
+    /// The same for a value of a certain shape.
+    pub(super) fn redact_as(&self, shape: Shape, value: &[u8], out: &mut BytesMut) -> Found {
+        match shape {
+            Shape::Text => match self.redact(value, out) {
+                true => Found::Written,
+                false => Found::Nothing,
+            },
+            Shape::Json => match self.redact(value, out) {
+                false => Found::Nothing,
+                // A number, or a value too long to be searched whole: the label would not be JSON.
+                true if !labels_stand_in_strings(out) => Found::Unwritable,
+                true => Found::Written,
+            },
+            Shape::Array => self.redact_array(value, out),
+        }
+    }
+
+    /// An array in its text form is searched as a text; in its binary form element by element (array_send in
+    /// arrayfuncs.c): number of dimensions, flags, element type, length and lower bound of each dimension, and the elements
+    /// with their lengths.
+    fn redact_array(&self, value: &[u8], out: &mut BytesMut) -> Found {
+        if value.first().is_some_and(|first| matches!(first, b'{' | b'[')) {
+            return self.redact_as(Shape::Text, value, out);
+        }
+        let Some(header) = binary_header(value) else { return Found::Nothing };
+        let (head, mut rest) = value.split_at(header);
+        out.put_slice(head);
+        let mut changed = false;
+        while !rest.is_empty() {
+            let Some((length, after)) = rest.split_first_chunk::<4>() else { return Found::Unwritable };
+            let Ok(bytes) = usize::try_from(i32::from_be_bytes(*length)) else {
+                // NULL.
+                out.put_slice(length);
+                rest = after;
+                continue;
+            };
+            let Some((element, after)) = after.split_at_checked(bytes) else { return Found::Unwritable };
+            let mut redacted = BytesMut::new();
+            let found = self.redact(element, &mut redacted);
+            changed |= found;
+            let element = if found { &redacted[..] } else { element };
+            let Ok(length) = i32::try_from(element.len()) else { return Found::Unwritable };
+            out.put_i32(length);
+            out.put_slice(element);
+            rest = after;
+        }
+        if changed { Found::Written } else { Found::Nothing }
+    }
+
     /// Writes the value with its findings replaced; false when there are none, and then nothing is written.
     pub(super) fn redact(&self, value: &[u8], out: &mut BytesMut) -> bool {
         let (head, rest) = value.split_at(value.len().min(MAX_VALUE_BYTES));
@@ -62,8 +111,65 @@ impl Detectors {
     }
 }
 
+/// How a value's bytes hold its texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// They are the text.
+    Text,
+    /// JSON, and jsonb with the version byte of its binary form.
+    Json,
+    /// An array of texts.
+    Array,
+}
+
+/// What a search came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing: the value stands as it is, and what was written does not count.
+    Nothing,
+    /// Something: the value to show was written.
+    Written,
+    /// Something that cannot be replaced where it stands: the value must not be shown.
+    Unwritable,
+}
+
+/// Where the elements of a binary array begin.
+fn binary_header(value: &[u8]) -> Option<usize> {
+    let dimensions = u32::from_be_bytes(*value.first_chunk::<4>()?);
+    // MAXDIM in c.h.
+    let dimensions = usize::try_from(dimensions).ok().filter(|dimensions| *dimensions <= 6)?;
+    Some(12 + 8 * dimensions).filter(|header| *header <= value.len())
+}
+
+/// Whether every label of a redacted JSON text stands inside a string, and nothing was cut off.
+fn labels_stand_in_strings(text: &[u8]) -> bool {
+    let (mut inside, mut escaped) = (false, false);
+    for (at, byte) in text.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if inside => escaped = true,
+            b'"' => inside = !inside,
+            b'[' if !inside && text.get(at..).is_some_and(|rest| rest.starts_with(b"[redacted")) => return false,
+            _ => {}
+        }
+    }
+    !inside
+}
+
 /// Digits inside a longer run of letters and digits are part of something else.
+///
+/// Numbers are also torn out where their groups go on behind a hyphen or a dot.
 fn stands_alone(text: &[u8], start: usize, end: usize) -> bool {
+    let byte = |at: Option<usize>| at.and_then(|at| text.get(at));
+    let digit = |at: Option<usize>| byte(at).is_some_and(u8::is_ascii_digit);
+    let dash = |at: Option<usize>| byte(at).is_some_and(|byte| matches!(byte, b'-' | b'.'));
+    let goes_on_before = digit(Some(start)) && dash(start.checked_sub(1)) && digit(start.checked_sub(2));
+    let goes_on_after = digit(end.checked_sub(1)) && dash(Some(end)) && digit(end.checked_add(1));
+    // The user of a URL's authority is no mailbox.
+    let authority = byte(start.checked_sub(1)) == Some(&b'/') && byte(start.checked_sub(2)) == Some(&b'/');
+    if goes_on_before || goes_on_after || authority {
+        return false;
+    }
     let before = start.checked_sub(1).and_then(|at| text.get(at));
     let after = text.get(end);
     let joins = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
@@ -78,15 +184,15 @@ type Accept = fn(&[u8]) -> bool;
 
 fn rule(detector: Detector) -> Option<Rule> {
     let (pattern, label, accept): (&str, &'static [u8], Accept) = match detector {
-        Detector::CardNumber => (r"[3-6]\d(?:[ -]?\d){11,17}", b"[redacted:card_number]", is_card),
+        Detector::CardNumber => (r"[2-6]\d(?:[ -]?\d){11,17}", b"[redacted:card_number]", is_card),
         Detector::Ssn => (r"\d{3}([- ])\d{2}[- ]\d{4}", b"[redacted:ssn]", is_ssn),
         Detector::Email => (
             r"[A-Za-z0-9][A-Za-z0-9._%+'-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})\.)+[A-Za-z]{2,24}",
             b"[redacted:email]",
-            |_| true,
+            is_email,
         ),
         Detector::Phone => (
-            r"(?:\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}|\(\d{3}\) ?\d{3}[ .-]\d{4}|\d{3}[.-]\d{3}[.-]\d{4})",
+            r"(?:\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}|\(\d{3}\) ?\d{3}[ .-]\d{4}|\d{3}[.-]\d{3}[.-]\d{4}|0\d{2,4}[ -]\d{3,4}[ -]\d{4})",
             b"[redacted:phone]",
             is_phone,
         ),
@@ -123,6 +229,35 @@ fn is_card(text: &[u8]) -> bool {
     (13..=19).contains(&digits.len())
         && sum.is_multiple_of(10)
         && digits.windows(2).any(|pair| pair[0] != pair[1])
+        && is_issued(&digits)
+}
+
+/// Whether an issuer gives out numbers that begin so and are so long (ISO/IEC 7812 ranges as the networks publish them).
+fn is_issued(digits: &[u8]) -> bool {
+    let head = |count: usize| {
+        digits.iter().take(count).fold(0_u32, |number, digit| number * 10 + u32::from(*digit))
+    };
+    let (two, three, four) = (head(2), head(3), head(4));
+    match digits.len() {
+        13 => two / 10 == 4,
+        14 => matches!(two, 36 | 38 | 39) || matches!(three, 300..=305),
+        15 => matches!(two, 34 | 37),
+        16 => {
+            matches!(two, 36 | 38 | 39 | 40..=49 | 50..=59 | 60 | 62..=65 | 67)
+                || matches!(four, 2221..=2720 | 3528..=3589)
+        }
+        17 | 18 => matches!(two, 50 | 56..=58 | 62 | 63 | 67),
+        19 => matches!(two, 40..=49 | 50 | 56..=58 | 62 | 63 | 67),
+        _ => false,
+    }
+}
+
+/// What looks like a mailbox and is something else: a file of a picture for dense screens, an account of a version control
+/// system that everybody shares.
+fn is_email(text: &[u8]) -> bool {
+    let lower = text.to_ascii_lowercase();
+    let file = [&b".png"[..], b".jpg", b".jpeg", b".gif", b".svg", b".webp", b".avif"];
+    !lower.starts_with(b"git@") && !file.iter().any(|end| lower.ends_with(end))
 }
 
 /// Numbers that are given out: no group is all noughts, and the area is neither 666 nor 9xx (SSA, 2011).

@@ -131,6 +131,7 @@ impl<'a> Judge<'a> {
         for row in rows {
             for (index, value) in row.iter().enumerate() {
                 let taint = self.taint(value, scope).computed();
+                self.coerced(&taint);
                 match columns.get_mut(index) {
                     Some((_, known)) => *known = std::mem::replace(known, Taint::Clean).or(taint),
                     None => columns.push((format!("column{}", index + 1), taint)),
@@ -148,6 +149,7 @@ impl<'a> Judge<'a> {
             self.misused(Place::SetOperation, &right.all);
         }
         let all = left.all.clone().or(right.all.clone()).computed();
+        self.coerced(&all);
         match (left.ordered(), right.ordered()) {
             (Some(left), Some(right)) if left.len() == right.len() => Columns::known(
                 left.into_iter()
@@ -303,6 +305,7 @@ impl<'a> Judge<'a> {
                 }
                 _ => {
                     let taint = self.taint(&output.value, scope);
+                    self.coerced(&taint);
                     all = all.or(taint.clone());
                     let name = output.name.clone().or_else(|| column_name(&output.value)).unwrap_or_default();
                     if let Some(named) = &mut named {
@@ -333,6 +336,15 @@ impl<'a> Judge<'a> {
                 taint = taint.or(outputs.get(&name).unwrap_or(Taint::Clean));
             }
             self.misused(*place, &taint);
+        }
+    }
+
+    /// Where an implicit cast runs code of the database's own, any expression over several types may hand its values to it.
+    fn coerced(&mut self, taint: &Taint) {
+        if let Taint::Derived(_) = taint
+            && self.catalogue.casts_by_itself()
+        {
+            self.misused(Place::UnknownFunction, taint);
         }
     }
 
@@ -370,6 +382,10 @@ impl<'a> Judge<'a> {
                 self.misuses.push(Misuse::Runs(call.name.clone()));
             }
             if !self.cover.reach().function(&call.name) {
+                if !self.cover.reach().is_clean(&call.name) {
+                    all = all.or(Taint::Unknown);
+                    self.unknown_use |= call.place.is_some();
+                }
                 continue;
             }
             let label = format!("that {}() can read", call.name);

@@ -9,7 +9,7 @@
 
 use super::{
     cover::{Cover, glob},
-    detector::Detectors,
+    detector::{Detectors, Shape},
     judge::{Judge, Misuse},
     method::{MaskKeys, Method},
     row::{Field, RowMask},
@@ -19,7 +19,8 @@ use super::{
 use crate::sql::{
     Statement,
     catalogue::{CatalogueSnapshot, Resolution},
-    usage::{ColumnUsage, Lineage, Place},
+    is_builtin_function, is_builtin_operator,
+    usage::{ColumnUsage, Defined, Lineage, Place},
 };
 use lockgate_model::{
     id::RuleId,
@@ -90,7 +91,7 @@ impl MaskPlan {
                 Resolution::Unknown => inner.could_mask(name, &facts.columns),
                 known => inner.covers(&known),
             })
-            || matches!(&usage.lineage, Lineage::Define { body: Some(body), .. } if inner.mentions(body))
+            || matches!(&usage.lineage, Lineage::Define { body: Some(body), foreign, .. } if *foreign || inner.mentions(body))
     }
 
     /// What the masks mean for this statement: refused, or these masks for its rows.
@@ -124,7 +125,15 @@ impl MaskPlan {
                 "leave the function out, or have it done by somebody whose columns are not masked",
             ));
         }
-        let outputs = if usage.unknown_function { outputs.or_unknown() } else { outputs };
+        if !pass {
+            for defined in &usage.defines {
+                inner.defined(defined)?;
+            }
+        }
+        let reach = inner.cover.reach();
+        let unknown_function =
+            usage.unknown_function || usage.calls.iter().any(|name| !reach.is_clean(name));
+        let outputs = if unknown_function { outputs.or_unknown() } else { outputs };
         let unknown = judge.unknown_use || matches!(outputs.all, Taint::Unknown);
         if unknown && inner.spec.on_unknown_lineage == UnknownLineage::Deny {
             return Err(inner.refuse(
@@ -143,15 +152,25 @@ impl MaskPlan {
         // A name that nobody knows is a misspelling, unless it is that of a relation that came meanwhile.
         let strange = matches!(usage.lineage, Lineage::Unknown)
             || usage.relations.iter().any(|name| inner.resolve(usage, name) == Resolution::Unknown);
+        let runs_code = match &usage.lineage {
+            // What it does stands in its text, and what it calls there.
+            Lineage::Define { body: Some(body), .. } => reach.is_loud(body) || !inner.is_screened(statement),
+            _ => usage.unknown_function,
+        };
         let reads_masked = inner.masked(usage, &usage.relations).is_some()
             || matches!(statement.class(), SqlClass::Opaque)
-            || matches!(usage.lineage, Lineage::Unknown | Lineage::Define { .. })
-            || usage.unknown_function
+            || matches!(usage.lineage, Lineage::Unknown)
+            || runs_code
+            || usage.calls.iter().any(|name| !reach.is_quiet(name))
             || ruled
             || triggered;
+        let moves = statement.sql().kind != "insert";
+        let near = inner.is_wired(usage, |oid| {
+            inner.cover.reads_near(oid) || changes && inner.cover.writes_near(oid, moves)
+        });
         let messages = if reads_masked {
             Messages::Withheld
-        } else if self.touches(statement) || (unknown && strange) {
+        } else if self.touches(statement) || near || (unknown && strange) {
             Messages::OwnMistakes
         } else {
             Messages::Shown
@@ -197,6 +216,40 @@ impl Inner {
         })
     }
 
+    fn runs_unknown(&self, usage: &ColumnUsage) -> bool {
+        usage.unknown_function || usage.calls.iter().any(|name| !self.cover.reach().is_clean(name))
+    }
+
+    /// Whether a text was searched for what leads to masked columns, so that its messages tell nothing of them.
+    fn is_screened(&self, statement: &Statement) -> bool {
+        self.spec.on_unknown_lineage != UnknownLineage::Pass && statement.class() != SqlClass::Opaque
+    }
+
+    /// Code that others run without naming it must not come between a statement and the values it was judged to show.
+    fn defined(&self, defined: &Defined) -> Result<(), MaskViolation> {
+        let reach = self.cover.reach();
+        let reason = match defined {
+            Defined::Function(name) if is_builtin_function(name) => {
+                format!("a function {name}() could stand in for the built-in one and be given masked values")
+            }
+            Defined::Function(name) if reach.is_fed(name) => {
+                format!("{name}() is given masked values by the tables that it is wired to; another text could keep them")
+            }
+            Defined::Function(name) if reach.function(name) => {
+                format!("{name}() reads masked columns; under another name or text it would carry them on")
+            }
+            Defined::Operator(name) if is_builtin_operator(name) => {
+                format!("an operator {name} could stand in for the built-in one and be given masked values")
+            }
+            Defined::Cast => "a cast could be given masked values that no statement hands to it".to_owned(),
+            Defined::DomainCheck if self.cover.masks_own_type(&self.catalogue) => {
+                "a domain's check could be given masked values that are stored already".to_owned()
+            }
+            Defined::Function(_) | Defined::Operator(_) | Defined::DomainCheck => return Ok(()),
+        };
+        Err(self.refuse(reason, "have it done by somebody whose columns are not masked"))
+    }
+
     /// Whether a text that no grammar reads leads to masked columns.
     fn mentions(&self, body: &str) -> bool {
         self.cover.reach().mentions(body)
@@ -225,7 +278,7 @@ impl Inner {
                 let outputs = self.lineage(judge, inner, usage)?;
                 let carried = match outputs.all {
                     Taint::Derived(origin) => Taint::Derived(origin),
-                    Taint::Unknown if usage.unknown_function => Taint::Unknown,
+                    Taint::Unknown if self.runs_unknown(usage) => Taint::Unknown,
                     Taint::Clean | Taint::Unknown | Taint::Masked(_) => Taint::Clean,
                 };
                 Columns::unnamed(carried)
@@ -238,7 +291,7 @@ impl Inner {
                     None => Columns::unnamed(Taint::Clean),
                 }
             }
-            Lineage::Define { what, body } => {
+            Lineage::Define { what, body, foreign } => {
                 if let Some(name) = self.masked(usage, &usage.relations) {
                     return Err(self.refuse(
                         format!(
@@ -247,13 +300,13 @@ impl Inner {
                         "leave the relation out, or have it made by somebody whose columns are not masked",
                     ));
                 }
-                if body.as_ref().is_some_and(|body| self.mentions(body)) {
+                if *foreign || body.as_ref().is_some_and(|body| self.mentions(body)) {
                     return Err(self.refuse(
                         format!("{what} whose text names masked columns, or makes up statements, could copy them"),
                         "leave them and EXECUTE out, or have it made by somebody whose columns are not masked",
                     ));
                 }
-                Columns::unnamed(if body.is_some() { Taint::Unknown } else { Taint::Clean })
+                Columns::unnamed(Taint::Clean)
             }
             Lineage::CopyOut { relation, columns } => self.copy_out(relation, columns, usage)?,
             Lineage::CopyQuery(inner) => {
@@ -504,7 +557,7 @@ impl StatementMask {
     /// Nothing masked is in it; detectors still look.
     fn open(&self) -> Field {
         match &self.plan.detectors {
-            Some(detectors) => Field::Detect(detectors.clone()),
+            Some(detectors) => Field::Detect(detectors.clone(), Shape::Text),
             None => Field::Pass,
         }
     }

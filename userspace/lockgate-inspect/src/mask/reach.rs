@@ -1,10 +1,12 @@
 //! Which functions get at masked columns: those whose text names something masked, makes up statements while it runs, or
-//! calls another that does. Texts in languages that no grammar here reads are searched word by word, and what is in doubt
-//! counts as reaching.
+//! calls another that does. Texts in languages that no grammar here reads count as reaching; the others are searched word by
+//! word, and what is in doubt counts as reaching.
+//!
+//! Operators, aggregates, casts and checks of domains count as functions: they run some, under another name.
 
 use super::cover::Cover;
 use crate::sql::{catalogue::CatalogueSnapshot, reveals};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// Words by which a text runs another text, whatever the language.
 const RUNS_TEXT: [&str; 10] = [
@@ -20,6 +22,36 @@ const RUNS_TEXT: [&str; 10] = [
     "dblink",
 ];
 
+/// Words that, behind CREATE or ALTER, make something that other statements run without naming it.
+const CODE: [&str; 6] = ["function", "procedure", "routine", "aggregate", "operator", "cast"];
+
+/// Languages whose texts name what they use.
+const READABLE: [&str; 2] = ["sql", "plpgsql"];
+
+/// Extensions whose C functions compute from their arguments alone. What they are given is judged where they are called.
+const COMPUTING_EXTENSIONS: [&str; 17] = [
+    "btree_gin",
+    "btree_gist",
+    "citext",
+    "cube",
+    "earthdistance",
+    "fuzzystrmatch",
+    "hstore",
+    "intarray",
+    "isn",
+    "ltree",
+    "pg_trgm",
+    "pgcrypto",
+    "postgis",
+    "seg",
+    "unaccent",
+    "uuid-ossp",
+    "vector",
+];
+
+/// Functions of those that read tables all the same.
+const READS_TABLES: [&str; 4] = ["st_estimatedextent", "st_estimated_extent", "st_findextent", "find_srid"];
+
 /// Functions and words that lead to masked columns.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reach {
@@ -29,11 +61,64 @@ pub(super) struct Reach {
     functions: HashSet<String>,
     /// Names of functions that run text, or put what they get at into a setting, where no mask follows.
     runners: HashSet<String>,
+    /// Operators among the functions: a text holds them between its words.
+    operators: Vec<String>,
+    /// Names of functions of which it is known what they do, whether they reach or not.
+    known: HashSet<String>,
+    /// Names of functions that are handed masked values by triggers, checks, defaults, indexes, policies or rules.
+    fed: HashSet<String>,
+    /// Names of relations whose writing runs over masked rows.
+    loud: HashSet<String>,
+    /// Names of functions that name one of those.
+    loud_functions: HashSet<String>,
+}
+
+/// One name and the text that it runs.
+struct Code<'a> {
+    name: &'a str,
+    text: &'a str,
 }
 
 impl Reach {
+    /// Before anything is covered: which functions are known at all.
+    pub(super) fn known(catalogue: &CatalogueSnapshot) -> Self {
+        let mut known: HashSet<String> = HashSet::new();
+        let mut unknown: HashSet<&str> = HashSet::new();
+        for code in catalogue.code() {
+            if READABLE.contains(&code.language.as_str()) {
+                known.insert(code.name.clone());
+            } else {
+                unknown.insert(&code.name);
+            }
+        }
+        for (name, extension) in catalogue.natives() {
+            let computes = COMPUTING_EXTENSIONS.contains(&extension.as_str())
+                && !READS_TABLES.contains(&name.as_str())
+                && !name.trim_start_matches('_').starts_with("postgis_");
+            if computes {
+                known.insert(name.clone());
+            } else {
+                unknown.insert(name);
+            }
+        }
+        known.retain(|name| !unknown.contains(name.as_str()));
+        // One that runs an unknown function is unknown; aggregates can run operators' functions, so twice.
+        for _ in 0..2 {
+            let mut fates: HashMap<&str, bool> = HashMap::new();
+            for (alias, function, system) in catalogue.aliases() {
+                *fates.entry(alias).or_insert(true) &= *system || known.contains(function);
+            }
+            let (good, bad): (Vec<_>, Vec<_>) = fates.into_iter().partition(|(_, good)| *good);
+            let bad: HashSet<&str> = bad.into_iter().map(|(alias, _)| alias).collect();
+            known.retain(|name| !bad.contains(name.as_str()));
+            let named = |name: &str| unknown.contains(name) || bad.contains(name);
+            known.extend(good.iter().filter(|(name, _)| !named(name)).map(|(name, _)| (*name).to_owned()));
+        }
+        Self { known, ..Self::default() }
+    }
+
     pub(super) fn new(cover: &Cover, catalogue: &CatalogueSnapshot) -> Self {
-        let mut reach = Self::default();
+        let mut reach = Self { known: cover.reach().known.clone(), ..Self::default() };
         for relation in catalogue.relations().iter().filter(|relation| cover.touches(relation.oid)) {
             reach.words.insert(relation.name.to_lowercase());
             // "query" and "data" of the server's own are everyday words.
@@ -43,26 +128,65 @@ impl Reach {
                 reach.words.extend(masked.map(|column| column.name.to_lowercase()));
             }
         }
+        let foreign = catalogue.code().iter().filter(|code| !READABLE.contains(&code.language.as_str()));
+        reach.functions.extend(foreign.map(|code| code.name.clone()));
         // Each round that finds something shortens what is left.
-        let mut open: Vec<_> = catalogue.code().iter().collect();
+        let mut open = codes(catalogue);
         loop {
             let (found, left): (Vec<_>, Vec<_>) =
-                open.into_iter().partition(|code| reach.mentions(&code.text));
+                open.into_iter().partition(|code| reach.mentions(code.text));
             if found.is_empty() {
                 break;
             }
-            reach.functions.extend(found.into_iter().map(|code| code.name.clone()));
+            let operators = found.iter().map(|code| code.name).filter(|name| is_operator(name));
+            reach.operators.extend(operators.map(str::to_owned));
+            reach.functions.extend(found.into_iter().map(|code| code.name.to_owned()));
             open = left;
         }
         let mut open: Vec<_> =
-            catalogue.code().iter().filter(|code| reach.functions.contains(&code.name)).collect();
+            codes(catalogue).into_iter().filter(|code| reach.functions.contains(code.name)).collect();
         loop {
             let (found, left): (Vec<_>, Vec<_>) =
-                open.into_iter().partition(|code| reach.leads_to_running(&code.text));
+                open.into_iter().partition(|code| reach.leads_to_running(code.text));
             if found.is_empty() {
                 return reach;
             }
-            reach.runners.extend(found.into_iter().map(|code| code.name.clone()));
+            reach.runners.extend(found.into_iter().map(|code| code.name.to_owned()));
+            open = left;
+        }
+    }
+
+    /// Takes note of what is wired to masked values, once it is known what is masked.
+    pub(super) fn wire(&mut self, cover: &Cover, catalogue: &CatalogueSnapshot) {
+        let near = |oid| cover.touches(oid) || cover.writes_near(oid, true);
+        for relation in catalogue.relations().iter().filter(|relation| near(relation.oid)) {
+            self.loud.insert(relation.name.to_lowercase());
+            self.fed.extend(catalogue.wired(relation.oid).iter().cloned());
+        }
+        // What a function is handed it can hand on.
+        let mut open: Vec<&str> = Vec::new();
+        let codes = codes(catalogue);
+        for code in &codes {
+            if self.fed.contains(code.name) {
+                open.push(code.text);
+            }
+        }
+        while let Some(text) = open.pop() {
+            let text = text.to_lowercase();
+            for code in &codes {
+                let named = words(&text).any(|word| word == code.name.to_lowercase());
+                if named && self.fed.insert(code.name.to_owned()) {
+                    open.push(code.text);
+                }
+            }
+        }
+        let mut open = codes;
+        loop {
+            let (found, left): (Vec<_>, Vec<_>) = open.into_iter().partition(|code| self.is_loud(code.text));
+            if found.is_empty() {
+                return;
+            }
+            self.loud_functions.extend(found.into_iter().map(|code| code.name.to_lowercase()));
             open = left;
         }
     }
@@ -88,6 +212,22 @@ impl Reach {
         self.functions.contains(name) || reveals(name)
     }
 
+    /// Whether it is known that a function of this name gets at no masked column, so that what it returns was made of its
+    /// arguments and of what is not masked. A type without code of its own has no entry.
+    pub(super) fn is_clean(&self, name: &str) -> bool {
+        !self.function(name) && (self.known.contains(name) || name.starts_with("::"))
+    }
+
+    /// Whether, besides, nothing that it does runs over masked rows: its messages tell nothing of them.
+    pub(super) fn is_quiet(&self, name: &str) -> bool {
+        self.is_clean(name) && !self.loud_functions.contains(&name.to_lowercase())
+    }
+
+    /// Whether a function of this name is handed masked values.
+    pub(super) fn is_fed(&self, name: &str) -> bool {
+        self.fed.contains(name)
+    }
+
     /// Whether a text names such a function; a name that is spelled with escapes counts.
     pub(super) fn names_function(&self, text: &str) -> bool {
         !self.functions.is_empty()
@@ -98,11 +238,13 @@ impl Reach {
         self.functions.contains(word) || self.functions.contains(&word.to_lowercase())
     }
 
-    /// Whether a text that no grammar reads names something masked, or makes up statements while it runs.
+    /// Whether a text that no grammar reads names something masked, or makes up statements or code while it runs.
     pub(super) fn mentions(&self, body: &str) -> bool {
         let body = body.to_lowercase();
         // Escapes can spell any name.
         body.contains("u&\"")
+            || makes_code(&body)
+            || self.operators.iter().any(|operator| body.contains(operator.as_str()))
             || words(&body).any(|word| {
                 self.words.contains(word)
                     || RUNS_TEXT.contains(&word)
@@ -110,6 +252,26 @@ impl Reach {
                     || reveals(word)
             })
     }
+
+    /// Whether a text names a relation whose writing runs over masked rows, or a function that does.
+    pub(super) fn is_loud(&self, body: &str) -> bool {
+        words(&body.to_lowercase()).any(|word| self.loud.contains(word) || self.loud_functions.contains(word))
+    }
+}
+
+fn codes(catalogue: &CatalogueSnapshot) -> Vec<Code<'_>> {
+    let texts = catalogue.code().iter().map(|code| Code { name: &code.name, text: &code.text });
+    let aliases =
+        catalogue.aliases().iter().map(|(alias, function, _)| Code { name: alias, text: function });
+    texts.chain(aliases).collect()
+}
+
+fn is_operator(name: &str) -> bool {
+    !name.starts_with("::") && !name.chars().any(|c| c.is_alphanumeric() || c == '_')
+}
+
+fn makes_code(body: &str) -> bool {
+    words(body).any(|word| matches!(word, "create" | "alter")) && words(body).any(|word| CODE.contains(&word))
 }
 
 fn words(body: &str) -> impl Iterator<Item = &str> {

@@ -1,9 +1,12 @@
 //! Rewrites rows, one field at a time, into a buffer of the caller's.
 
-use super::{detector::Detectors, method::Method};
+use super::{
+    detector::{Detectors, Found, Shape},
+    method::Method,
+};
 use bytes::BytesMut;
 use lockgate_wire::postgres::{
-    WireError,
+    Format, WireError,
     backend::{Column, DataRow, DataRowWriter},
 };
 use std::sync::Arc;
@@ -33,7 +36,24 @@ pub enum RowError {
 pub(super) enum Field {
     Pass,
     Mask(Method),
-    Detect(Arc<Detectors>),
+    Detect(Arc<Detectors>, Shape),
+}
+
+/// How values of a type are searched; None where a text in them cannot be told or replaced: numbers, bytea, ranges, and the
+/// binary form of types that are not the system's own.
+fn shape_of(column: &Column) -> Option<Shape> {
+    match column.type_oid {
+        oid if TEXT_LIKE.contains(&oid) => Some(Shape::Text),
+        // xml.
+        142 => Some(Shape::Text),
+        // json, jsonb.
+        114 | 3802 => Some(Shape::Json),
+        // text[], varchar[], bpchar[], name[].
+        1009 | 1015 | 1014 | 1003 => Some(Shape::Array),
+        // Enumerations, citext, composites and hstore in their text form.
+        oid if oid >= 16_384 && column.format == Format::Text => Some(Shape::Text),
+        _ => None,
+    }
 }
 
 /// Masks for the rows of one result. It keeps a scratch buffer, so that rows cost no allocation.
@@ -54,7 +74,10 @@ impl RowMask {
             .map(|(column, field)| match field {
                 // Text and binary format of these types are the same bytes; of others no text may stand for a value.
                 Field::Mask(_) if !TEXT_LIKE.contains(&column.type_oid) => Field::Mask(Method::Null),
-                Field::Detect(_) if !TEXT_LIKE.contains(&column.type_oid) => Field::Pass,
+                Field::Detect(detectors, _) => match shape_of(column) {
+                    Some(shape) => Field::Detect(detectors, shape),
+                    None => Field::Pass,
+                },
                 other => other,
             })
             .collect();
@@ -104,12 +127,17 @@ impl RowMask {
                     let kept = method.apply(value, &mut self.scratch);
                     writer.field(kept.then_some(&self.scratch));
                 }
-                Field::Detect(detectors) => {
-                    if detectors.redact(value, &mut self.scratch) {
-                        changed += 1;
-                        writer.field(Some(&self.scratch));
-                    } else {
-                        writer.field(Some(value));
+                Field::Detect(detectors, shape) => {
+                    match detectors.redact_as(*shape, value, &mut self.scratch) {
+                        Found::Nothing => writer.field(Some(value)),
+                        Found::Written => {
+                            changed += 1;
+                            writer.field(Some(&self.scratch));
+                        }
+                        Found::Unwritable => {
+                            changed += 1;
+                            writer.field(None);
+                        }
                     }
                 }
             }

@@ -1,12 +1,13 @@
 //! One load: a login, the queries in order, rows into [`CatalogueParts`].
 
-use super::query::CatalogueQuery;
+use super::{code::CodeQuery, query::CatalogueQuery, routine::Routine};
 use super::{CatalogueError, MAX_CATALOGUE_BYTES};
 use crate::upstream::{
     Connected, Credential, Endpoint, Housekeeping, SessionRequest, UpstreamError, connect,
 };
 use lockgate_inspect::sql::catalogue::{
-    CatalogueParts, CatalogueSnapshot, FunctionCode, Relation, RelationColumn, RelationKind, ViewDefinition,
+    CatalogueParts, CatalogueSnapshot, FunctionCode, Relation, RelationColumn, RelationKind, TableSize,
+    ViewDefinition,
 };
 use lockgate_wire::postgres::PgString;
 use lockgate_wire::postgres::backend::{Backend, DataRow, Fields};
@@ -24,15 +25,7 @@ pub(super) async fn load(
     credential: &Credential,
     database: &PgString,
 ) -> Result<CatalogueSnapshot, CatalogueError> {
-    let text = PgString::from_static;
-    // Names are compared as UTF-8, whatever the database stores.
-    let parameters =
-        vec![(text("application_name"), text("lockgate catalogue")), (text("client_encoding"), text("UTF8"))];
-    let request = SessionRequest { database: database.clone(), parameters, session: None };
-    // Given back, if a vault made it, when this is over.
-    let account = credential.account().await.map_err(UpstreamError::from)?;
-    let connected = connect(endpoint, &account, &request).await?;
-    let mut side = Side { connected, budget: MAX_CATALOGUE_BYTES };
+    let mut side = Side::open(endpoint, credential, database).await?;
     let mut reading = Reading::default();
     for query in [
         CatalogueQuery::SearchPath,
@@ -45,10 +38,19 @@ pub(super) async fn load(
         CatalogueQuery::Functions,
         CatalogueQuery::Operators,
         CatalogueQuery::FunctionTexts,
+        CatalogueQuery::Natives,
+        CatalogueQuery::Aliases,
+        CatalogueQuery::Defaults,
+        CatalogueQuery::Wired,
+        CatalogueQuery::ImplicitCasts,
+        CatalogueQuery::Cascades,
         CatalogueQuery::Triggers,
         CatalogueQuery::Rules,
-        CatalogueQuery::ViewTexts,
-    ] {
+    ]
+    .into_iter()
+    .chain(CodeQuery::ALL.map(CatalogueQuery::Code))
+    .chain([CatalogueQuery::ViewTexts, CatalogueQuery::Again, CatalogueQuery::Keys, CatalogueQuery::Sizes])
+    {
         match side.ask(query, |row| reading.take(query, row)).await {
             Ok(()) => {}
             // Without the texts a view counts by its dependencies, which is the stricter reading.
@@ -57,11 +59,34 @@ pub(super) async fn load(
             {
                 tracing::debug!("a view's tables are locked: view definitions are left out of the catalogue");
             }
+            // A size that is not known counts as large.
+            Err(CatalogueError::Refused { query: _, sqlstate, message }) if query == CatalogueQuery::Sizes => {
+                tracing::debug!(sqlstate, message, "table sizes are left out of the catalogue");
+            }
             Err(error) => return Err(error),
         }
     }
     side.close().await;
     Ok(reading.finish())
+}
+
+/// Reads the functions by OID.
+pub(super) async fn routines(
+    endpoint: &Endpoint,
+    credential: &Credential,
+    database: &PgString,
+) -> Result<HashMap<u32, Routine>, CatalogueError> {
+    let mut side = Side::open(endpoint, credential, database).await?;
+    side.ask(CatalogueQuery::Begin, |_| Ok(())).await?;
+    let mut routines = HashMap::new();
+    side.ask(CatalogueQuery::Routines, |row| {
+        let routine = Routine::read(row)?;
+        routines.insert(routine.oid, routine);
+        Ok(())
+    })
+    .await?;
+    side.close().await;
+    Ok(routines)
 }
 
 /// The side connection.
@@ -71,6 +96,24 @@ struct Side {
 }
 
 impl Side {
+    async fn open(
+        endpoint: &Endpoint,
+        credential: &Credential,
+        database: &PgString,
+    ) -> Result<Self, CatalogueError> {
+        let text = PgString::from_static;
+        // Names are compared as UTF-8, whatever the database stores.
+        let parameters = vec![
+            (text("application_name"), text("lockgate catalogue")),
+            (text("client_encoding"), text("UTF8")),
+        ];
+        let request = SessionRequest { database: database.clone(), parameters, session: None };
+        // Given back, if a vault made it, when this is over.
+        let account = credential.account().await.map_err(UpstreamError::from)?;
+        let connected = connect(endpoint, &account, &request).await?;
+        Ok(Self { connected, budget: MAX_CATALOGUE_BYTES })
+    }
+
     /// Runs one query to its ReadyForQuery, giving each row away as it comes.
     async fn ask(
         &mut self,
@@ -129,7 +172,7 @@ impl Reading {
     fn take(&mut self, query: CatalogueQuery, row: &DataRow) -> Result<(), CatalogueError> {
         let mut row = Row { query: query.name(), fields: row.fields() };
         match query {
-            CatalogueQuery::Begin => {}
+            CatalogueQuery::Begin | CatalogueQuery::Again | CatalogueQuery::Routines => {}
             CatalogueQuery::SearchPath => self.parts.search_path.push(row.text("schema")?),
             CatalogueQuery::Functions => {
                 self.parts.functions.insert(row.text("name")?);
@@ -142,6 +185,33 @@ impl Reading {
                 language: row.text("language")?,
                 text: row.text("text")?,
             }),
+            CatalogueQuery::Natives => {
+                let (name, extension) = (row.text("name")?, row.optional_text("extension")?);
+                self.parts.natives.push((name, extension.unwrap_or_default()));
+            }
+            CatalogueQuery::Aliases => {
+                let (name, function) = (row.text("name")?, row.text("function")?);
+                self.parts.aliases.push((name, function, row.text("system")? == "t"));
+            }
+            CatalogueQuery::Defaults => {
+                let (relation, attnum) = (row.number("relation")?, row.number("attribute number")?);
+                // NULL for a table that was dropped meanwhile.
+                if let Some(text) = row.optional_text("expression")? {
+                    self.parts.defaults.push((relation, attnum, text));
+                }
+            }
+            CatalogueQuery::Wired => {
+                let (relation, function) = (row.number("relation")?, row.text("function")?);
+                self.parts.wired.entry(relation).or_default().push(function);
+            }
+            CatalogueQuery::ImplicitCasts => {
+                self.parts.implicit_casts.insert(row.text("function")?);
+            }
+            CatalogueQuery::Cascades => {
+                let (referred, referring) = (row.number("relation")?, row.number("referring relation")?);
+                self.parts.cascades.entry(referred).or_default().push(referring);
+            }
+            CatalogueQuery::Code(query) => query.take(&mut row, &mut self.parts.objects)?,
             CatalogueQuery::Triggers => {
                 let (relation, function) = (row.number("relation")?, row.text("function")?);
                 self.parts.triggers.entry(relation).or_default().push(function);
@@ -182,6 +252,24 @@ impl Reading {
                     relation.view.get_or_insert_default().depends_on.push(needed);
                 });
             }
+            CatalogueQuery::Keys => {
+                let relation = row.number("relation")?;
+                // What INCLUDE adds stands behind the key and is no part of it.
+                let length: usize = row.number("number of key columns")?;
+                let columns = row.text("columns")?;
+                let key: Result<Vec<i16>, _> = columns.split(',').take(length).map(str::parse).collect();
+                let key = key.map_err(|_| row.wrong("columns", "attribute numbers", Some(columns)))?;
+                self.parts.keys.entry(relation).or_default().push(key);
+            }
+            CatalogueQuery::Sizes => {
+                let relation = row.number("relation")?;
+                // NULL for one that was dropped meanwhile.
+                if let (Some(bytes), Some(rows)) = (row.optional_text("bytes")?, row.optional_text("rows")?) {
+                    let number = |text: String| text.parse().unwrap_or(u64::MAX);
+                    let size = TableSize { rows: number(rows), bytes: number(bytes) };
+                    self.parts.sizes.insert(relation, size);
+                }
+            }
             CatalogueQuery::ViewTexts => {
                 let view = row.number("view")?;
                 // NULL for a view that was dropped meanwhile.
@@ -219,13 +307,19 @@ impl Reading {
 }
 
 /// The fields of a row, taken in order.
-struct Row<'a> {
+pub(super) struct Row<'a> {
     query: &'static str,
     fields: Fields<'a>,
 }
 
+impl<'a> Row<'a> {
+    pub(super) fn new(query: CatalogueQuery, row: &'a DataRow) -> Self {
+        Self { query: query.name(), fields: row.fields() }
+    }
+}
+
 impl Row<'_> {
-    fn optional_text(&mut self, column: &'static str) -> Result<Option<String>, CatalogueError> {
+    pub(super) fn optional_text(&mut self, column: &'static str) -> Result<Option<String>, CatalogueError> {
         match self.fields.next() {
             None => Err(self.wrong(column, "a field", None)),
             Some(None) => Ok(None),
@@ -236,16 +330,16 @@ impl Row<'_> {
         }
     }
 
-    fn text(&mut self, column: &'static str) -> Result<String, CatalogueError> {
+    pub(super) fn text(&mut self, column: &'static str) -> Result<String, CatalogueError> {
         self.optional_text(column)?.ok_or_else(|| self.wrong(column, "text", None))
     }
 
-    fn number<N: std::str::FromStr>(&mut self, column: &'static str) -> Result<N, CatalogueError> {
+    pub(super) fn number<N: std::str::FromStr>(&mut self, column: &'static str) -> Result<N, CatalogueError> {
         let text = self.text(column)?;
         text.parse().map_err(|_| self.wrong(column, "a number in range", Some(text)))
     }
 
-    fn wrong(&self, column: &'static str, expected: &'static str, got: Option<String>) -> CatalogueError {
+    pub(super) fn wrong(&self, column: &'static str, expected: &'static str, got: Option<String>) -> CatalogueError {
         CatalogueError::Row { query: self.query, column, expected, got }
     }
 }

@@ -8,8 +8,10 @@
 mod code;
 mod load;
 mod query;
+mod routine;
 
 pub(crate) use query::CatalogueQuery;
+pub(crate) use routine::Routine;
 
 use crate::upstream::{Credential, Endpoint, UpstreamError};
 use lockgate_inspect::sql::catalogue::CatalogueSnapshot;
@@ -115,6 +117,8 @@ pub struct Catalogue {
     credential: Credential,
     database: PgString,
     held: Mutex<Held>,
+    /// Functions by OID, once somebody called one so.
+    routines: Mutex<Option<Arc<HashMap<u32, Routine>>>>,
     /// One load at a time; whoever comes meanwhile waits and takes its result.
     loading: Semaphore,
 }
@@ -136,7 +140,7 @@ struct Loaded {
 impl Catalogue {
     /// The catalogue of `database` there, as that role sees it. Nothing is loaded yet.
     pub fn new(endpoint: Endpoint, credential: Credential, database: PgString) -> Self {
-        Self { endpoint, credential, database, held: Mutex::default(), loading: Semaphore::new(1) }
+        Self { endpoint, credential, database, held: Mutex::default(), routines: Mutex::default(), loading: Semaphore::new(1) }
     }
 
     /// The snapshot, if one is at hand that is neither old nor out of date.
@@ -181,6 +185,23 @@ impl Catalogue {
             }
             round += 1;
         }
+    }
+
+    /// The function of an OID. The system's own are remembered; any other is read anew, since its name may have changed.
+    pub(crate) async fn routine(&self, oid: u32) -> Result<Option<Routine>, CatalogueError> {
+        let known = self.routines.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if oid < routine::FIRST_USER_OID
+            && let Some(routine) = known.and_then(|known| known.get(&oid).cloned())
+        {
+            return Ok(Some(routine));
+        }
+        let read = load::routines(&self.endpoint, &self.credential, &self.database);
+        let routines = match tokio::time::timeout(LOAD_TIME, read).await {
+            Err(_) => return Err(CatalogueError::Slow { limit: LOAD_TIME }),
+            Ok(outcome) => Arc::new(outcome?),
+        };
+        *self.routines.lock().unwrap_or_else(PoisonError::into_inner) = Some(routines.clone());
+        Ok(routines.get(&oid).cloned())
     }
 
     fn held(&self) -> std::sync::MutexGuard<'_, Held> {

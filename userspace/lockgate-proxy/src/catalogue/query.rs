@@ -1,6 +1,8 @@
 //! The side connection's statements: constants, every name and operator in them qualified, so that nothing in the target's
 //! schemas can stand in for a built-in.
 
+use super::code::CodeQuery;
+
 /// What the side connection asks, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CatalogueQuery {
@@ -24,12 +26,34 @@ pub(crate) enum CatalogueQuery {
     Operators,
     /// Texts of functions that are written in the database.
     FunctionTexts,
+    /// Names of functions that are not written in the database, with their extensions.
+    Natives,
+    /// What runs functions under other names: operators, aggregates, casts, checks of domains.
+    Aliases,
+    /// Expressions of defaults and generated columns.
+    Defaults,
+    /// Which functions a relation hands its values to.
+    Wired,
+    /// Functions in the database behind implicit casts.
+    ImplicitCasts,
+    /// Foreign keys that change rows.
+    Cascades,
+    /// The code that reading can run.
+    Code(CodeQuery),
     /// Which functions a relation's triggers run.
     Triggers,
     /// Which relations have rules.
     Rules,
-    /// The texts of views. Last, as it is the one that may wait for a lock: a failure leaves the rest.
+    /// A new snapshot, in which a failure of the one before is forgotten.
+    Again,
+    /// Unique keys that hold for every row.
+    Keys,
+    /// How large relations are. It looks at each relation's files, so one that is locked is left out.
+    Sizes,
+    /// The texts of views. Last but for sizes, as it is the one that may wait for a lock: a failure leaves the rest.
     ViewTexts,
+    /// Functions by OID; asked alone, when one is called by its OID.
+    Routines,
 }
 
 impl CatalogueQuery {
@@ -46,9 +70,20 @@ impl CatalogueQuery {
             Self::Functions => "functions",
             Self::Operators => "operators",
             Self::FunctionTexts => "function texts",
+            Self::Natives => "functions in C",
+            Self::Aliases => "operators, aggregates and casts",
+            Self::Defaults => "defaults",
+            Self::Wired => "functions of checks and triggers",
+            Self::ImplicitCasts => "implicit casts",
+            Self::Cascades => "foreign keys",
+            Self::Code(query) => query.name(),
             Self::Triggers => "triggers",
             Self::Rules => "rules",
             Self::ViewTexts => "view definitions",
+            Self::Routines => "functions by OID",
+            Self::Again => "the second part",
+            Self::Keys => "unique keys",
+            Self::Sizes => "table sizes",
         }
     }
 
@@ -108,6 +143,11 @@ impl CatalogueQuery {
                  WHERE r.ev_type OPERATOR(pg_catalog.=) '1'::pg_catalog.\"char\" \
                  AND d.refobjid OPERATOR(pg_catalog.<>) r.ev_class"
             }
+            Self::Routines => {
+                "SELECT p.oid, n.nspname, p.proname, p.prorettype::pg_catalog.oid, p.proargtypes \
+                 FROM pg_catalog.pg_proc AS p \
+                 JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace"
+            }
             Self::Functions => {
                 "SELECT DISTINCT p.proname FROM pg_catalog.pg_proc AS p \
                  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
@@ -128,6 +168,83 @@ impl CatalogueQuery {
                  WHERE n.nspname OPERATOR(pg_catalog.<>) ALL (ARRAY['pg_catalog', 'information_schema']::pg_catalog.name[]) \
                  AND l.lanname OPERATOR(pg_catalog.<>) ALL (ARRAY['c', 'internal']::pg_catalog.name[])"
             }
+            Self::Natives => {
+                "SELECT DISTINCT p.proname, e.extname \
+                 FROM pg_catalog.pg_proc AS p \
+                 JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
+                 JOIN pg_catalog.pg_language AS l ON l.oid OPERATOR(pg_catalog.=) p.prolang \
+                 LEFT JOIN pg_catalog.pg_depend AS d ON d.objid OPERATOR(pg_catalog.=) p.oid \
+                 AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid \
+                 AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass::pg_catalog.oid \
+                 AND d.deptype OPERATOR(pg_catalog.=) 'e'::pg_catalog.\"char\" \
+                 LEFT JOIN pg_catalog.pg_extension AS e ON e.oid OPERATOR(pg_catalog.=) d.refobjid \
+                 WHERE n.nspname OPERATOR(pg_catalog.<>) ALL (ARRAY['pg_catalog', 'information_schema']::pg_catalog.name[]) \
+                 AND l.lanname OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'internal']::pg_catalog.name[]) \
+                 AND p.prokind OPERATOR(pg_catalog.<>) 'a'::pg_catalog.\"char\""
+            }
+            // An aggregate runs up to five functions; a domain's check runs whatever its expression calls.
+            Self::Aliases => {
+                "SELECT DISTINCT a.name, p.proname, n.nspname OPERATOR(pg_catalog.=) 'pg_catalog'::pg_catalog.name \
+                 FROM (SELECT o.oprname::pg_catalog.text AS name, o.oprcode::pg_catalog.oid AS function \
+                 FROM pg_catalog.pg_operator AS o \
+                 WHERE o.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
+                 UNION ALL \
+                 SELECT q.proname::pg_catalog.text, f.function \
+                 FROM pg_catalog.pg_aggregate AS g \
+                 JOIN pg_catalog.pg_proc AS q ON q.oid OPERATOR(pg_catalog.=) g.aggfnoid::pg_catalog.oid \
+                 CROSS JOIN LATERAL (VALUES (g.aggtransfn::pg_catalog.oid), (g.aggfinalfn::pg_catalog.oid), \
+                 (g.aggcombinefn::pg_catalog.oid), (g.aggmtransfn::pg_catalog.oid), (g.aggmfinalfn::pg_catalog.oid)) AS f(function) \
+                 WHERE q.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
+                 UNION ALL \
+                 SELECT pg_catalog.concat('::', t.typname), c.castfunc \
+                 FROM pg_catalog.pg_cast AS c \
+                 JOIN pg_catalog.pg_type AS t ON t.oid OPERATOR(pg_catalog.=) c.casttarget \
+                 WHERE c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
+                 UNION ALL \
+                 SELECT pg_catalog.concat('::', t.typname), d.refobjid \
+                 FROM pg_catalog.pg_constraint AS k \
+                 JOIN pg_catalog.pg_type AS t ON t.oid OPERATOR(pg_catalog.=) k.contypid \
+                 JOIN pg_catalog.pg_depend AS d ON d.objid OPERATOR(pg_catalog.=) k.oid \
+                 AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_constraint'::pg_catalog.regclass::pg_catalog.oid \
+                 AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid) AS a \
+                 JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) a.function \
+                 JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace"
+            }
+            Self::Defaults => {
+                "SELECT f.adrelid, f.adnum, pg_catalog.pg_get_expr(f.adbin, f.adrelid) FROM pg_catalog.pg_attrdef AS f"
+            }
+            // Built-in functions leave no dependency.
+            Self::Wired => {
+                "SELECT DISTINCT w.relation, p.proname \
+                 FROM pg_catalog.pg_depend AS d \
+                 JOIN (SELECT t.tableoid AS class, t.oid AS object, t.tgrelid AS relation FROM pg_catalog.pg_trigger AS t \
+                 UNION ALL SELECT k.tableoid, k.oid, k.conrelid FROM pg_catalog.pg_constraint AS k \
+                 UNION ALL SELECT f.tableoid, f.oid, f.adrelid FROM pg_catalog.pg_attrdef AS f \
+                 UNION ALL SELECT c.tableoid, c.oid, i.indrelid FROM pg_catalog.pg_index AS i \
+                 JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid \
+                 UNION ALL SELECT o.tableoid, o.oid, o.polrelid FROM pg_catalog.pg_policy AS o \
+                 UNION ALL SELECT r.tableoid, r.oid, r.ev_class FROM pg_catalog.pg_rewrite AS r \
+                 UNION ALL SELECT s.tableoid, s.oid, s.stxrelid FROM pg_catalog.pg_statistic_ext AS s) AS w \
+                 ON d.classid OPERATOR(pg_catalog.=) w.class AND d.objid OPERATOR(pg_catalog.=) w.object \
+                 JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) d.refobjid \
+                 WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid \
+                 AND w.relation OPERATOR(pg_catalog.<>) 0::pg_catalog.oid"
+            }
+            Self::ImplicitCasts => {
+                "SELECT DISTINCT p.proname FROM pg_catalog.pg_cast AS c \
+                 JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) c.castfunc \
+                 JOIN pg_catalog.pg_language AS l ON l.oid OPERATOR(pg_catalog.=) p.prolang \
+                 WHERE c.castcontext OPERATOR(pg_catalog.=) 'i'::pg_catalog.\"char\" \
+                 AND l.lanname OPERATOR(pg_catalog.<>) ALL (ARRAY['c', 'internal']::pg_catalog.name[]) \
+                 AND c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid"
+            }
+            Self::Cascades => {
+                "SELECT DISTINCT k.confrelid, k.conrelid FROM pg_catalog.pg_constraint AS k \
+                 WHERE k.contype OPERATOR(pg_catalog.=) 'f'::pg_catalog.\"char\" \
+                 AND (k.confdeltype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'n', 'd']::pg_catalog.\"char\"[]) \
+                 OR k.confupdtype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'n', 'd']::pg_catalog.\"char\"[]))"
+            }
+            Self::Code(query) => query.sql(),
             Self::Triggers => {
                 "SELECT DISTINCT t.tgrelid, p.proname FROM pg_catalog.pg_trigger AS t \
                  JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid \
@@ -136,6 +253,35 @@ impl CatalogueQuery {
             Self::Rules => {
                 "SELECT DISTINCT r.ev_class FROM pg_catalog.pg_rewrite AS r \
                  WHERE r.ev_type OPERATOR(pg_catalog.<>) '1'::pg_catalog.\"char\""
+            }
+            Self::Again => "ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+            Self::Keys => {
+                "SELECT i.indrelid, i.indnkeyatts, pg_catalog.array_to_string(i.indkey::pg_catalog.int2[], ',') \
+                 FROM pg_catalog.pg_index AS i \
+                 WHERE i.indisunique AND i.indimmediate AND i.indisvalid AND i.indislive \
+                 AND i.indpred IS NULL AND i.indexprs IS NULL \
+                 AND i.indrelid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid"
+            }
+            // As the planner counts (estimate_rel_size in plancat.c): the density that ANALYZE found, over the pages there
+            // are now. Without an ANALYZE, as many rows as a page can hold (MaxHeapTuplesPerPage).
+            Self::Sizes => {
+                "SELECT s.oid, pg_catalog.pg_table_size(s.oid::pg_catalog.regclass), \
+                 CASE WHEN s.reltuples OPERATOR(pg_catalog.>=) 0::pg_catalog.float4 \
+                 AND s.relpages OPERATOR(pg_catalog.>) 0 \
+                 THEN pg_catalog.ceil(s.reltuples::pg_catalog.float8 OPERATOR(pg_catalog./) s.relpages::pg_catalog.float8 \
+                 OPERATOR(pg_catalog.*) s.pages)::pg_catalog.int8 \
+                 ELSE pg_catalog.ceil(s.pages OPERATOR(pg_catalog.*) s.most)::pg_catalog.int8 END \
+                 FROM (SELECT c.oid, c.reltuples, c.relpages, \
+                 (pg_catalog.pg_relation_size(c.oid::pg_catalog.regclass))::pg_catalog.float8 OPERATOR(pg_catalog./) \
+                 pg_catalog.current_setting('block_size')::pg_catalog.float8 AS pages, \
+                 pg_catalog.floor((pg_catalog.current_setting('block_size')::pg_catalog.float8 OPERATOR(pg_catalog.-) \
+                 24::pg_catalog.float8) OPERATOR(pg_catalog./) 28::pg_catalog.float8) AS most \
+                 FROM pg_catalog.pg_class AS c \
+                 WHERE c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'm', 't']::pg_catalog.\"char\"[]) \
+                 AND c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
+                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks AS l \
+                 WHERE l.relation OPERATOR(pg_catalog.=) c.oid \
+                 AND l.mode OPERATOR(pg_catalog.=) 'AccessExclusiveLock'::pg_catalog.text)) AS s"
             }
             Self::ViewTexts => {
                 "SELECT c.oid, pg_catalog.pg_get_viewdef(c.oid) FROM pg_catalog.pg_class AS c \
