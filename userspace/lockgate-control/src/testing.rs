@@ -344,6 +344,7 @@ fn alter() -> SqlFacts {
         fingerprint: "50fde20626009aba".into(),
         effects: BTreeSet::from([SqlEffect::ChangesSchema]),
         opaque_reason: None,
+        reach: Default::default(),
         second_opinion: None,
     }
 }

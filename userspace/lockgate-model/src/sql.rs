@@ -163,6 +163,84 @@ pub enum SqlEffect {
     Notifies,
 }
 
+/// A way in which a statement moves data out in bulk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Export {
+    /// COPY … TO, wherever to.
+    Copy,
+    /// Stored rows come out of it: SELECT, RETURNING, FETCH. How many, [`Extent`] tells.
+    Select,
+    /// A function turns whole tables into one value (`table_to_xml`, `query_to_xml`, …).
+    Document,
+    /// Large objects are read.
+    LargeObject,
+    /// The session behaves as a dump tool's does.
+    Dump,
+}
+
+impl Export {
+    /// The name used in policy and in records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Copy => "copy",
+            Self::Select => "select",
+            Self::Document => "document",
+            Self::LargeObject => "large_object",
+            Self::Dump => "dump",
+        }
+    }
+}
+
+/// How many rows a statement's own text lets through at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowBound {
+    /// This many.
+    Rows(u64),
+    /// As many as the bound value of this number says (1 is `$1`).
+    Parameter(u32),
+}
+
+/// How much a statement may carry away, at most. What is not known is None, and counts as too much.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// What its text lets through: LIMIT with a number, an aggregate, a unique key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_most: Option<RowBound>,
+    /// Rows of the largest table it takes rows from, partitions and inheriting tables included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
+    /// Bytes of the largest such table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+}
+
+/// How far a statement reaches beyond what it names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reach {
+    /// Ways in which it moves data out in bulk.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub exports: BTreeSet<Export>,
+    /// How much may come out of it; None when nothing that is stored does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extent: Option<Extent>,
+    /// Relations it may touch without naming them, sorted: behind views, partitions, parents, in the texts of functions
+    /// and triggers. Rather too many than too few.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub behind: Vec<RelationName>,
+    /// It may touch relations that nobody can tell: it runs text, or code that is not known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unseen: bool,
+}
+
+impl Reach {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// What one statement is and does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SqlFacts {
@@ -190,6 +268,9 @@ pub struct SqlFacts {
     /// Why it is opaque, when `class` is [`SqlClass::Opaque`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opaque_reason: Option<String>,
+    /// How far it reaches beyond what it names.
+    #[serde(default, skip_serializing_if = "Reach::is_empty")]
+    pub reach: Reach,
     /// The second parser's differing class, when it disagreed (the stricter one is in `class`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub second_opinion: Option<SqlClass>,

@@ -297,6 +297,12 @@ pub struct SqlMatch {
     /// `false`: no WHERE, or one that is always true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bounded: Option<bool>,
+    /// It moves data out in bulk, in one of these ways: copy, select (without a limit), document, large_object, dump.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub export: Option<OneOrMany<ExportWay>>,
+    /// What it takes from a table may be more than this. A size that is not known is more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub larger_than: Option<Spanned<SizeBlock>>,
     /// `true`: what was not understood, and nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opaque: Option<bool>,
@@ -306,6 +312,17 @@ pub struct SqlMatch {
     /// The statement's shape, as `lockgate inspect sql` prints it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<OneOrMany<Spanned<String>>>,
+}
+
+/// A size: more rows than this, or more bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SizeBlock {
+    /// Rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
+    /// Bytes: `500`, `64KiB`, `50MB`, `2GB`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<BytesText>,
 }
 
 /// Who must agree, by when.

@@ -176,6 +176,7 @@ fn one(text: &str) -> SqlFacts {
         fingerprint: "ab12".to_owned(),
         effects: Default::default(),
         opaque_reason: (class == SqlClass::Opaque).then(|| "test".to_owned()),
+        reach: Default::default(),
         second_opinion: None,
     }
 }

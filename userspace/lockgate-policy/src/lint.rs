@@ -105,12 +105,14 @@ fn never_matches(rule: &Rule, out: &mut Vec<Diagnostic>) {
             condition.test,
             OperationTest::Class(_)
                 | OperationTest::Kinds(_)
-                | OperationTest::AnyTable(_)
-                | OperationTest::OnlyTables(_)
+                | OperationTest::AnyTable(..)
+                | OperationTest::OnlyTables(..)
                 | OperationTest::Columns(..)
                 | OperationTest::Functions(_)
                 | OperationTest::Effects(_)
                 | OperationTest::Bounded(_)
+                | OperationTest::Export(..)
+                | OperationTest::LargerThan(..)
         )
     });
     if let Some(condition) = needs.filter(|_| rule.names_opaque) {

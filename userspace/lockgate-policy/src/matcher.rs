@@ -10,9 +10,9 @@ use crate::{
     pattern::{Patterns, Strictness, TablePattern},
 };
 use lockgate_model::{
-    operation::{Facts, Operation},
+    operation::{Facts, Operation, ValueFormat},
     session::{Mode, Protocol, Session},
-    sql::{RelationName, Risk, SqlClass, SqlEffect, SqlFacts},
+    sql::{Export, Extent, RelationName, Risk, RowBound, SqlClass, SqlEffect, SqlFacts},
     workload::{Assurance, CiJob, IdentityKind},
 };
 use std::collections::BTreeSet;
@@ -67,12 +67,15 @@ pub(crate) enum OperationTest {
     Database(Patterns),
     Class(Vec<SqlClass>),
     Kinds(Vec<String>),
-    AnyTable(Vec<TablePattern>),
-    OnlyTables(Vec<TablePattern>),
+    AnyTable(Vec<TablePattern>, Strictness),
+    OnlyTables(Vec<TablePattern>, Strictness),
     Columns(Patterns, Strictness),
     Functions(Patterns),
     Effects(BTreeSet<SqlEffect>),
     Bounded(bool),
+    /// Ways, and how many rows a limit may let through to count as one.
+    Export(BTreeSet<Export>, Option<u64>, Strictness),
+    LargerThan(SizeLimit, Strictness),
     Opaque(bool),
     Risk(Risk),
     Fingerprint(Vec<String>),
@@ -166,18 +169,57 @@ impl SessionTest {
 }
 
 impl OperationTest {
+    /// Whether the operation's facts answer it, and the database, which is a session's. Bound values can be a limit.
+    pub(crate) fn asks_facts_alone(&self) -> bool {
+        match self {
+            Self::Export(..) | Self::LargerThan(..) => false,
+            Self::Database(_)
+            | Self::Class(_)
+            | Self::Kinds(_)
+            | Self::AnyTable(..)
+            | Self::OnlyTables(..)
+            | Self::Columns(..)
+            | Self::Functions(_)
+            | Self::Effects(_)
+            | Self::Bounded(_)
+            | Self::Opaque(_)
+            | Self::Risk(_)
+            | Self::Fingerprint(_) => true,
+        }
+    }
+
     /// What a statement that was not understood cannot be asked: then the condition does not hold.
     fn needs_understanding(&self) -> bool {
         match self {
             Self::Database(_) | Self::Opaque(_) | Self::Risk(_) | Self::Fingerprint(_) => false,
             Self::Class(_)
             | Self::Kinds(_)
-            | Self::AnyTable(_)
-            | Self::OnlyTables(_)
+            | Self::AnyTable(..)
+            | Self::OnlyTables(..)
             | Self::Columns(..)
             | Self::Functions(_)
             | Self::Effects(_)
-            | Self::Bounded(_) => true,
+            | Self::Bounded(_)
+            | Self::Export(..)
+            | Self::LargerThan(..) => true,
+        }
+    }
+
+    /// Whether the answer is better when the target's catalogue is at hand.
+    pub(crate) fn wants_catalogue(&self) -> bool {
+        match self {
+            Self::AnyTable(..) | Self::OnlyTables(..) | Self::LargerThan(..) => true,
+            Self::Database(_)
+            | Self::Class(_)
+            | Self::Kinds(_)
+            | Self::Columns(..)
+            | Self::Functions(_)
+            | Self::Effects(_)
+            | Self::Bounded(_)
+            | Self::Export(..)
+            | Self::Opaque(_)
+            | Self::Risk(_)
+            | Self::Fingerprint(_) => false,
         }
     }
 
@@ -194,13 +236,15 @@ impl OperationTest {
                 let verb = facts.kind.split('_').next().unwrap_or_default();
                 kinds.iter().any(|kind| *kind == facts.kind || kind == verb)
             }
-            Self::AnyTable(patterns) => tables(facts).any(|table| patterns.iter().any(|p| p.matches(table))),
+            Self::AnyTable(patterns, strictness) => touches(facts, patterns, *strictness),
             // An empty set of tables would match vacuously: that lets `SELECT pg_sleep(1e9)` pass as "only
             // reporting tables". Whoever means "no table" writes `[]`.
-            Self::OnlyTables(patterns) => {
+            // What may touch other tables than those it names is not limited to them, whatever it names.
+            Self::OnlyTables(patterns, strictness) => {
                 let none = tables(facts).next().is_none();
                 none == patterns.is_empty()
                     && tables(facts).all(|table| patterns.iter().any(|pattern| pattern.matches(table)))
+                    && (*strictness == Strictness::Restricts || !facts.reach.unseen)
             }
             // A star may stand for any column: reason enough to restrict, none to permit.
             Self::Columns(patterns, strictness) => facts.columns.iter().any(|column| {
@@ -210,6 +254,13 @@ impl OperationTest {
             Self::Functions(patterns) => facts.functions.iter().any(|name| patterns.matches_last_part(name)),
             Self::Effects(effects) => !effects.is_disjoint(&facts.effects),
             Self::Bounded(wanted) => facts.bounded == Some(*wanted),
+            Self::Export(ways, rows, strictness) => exports(operation, facts, ways, *rows, *strictness),
+            Self::LargerThan(size, strictness) => match facts.reach.extent {
+                None => false,
+                Some(extent) => size
+                    .is_exceeded(&extent, at_most(operation, &extent))
+                    .unwrap_or(*strictness == Strictness::Restricts),
+            },
             Self::Opaque(wanted) => opaque == *wanted,
             Self::Risk(least) => facts.risk >= *least,
             Self::Fingerprint(fingerprints) => fingerprints.contains(&facts.fingerprint),
@@ -227,13 +278,39 @@ impl OperationTest {
             Self::Database(_) => operation.context.database.clone(),
             Self::Class(_) => facts.class.to_string(),
             Self::Kinds(_) => facts.kind.clone(),
-            Self::AnyTable(_) | Self::OnlyTables(_) => list(tables(facts).map(ToString::to_string).collect()),
+            Self::AnyTable(..) | Self::OnlyTables(..) => {
+                let mut named: Vec<String> = tables(facts).map(ToString::to_string).collect();
+                named.extend(facts.reach.behind.iter().map(|behind| format!("{behind} (behind them)")));
+                if facts.reach.unseen {
+                    named.push("and what nobody can tell".to_owned());
+                }
+                list(named)
+            }
             Self::Columns(..) => list(facts.columns.clone()),
             Self::Functions(_) => list(facts.functions.clone()),
             Self::Effects(_) => list(facts.effects.iter().map(|effect| format!("{effect:?}")).collect()),
             Self::Bounded(_) => match facts.bounded {
                 Some(bounded) => bounded.to_string(),
                 None => "does not apply".to_owned(),
+            },
+            Self::Export(..) => {
+                let ways = facts.reach.exports.iter().map(|way| way.as_str().to_owned()).collect();
+                let limit = match facts.reach.extent.map(|extent| at_most(operation, &extent)) {
+                    Some(Most::Rows(rows)) => format!(" (at most {rows} rows)"),
+                    Some(Most::Unlimited) => " (without a limit)".to_owned(),
+                    Some(Most::NotRun) | None => String::new(),
+                };
+                format!("{}{limit}", list(ways))
+            }
+            Self::LargerThan(..) => match facts.reach.extent {
+                None => "nothing that is stored".to_owned(),
+                Some(extent) => {
+                    let known = |number: Option<u64>, unit| match number {
+                        Some(number) => format!("{number} {unit}"),
+                        None => format!("an unknown number of {unit}"),
+                    };
+                    format!("{}, {}", known(extent.rows, "rows"), known(extent.bytes, "bytes"))
+                }
             },
             Self::Opaque(_) => operation.facts.is_opaque().to_string(),
             Self::Risk(_) => facts.risk.as_str().to_owned(),
@@ -246,6 +323,104 @@ impl OperationTest {
 pub(crate) fn sql(operation: &Operation) -> &SqlFacts {
     match operation.facts.as_ref() {
         Facts::Sql(facts) => facts,
+    }
+}
+
+/// Whether it touches one of these tables: by name, or (for rules that restrict) behind a name, or where nobody can tell.
+fn touches(facts: &SqlFacts, patterns: &[TablePattern], strictness: Strictness) -> bool {
+    let is_meant = |table: &RelationName| patterns.iter().any(|pattern| pattern.matches(table));
+    tables(facts).any(is_meant)
+        || strictness == Strictness::Restricts && (facts.reach.unseen || facts.reach.behind.iter().any(is_meant))
+}
+
+/// How many rows the text of a statement lets through, with the values that are bound to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Most {
+    /// This many.
+    Rows(u64),
+    /// No limit that could be seen.
+    Unlimited,
+    /// Its values are not bound yet, so nothing comes out now; it is asked about again when they are.
+    NotRun,
+}
+
+fn at_most(operation: &Operation, extent: &Extent) -> Most {
+    match extent.at_most {
+        None => Most::Unlimited,
+        Some(RowBound::Rows(rows)) => Most::Rows(rows),
+        Some(RowBound::Parameter(number)) => {
+            let index = usize::try_from(number).unwrap_or(usize::MAX).saturating_sub(1);
+            let Some(parameter) = operation.parameters.get(index) else { return Most::NotRun };
+            // NULL is no limit, and neither is what cannot be read as a number.
+            let rows = match (parameter.format, &parameter.value) {
+                (ValueFormat::Text, Some(value)) => value.trim().parse().ok(),
+                (ValueFormat::Text | ValueFormat::Binary, _) => None,
+            };
+            rows.map_or(Most::Unlimited, Most::Rows)
+        }
+    }
+}
+
+fn exports(
+    operation: &Operation,
+    facts: &SqlFacts,
+    ways: &BTreeSet<Export>,
+    rows: Option<u64>,
+    strictness: Strictness,
+) -> bool {
+    facts.reach.exports.intersection(ways).any(|way| match way {
+        Export::Copy | Export::Document | Export::LargeObject | Export::Dump => true,
+        Export::Select => match facts.reach.extent.map(|extent| at_most(operation, &extent)) {
+            Some(Most::Rows(most)) => rows.is_some_and(|rows| most > rows),
+            Some(Most::Unlimited) => true,
+            Some(Most::NotRun) => strictness == Strictness::Permits,
+            None => false,
+        },
+    })
+}
+
+/// More than this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SizeLimit {
+    pub(crate) rows: Option<u64>,
+    pub(crate) bytes: Option<u64>,
+}
+
+impl SizeLimit {
+    /// Whether a statement may carry away more; None when that is not known.
+    fn is_exceeded(self, extent: &Extent, most: Most) -> Option<bool> {
+        let limited = match most {
+            Most::NotRun => return Some(false),
+            Most::Rows(rows) => Some(rows),
+            Most::Unlimited => None,
+        };
+        let rows = match (limited, extent.rows) {
+            (Some(most), Some(rows)) => Some(most.min(rows)),
+            (most, rows) => most.or(rows),
+        };
+        // A part of a table is taken for as large as its rows are on average.
+        let bytes = match (limited, extent.rows, extent.bytes) {
+            (Some(most), Some(rows), Some(bytes)) if rows > most => {
+                let part = u128::from(bytes) * u128::from(most) / u128::from(rows.max(1));
+                u64::try_from(part).ok()
+            }
+            (_, _, bytes) => bytes,
+        };
+        let more = |limit: Option<u64>, got: Option<u64>| limit.map(|limit| got.map(|got| got > limit));
+        match (more(self.rows, rows), more(self.bytes, bytes)) {
+            (Some(Some(true)), _) | (_, Some(Some(true))) => Some(true),
+            // One of the two is known, and it is not more.
+            (Some(Some(false)), _) | (_, Some(Some(false))) => Some(false),
+            (None | Some(None), None | Some(None)) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for SizeLimit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let parts = [(self.rows, "rows"), (self.bytes, "bytes")];
+        let parts = parts.into_iter().filter_map(|(number, unit)| number.map(|number| format!("{number} {unit}")));
+        write!(f, "more than {}", parts.collect::<Vec<_>>().join(" or "))
     }
 }
 

@@ -124,8 +124,9 @@ impl CompiledPolicy {
         let fits = |(index, rule): (usize, &Rule)| {
             (rule.mode != RuleMode::Off && rule.fits_session(session)).then_some(index)
         };
-        let candidates = self.rules.iter().enumerate().filter_map(fits).collect();
-        SessionPolicy { policy: self.clone(), candidates }
+        let candidates: Vec<usize> = self.rules.iter().enumerate().filter_map(fits).collect();
+        let facts_alone = candidates.iter().filter_map(|index| self.rules.get(*index)).all(Rule::judges_facts_alone);
+        SessionPolicy { policy: self.clone(), candidates, facts_alone }
     }
 
     /// Every mask that could apply to this session, for building its plan: rules with conditions on the
@@ -140,6 +141,15 @@ impl CompiledPolicy {
             .filter(|rule| rule.mode == RuleMode::Enforce && rule.fits_session(session))
             .filter_map(|rule| rule.mask.as_ref());
         eval::merge_masks(masks)
+    }
+
+    /// Whether rules for this session ask what is behind the names in a statement, or how large tables are: then the
+    /// target's catalogue is needed to judge it.
+    pub fn wants_catalogue(&self, session: &Session) -> bool {
+        self.active()
+            .filter(|rule| rule.fits_session(session))
+            .flat_map(|rule| &rule.operation_tests)
+            .any(|condition| condition.test.wants_catalogue())
     }
 
     /// Runs the tests of all files. `inspect` turns a statement text into the facts of each statement in it
@@ -199,12 +209,19 @@ impl CompiledPolicy {
 pub struct SessionPolicy {
     policy: Arc<CompiledPolicy>,
     candidates: Vec<usize>,
+    facts_alone: bool,
 }
 
 impl SessionPolicy {
     /// The policy it was cut from; compare versions to see whether a newer one is in force.
     pub fn policy(&self) -> &Arc<CompiledPolicy> {
         &self.policy
+    }
+
+    /// Whether two operations of this session with the same facts always get the same verdict (but for its id), whatever
+    /// their texts and values, and whenever they are asked: no rule that could match has a `when`.
+    pub fn judges_facts_alone(&self) -> bool {
+        self.facts_alone
     }
 
     /// Decides one operation of that session, as [`CompiledPolicy::evaluate`] would.

@@ -92,6 +92,11 @@ impl Rule {
         }
     }
 
+    /// Whether nothing but an operation's facts decides whether it matches, for one session.
+    pub(crate) fn judges_facts_alone(&self) -> bool {
+        self.when.is_none() && self.operation_tests.iter().all(|condition| condition.test.asks_facts_alone())
+    }
+
     /// What was not understood is the business of rules that name it, and of rules that restrict whatever the
     /// statement is.
     pub(crate) fn admits_opaqueness(&self, opaque: bool) -> bool {

@@ -3,6 +3,7 @@
 //! no reason to permit anything.
 
 use super::{
+    reveals,
     catalogue::{CatalogueSnapshot, Lookup},
     walk::is_system,
 };
@@ -36,7 +37,7 @@ pub(super) struct Asked<'a> {
 
 /// Looks behind what a statement names.
 pub(super) fn behind(asked: &Asked<'_>, catalogue: &CatalogueSnapshot) -> Behind {
-    let mut search = Search { catalogue, oids: HashSet::new(), texts: MAX_TEXT, done: HashSet::new(), unseen: false };
+    let mut search = Search { catalogue, oids: HashSet::new(), above: HashSet::new(), texts: MAX_TEXT, done: HashSet::new(), unseen: false };
     let mut open: Vec<String> = asked.calls.iter().filter(|name| *name != "set_config").cloned().collect();
     for name in asked.named.iter().filter(|name| !name.schema.as_deref().is_some_and(is_system)) {
         for found in catalogue.resolve(name.schema.as_deref(), &name.name, asked.lookup).candidates() {
@@ -59,9 +60,10 @@ pub(super) fn behind(asked: &Asked<'_>, catalogue: &CatalogueSnapshot) -> Behind
         }
     }
     search.functions(open);
-    let Search { oids, unseen, .. } = search;
+    let Search { oids, above, unseen, .. } = search;
     let relations = oids
         .into_iter()
+        .chain(above)
         .filter_map(|oid| catalogue.relation(oid))
         .filter(|relation| !is_system(&relation.schema))
         .map(|relation| RelationName { schema: Some(relation.schema.clone()), name: relation.name.clone() })
@@ -73,23 +75,34 @@ pub(super) fn behind(asked: &Asked<'_>, catalogue: &CatalogueSnapshot) -> Behind
 struct Search<'a> {
     catalogue: &'a CatalogueSnapshot,
     oids: HashSet<u32>,
+    above: HashSet<u32>,
     texts: usize,
     done: HashSet<String>,
     unseen: bool,
 }
 
 impl Search<'_> {
-    /// A relation, with what is behind it, below it and above it.
+    /// A relation, with what is behind it, below it and above it. What is beside it, below the same parent, is not touched.
     fn relation(&mut self, oid: u32) {
         let mut open = vec![oid];
+        let mut above = Vec::new();
         while let Some(next) = open.pop() {
             if !self.oids.insert(next) {
                 continue;
             }
             open.extend(self.catalogue.bases(next).iter().map(|base| base.oid));
             open.extend(self.catalogue.children(next).iter().copied());
-            open.extend(self.catalogue.relation(next).into_iter().flat_map(|relation| relation.parents.iter().copied()));
+            above.extend(self.parents(next));
         }
+        while let Some(next) = above.pop() {
+            if self.above.insert(next) {
+                above.extend(self.parents(next));
+            }
+        }
+    }
+
+    fn parents(&self, oid: u32) -> impl Iterator<Item = u32> {
+        self.catalogue.relation(oid).into_iter().flat_map(|relation| relation.parents.iter().copied())
     }
 
     fn functions(&mut self, mut open: Vec<String>) {
@@ -124,6 +137,15 @@ impl Search<'_> {
                     }
                 }
             }
+            for (_, function, is_system) in self.catalogue.aliases().iter().filter(|(alias, ..)| *alias == name) {
+                known = true;
+                if !is_system {
+                    open.push(function.clone());
+                }
+            }
+            // What extensions bring in C reads no table, but for those that are known to.
+            known |= !reveals(&name)
+                && self.catalogue.natives().iter().any(|(native, extension)| *native == name && !extension.is_empty());
             self.unseen |= !known;
         }
     }

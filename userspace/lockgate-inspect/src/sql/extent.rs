@@ -497,3 +497,6 @@ fn constant(node: &NodeEnum) -> Option<RowBound> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

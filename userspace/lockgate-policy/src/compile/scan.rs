@@ -5,16 +5,17 @@ use crate::{
     SourceFile,
     diagnostic::suggest,
     document::{
-        Globs, IdentityMatch, OneOrMany, ProtocolName, Rule as RuleBlock, RuleEffect, SqlMatch, TargetMatch,
+        ExportWay, Globs, IdentityMatch, OneOrMany, ProtocolName, Rule as RuleBlock, RuleEffect, SqlMatch, TargetMatch,
     },
-    matcher::{Condition, OperationTest, SessionTest, Trust, mode_name},
+    matcher::{Condition, OperationTest, SessionTest, SizeLimit, Trust, mode_name},
     pattern::{Pattern, Patterns, Strictness, TablePattern},
     yaml::{Position, Spanned},
 };
 use lockgate_model::{
-    sql::SqlClass,
+    sql::{Export, SqlClass},
     workload::{Assurance, CiJob},
 };
+use std::collections::BTreeSet;
 
 /// What a `match:` block became.
 pub(super) struct Scanned {
@@ -264,11 +265,11 @@ impl Scan<'_> {
             self.kinds(kinds);
         }
         if let Some(globs) = &sql.any_table {
-            let test = OperationTest::AnyTable(self.tables(globs));
+            let test = OperationTest::AnyTable(self.tables(globs), self.strictness);
             self.push_operation("match.sql.any_table", words(globs), test);
         }
         if let Some(globs) = &sql.only_tables {
-            let test = OperationTest::OnlyTables(self.tables(globs));
+            let test = OperationTest::OnlyTables(self.tables(globs), self.strictness);
             let wanted = if globs.0.is_empty() { "no table".to_owned() } else { words(globs) };
             self.push_operation("match.sql.only_tables", wanted, test);
         }
@@ -287,6 +288,21 @@ impl Scan<'_> {
         }
         if let Some(wanted) = sql.bounded {
             self.push_operation("match.sql.bounded", wanted.to_string(), OperationTest::Bounded(wanted));
+        }
+        if let Some(OneOrMany(ways)) = &sql.export {
+            self.export(sql, ways);
+        }
+        if let Some(size) = &sql.larger_than {
+            if size.rows.is_none() && size.bytes.is_none() {
+                let help = Some("write `rows:`, `bytes:` or both".to_owned());
+                self.error(size.at, "`larger_than:` names no size", help);
+            }
+            let limit = SizeLimit { rows: size.rows, bytes: size.bytes.map(|bytes| bytes.0) };
+            self.push_operation(
+                "match.sql.larger_than",
+                limit.to_string(),
+                OperationTest::LargerThan(limit, self.strictness),
+            );
         }
         if let Some(wanted) = sql.opaque {
             self.push_operation("match.sql.opaque", wanted.to_string(), OperationTest::Opaque(wanted));
@@ -314,6 +330,20 @@ impl Scan<'_> {
                 }
             }
         }
+    }
+
+    fn export(&mut self, sql: &Spanned<SqlMatch>, ways: &[ExportWay]) {
+        let ways: BTreeSet<Export> = ways.iter().map(|way| way.0).collect();
+        let wanted = ways.iter().map(|way| way.as_str()).collect::<Vec<_>>().join(", ");
+        let rows = sql.larger_than.as_ref().and_then(|size| size.rows);
+        if ways.contains(&Export::Select) && rows.is_none() {
+            self.compiler.report.warn(
+                self.file,
+                sql.at,
+                "`export: select` without `larger_than: { rows: … }` takes every LIMIT for a limit, a billion too",
+            );
+        }
+        self.push_operation("match.sql.export", wanted, OperationTest::Export(ways, rows, self.strictness));
     }
 
     fn kinds(&mut self, kinds: &OneOrMany<Spanned<String>>) {

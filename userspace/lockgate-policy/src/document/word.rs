@@ -4,7 +4,7 @@ use crate::yaml::{Position, Spanned};
 use lockgate_model::{
     secret::SecretRef,
     session::{DefaultEffect, Mode},
-    sql::{Risk, SqlClass, SqlEffect},
+    sql::{Export, Risk, SqlClass, SqlEffect},
     verdict::{Detector, Exclude, InPredicate, LimitScope, RecordResults, RecordStatements, UnknownLineage},
     workload::{Assurance, IdentityKind},
 };
@@ -219,6 +219,8 @@ words! {
     Class(SqlClass) = ["read", "transaction", "session", "copy_out", "write", "copy_in", "call", "ddl", "admin", "opaque"];
     /// Side effect of a statement.
     SideEffect(SqlEffect) = ["writes_rows", "changes_schema", "locks", "unknown_function", "server_file", "sets_role", "changes_meaning", "exports", "imports", "dynamic_sql", "changes_privileges", "notifies"];
+    /// A way of moving data out in bulk.
+    ExportWay(Export) = ["copy", "select", "document", "large_object", "dump"];
     /// Risk of a statement.
     RiskLevel(Risk) = ["low", "medium", "high", "critical"];
     /// Mode of a target.

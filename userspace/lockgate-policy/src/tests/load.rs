@@ -283,6 +283,7 @@ fn the_schema_spells_words_as_the_reader_does() {
     check::<Lineage>();
     check::<Predicate>();
     check::<CountedPer>();
+    check::<ExportWay>();
     check::<Statements>();
     check::<Results>();
 }
