@@ -35,8 +35,7 @@ pub fn measure(engine: Option<PathBuf>) -> Result<String> {
     let pg = server(false)?;
     let engine = engine.map_or_else(|| built_binary("lockgate-engine"), Ok)?;
     let relay = built_binary("lockgate-relay")?;
-    let mut out =
-        String::from("| `pgbench -S` | byte relay | lockgate |\n|---|---:|---:|\n");
+    let mut out = String::from("| `pgbench -S` | byte relay | lockgate |\n|---|---:|---:|\n");
     for mode in MODES {
         let lockgate = per_query(&pg, Counted::Engine, &engine, mode)?;
         let relay = per_query(&pg, Counted::Relay, &relay, mode)?;
@@ -76,7 +75,8 @@ fn count(pg: &TestPostgres, counted: Counted, program: &PathBuf, mode: &str, que
     ensure!(done.status.success(), "pgbench: {}", String::from_utf8_lossy(&done.stderr));
     finish(running)?;
     let text = std::fs::read_to_string(&out).with_context(|| out.display().to_string())?;
-    let total = text.lines().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")));
+    let total =
+        text.lines().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")));
     total.and_then(|total| total.trim().parse().ok()).context("callgrind wrote no total")
 }
 

@@ -39,7 +39,8 @@ pub async fn kib_per_idle_session(ground: &Ground) -> Result<f64> {
 }
 
 async fn ready(lines: &mut Lines<BufReader<tokio::process::ChildStdout>>) -> Result<()> {
-    let line = tokio::time::timeout(WITHIN, lines.next_line()).await.context("sessions were not opened")??;
+    let line =
+        tokio::time::timeout(WITHIN, lines.next_line()).await.context("sessions were not opened")??;
     ensure!(line.as_deref() == Some("ready"), "expected ready, got {line:?}");
     Ok(())
 }

@@ -23,7 +23,8 @@ pub struct Load {
 impl Load {
     /// The table's lines whose name contains `filter`.
     pub fn all(filter: &str) -> Vec<Self> {
-        let kept = MODES.iter().flat_map(|&mode| CLIENTS.map(|clients| Self { mode, clients, reconnect: false }));
+        let kept =
+            MODES.iter().flat_map(|&mode| CLIENTS.map(|clients| Self { mode, clients, reconnect: false }));
         let connecting = Self { mode: "simple", clients: 1, reconnect: true };
         kept.chain([connecting]).filter(|load| load.name().contains(filter)).collect()
     }

@@ -36,11 +36,9 @@ mod tests {
 
     #[test]
     fn the_middle_and_the_ends() {
-        for (values, middle, most) in [
-            (vec![3.0, 1.0, 2.0], 2.0, 3.0),
-            (vec![4.0, 1.0], 2.5, 4.0),
-            (vec![7.0], 7.0, 7.0),
-        ] {
+        for (values, middle, most) in
+            [(vec![3.0, 1.0, 2.0], 2.0, 3.0), (vec![4.0, 1.0], 2.5, 4.0), (vec![7.0], 7.0, 7.0)]
+        {
             assert_eq!((median(&values), quantile(&values, 1.0)), (middle, most), "{values:?}");
         }
         assert!(median(&[]).is_nan() && quantile(&[], 0.5).is_nan());

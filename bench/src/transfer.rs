@@ -31,7 +31,9 @@ impl Bulk {
     pub fn statement(self, bytes: u64) -> String {
         let times = bytes.div_ceil(TABLE_BYTES);
         match self {
-            Self::Plain => format!("COPY (SELECT t.* FROM generate_series(1, {times}), readings t) TO STDOUT"),
+            Self::Plain => {
+                format!("COPY (SELECT t.* FROM generate_series(1, {times}), readings t) TO STDOUT")
+            }
             Self::Masked => format!("SELECT t.* FROM generate_series(1, {times}), people t"),
         }
     }
@@ -103,7 +105,12 @@ impl Throughput {
                 (Bulk::Masked, _) => "the same SELECT, unmasked",
             };
             let rate = of(bulk, route);
-            writeln!(out, "| {name} | {} | {rate:.0} | {:.2} |", route.title(), rate / of(bulk, Route::Haproxy))?;
+            writeln!(
+                out,
+                "| {name} | {} | {rate:.0} | {:.2} |",
+                route.title(),
+                rate / of(bulk, Route::Haproxy)
+            )?;
         }
         Ok(out)
     }

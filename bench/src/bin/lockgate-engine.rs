@@ -12,9 +12,7 @@ use lockgate_model::{
     addr::{ClientAddr, OriginalDst},
     approval::ApprovalRequest,
     flow::{Capture, Flow, ProcessFacts},
-    port::{
-        Ambient, ApprovalError, Approvals, Attributor, BoxFuture, FlowError, PendingApproval,
-    },
+    port::{Ambient, ApprovalError, Approvals, Attributor, BoxFuture, FlowError, PendingApproval},
     session::{DefaultEffect, Mode, Protocol, Target},
     workload::{Assurance, IdentityKind, Process, Workload},
 };

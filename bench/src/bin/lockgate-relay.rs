@@ -17,7 +17,11 @@ const BUFFER_BYTES: usize = 64 << 10;
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let mut number = |what: &str| -> Result<u16> {
-        arguments.next().with_context(|| format!("{what} is missing"))?.parse().with_context(|| what.to_owned())
+        arguments
+            .next()
+            .with_context(|| format!("{what} is missing"))?
+            .parse()
+            .with_context(|| what.to_owned())
     };
     let (listen, server) = (number("the port to listen on")?, number("the server's port")?);
     let runtime = match number("threads") {

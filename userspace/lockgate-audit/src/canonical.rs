@@ -8,6 +8,7 @@ mod check;
 mod encode;
 
 pub use check::{NotCanonical, check};
+pub(crate) use encode::write_u64;
 pub use encode::{EncodeError, write, write_str};
 
 use std::cmp::Ordering;

@@ -6,17 +6,18 @@
 //! hash(0) = 64 zeros
 //! ```
 //!
-//! An event is encoded where it is made ([`Encoded`], the costly part, in parallel); the chain's owner only
-//! adds `node`, `prev`, `seq` and hashes.
+//! An event is encoded apart from the chain ([`Encoded`], the costly part); the chain's owner only adds `node`, `prev`,
+//! `seq` and hashes.
 
 use crate::{
     canonical::{self, EncodeError},
+    opening::{self, Memo},
     record::VERSION,
 };
 use lockgate_model::{SessionId, event::Event, id::NodeName};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest as _, Sha256};
-use std::{fmt, io::Write as _, str::FromStr};
+use std::{fmt, str::FromStr};
 
 /// Keeps a record's hash from being the hash of anything else that lockgate hashes.
 const RECORD_DOMAIN: &[u8] = b"lockgate/audit/record/v1\0";
@@ -107,17 +108,19 @@ pub struct Encoded {
 impl Encoded {
     /// Encodes an event.
     pub fn of(event: &Event) -> Result<Self, EncodeError> {
-        let mut opening = Vec::with_capacity(OPENING_CAPACITY);
-        opening.extend_from_slice(b"{\"at\":");
-        canonical::write(&event.at, &mut opening)?;
-        let kind = opening.len();
-        canonical::write(&event.kind, &mut opening)?;
-        // `{"data":…,"event":…}` becomes `,"data":…,"event":…`: both sort between `at` and `node`.
-        if let Some(brace) = opening.get_mut(kind) {
-            *brace = b',';
-        }
-        opening.pop();
-        Ok(Self { opening, session: event.session })
+        let mut encoded = Self { opening: Vec::with_capacity(OPENING_CAPACITY), session: None };
+        encoded.replace(event, &mut Memo::forgetful())?;
+        Ok(encoded)
+    }
+
+    /// Encodes another event in its place, with what was written before.
+    ///
+    /// # Errors
+    /// When the event has no canonical form; this one must not be used then.
+    pub fn replace(&mut self, event: &Event, memo: &mut Memo) -> Result<(), EncodeError> {
+        self.opening.clear();
+        self.session = event.session;
+        opening::write(event, memo, &mut self.opening)
     }
 
     /// About how long its line will be.
@@ -126,8 +129,8 @@ impl Encoded {
     }
 }
 
-/// A typical decided SELECT; saves growing.
-const OPENING_CAPACITY: usize = 2048;
+/// What follows a forward, and most else that is encoded away from the chain; saves growing.
+const OPENING_CAPACITY: usize = 384;
 
 /// `prev`, `seq`, `session` and `v` with their names, and a node name of usual length.
 const CHAIN_MEMBERS_BYTES: usize = 220;
@@ -137,6 +140,8 @@ const CHAIN_MEMBERS_BYTES: usize = 220;
 pub struct Chain {
     /// `,"node":"…","prev":"`
     node_member: Vec<u8>,
+    /// `,"v":…}`
+    version_member: Vec<u8>,
     tip: Tip,
 }
 
@@ -146,7 +151,8 @@ impl Chain {
         let mut node_member = b",\"node\":".to_vec();
         canonical::write_str(node.as_str(), &mut node_member);
         node_member.extend_from_slice(b",\"prev\":\"");
-        Self { node_member, tip }
+        let version_member = format!(",\"v\":{VERSION}}}").into_bytes();
+        Self { node_member, version_member, tip }
     }
 
     /// The last record.
@@ -162,15 +168,21 @@ impl Chain {
     /// Writes the next line, newline included, to the end of `out`.
     pub fn append(&mut self, event: &Encoded, out: &mut Vec<u8>) -> Tip {
         let start = out.len();
-        let seq = self.tip.seq + 1;
         out.extend_from_slice(&event.opening);
+        let seq = self.tip.seq + 1;
         out.extend_from_slice(&self.node_member);
-        // Writing to a Vec cannot fail.
-        let _ = write!(out, "{}\",\"seq\":{seq}", self.tip.hash);
+        let mut hash = [0; 64];
+        // Twice as many digits as bytes: it fits.
+        let _ = hex::encode_to_slice(self.tip.hash.0, &mut hash);
+        out.extend_from_slice(&hash);
+        out.extend_from_slice(b"\",\"seq\":");
+        out.extend_from_slice(itoa::Buffer::new().format(seq).as_bytes());
         if let Some(session) = event.session {
-            let _ = write!(out, ",\"session\":\"{session}\"");
+            out.extend_from_slice(b",\"session\":\"");
+            session.write_to(out);
+            out.push(b'"');
         }
-        let _ = write!(out, ",\"v\":{VERSION}}}");
+        out.extend_from_slice(&self.version_member);
         let hash = ChainHash::of_line(out.get(start..).unwrap_or_default());
         out.push(b'\n');
         self.tip = Tip { seq, hash };

@@ -12,11 +12,13 @@
 pub mod canonical;
 pub mod chain;
 pub mod checkpoint;
+mod opening;
 pub mod record;
 pub mod verify;
 
 pub use canonical::EncodeError;
 pub use chain::{Chain, ChainHash, Encoded, Tip};
 pub use checkpoint::{Checkpoint, NoteError, PublicKey, SigningKey};
+pub use opening::Memo;
 pub use record::{DecodeError, Record};
 pub use verify::{Finding, Integrity, Place, Problem, Report, Verifier};

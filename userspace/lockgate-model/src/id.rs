@@ -25,6 +25,13 @@ macro_rules! id {
             pub const fn from_parts(unix_millis: u64, random: u128) -> Self {
                 Self(ulid::Ulid::from_parts(unix_millis, random))
             }
+
+            /// Writes what [`fmt::Display`] shows to the end of `out`; every statement's record has several.
+            pub fn write_to(&self, out: &mut Vec<u8>) {
+                let mut buffer = [0; ulid::ULID_LEN];
+                out.extend_from_slice(concat!($prefix, "_").as_bytes());
+                out.extend_from_slice(self.0.array_to_str(&mut buffer).as_bytes());
+            }
         }
 
         impl fmt::Display for $name {
@@ -141,6 +148,9 @@ mod tests {
         let text = id.to_string();
         assert_eq!(text.len(), 4 + 26);
         assert_eq!(text.parse(), Ok(id));
+        let mut written = Vec::new();
+        id.write_to(&mut written);
+        assert_eq!(written, text.as_bytes());
         assert!(text.parse::<RequestId>().is_err());
         assert!("ses_".parse::<SessionId>().is_err());
         assert!("ses_💥".parse::<SessionId>().is_err());

@@ -1,9 +1,4 @@
-//! The one writer: links what is queued, writes it in one go, answers.
-//!
-//! Usually whoever records does the writing, there and then ([`Writer::write_now`]): a write to the page cache
-//! takes less than waking another thread twice. It takes along what others have queued. Who finds the writer
-//! taken queues, and the writing thread ([`Writer::run`]) sees to it; so it does when a write is likely to
-//! block: a full or slow disk, a new segment, a backlog.
+//! The log's end: links what it is given, writes it in one go, answers. Who drives it: [`crate::writer`].
 //!
 //! A batch is written whole or not at all: when a write fails, the segment is cut back to where the batch
 //! began and the chain goes back with it, so whoever was refused left nothing behind. Refused requests are
@@ -18,10 +13,10 @@ use crate::{
     fact::Fact,
     index::Feed,
     layout::{Layout, Segment},
-    queue::{Entry, QUEUE_BYTES, QUEUE_EVENTS, Queue, Work},
+    queue::{Answer, Entry, QUEUE_BYTES, QUEUE_EVENTS, Queue, Work},
     syncer::{Syncer, Waiter, Written},
 };
-use lockgate_audit::{Chain, Encoded, Tip};
+use lockgate_audit::{Chain, Encoded, Memo, Tip, record::MAX_RECORD_BYTES};
 use lockgate_model::{
     event::{Event, EventKind},
     port::{Ambient, Durability, Receipt, RecordError},
@@ -30,9 +25,10 @@ use std::{
     collections::VecDeque,
     fs::File,
     io::{self, Read},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
+use tokio::sync::oneshot;
 
 /// Bytes written at once: large enough that the system call costs nothing beside them.
 const BATCH_BYTES: usize = 4 << 20;
@@ -42,7 +38,7 @@ const BATCH_BYTES: usize = 4 << 20;
 const UNSYNCED_BYTES: usize = 16 << 20;
 
 /// How long refused submitted events rest before they are tried again.
-const RETRY_EVERY: Duration = Duration::from_millis(500);
+pub(crate) const RETRY_EVERY: Duration = Duration::from_millis(500);
 
 /// A segment is not made anew more often than this: each try copies it.
 const HEAL_EVERY: Duration = Duration::from_millis(250);
@@ -63,63 +59,17 @@ pub(crate) struct Resting {
     pub(crate) fact: Fact,
 }
 
-/// The log's end, and who may write there: one at a time. None once the log is closed.
-pub(crate) struct Writer {
-    queue: Arc<Queue>,
-    /// Recorders only ever try this lock; the writing thread alone waits for it.
-    appender: Mutex<Option<Appender>>,
-}
+/// Room for one's own events that is kept from one record to the next. What a large statement took is given back.
+const KEPT_BYTES: usize = 64 << 10;
 
-impl Writer {
-    pub(crate) fn new(queue: Arc<Queue>, appender: Appender) -> Self {
-        Self { queue, appender: Mutex::new(Some(appender)) }
-    }
-
-    /// Writes `entry` now, with what is queued before it, or gives it back when that could take long.
-    pub(crate) fn write_now(&self, entry: Entry) -> Result<(), Entry> {
-        let Ok(mut guard) = self.appender.try_lock() else { return Err(entry) };
-        let Some(appender) = &mut *guard else { return Err(entry) };
-        let room = appender.room().checked_sub(entry.bytes());
-        let Some(mut work) = room.and_then(|room| self.queue.drain_within(room)) else { return Err(entry) };
-        work.entries.push_back(entry);
-        appender.commit(work);
-        if appender.unfinished() {
-            // The writing thread tries again later; it sleeps without a limit until it is told.
-            self.queue.alarm();
-        }
-        Ok(())
-    }
-
-    /// The writing thread. Ends when the queue says so; true when nothing was left behind.
-    pub(crate) fn run(&self) -> bool {
-        let mut retry = None;
-        loop {
-            let stopping = self.queue.wait(retry);
-            let Ok(mut guard) = self.appender.lock() else {
-                // Somebody panicked in the midst of writing: nobody knows where the chain stands. Whoever waits
-                // is told that the recorder has stopped; the next start reads the chain from the disk.
-                tracing::error!("the audit log's writer panicked; no more records are taken");
-                self.queue.stop();
-                drop(self.queue.drain());
-                return false;
-            };
-            let Some(appender) = &mut *guard else { return false };
-            appender.commit(self.queue.drain());
-            retry = appender.unfinished().then_some(RETRY_EVERY);
-            if stopping {
-                let left = appender.lost + appender.backlog_events as u64 + self.queue.leftover();
-                if left > 0 {
-                    tracing::error!(
-                        events = left,
-                        "events could not be written to the audit log before the end"
-                    );
-                }
-                let clean = left == 0 && appender.syncer.failure().is_none() && !appender.overhang;
-                *guard = None;
-                return clean;
-            }
-        }
-    }
+/// What became of events that were to be written at once.
+pub(crate) enum Now {
+    /// They are as safe as asked.
+    Done(Receipt),
+    /// They are written, and will be synced.
+    Later(oneshot::Receiver<Result<Receipt, RecordError>>),
+    /// Writing them could take long; here they are, encoded.
+    NotNow(Vec<(Encoded, Fact)>),
 }
 
 /// What it takes to write at the log's end.
@@ -147,6 +97,11 @@ pub(crate) struct Appender {
     /// Submitted events that are gone for good, not yet told.
     lost: u64,
     buffer: Vec<u8>,
+    memo: Memo,
+    /// Events of whoever writes, encoded: the first so many of them, the others are room.
+    own: Vec<(Encoded, Fact)>,
+    /// On their way to the index.
+    resting: Vec<Resting>,
 }
 
 /// Where the log goes on.
@@ -193,6 +148,9 @@ impl Appender {
             backlog_bytes: 0,
             lost: 0,
             buffer: Vec::new(),
+            memo: Memo::default(),
+            own: Vec::new(),
+            resting: Vec::new(),
         }
     }
 
@@ -202,22 +160,80 @@ impl Appender {
             return Ok(());
         }
         // Not in a new segment, however full this one is: nobody is there yet to sync it.
-        let resting = self.put(&[Entry { events, reply: None }]).map_err(io::Error::other)?;
+        self.put(&[Entry { events, reply: None }], 0).map_err(io::Error::other)?;
         self.file.sync_data()?;
         self.adopt(self.segment.clone(), self.file.clone(), self.len);
-        self.feed.push(resting);
+        self.feed.push(&mut self.resting);
         Ok(())
     }
 
+    /// Writes events there and then, with what is queued before them, unless that could take long.
+    pub(crate) fn record_now(
+        &mut self,
+        queue: &Queue,
+        events: &[Event],
+        durability: Durability,
+    ) -> Result<Now, RecordError> {
+        self.encode(events)?;
+        let own = events.len();
+        let mine = self.own.get(..own).unwrap_or_default();
+        let bytes: usize = mine.iter().map(|(encoded, _)| encoded.line_len()).sum();
+        let room = self.room().checked_sub(bytes);
+        let Some(work) = room.and_then(|room| queue.drain_within(room)) else {
+            return Ok(Now::NotNow(mine.to_vec()));
+        };
+        let batch = Vec::from(work.entries);
+        let written = self.put(&batch, own);
+        if bytes > KEPT_BYTES {
+            self.own.clear();
+        }
+        match written {
+            Ok(()) => Ok(self.answer(batch, Some(durability))),
+            Err(error) => {
+                let error = self.io_error(&error);
+                batch.into_iter().for_each(|entry| self.refuse(entry, &error));
+                Err(error)
+            }
+        }
+    }
+
+    /// Encodes into what is kept for it.
+    fn encode(&mut self, events: &[Event]) -> Result<(), RecordError> {
+        let Self { own, memo, .. } = self;
+        for (number, event) in events.iter().enumerate() {
+            let encoded = match own.get_mut(number) {
+                Some((encoded, fact)) => encoded
+                    .replace(event, memo)
+                    .map(|()| *fact = Fact::of(event))
+                    .map(|()| encoded.line_len()),
+                None => Encoded::of(event).map(|encoded| {
+                    let len = encoded.line_len();
+                    own.push((encoded, Fact::of(event)));
+                    len
+                }),
+            };
+            let len = encoded.map_err(|error| RecordError::Io(error.to_string()))?;
+            if len > MAX_RECORD_BYTES {
+                own.clear();
+                return Err(RecordError::TooLarge(len));
+            }
+        }
+        Ok(())
+    }
+
+    fn io_error(&self, error: &str) -> RecordError {
+        RecordError::Io(format!("{}: {error}", self.segment.path.display()))
+    }
+
     /// Events wait that nobody will ask about again.
-    fn unfinished(&self) -> bool {
+    pub(crate) fn unfinished(&self) -> bool {
         !self.backlog.is_empty() || self.lost > 0
     }
 
     /// How many bytes can be written here without anything that takes long; 0 when the writing thread should.
-    fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         let slow = self.slow_at.is_some_and(|at| at.elapsed() < SLOW_FOR);
-        if slow || self.unfinished() || self.overhang || self.syncer.failure().is_some() {
+        if slow || self.unfinished() || self.overhang || self.syncer.is_poisoned() {
             return 0;
         }
         let in_segment = usize::try_from(self.segment_bytes.saturating_sub(self.len)).unwrap_or(usize::MAX);
@@ -225,7 +241,7 @@ impl Appender {
     }
 
     /// Writes what waits, in order, in as few writes as the bounds allow.
-    fn commit(&mut self, work: Work) {
+    pub(crate) fn commit(&mut self, work: Work) {
         self.lost += work.lost;
         let mut waiting = std::mem::take(&mut self.backlog);
         (self.backlog_events, self.backlog_bytes) = (0, 0);
@@ -247,9 +263,9 @@ impl Appender {
                 .count();
             let batch: Vec<Entry> = waiting.drain(..fits.max(1)).collect();
             match self.write(&batch) {
-                Ok(resting) => self.answer(batch, resting),
+                Ok(()) => drop(self.answer(batch, None)),
                 Err(error) => {
-                    let error = RecordError::Io(format!("{}: {error}", self.segment.path.display()));
+                    let error = self.io_error(&error);
                     for entry in batch.into_iter().chain(waiting.drain(..)) {
                         self.refuse(entry, &error);
                     }
@@ -258,25 +274,27 @@ impl Appender {
         }
     }
 
-    /// Links and writes one batch; where its records rest.
-    fn write(&mut self, batch: &[Entry]) -> Result<Vec<Resting>, String> {
+    /// Links and writes one batch.
+    fn write(&mut self, batch: &[Entry]) -> Result<(), String> {
         self.heal_if_poisoned()?;
         let estimate: usize = batch.iter().map(Entry::bytes).sum();
         if self.len > 0 && self.len + estimate as u64 > self.segment_bytes {
             self.rotate()?;
         }
-        self.put(batch)
+        self.put(batch, 0)
     }
 
-    /// Links and writes at the segment's end, whole or not at all.
-    fn put(&mut self, batch: &[Entry]) -> Result<Vec<Resting>, String> {
+    /// Links and writes at the segment's end, whole or not at all: a batch, then so many of the writer's own events.
+    fn put(&mut self, batch: &[Entry], own: usize) -> Result<(), String> {
         let before = self.chain.tip();
         self.buffer.clear();
-        let mut resting = Vec::with_capacity(batch.len());
-        for (encoded, fact) in batch.iter().flat_map(|entry| &entry.events) {
+        self.resting.clear();
+        let mine = self.own.get(..own).unwrap_or_default();
+        for (encoded, fact) in batch.iter().flat_map(|entry| &entry.events).chain(mine) {
             let offset = self.len + self.buffer.len() as u64;
             let Tip { seq, .. } = self.chain.append(encoded, &mut self.buffer);
-            resting.push(Resting { seq, segment: self.segment.first_seq, offset, fact: fact.clone() });
+            let segment = self.segment.first_seq;
+            self.resting.push(Resting { seq, segment, offset, fact: fact.clone() });
         }
         let begin = Instant::now();
         let written = write_all(&*self.file, &self.buffer);
@@ -290,12 +308,14 @@ impl Appender {
         }
         self.len += self.buffer.len() as u64;
         self.tail.extend_from_slice(&self.buffer);
-        Ok(resting)
+        Ok(())
     }
 
-    fn answer(&mut self, batch: Vec<Entry>, resting: Vec<Resting>) {
+    /// Answers a batch that rests, and whoever wrote their own events behind it.
+    fn answer(&mut self, batch: Vec<Entry>, own: Option<Durability>) -> Now {
+        let last = self.chain.tip().seq;
         let mut waiters = Vec::new();
-        let mut seq = self.chain.tip().seq - resting.len() as u64;
+        let mut seq = last - self.resting.len() as u64;
         for Entry { events, reply } in batch {
             seq += events.len() as u64;
             match reply {
@@ -304,6 +324,14 @@ impl Appender {
                 None => {}
             }
         }
+        let now = match own {
+            Some(Durability::Written) | None => Now::Done(Receipt::new(last)),
+            Some(Durability::Synced) => {
+                let (answer, answered) = oneshot::channel();
+                waiters.push(Waiter { seq: last, answer: Answer::Task(answer) });
+                Now::Later(answered)
+            }
+        };
         let synced_len = self.syncer.advance(self.chain.tip(), self.len, waiters);
         self.forget_synced(synced_len);
         if self.tail.len() > UNSYNCED_BYTES {
@@ -311,7 +339,8 @@ impl Appender {
             let _ = self.syncer.wait();
             self.forget_synced(self.syncer.synced_len());
         }
-        self.feed.push(resting);
+        self.feed.push(&mut self.resting);
+        now
     }
 
     fn forget_synced(&mut self, synced_len: u64) {
@@ -423,6 +452,16 @@ impl Appender {
         self.tail_start = len;
         self.overhang = false;
         self.syncer.replace(Written { file, tip: self.chain.tip(), len });
+    }
+
+    /// What nothing can write any more.
+    pub(crate) fn left(&self) -> u64 {
+        self.lost + self.backlog_events as u64
+    }
+
+    /// Whether everything that was written is whole.
+    pub(crate) fn is_sound(&self) -> bool {
+        !self.syncer.is_poisoned() && !self.overhang
     }
 
     fn gap(&self, stage: &str, count: Option<u64>, detail: String) -> Entry {

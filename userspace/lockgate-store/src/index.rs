@@ -348,7 +348,8 @@ pub(crate) struct Feed {
 }
 
 impl Feed {
-    pub(crate) fn push(&self, batch: Vec<Resting>) {
+    /// Takes what rests now out of `batch`.
+    pub(crate) fn push(&self, batch: &mut Vec<Resting>) {
         if let Some(last) = batch.last() {
             self.written.store(last.seq, Ordering::Release);
         }
@@ -357,7 +358,9 @@ impl Feed {
         let first = gathered.records.is_empty();
         // What finds no room is read from the log later.
         if gathered.records.len() + batch.len() <= FEED_RECORDS {
-            gathered.records.extend(batch);
+            gathered.records.append(batch);
+        } else {
+            batch.clear();
         }
         drop(gathered);
         if first {

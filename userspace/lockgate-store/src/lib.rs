@@ -35,6 +35,7 @@ mod signer;
 mod syncer;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 pub use error::StoreError;
 pub use lockgate_audit::{Finding, Integrity, Place, Problem, PublicKey, Record, Report as VerifyReport};

@@ -1,25 +1,23 @@
 //! The writing side: one per directory, opened by the agent, shared as a [`Recorder`].
 
 use crate::{
-    appender::{Appender, Parts, Position, Writer},
+    appender::{Appender, Parts, Position},
     crash::{self, Open},
     disk::{Disk, RealDisk},
     error::{During, StoreError},
-    fact::Fact,
     head,
     index::{self, Index, Shared},
     key,
     layout::Layout,
     lock::DirLock,
-    queue::{Answer, Entry, Queue},
+    queue::Queue,
     reader::Reader,
     recover,
     signer::Signer,
     syncer::{SyncThread, Syncer, Written},
+    writer::{Answered, Writer, encode},
 };
-use lockgate_audit::{
-    Chain, Checkpoint, Encoded, NoteError, PublicKey, SigningKey, checkpoint, record::MAX_RECORD_BYTES,
-};
+use lockgate_audit::{Chain, Checkpoint, NoteError, PublicKey, SigningKey, checkpoint};
 use lockgate_model::{
     event::Event,
     id::NodeName,
@@ -31,7 +29,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     thread::{self, JoinHandle},
 };
-use tokio::sync::oneshot;
 
 /// A segment's usual size. Small enough to be made anew after a failed sync and to be read at start in well
 /// under a second, large enough that a busy day is a few hundred files.
@@ -181,21 +178,6 @@ impl Log {
             Err(error).during("close in order", &self.layout.dir)
         }
     }
-
-    fn enqueue(
-        &self,
-        events: Vec<Event>,
-        durability: Durability,
-    ) -> Result<oneshot::Receiver<Result<Receipt, RecordError>>, RecordError> {
-        let events = events.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
-        let (answer, answered) = oneshot::channel();
-        let entry = Entry { events, reply: Some((durability, Answer::Task(answer))) };
-        match self.writer.write_now(entry) {
-            Ok(()) => {}
-            Err(entry) => self.queue.request(entry)?,
-        }
-        Ok(answered)
-    }
 }
 
 impl Recorder for Log {
@@ -206,22 +188,17 @@ impl Recorder for Log {
         events: Vec<Event>,
         durability: Durability,
     ) -> BoxFuture<'_, Result<Receipt, RecordError>> {
-        let answered = self.enqueue(events, durability);
-        Box::pin(async move { answered?.await.unwrap_or(Err(RecordError::Stopped)) })
+        match self.writer.record(&events, durability) {
+            Ok(Answered::Now(receipt)) => Box::pin(std::future::ready(Ok(receipt))),
+            Ok(Answered::Later(answered)) => {
+                Box::pin(async move { answered.await.unwrap_or(Err(RecordError::Stopped)) })
+            }
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
     }
 
     fn submit(&self, events: Vec<Event>) {
-        let mut encoded = Vec::with_capacity(events.len());
-        for event in &events {
-            match encode(event) {
-                Ok(event) => encoded.push(event),
-                Err(error) => {
-                    tracing::error!(%error, "an event could not be encoded for the audit log");
-                    self.queue.count_lost(1);
-                }
-            }
-        }
-        self.queue.submit(Entry { events: encoded, reply: None });
+        self.writer.submit(&events);
     }
 }
 
@@ -230,14 +207,6 @@ impl Drop for Log {
         if let Err(error) = self.close() {
             tracing::error!(%error, "the audit log was not closed in order");
         }
-    }
-}
-
-fn encode(event: &Event) -> Result<(Encoded, Fact), RecordError> {
-    let encoded = Encoded::of(event).map_err(|error| RecordError::Io(error.to_string()))?;
-    match encoded.line_len() {
-        len if len > MAX_RECORD_BYTES => Err(RecordError::TooLarge(len)),
-        _ => Ok((encoded, Fact::of(event))),
     }
 }
 

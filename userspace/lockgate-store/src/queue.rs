@@ -8,7 +8,11 @@ use lockgate_audit::Encoded;
 use lockgate_model::port::{Durability, Receipt, RecordError};
 use std::{
     collections::VecDeque,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 use tokio::sync::oneshot;
@@ -69,8 +73,6 @@ struct State {
     bytes: usize,
     lost: u64,
     stopping: bool,
-    /// Somebody waits for what is queued.
-    urgent: bool,
     /// The writing thread sleeps and must be woken.
     idle: bool,
     /// It sleeps only until [`LINGER`] is over: what nobody waits for need not wake it.
@@ -82,10 +84,13 @@ struct State {
 pub(crate) struct Queue {
     state: Mutex<State>,
     wake: Condvar,
+    /// Somebody waits for what is queued. Changed only under the lock; read without it by whoever lets go of the writer.
+    urgent: AtomicBool,
 }
 
 impl Queue {
-    /// Queues what somebody waits for.
+    /// Queues what somebody waits for. Wakes nobody: whoever asks sees to it that it is written
+    /// ([`crate::writer::Writer`]).
     pub(crate) fn request(&self, entry: Entry) -> Result<(), RecordError> {
         let state = self.lock();
         if state.stopping {
@@ -125,8 +130,10 @@ impl Queue {
         state.events += entry.events.len();
         state.bytes += entry.bytes();
         state.entries.push_back(entry);
-        let wake = state.idle && ((first && !state.lingering) || (urgent && !state.urgent));
-        state.urgent |= urgent;
+        if urgent {
+            self.urgent.store(true, Ordering::SeqCst);
+        }
+        let wake = state.idle && first && !urgent && !state.lingering;
         drop(state);
         if wake {
             self.wake.notify_one();
@@ -138,7 +145,7 @@ impl Queue {
     pub(crate) fn wait(&self, retry: Option<Duration>) -> bool {
         let mut state = self.lock();
         loop {
-            if state.stopping || state.urgent {
+            if state.stopping || self.is_urgent() {
                 return state.stopping;
             }
             let quiet = state.entries.is_empty() && state.lost == 0;
@@ -164,26 +171,33 @@ impl Queue {
 
     /// Has the writing thread look after the log now.
     pub(crate) fn alarm(&self) {
-        self.lock().urgent = true;
+        let state = self.lock();
+        self.urgent.store(true, Ordering::SeqCst);
+        drop(state);
         self.wake.notify_one();
+    }
+
+    /// Whether somebody waits for what is queued.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.urgent.load(Ordering::SeqCst)
     }
 
     /// Takes everything that waits.
     pub(crate) fn drain(&self) -> Work {
-        Self::take(&mut self.lock())
+        self.take(&mut self.lock())
     }
 
     /// Takes everything that waits if it is no more than `bytes` and nothing is out of the ordinary.
     pub(crate) fn drain_within(&self, bytes: usize) -> Option<Work> {
         let mut state = self.lock();
         let ordinary = !state.stopping && state.lost == 0 && state.bytes <= bytes;
-        ordinary.then(|| Self::take(&mut state))
+        ordinary.then(|| self.take(&mut state))
     }
 
-    fn take(state: &mut State) -> Work {
+    fn take(&self, state: &mut State) -> Work {
         state.events = 0;
         state.bytes = 0;
-        state.urgent = false;
+        self.urgent.store(false, Ordering::SeqCst);
         Work { entries: std::mem::take(&mut state.entries), lost: std::mem::take(&mut state.lost) }
     }
 

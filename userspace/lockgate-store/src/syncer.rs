@@ -102,6 +102,11 @@ impl Syncer {
         self.lock().failed.clone()
     }
 
+    /// Whether it is.
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.lock().failed.is_some()
+    }
+
     /// How much of the segment is safe.
     pub(crate) fn synced_len(&self) -> u64 {
         self.lock().synced_len

@@ -59,8 +59,34 @@ pub fn write_str(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
+/// Writes an integer that may be too large for a JSON number.
+pub(crate) fn write_u64(number: u64, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    if u128::from(number) > MAX_EXACT {
+        return Err(EncodeError::NumberTooLarge(number.to_string()));
+    }
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    Ok(())
+}
+
+/// Which bytes of a string are not written as they are.
+const ESCAPED: [bool; 256] = {
+    let mut escaped = [false; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        escaped[byte] = true;
+        byte += 1;
+    }
+    escaped[b'"' as usize] = true;
+    escaped[b'\\' as usize] = true;
+    escaped
+};
+
 fn escape(text: &str, out: &mut Vec<u8>) {
     let bytes = text.as_bytes();
+    if !bytes.iter().any(|byte| ESCAPED[usize::from(*byte)]) {
+        out.extend_from_slice(bytes);
+        return;
+    }
     let mut plain = 0;
     for (at, byte) in bytes.iter().enumerate() {
         let short = match byte {
@@ -117,7 +143,8 @@ impl Encoder<'_> {
         if magnitude > MAX_EXACT {
             return Err(EncodeError::NumberTooLarge(format!("{sign}{magnitude}")));
         }
-        let _ = write!(self.out, "{sign}{magnitude}");
+        self.out.extend_from_slice(sign.as_bytes());
+        self.out.extend_from_slice(itoa::Buffer::new().format(magnitude).as_bytes());
         Ok(())
     }
 
