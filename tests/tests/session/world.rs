@@ -281,6 +281,10 @@ pub(crate) struct Options {
     pub(crate) policy: Option<String>,
     /// Clients may use TLS.
     pub(crate) client_tls: bool,
+    /// Another server than the usual one.
+    pub(crate) server: Option<PostgresOptions>,
+    /// More about the target, once its server is there.
+    pub(crate) target: Option<Box<dyn FnOnce(&mut TargetSettings, &TestPostgres)>>,
 }
 
 impl World {
@@ -289,7 +293,7 @@ impl World {
     }
 
     pub(crate) fn with(tags: &[(&str, &str)], options: Options) -> Result<Self> {
-        let server = TestPostgres::start(PostgresOptions::new())?;
+        let server = TestPostgres::start(options.server.unwrap_or_default())?;
         server.psql("CREATE ROLE app LOGIN; CREATE DATABASE orders OWNER app;").or_else(|_| {
             server.psql("CREATE ROLE app LOGIN")?;
             server.psql("CREATE DATABASE orders OWNER app")
@@ -318,20 +322,21 @@ impl World {
             mode: Mode::Enforce,
             default: DefaultEffect::Deny,
         };
-        let settings = ProxySettings {
-            node: NodeName::from("test"),
-            targets: vec![TargetSettings {
-                target: Arc::new(target),
-                addresses: vec![TargetAddr::Exact(server.addr())],
-                client_tls: if options.client_tls { Some(client_tls()?) } else { None },
-                client_verifiers: Arc::default(),
-                session_in_application_name: false,
-                upstream_tls: UpstreamTls::disable(),
-                upstream_host: None,
-                credential: Credential::trusted("app"),
-            }],
-            limits: Limits::default(),
+        let mut settings = TargetSettings {
+            target: Arc::new(target),
+            addresses: vec![TargetAddr::Exact(server.addr())],
+            client_tls: if options.client_tls { Some(client_tls()?) } else { None },
+            client_verifiers: Arc::default(),
+            session_in_application_name: false,
+            upstream_tls: UpstreamTls::disable(),
+            upstream_host: None,
+            credential: Credential::trusted("app"),
         };
+        if let Some(adjust) = options.target {
+            adjust(&mut settings, &server);
+        }
+        let settings =
+            ProxySettings { node: NodeName::from("test"), targets: vec![settings], limits: Limits::default() };
         let ports = Ports {
             recorder: recorder.clone(),
             approvals: approvals.clone(),

@@ -12,7 +12,7 @@ use lockgate_tests::scratch::Scratch;
 use lockgate_wire::postgres::TransactionStatus;
 use std::time::Duration;
 
-/// A server whose role `app` (and `both`, with a password besides) log in by certificates of lockgate's CA.
+/// A server whose role `app` (and `dual`, with a password besides) log in by certificates of lockgate's CA.
 struct Lab {
     server: TestPostgres,
     files: Scratch,
@@ -28,11 +28,11 @@ impl Lab {
             .tls()
             .setting("ssl_ca_file", &ca_file.display().to_string())
             .setting("log_connections", "on")
-            .hba("hostssl all both 127.0.0.1/32 scram-sha-256 clientcert=verify-full")
+            .hba("hostssl all dual 127.0.0.1/32 scram-sha-256 clientcert=verify-full")
             .hba("hostssl all all 127.0.0.1/32 cert");
         let server = TestPostgres::start(options).expect("start PostgreSQL");
         server
-            .psql("CREATE ROLE app LOGIN; CREATE ROLE reader LOGIN; CREATE ROLE both LOGIN PASSWORD 'pw'")
+            .psql("CREATE ROLE app LOGIN; CREATE ROLE reader LOGIN; CREATE ROLE dual LOGIN PASSWORD 'pw'")
             .expect("roles");
         Self { server, files }
     }
@@ -138,13 +138,13 @@ async fn a_certificate_and_a_password_go_together() {
         password: password.map(|name| lab.file(name)),
         ..settings
     };
-    log_in(&endpoint, &credential(with(lab.issued("both", MINUTES), Some("password"))), &request(&[]))
+    log_in(&endpoint, &credential(with(lab.issued("dual", MINUTES), Some("password"))), &request(&[]))
         .await
         .expect("both");
-    let error = log_in(&endpoint, &credential(with(lab.issued("both", MINUTES), None)), &request(&[])).await;
+    let error = log_in(&endpoint, &credential(with(lab.issued("dual", MINUTES), None)), &request(&[])).await;
     assert_eq!(error.expect_err("no password").kind(), "no_password");
     // A credential with a password is one role's own.
-    let error = credential(with(lab.issued("both", MINUTES), Some("password"))).for_role("app");
+    let error = credential(with(lab.issued("dual", MINUTES), Some("password"))).for_role("app");
     assert_eq!(error.expect_err("not for others").kind(), "credential_role");
 }
 

@@ -2,6 +2,7 @@
 //! cannot fail. Reports every mistake it finds, not the first.
 
 mod approval;
+mod login;
 mod obligation;
 mod scan;
 
@@ -261,8 +262,10 @@ impl Compiler {
             let message = format!("`final` is for deny rules, this one says {}", effect.as_str());
             self.report.error(file, is_final.at, message, None);
         }
-        let strictness =
-            if effect == RuleEffect::Allow { Strictness::Permits } else { Strictness::Restricts };
+        // Another role is a permission: nothing that a job says of itself may lead to it.
+        let permits = effect == RuleEffect::Allow || block.login_as.is_some();
+        let strictness = if permits { Strictness::Permits } else { Strictness::Restricts };
+        let login_as = self.login_as(file, block);
         let scanned = self.scan_match(file, block, strictness);
         let obligation = self.obligation(file, block);
         let requirement = self.requirement(file, block);
@@ -285,6 +288,7 @@ impl Compiler {
             mask: obligation.mask,
             record: obligation.record,
             limits: obligation.limits,
+            login_as,
             zone: zone.clone(),
             place: position(id.at),
             written: serde_json::to_value(&block.matches).unwrap_or_default(),

@@ -103,6 +103,10 @@ pub struct Rule {
     /// What is recorded of what the rule matches, whatever its effect.
     #[serde(default)]
     pub record: Option<Record>,
+    /// The role that lockgate logs in as on the target, for sessions that the rule matches. Only for targets whose client
+    /// certificates lockgate or a vault issues.
+    #[serde(default)]
+    pub login_as: Option<Spanned<String>>,
     /// How much of a result reaches the client, whatever the effect; one block, or a list of them.
     #[serde(default)]
     pub limits: Option<OneOrMany<Spanned<LimitBlock>>>,

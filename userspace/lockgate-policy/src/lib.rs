@@ -34,5 +34,5 @@ mod tests;
 pub use case::TestOutcome;
 pub use diagnostic::Diagnostic;
 pub use explain::{ConditionExplanation, Explanation, RuleExplanation};
-pub use policy::{CompiledPolicy, Loaded, SessionPolicy, SourceFile};
+pub use policy::{CompiledPolicy, Loaded, LoginConflict, SessionPolicy, SourceFile};
 pub use when::paths;

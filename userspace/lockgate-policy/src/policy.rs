@@ -43,6 +43,14 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
 }
 
+/// Rules that name different roles for one session.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the rules {} and {} name different roles to log in as; let only one of them match", .rules[0], .rules[1])]
+pub struct LoginConflict {
+    /// Two of them.
+    pub rules: [RuleId; 2],
+}
+
 /// A compiled policy.
 #[derive(Debug)]
 pub struct CompiledPolicy {
@@ -150,6 +158,30 @@ impl CompiledPolicy {
             .filter(|rule| rule.fits_session(session))
             .flat_map(|rule| &rule.operation_tests)
             .any(|condition| condition.test.wants_catalogue())
+    }
+
+    /// Whom this session logs in as, when a rule says so; known before its first statement.
+    ///
+    /// # Errors
+    /// When rules that match name different roles: which one is meant, nobody can say.
+    pub fn login_as(&self, session: &Session) -> Result<Option<&str>, LoginConflict> {
+        match session.target.mode {
+            Mode::Enforce => {}
+            Mode::Shadow | Mode::Observe => return Ok(None),
+        }
+        let mut chosen: Option<(&RuleId, &str)> = None;
+        let named = self.active().filter(|rule| rule.mode == RuleMode::Enforce && rule.fits_session(session));
+        for rule in named {
+            let Some(role) = rule.login_as.as_deref() else { continue };
+            match chosen {
+                Some((first, other)) if other != role => {
+                    return Err(LoginConflict { rules: [first.clone(), rule.id.clone()] });
+                }
+                Some(_) => {}
+                None => chosen = Some((&rule.id, role)),
+            }
+        }
+        Ok(chosen.map(|(_, role)| role))
     }
 
     /// Runs the tests of all files. `inspect` turns a statement text into the facts of each statement in it

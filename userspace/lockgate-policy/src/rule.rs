@@ -38,6 +38,8 @@ pub(crate) struct Rule {
     pub(crate) mask: Option<MaskSpec>,
     pub(crate) record: Option<RecordRule>,
     pub(crate) limits: Vec<ResultLimit>,
+    /// Whom sessions that it fits log in as.
+    pub(crate) login_as: Option<String>,
     pub(crate) zone: TimeZone,
     /// File and place of its id.
     pub(crate) place: (String, Position),

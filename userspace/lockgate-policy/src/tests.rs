@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 mod law;
 mod load;
+mod login;
 
 const HEADER: &str =
     "apiVersion: lockgate.dev/v1\nkind: Policy\nmetadata: { name: t }\ngroups: { dba: {}, oncall: {} }\n";

@@ -127,6 +127,8 @@ const VERBS: &[&[&str]] = &[
     &["inspect"],
     &["inspect", "sql"],
     &["doctor"],
+    &["tls"],
+    &["tls", "ca"],
 ];
 
 #[test]

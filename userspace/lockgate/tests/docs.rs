@@ -18,6 +18,7 @@ const DOCUMENTS: &[&str] = &[
     "userspace/ARCHITECTURE.md",
     "userspace/docs/cli.md",
     "userspace/docs/configuration.md",
+    "userspace/docs/credentials.md",
     "userspace/docs/getting-started.md",
     "userspace/docs/threat-model.md",
     "userspace/docs/webhooks.md",
@@ -41,6 +42,7 @@ const VERBS: &[&[&str]] = &[
     &["policy", "schema"],
     &["inspect", "sql"],
     &["doctor"],
+    &["tls", "ca"],
 ];
 
 fn root() -> PathBuf {

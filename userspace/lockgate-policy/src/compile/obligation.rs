@@ -40,6 +40,7 @@ impl Compiler {
             && mask.is_none()
             && record.is_none()
             && limits.is_empty()
+            && block.login_as.is_none()
             && block.mode != RuleMode::Off;
         if does_nothing {
             let message =

@@ -3,6 +3,7 @@
 use crate::credential::CredentialError;
 use crate::tls::TlsError;
 use lockgate_model::addr::UpstreamAddr;
+use lockgate_policy::LoginConflict;
 use lockgate_wire::postgres::WireError;
 use lockgate_wire::postgres::backend::{ReportFields, sqlstate};
 use std::{io, time::Duration};
@@ -113,6 +114,9 @@ pub enum UpstreamError {
     /// The secret cannot be had.
     #[error(transparent)]
     Credential(#[from] CredentialError),
+    /// Policy does not say as whom to log in.
+    #[error(transparent)]
+    Role(#[from] LoginConflict),
     /// A parameter of the client that must not go upstream.
     #[error("the startup parameter {name} is not the client's to set")]
     Parameter {
@@ -156,6 +160,7 @@ impl UpstreamError {
             Self::NoPassword { .. } => "no_password",
             Self::Scram { .. } => "scram",
             Self::Credential(error) => error.kind(),
+            Self::Role(_) => "role",
             Self::Parameter { .. } => "parameter",
         }
     }
@@ -194,7 +199,7 @@ impl UpstreamError {
             | Self::Scram { .. } => {
                 (sqlstate::CONNECTION_REJECTED, "lockgate: the login on the target failed".to_owned())
             }
-            Self::Credential(_) => (
+            Self::Credential(_) | Self::Role(_) => (
                 sqlstate::CONNECTION_REJECTED,
                 "lockgate: the target's credential is not available".to_owned(),
             ),
@@ -222,14 +227,13 @@ impl UpstreamError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lockgate_wire::postgres::{PgString, backend::field};
+    use lockgate_wire::postgres::backend::Severity;
 
     #[test]
     fn a_refusal_keeps_the_code_that_drivers_act_upon_and_no_word_about_the_credential() {
         let refused = |code: &str, words: &str| {
-            let text = |text: &str| PgString::lossy(text);
-            let fields = vec![(field::SQLSTATE, text(code)), (field::MESSAGE, text(words))];
-            UpstreamError::Refused(Box::new(ReportFields::new(fields))).client_text()
+            let report = ReportFields::new(Severity::Fatal, code, words);
+            UpstreamError::Refused(Box::new(report)).client_text()
         };
         let own = |code: &str| format!("lockgate: the target refused the session (SQLSTATE {code})");
         let missing = "database \"x\" does not exist";

@@ -9,6 +9,7 @@ mod audit;
 mod client;
 mod doctor;
 mod exit;
+mod grants;
 mod inspect;
 mod output;
 mod policy;
@@ -17,6 +18,7 @@ mod run;
 mod sessions;
 mod show;
 mod text;
+mod tls;
 
 pub(crate) use exit::{Exit, failure};
 pub(crate) use output::report;
@@ -69,6 +71,7 @@ enum Verb {
     Policy(policy::Arguments),
     Inspect(inspect::Arguments),
     Doctor(doctor::Arguments),
+    Tls(tls::Arguments),
 }
 
 /// How listings are written.
@@ -100,6 +103,7 @@ impl Cli {
             Verb::Policy(arguments) => policy::run(config, arguments),
             Verb::Inspect(arguments) => inspect::run(arguments),
             Verb::Doctor(arguments) => doctor::run(config, arguments),
+            Verb::Tls(arguments) => tls::run(arguments),
         }
     }
 }

@@ -136,6 +136,76 @@ fn every_mistake_is_placed_and_told() {
             "  client_tls: { certificate: secret, key: \"-----BEGIN X\" }\n  upstream:",
             "client_tls.key is written out",
         ),
+        (
+            "  upstream:",
+            "  client_tls: { certificate: secret, ca_key: secret }\n  upstream:",
+            "lockgate.yaml:11:15: client_tls: the keys do not go together",
+        ),
+        (
+            "  upstream:",
+            "  client_tls: { ca: nowhere.crt, ca_key: secret }\n  upstream:",
+            "client_tls.ca: ",
+        ),
+        (
+            "  upstream:",
+            "  client_tls: { ca: secret, ca_key: secret, names: [\"*.internal\"] }\n  upstream:",
+            "is not a DNS name",
+        ),
+        (
+            "  upstream:",
+            "  client_tls: { certificate: secret, key: secret, names: [db] }\n  upstream:",
+            "client_tls.names means nothing with client_tls.certificate",
+        ),
+        (
+            "  upstream:",
+            "  client_tls: { ca: secret, ca_key: secret, validity: 1s }\n  upstream:",
+            "client_tls.validity: expected 5m to 30d",
+        ),
+        (
+            "  upstream:",
+            "  client_auth: [{ user: a, verifier: \"SCRAM-SHA-256$4096:x\" }]\n  upstream:",
+            "client_auth.verifier is written out; only a reference",
+        ),
+        (
+            "  upstream:",
+            "  client_auth: [{ user: a, verifier: { file: secret } }, { user: a, verifier: { file: secret } }]\n  upstream:",
+            "two verifiers are for the user \"a\"",
+        ),
+        ("tls: disable", "tls: disable, tls_negotiation: direct", "means nothing with tls: disable"),
+        (
+            "password: { file: secret }",
+            "client_certificate: { ca: secret, ca_key: secret }",
+            "client_certificate means nothing with tls: disable",
+        ),
+        ("user: app, ", "", "does not say whom to log in as"),
+        ("password: { file: secret }", "password: { vault: \"secret/data/x\" }", "is not PATH#FIELD"),
+        (
+            "password: { file: secret }",
+            "password: { vault: \"secret/data/x#y\" }",
+            "rests in a vault, and `vault:` does not say which",
+        ),
+        ("password: { file: secret }", "vault: \"database/../x\"", "is not a path of the vault"),
+        (
+            "run: {",
+            "vault: { address: vault.internal, auth: { token: { file: secret } } }\nrun: {",
+            "is not an http:// or https:// URL",
+        ),
+        (
+            "run: {",
+            "vault: { address: \"https://v\", auth: { token: { vault: \"a#b\" } } }\nrun: {",
+            "the vault cannot keep the key to itself",
+        ),
+        (
+            "run: {",
+            "vault: { address: \"https://v\", auth: { tokn: { file: secret } } }\nrun: {",
+            "did you mean `token`?",
+        ),
+        (
+            "run: {",
+            "vault: { address: \"https://v\", auth: { token: hvs.abc } }\nrun: {",
+            "vault.auth.token is written out",
+        ),
+        ("password: { file: secret }", "password: { file: secret }, cache: 1h", "expected 1s to 5m"),
         ("  upstream:", "  mode: observe\n  upstream:", ""),
         ("env: production", "record: required", ""),
         ("policies/", "polices/", "/polices/ does not exist"),
@@ -258,5 +328,34 @@ fn the_documented_example_is_a_configuration() {
     assert_eq!((config.targets.len(), config.webhooks.len(), config.governed.len()), (1, 1, 3));
     for key in ["node", "govern", "targets", "policies", "store", "webhooks", "api", "run"] {
         assert!(reference.contains(&format!("## `{key}`")), "`{key}` is not described");
+    }
+}
+
+#[test]
+fn every_way_to_log_in_and_to_be_seen_is_understood() {
+    let dir = Dir::new();
+    let vault = "vault: { address: \"https://vault.internal:8200\", namespace: team-a, auth: { approle: { role_id: { file: secret }, secret_id: { file: secret } } }, timeout: 2s }\nrun: {";
+    let text = GOOD.replace("run: {", vault).replace("tls: disable", "tls: verify-full, tls_negotiation: direct");
+    let with = |client: &str, credential: &str| {
+        let text = text.replace("user: app, password: { file: secret }", credential);
+        dir.parse(&text.replace("  upstream:", &format!("{client}  upstream:"))).map(|config| config.targets[0].clone())
+    };
+    let client = "  client_tls: { ca: secret, ca_key: { vault: \"kv/tls#key\" }, names: [Orders-DB.], validity: 1h }\n  \
+                  client_auth: [{ user: careful, verifier: { env: VERIFIER } }]\n  session_in_application_name: true\n";
+    let target = with(client, "user: app, client_certificate: { ca: secret, ca_key: { command: [cat, x] } }").unwrap();
+    assert!(target.upstream_direct && target.session_in_application_name);
+    assert_eq!(target.client_auth, [("careful".to_owned(), SecretRef::Env("VERIFIER".into()))]);
+    let Some(ClientTls::Issue { key, names, validity, .. }) = &target.client_tls else { panic!("{target:?}") };
+    assert_eq!((key, &names[..]), (&SecretRef::Vault("kv/tls#key".into()), &["orders-db".to_owned()][..]));
+    assert_eq!(*validity, Duration::from_secs(3600));
+    let Some(CertificateSource::Issued { validity, .. }) = target.credential.certificate else { panic!("none") };
+    assert_eq!(validity, Duration::from_secs(300));
+    for credential in [
+        "vault: database/creds/orders, cache: 5m",
+        "user: app, client_certificate: { vault: pki/sign/app, validity: 10m }",
+        "user: app, password: { vault: \"secret/data/orders#password\" }",
+        "user: app, password: { file: secret }, client_certificate: { certificate: secret, key: secret }",
+    ] {
+        with("", credential).unwrap_or_else(|errors| panic!("{credential}: {errors:?}"));
     }
 }

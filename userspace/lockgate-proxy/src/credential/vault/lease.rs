@@ -46,9 +46,13 @@ async fn watch(
     mut renewable: bool,
     mut ended: oneshot::Receiver<()>,
 ) {
-    while renewable && !length.is_zero() {
-        let pause = (length / 2).max(MIN_RENEWAL);
-        if timeout(pause, &mut ended).await.is_ok() {
+    loop {
+        // Nobody sends: this is the lease being dropped.
+        if !renewable || length.is_zero() {
+            let _ = (&mut ended).await;
+            break;
+        }
+        if timeout((length / 2).max(MIN_RENEWAL), &mut ended).await.is_ok() {
             break;
         }
         match renew(&client, &id, length).await {
@@ -57,8 +61,6 @@ async fn watch(
             None => renewable = false,
         }
     }
-    // Nobody sends: this is the lease being dropped.
-    let _ = ended.await;
     for attempt in 0..REVOKE_TRIES {
         sleep(Duration::from_secs(u64::from(attempt) * 2)).await;
         match client.ask(Method::Put, "sys/leases/revoke", Some(&json!({ "lease_id": id }))).await {
