@@ -59,7 +59,7 @@ use lockgate_wire::postgres::{
 };
 use masks::{CatalogueSource, Masks};
 use startup::{Greeted, Opened, Wishes};
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
@@ -155,7 +155,7 @@ async fn open<S>(
         &*shared.ports.ambient,
     );
     // Only a vault is asked before the record: it makes the name that the record has to have.
-    let account = account(&target, &mut session, shared.limits.open_time).await;
+    let account = account(&shared, &target, &mut session).await;
     let session = Arc::new(session);
     let masked = shared.ports.policy.load().masks_for(&session).is_some();
     if let Err(error) = report.session_started(&session, masked).await {
@@ -246,12 +246,17 @@ type Away = (&'static str, String, Ending);
 
 /// Whom the session logs in as: the target's role or the one that policy names. The record gets its name.
 async fn account(
+    shared: &Shared,
     target: &TargetSettings,
     session: &mut Session,
-    limit: Duration,
 ) -> Result<(Credential, Account), UpstreamError> {
-    let credential = target.credential.clone();
+    let policy = shared.ports.policy.load();
+    let credential = match policy.login_as(session)? {
+        None => target.credential.clone(),
+        Some(role) => target.credential.for_role(role)?,
+    };
     session.upstream_user = credential.user().to_owned();
+    let limit = shared.limits.open_time;
     let account = match timeout(limit, credential.account()).await {
         Ok(account) => account?,
         Err(_) => return Err(UpstreamError::LoginSlow { step: "nothing yet, its account is awaited", limit }),
