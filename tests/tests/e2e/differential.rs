@@ -1,21 +1,39 @@
-//! The classifier against the server itself: mutated statements that it calls reads are run in a read-only session, and
-//! none may be refused there as a write. What a read-only session lets through all the same (advisory locks, LISTEN, large
-//! objects) is looked for afterwards.
+//! Mutated statements against a real server: what lockgate calls a read is run in a read-only session, and must never be
+//! refused there as a write. What a read-only session lets through all the same (advisory locks, LISTEN, large
+//! objects) is looked for afterwards. The database is full of traps: functions, operators, types, views and policies of
+//! its own, harmless ones and others, and lockgate has its catalogue.
 //!
-//! Seeds are the corpora of lockgate-inspect and the attempts of `leaks`; the generator is seeded, so a failure comes again.
+//! Seeds are the corpora of lockgate-inspect and the attempts of `leaks`; mutants that ran become seeds themselves. The
+//! generator is seeded, so a failure comes again: `LOCKGATE_DIFFERENTIAL_SEED`. `cargo xtask fuzz differential` runs it for
+//! longer.
 
-use anyhow::{Context, Result, ensure};
-use lockgate_inspect::sql::{Inspector, SessionState};
-use lockgate_model::sql::SqlClass;
+use anyhow::{Context, Result, bail, ensure};
+use lockgate_inspect::sql::{Inspector, SessionState, catalogue::CatalogueSnapshot};
+use lockgate_model::{addr::UpstreamAddr, sql::SqlClass};
+use lockgate_proxy::{
+    catalogue::Catalogue,
+    tls::UpstreamTls,
+    upstream::{Credential, Endpoint},
+};
 use lockgate_tests::postgres::{PostgresOptions, TestPostgres};
-use std::time::{Duration, Instant};
+use lockgate_wire::postgres::PgString;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio_postgres::{Client, NoTls, error::SqlState};
 
 /// How long it goes on. A run outside of CI may raise it: LOCKGATE_DIFFERENTIAL_SECONDS=600.
 const SECONDS: u64 = 8;
 
-/// Fewer statements than this that the server really ran would show nothing.
+/// Fewer statements than this that the server really ran would show nothing; LOCKGATE_DIFFERENTIAL_EXECUTED raises it.
 const RAN_AT_LEAST: u64 = 200;
+
+/// Sessions at a time: two under each meaning of backslashes in quotes.
+const SESSIONS: u64 = 4;
+
+/// Mutants that ran and are mutated again.
+const POOL: usize = 20_000;
 
 /// Pieces that change what a text is.
 const PIECES: &[&str] = &[
@@ -108,6 +126,41 @@ const PIECES: &[&str] = &[
     "date",
     "collate \"C\"",
     "operator(public.+#)",
+    "calm(1)",
+    "sly(1)",
+    "deep(1)",
+    "loud(1)",
+    "agg(id)",
+    "quiet_agg(id)",
+    "1 +~ 2",
+    "::guarded",
+    "'1'::guarded",
+    "::calm_int",
+    "null::pair",
+    "from calm_view",
+    "from sly_view",
+    "from watched",
+    "from child",
+    "(t).f_of_t",
+    "t.f_of_t",
+    "between 1 and 2",
+    "in (select 1)",
+    "json_to_record('{}') as x(a guarded)",
+    "json_populate_record(null::pair, '{}')",
+    "tablesample system (50) repeatable (f())",
+    "order by 1 using <",
+    "explain (analyze off)",
+    "explain (analyze 0, costs)",
+    "jsonb_path_query('{}', '$')",
+    "xmltable('/a' passing null columns a guarded)",
+    "\\'",
+    "'a\\'",
+    "filter (where f() = 1)",
+    "over (order by f())",
+    "grouping sets ((id), ())",
+    "with recursive r as (select 1 union all select 1 from r)",
+    "fetch all from c",
+    "current_setting('a.b')",
 ];
 
 const SETUP: &str = "
@@ -124,59 +177,138 @@ const SETUP: &str = "
     create procedure p() language plpgsql as $$ begin delete from t; end $$;
     create schema evil;
     create function evil.lower(text) returns text language plpgsql as $$ begin delete from t; return 1; end $$;
+    create function calm(int) returns int language sql immutable as 'select $1 + 1';
+    create function deep(int) returns int language sql stable as 'select calm($1)';
+    create function sly(int) returns int language plpgsql immutable as $$ begin return f(); end $$;
+    create function loud(int) returns int language plpgsql as $$ begin if $1 > 5 then return (select max(id) from t); end if; return $1; end $$;
+    create function f_of_t(t) returns int language sql as 'select f()';
+    create function add(int, int) returns int language sql as 'select $1 + $2';
+    create operator +~ (leftarg = int, rightarg = int, function = add);
+    create aggregate agg(int) (sfunc = plus, stype = int, initcond = '0');
+    create aggregate quiet_agg(int) (sfunc = add, stype = int, initcond = '0');
+    create domain guarded as int check (f() = 1 or value > 0);
+    create domain calm_int as int check (value > 0);
+    create type pair as (a guarded, b int);
+    create view calm_view as select id, calm(id) from t;
+    create view sly_view as select id, sly(id) from t;
+    create table watched (id int); insert into watched values (1);
+    alter table watched enable row level security;
+    create policy p on watched using (f() = 1);
+    create table parent (id int); create table child () inherits (parent); insert into child values (1);
     create role reader login; grant all on all tables in schema public to reader; grant all on all sequences in schema public to reader;
     grant usage on schema evil to reader; grant create on schema public to reader";
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_called_a_read_is_one_on_the_server() -> Result<()> {
     let server = TestPostgres::start(PostgresOptions::new())?;
     server.psql(SETUP)?;
-    let options = "-c default_transaction_read_only=on -c statement_timeout=200 -c lock_timeout=100";
-    let settings =
-        format!("host=127.0.0.1 port={} dbname=postgres user=reader options='{options}'", server.port());
-    let (client, connection) = tokio_postgres::connect(&settings, NoTls).await?;
-    let connection = tokio::spawn(connection);
-
-    let seconds = std::env::var("LOCKGATE_DIFFERENTIAL_SECONDS").ok().and_then(|text| text.parse().ok());
-    let until = Instant::now() + Duration::from_secs(seconds.unwrap_or(SECONDS));
+    let endpoint = Endpoint::new(UpstreamAddr(server.addr()), "localhost", UpstreamTls::disable());
+    let catalogue = Catalogue::new(endpoint, Credential::trusted("reader"), PgString::from_static("postgres"));
+    let snapshot = catalogue.load().await?;
+    let until = Instant::now() + Duration::from_secs(number("SECONDS")?.unwrap_or(SECONDS));
+    let first_seed = number("SEED")?.unwrap_or(0x6c6f_636b_6761_7465);
     let seeds = seeds()?;
-    let mut random = Random(0x6c6f_636b_6761_7465);
-    let (mut tried, mut reads, mut ran) = (0_u64, 0_u64, 0_u64);
-    // The seeds themselves first.
-    let mut first = seeds.clone().into_iter();
-    while Instant::now() < until {
-        let text = first.next().unwrap_or_else(|| mutant(&seeds, &mut random));
-        tried += 1;
-        let script = Inspector.script(&text, &SessionState::default(), None);
-        if script.class() != SqlClass::Read {
-            continue;
-        }
-        reads += 1;
-        match client.simple_query(&text).await {
-            Ok(_) => ran += 1,
-            Err(error) => {
-                ensure!(!client.is_closed(), "{text:?} ended the session: {error}");
-                ensure!(
-                    error.code() != Some(&SqlState::READ_ONLY_SQL_TRANSACTION),
-                    "{text:?} is called a read, and the server says: {error:?}"
-                );
-            }
-        }
+    let mut sessions = tokio::task::JoinSet::new();
+    for index in 0..SESSIONS {
+        let standard = index % 2 == 0;
+        let options = format!(
+            "-c default_transaction_read_only=on -c statement_timeout=200 -c lock_timeout=100 -c standard_conforming_strings={}",
+            if standard { "on" } else { "off" }
+        );
+        let settings =
+            format!("host=127.0.0.1 port={} dbname=postgres user=reader options='{options}'", server.port());
+        let seeds: Vec<String> = seeds.iter().skip(index as usize).step_by(SESSIONS as usize).cloned().collect();
+        let session = Mutation {
+            snapshot: snapshot.clone(),
+            standard,
+            seeds,
+            random: Random(first_seed.wrapping_add(index)),
+            until,
+        };
+        sessions.spawn(session.run(settings));
     }
-    println!("{tried} texts, {reads} called reads, {ran} of them ran");
-    ensure!(ran >= RAN_AT_LEAST, "{tried} texts, {reads} called reads, only {ran} ran");
-    nothing_was_done(&client, &server).await?;
-    drop(client);
-    connection.await??;
+    let mut all = Counts::default();
+    while let Some(session) = sessions.join_next().await {
+        let counts = session??;
+        all = Counts { tried: all.tried + counts.tried, reads: all.reads + counts.reads, ran: all.ran + counts.ran };
+    }
+    let Counts { tried, reads, ran } = all;
+    println!("{tried} texts, {reads} called reads, {ran} of them ran, none of them wrote (seed {first_seed})");
+    let least = number("EXECUTED")?.unwrap_or(RAN_AT_LEAST);
+    ensure!(ran >= least, "{tried} texts, {reads} called reads, only {ran} ran, expected {least}");
+    ensure!(server.psql("select last_value || ' ' || is_called from s")? == "1 false", "a sequence moved");
+    ensure!(server.psql("select count(*) from pg_largeobject_metadata")? == "0", "a large object exists");
     Ok(())
 }
 
+fn number(what: &str) -> Result<Option<u64>> {
+    match std::env::var(format!("LOCKGATE_DIFFERENTIAL_{what}")) {
+        Ok(text) => Ok(Some(text.parse().with_context(|| format!("LOCKGATE_DIFFERENTIAL_{what}={text}"))?)),
+        Err(_) => Ok(None),
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    tried: u64,
+    reads: u64,
+    ran: u64,
+}
+
+/// One session's mutants.
+struct Mutation {
+    snapshot: Arc<CatalogueSnapshot>,
+    standard: bool,
+    seeds: Vec<String>,
+    random: Random,
+    until: Instant,
+}
+
+impl Mutation {
+    async fn run(mut self, settings: String) -> Result<Counts> {
+        let (client, connection) = tokio_postgres::connect(&settings, NoTls).await?;
+        let connection = tokio::spawn(connection);
+        let mut state = SessionState::default();
+        state.parameter_status("server_version", "15.18");
+        state.parameter_status("standard_conforming_strings", if self.standard { "on" } else { "off" });
+        let mut counts = Counts::default();
+        // The seeds themselves first.
+        let mut first = self.seeds.clone().into_iter();
+        while Instant::now() < self.until {
+            let text = first.next().unwrap_or_else(|| mutant(&self.seeds, &mut self.random));
+            counts.tried += 1;
+            let script = Inspector.script(&text, &state, Some(&self.snapshot));
+            if script.class() != SqlClass::Read {
+                continue;
+            }
+            counts.reads += 1;
+            match client.simple_query(&text).await {
+                Ok(_) => {
+                    counts.ran += 1;
+                    if self.seeds.len() < POOL && text.len() < 2_000 {
+                        self.seeds.push(text);
+                    }
+                }
+                Err(error) => {
+                    ensure!(!client.is_closed(), "{text:?} ended the session: {error}");
+                    if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) {
+                        bail!("{text:?} is called a read, and the server says: {error:?}");
+                    }
+                }
+            }
+        }
+        nothing_was_done(&client).await?;
+        drop(client);
+        connection.await??;
+        Ok(counts)
+    }
+}
+
 /// A read-only session may still lock, listen, set and make large objects (before PostgreSQL 16).
-async fn nothing_was_done(client: &Client, server: &TestPostgres) -> Result<()> {
+async fn nothing_was_done(client: &Client) -> Result<()> {
     for (what, query) in [
-        ("a lock is held", "select count(*) from pg_locks where locktype = 'advisory'"),
+        ("a lock is held", "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"),
         ("something is listened to", "select count(*) from pg_listening_channels()"),
-        ("a large object exists", "select count(*) from pg_largeobject_metadata"),
         (
             "a setting was made",
             "select count(*) from pg_settings where source = 'session' and name not like 'transaction%'",
@@ -191,7 +323,6 @@ async fn nothing_was_done(client: &Client, server: &TestPostgres) -> Result<()> 
         });
         ensure!(count.as_deref() == Some("0"), "{what}: {count:?}");
     }
-    ensure!(server.psql("select last_value || ' ' || is_called from s")? == "1 false", "a sequence moved");
     Ok(())
 }
 

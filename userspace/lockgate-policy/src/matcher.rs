@@ -208,17 +208,20 @@ impl OperationTest {
     /// Whether the answer is better when the target's catalogue is at hand.
     pub(crate) fn wants_catalogue(&self) -> bool {
         match self {
-            Self::AnyTable(..) | Self::OnlyTables(..) | Self::LargerThan(..) => true,
-            Self::Database(_)
+            // What a view, a function or a type does only the catalogue tells.
+            Self::AnyTable(..)
+            | Self::OnlyTables(..)
+            | Self::LargerThan(..)
             | Self::Class(_)
-            | Self::Kinds(_)
-            | Self::Columns(..)
             | Self::Functions(_)
             | Self::Effects(_)
+            | Self::Risk(_) => true,
+            Self::Database(_)
+            | Self::Kinds(_)
+            | Self::Columns(..)
             | Self::Bounded(_)
             | Self::Export(..)
             | Self::Opaque(_)
-            | Self::Risk(_)
             | Self::Fingerprint(_) => false,
         }
     }

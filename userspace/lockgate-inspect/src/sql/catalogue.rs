@@ -5,7 +5,7 @@
 //! not know is unknown, not absent.
 
 pub use super::extent::TableSize;
-pub use super::routine::{Code, FIRST_NORMAL_OID, Routine, UserCast, UserOperator, UserType};
+pub use super::routine::{Code, FIRST_NORMAL_OID, Guard, Routine, UserCast, UserOperator, UserType};
 
 use super::{
     Inspector, SearchPath, SessionState,
@@ -137,6 +137,10 @@ pub struct CatalogueParts {
     pub wired: HashMap<u32, Vec<String>>,
     /// Names of functions behind implicit casts that are written in the database.
     pub implicit_casts: HashSet<String>,
+    /// Columns that the upstream role may not SELECT: (relation OID, attribute number).
+    pub unreadable: HashSet<(u32, i16)>,
+    /// OIDs of relations that are the upstream role's own.
+    pub owned: HashSet<u32>,
     /// Foreign keys that change rows: from the relation that is referred to to those whose rows change with it.
     pub cascades: HashMap<u32, Vec<u32>>,
     /// OIDs of relations with rules, other than what makes a view.
@@ -167,6 +171,8 @@ pub struct CatalogueSnapshot {
     wired: HashMap<u32, Vec<String>>,
     implicit_casts: HashSet<String>,
     cascades: HashMap<u32, Vec<u32>>,
+    unreadable: HashSet<(u32, i16)>,
+    owned: HashSet<u32>,
     sizes: HashMap<u32, TableSize>,
     keys: HashMap<u32, Vec<Vec<i16>>>,
     ruled: HashSet<u32>,
@@ -251,6 +257,8 @@ impl CatalogueSnapshot {
             wired: parts.wired,
             implicit_casts: parts.implicit_casts,
             cascades: parts.cascades,
+            unreadable: parts.unreadable,
+            owned: parts.owned,
             sizes: parts.sizes,
             keys: parts.keys,
             ruled: parts.ruled,
@@ -408,6 +416,11 @@ impl CatalogueSnapshot {
         self.view(oid, &[]).and_then(|view| view.query.as_ref())
     }
 
+    /// Names of functions and operators outside `pg_catalog`.
+    pub(crate) fn own_names(&self) -> impl Iterator<Item = &String> {
+        self.functions.iter().chain(&self.operators)
+    }
+
     /// The texts of functions.
     pub(crate) fn code(&self) -> &[FunctionCode] {
         &self.code
@@ -446,6 +459,16 @@ impl CatalogueSnapshot {
     /// The relations whose rows change when those of this one do.
     pub(crate) fn cascades(&self, oid: u32) -> &[u32] {
         self.cascades.get(&oid).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Whether the upstream role may SELECT a column.
+    pub(crate) fn may_read(&self, oid: u32, attnum: i16) -> bool {
+        !self.unreadable.contains(&(oid, attnum))
+    }
+
+    /// Whether a relation is the upstream role's own.
+    pub(crate) fn is_owned(&self, oid: u32) -> bool {
+        self.owned.contains(&oid)
     }
 
     /// Whether rules turn what is done to a relation into something else.

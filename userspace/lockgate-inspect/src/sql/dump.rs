@@ -4,8 +4,8 @@
 //!
 //! Two different signs make a dump. Signs are only ever added: nothing that a session does or says takes one away.
 
-use super::{Control, Setting, Statement};
-use lockgate_model::sql::RelationName;
+use super::{Control, Script, Setting, Statement};
+use lockgate_model::sql::{Export, RelationName, SqlFacts};
 use std::collections::BTreeSet;
 
 /// Relations of `pg_catalog` that describe what applications never ask about; pg_dump reads all of them.
@@ -94,6 +94,18 @@ impl DumpWatch {
     /// Whether the session looks like a dump.
     pub fn is_dump(&self) -> bool {
         self.signs.len() > 1
+    }
+
+    /// The facts of a script's statements as a session that does nothing else would show them.
+    pub fn facts(mut self, script: &Script) -> Vec<SqlFacts> {
+        let seen = script.statements.iter().map(|statement| {
+            let mut facts = statement.sql().clone();
+            if self.observe(statement) {
+                facts.reach.exports.insert(Export::Dump);
+            }
+            facts
+        });
+        seen.collect()
     }
 
     fn set(&mut self, name: &str, value: &Setting) {

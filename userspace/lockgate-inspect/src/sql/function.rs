@@ -123,6 +123,15 @@ fn builtin(name: &str, state: &SessionState) -> Option<Harmless> {
     LIST.functions.get(name).copied().filter(|harmless| harmless.since <= server)
 }
 
+/// Whether the built-in function or operator of this name returns what it is given, or what no table holds.
+pub(crate) fn shows_nothing_stored(name: &str) -> bool {
+    LIST.operators.contains(name)
+        || name == "!="
+        || name == "set_config"
+        || RETURNS_NOTHING_STORED.contains(&name)
+        || LIST.functions.get(name).is_some_and(|harmless| !harmless.values)
+}
+
 /// Whether the system has a function of this name, in any version that the list knows.
 pub(crate) fn is_builtin_function(name: &str) -> bool {
     LIST.functions.contains_key(name)

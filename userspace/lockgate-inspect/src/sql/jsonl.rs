@@ -1,6 +1,6 @@
 //! The answer of `lockgate inspect sql --jsonl` to one input line.
 
-use super::{Inspector, SessionState, Statement};
+use super::{Inspector, SessionState, Statement, catalogue::CatalogueSnapshot};
 use lockgate_model::sql::{RelationName, Risk, SqlClass, SqlEffect};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -76,11 +76,11 @@ impl<'a> Told<'a> {
 }
 
 /// One JSON object for one input line, without the line's end. It never fails: a line that is not a statement is answered
-/// `opaque` with an `error`. An empty text is a read of no statements, as the server answers it.
-pub fn answer(line: &str) -> String {
+/// `opaque` with an `error`. With a catalogue its names mean what they mean there. An empty text is a read of no statements, as the server answers it.
+pub fn answer(line: &str, catalogue: Option<&CatalogueSnapshot>) -> String {
     match serde_json::from_str(line) {
-        Ok(Line::Text(sql)) => inspect(&sql, &[], &BTreeMap::new()),
-        Ok(Line::Object(object)) => inspect(&object.sql, &object.pre, &object.startup),
+        Ok(Line::Text(sql)) => inspect(&sql, &[], &BTreeMap::new(), catalogue),
+        Ok(Line::Object(object)) => inspect(&object.sql, &object.pre, &object.startup, catalogue),
         Err(error) => write(&Answer {
             class: SqlClass::Opaque,
             statements: Vec::new(),
@@ -91,17 +91,22 @@ pub fn answer(line: &str) -> String {
     }
 }
 
-fn inspect(sql: &str, pre: &[String], startup: &BTreeMap<String, String>) -> String {
+fn inspect(
+    sql: &str,
+    pre: &[String],
+    startup: &BTreeMap<String, String>,
+    catalogue: Option<&CatalogueSnapshot>,
+) -> String {
     let inspector = Inspector;
     let startup: Vec<(String, String)> =
         startup.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
     let mut state = SessionState::from_startup(&startup);
     for text in pre {
-        for statement in inspector.script(text, &state, None).statements {
+        for statement in inspector.script(text, &state, catalogue).statements {
             state.apply(&statement);
         }
     }
-    let script = inspector.script(sql, &state, None);
+    let script = inspector.script(sql, &state, catalogue);
     write(&Answer {
         class: script.class(),
         statements: script.statements.iter().map(Told::of).collect(),

@@ -41,7 +41,7 @@ mod walk;
 pub use control::{Control, Setting};
 pub use digest::{DigestParts, digest};
 pub use dump::DumpWatch;
-pub(crate) use function::{is_builtin_function, is_builtin_operator, reveals};
+pub(crate) use function::{is_builtin_function, is_builtin_operator, reveals, shows_nothing_stored};
 pub use normal::{Shape, Template};
 pub use parse::{MAX_STATEMENTS, MAX_TEXT_BYTES};
 pub use state::{Basis, Makes, SearchPath, SessionState};

@@ -218,7 +218,7 @@ fn corpus() -> Vec<String> {
 
 #[test]
 fn a_template_gives_what_inspecting_gives_over_real_and_hostile_texts() {
-    let _ = jsonl::answer("{}");
+    let _ = jsonl::answer("{}", None);
     let mut hits = 0;
     for (number, text) in corpus().iter().enumerate() {
         let mut shape = Shape::default();

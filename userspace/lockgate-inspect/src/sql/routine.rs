@@ -112,14 +112,27 @@ pub struct Code {
     pub types: Vec<UserType>,
     /// Casts.
     pub casts: Vec<UserCast>,
-    /// Row security policies of the relations where it is switched on: their expressions.
-    pub policies: HashMap<u32, Vec<String>>,
+    /// What the row security policies of a relation run, where row security is switched on.
+    pub policies: HashMap<u32, Vec<Guard>>,
     /// Functions in the conditions of a relation's indexes, checks and policies: planning can run them.
     pub planned: HashMap<u32, Vec<u32>>,
 }
 
 /// Objects with an OID below this were there when the cluster was made (FirstNormalObjectId in transam.h).
 pub const FIRST_NORMAL_OID: u32 = 16_384;
+
+/// What a row security policy runs or reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// A function of the database's own, by OID.
+    Function(u32),
+    /// A built-in function that is not volatile, by name.
+    Builtin(String),
+    /// A built-in function that is, by name.
+    Volatile(String),
+    /// Another relation, by OID.
+    Relation(u32),
+}
 
 /// [`Code`], indexed, and what is known of it by now.
 #[derive(Debug, Default)]
@@ -339,7 +352,14 @@ impl CatalogueSnapshot {
             && code
                 .policies
                 .get(&relation.oid)
-                .is_none_or(|texts| texts.iter().all(|text| self.expressions_read(text, &trail)))
+                .is_none_or(|guards| guards.iter().all(|guard| match guard {
+                    Guard::Function(oid) => self.function(*oid, &trail),
+                    Guard::Builtin(name) => function::is_inner(name),
+                    Guard::Volatile(name) => function::is_listed(name),
+                    Guard::Relation(oid) => {
+                        self.relation(*oid).is_some_and(|other| self.reads_harmlessly(other, &trail))
+                    }
+                }))
             && code
                 .planned
                 .get(&relation.oid)

@@ -4,7 +4,7 @@
 //! These statements come after `search_path` was emptied: names and operators without a schema can only be pg_catalog's.
 
 use super::{CatalogueError, load::Row};
-use lockgate_inspect::sql::catalogue::{Code, Routine, UserCast, UserOperator, UserType};
+use lockgate_inspect::sql::catalogue::{Code, Guard, Routine, UserCast, UserOperator, UserType};
 
 /// Questions about code. Only what was not there when the cluster was made is asked for (FirstNormalObjectId, 16384).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,11 +101,20 @@ impl CodeQuery {
                 "SELECT c.castsource, c.casttarget, c.castfunc FROM pg_catalog.pg_cast AS c \
                  WHERE c.oid >= 16384 AND c.castfunc <> 0"
             }
+            // Their trees name every function, casts and operators included; deparsing them would wait for locks.
             Self::Policies => {
-                "SELECT p.polrelid, pg_catalog.concat_ws(', ', pg_catalog.pg_get_expr(p.polqual, p.polrelid), \
-                 pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid)) \
+                "SELECT DISTINCT p.polrelid, f.oid, CASE WHEN f.oid < 16384 THEN f.proname END, NULL::oid, f.provolatile = 'v' \
                  FROM pg_catalog.pg_policy AS p \
-                 JOIN pg_catalog.pg_class AS c ON c.oid = p.polrelid WHERE c.relrowsecurity"
+                 JOIN pg_catalog.pg_class AS c ON c.oid = p.polrelid \
+                 CROSS JOIN LATERAL pg_catalog.regexp_matches(pg_catalog.concat(p.polqual, p.polwithcheck), \
+                  ':(?:funcid|opfuncid|aggfnoid|winfnoid|negfuncid|hashfuncid) ([0-9]+)', 'g') AS m \
+                 JOIN pg_catalog.pg_proc AS f ON f.oid = m[1]::oid \
+                 WHERE c.relrowsecurity \
+                 UNION ALL SELECT p.polrelid, NULL, NULL, d.refobjid, false \
+                 FROM pg_catalog.pg_policy AS p \
+                 JOIN pg_catalog.pg_class AS c ON c.oid = p.polrelid \
+                 JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_policy'::regclass AND d.objid = p.oid \
+                 WHERE c.relrowsecurity AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid <> p.polrelid"
             }
             // Built-in functions leave no dependency; those that planning runs are immutable.
             Self::Planned => {
@@ -170,7 +179,18 @@ impl CodeQuery {
             }),
             Self::Policies => {
                 let relation = row.number("relation")?;
-                code.policies.entry(relation).or_default().push(row.text("expression")?);
+                let function = numbers(row, "function")?.first().copied();
+                let builtin = row.optional_text("built-in function")?;
+                let other = numbers(row, "other relation")?.first().copied();
+                let volatile = row.text("volatility")? != "f";
+                let guard = match (builtin, function, other) {
+                    (Some(name), ..) if volatile => Guard::Volatile(name),
+                    (Some(name), ..) => Guard::Builtin(name),
+                    (None, Some(oid), _) => Guard::Function(oid),
+                    (None, None, Some(oid)) => Guard::Relation(oid),
+                    (None, None, None) => return Ok(()),
+                };
+                code.policies.entry(relation).or_default().push(guard);
             }
             Self::Planned => {
                 let relation = row.number("relation")?;

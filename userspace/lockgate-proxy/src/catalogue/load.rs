@@ -24,12 +24,13 @@ pub(super) async fn load(
     endpoint: &Endpoint,
     credential: &Credential,
     database: &PgString,
-) -> Result<CatalogueSnapshot, CatalogueError> {
+) -> Result<(CatalogueSnapshot, String), CatalogueError> {
     let mut side = Side::open(endpoint, credential, database).await?;
     let mut reading = Reading::default();
     for query in [
         CatalogueQuery::SearchPath,
         CatalogueQuery::Begin,
+        CatalogueQuery::Mark,
         CatalogueQuery::Relations,
         CatalogueQuery::Columns,
         CatalogueQuery::Parents,
@@ -44,6 +45,8 @@ pub(super) async fn load(
         CatalogueQuery::Wired,
         CatalogueQuery::ImplicitCasts,
         CatalogueQuery::Cascades,
+        CatalogueQuery::Unreadable,
+        CatalogueQuery::Owned,
         CatalogueQuery::Triggers,
         CatalogueQuery::Rules,
     ]
@@ -67,7 +70,23 @@ pub(super) async fn load(
         }
     }
     side.close().await;
-    Ok(reading.finish())
+    let mark = std::mem::take(&mut reading.mark);
+    Ok((reading.finish(), mark))
+}
+
+/// Reads the mark alone.
+pub(super) async fn mark(
+    endpoint: &Endpoint,
+    credential: &Credential,
+    database: &PgString,
+) -> Result<String, CatalogueError> {
+    let mut side = Side::open(endpoint, credential, database).await?;
+    let mut reading = Reading::default();
+    for query in [CatalogueQuery::Begin, CatalogueQuery::Mark] {
+        side.ask(query, |row| reading.take(query, row)).await?;
+    }
+    side.close().await;
+    Ok(reading.mark)
 }
 
 /// Reads the functions by OID.
@@ -107,7 +126,7 @@ impl Side {
             (text("application_name"), text("lockgate catalogue")),
             (text("client_encoding"), text("UTF8")),
         ];
-        let request = SessionRequest { database: database.clone(), parameters, session: None };
+        let request = SessionRequest { database: database.clone(), parameters, session: None, replication: None };
         // Given back, if a vault made it, when this is over.
         let account = credential.account().await.map_err(UpstreamError::from)?;
         let connected = connect(endpoint, &account, &request).await?;
@@ -163,6 +182,7 @@ impl Side {
 /// What has been read so far.
 #[derive(Default)]
 struct Reading {
+    mark: String,
     parts: CatalogueParts,
     /// Where each relation is in `parts`.
     index: HashMap<u32, usize>,
@@ -185,6 +205,7 @@ impl Reading {
                 language: row.text("language")?,
                 text: row.text("text")?,
             }),
+            CatalogueQuery::Mark => self.mark = row.text("mark")?,
             CatalogueQuery::Natives => {
                 let (name, extension) = (row.text("name")?, row.optional_text("extension")?);
                 self.parts.natives.push((name, extension.unwrap_or_default()));
@@ -212,6 +233,13 @@ impl Reading {
                 self.parts.cascades.entry(referred).or_default().push(referring);
             }
             CatalogueQuery::Code(query) => query.take(&mut row, &mut self.parts.objects)?,
+            CatalogueQuery::Unreadable => {
+                let column = (row.number("relation")?, row.number("attribute number")?);
+                self.parts.unreadable.insert(column);
+            }
+            CatalogueQuery::Owned => {
+                self.parts.owned.insert(row.number("relation")?);
+            }
             CatalogueQuery::Triggers => {
                 let (relation, function) = (row.number("relation")?, row.text("function")?);
                 self.parts.triggers.entry(relation).or_default().push(function);

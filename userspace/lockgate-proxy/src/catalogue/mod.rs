@@ -32,6 +32,9 @@ pub const MAX_CATALOGUE_BYTES: usize = 256 * 1024 * 1024;
 /// A change that did not come through lockgate is seen after this long at the latest. Each load costs the target a
 /// connection and some milliseconds.
 pub const MAX_AGE: Duration = Duration::from_secs(30);
+/// While a catalogue is in use, its definitions are compared with the target's so often, by one short query: what somebody
+/// changes past lockgate is judged anew from then on.
+pub const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Databases that are remembered. The job names the database, so their number is bounded here.
 pub const MAX_CATALOGUES: usize = 64;
 /// DDL that comes in while a catalogue is read makes it old at once; after this many rounds the last one must do for the
@@ -128,12 +131,17 @@ struct Held {
     /// Raised whenever the schema changes.
     generation: u64,
     snapshot: Option<Loaded>,
+    /// Somebody is comparing.
+    watching: bool,
 }
 
 #[derive(Clone, Debug)]
 struct Loaded {
     generation: u64,
     at: Instant,
+    /// What the definitions looked like, and when that was last so.
+    mark: String,
+    seen: Instant,
     snapshot: Arc<CatalogueSnapshot>,
 }
 
@@ -149,6 +157,38 @@ impl Catalogue {
         let loaded = held.snapshot.as_ref()?;
         let fresh = loaded.generation == held.generation && loaded.at.elapsed() < MAX_AGE;
         fresh.then(|| loaded.snapshot.clone())
+    }
+
+    /// Compares what is at hand with the target, in the background and no oftener than [`WATCH_EVERY`]. The statement at hand
+    /// does not wait for it.
+    pub(crate) fn watch(self: &Arc<Self>) {
+        let now = Instant::now();
+        {
+            let mut held = self.held();
+            let due = held.snapshot.as_ref().is_some_and(|loaded| now - loaded.seen >= WATCH_EVERY);
+            if !due || held.watching {
+                return;
+            }
+            held.watching = true;
+        }
+        let catalogue = self.clone();
+        tokio::spawn(async move {
+            let read = load::mark(&catalogue.endpoint, &catalogue.credential, &catalogue.database);
+            let outcome = tokio::time::timeout(LOAD_TIME, read).await;
+            let mut held = catalogue.held();
+            held.watching = false;
+            let Some(loaded) = &mut held.snapshot else { return };
+            match outcome {
+                Ok(Ok(mark)) if mark == loaded.mark => loaded.seen = now,
+                Ok(Ok(_changed)) => held.generation += 1,
+                // The snapshot's age still bounds how long it is believed.
+                Ok(Err(error)) => {
+                    loaded.seen = now;
+                    tracing::debug!(%error, "the target's definitions cannot be compared");
+                }
+                Err(_slow) => loaded.seen = now,
+            }
+        });
     }
 
     /// The schema changed: what is at hand is out of date, and so is what is being loaded now.
@@ -174,12 +214,13 @@ impl Catalogue {
             }
             let (generation, at) = (self.held().generation, Instant::now());
             let read = load::load(&self.endpoint, &self.credential, &self.database);
-            let snapshot = match tokio::time::timeout(LOAD_TIME, read).await {
+            let (snapshot, mark) = match tokio::time::timeout(LOAD_TIME, read).await {
                 Err(_) => return Err(CatalogueError::Slow { limit: LOAD_TIME }),
-                Ok(outcome) => Arc::new(outcome?),
+                Ok(outcome) => outcome?,
             };
+            let snapshot = Arc::new(snapshot);
             let mut held = self.held();
-            held.snapshot = Some(Loaded { generation, at, snapshot: snapshot.clone() });
+            held.snapshot = Some(Loaded { generation, at, mark, seen: at, snapshot: snapshot.clone() });
             if held.generation == generation || round >= ROUNDS {
                 return Ok(snapshot);
             }

@@ -10,6 +10,8 @@ pub(crate) enum CatalogueQuery {
     SearchPath,
     /// Bounds, an empty search path, and one snapshot for all that follows.
     Begin,
+    /// A mark that changes with every definition that masks depend on.
+    Mark,
     /// Relations.
     Relations,
     /// Their columns.
@@ -38,6 +40,10 @@ pub(crate) enum CatalogueQuery {
     ImplicitCasts,
     /// Foreign keys that change rows.
     Cascades,
+    /// Columns that this role may not read.
+    Unreadable,
+    /// Relations of its own.
+    Owned,
     /// The code that reading can run.
     Code(CodeQuery),
     /// Which functions a relation's triggers run.
@@ -62,6 +68,7 @@ impl CatalogueQuery {
         match self {
             Self::SearchPath => "the search path",
             Self::Begin => "the beginning",
+            Self::Mark => "the mark of its definitions",
             Self::Relations => "relations",
             Self::Columns => "columns",
             Self::Parents => "inheritance",
@@ -76,6 +83,8 @@ impl CatalogueQuery {
             Self::Wired => "functions of checks and triggers",
             Self::ImplicitCasts => "implicit casts",
             Self::Cascades => "foreign keys",
+            Self::Unreadable => "column privileges",
+            Self::Owned => "owners",
             Self::Code(query) => query.name(),
             Self::Triggers => "triggers",
             Self::Rules => "rules",
@@ -97,6 +106,27 @@ impl CatalogueQuery {
             Self::Begin => {
                 "SET search_path = ''; SET statement_timeout = '15s'; SET lock_timeout = '500ms'; \
                  BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+            }
+            // Every new version of a row bears the transaction that made it. Statistics are written in place and leave no
+            // trace here, and temporary relations are their session's own.
+            Self::Mark => {
+                "SELECT pg_catalog.concat_ws(' ', \
+                 (SELECT pg_catalog.concat(pg_catalog.count(*), ':', pg_catalog.sum(c.xmin::pg_catalog.text::pg_catalog.int8)) \
+                 FROM pg_catalog.pg_class AS c WHERE c.relpersistence OPERATOR(pg_catalog.<>) 't'::pg_catalog.\"char\"), \
+                 (SELECT pg_catalog.concat(pg_catalog.count(*), ':', pg_catalog.sum(a.xmin::pg_catalog.text::pg_catalog.int8)) \
+                 FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) a.attrelid \
+                 WHERE c.relpersistence OPERATOR(pg_catalog.<>) 't'::pg_catalog.\"char\"), \
+                 (SELECT pg_catalog.concat(pg_catalog.count(*), ':', pg_catalog.sum(p.xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_proc AS p), \
+                 (SELECT pg_catalog.concat(pg_catalog.count(*), ':', pg_catalog.sum(r.xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_rewrite AS r), \
+                 (SELECT pg_catalog.concat(pg_catalog.count(*), ':', pg_catalog.sum(t.xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_trigger AS t), \
+                 (SELECT pg_catalog.concat(pg_catalog.count(*), ':', pg_catalog.sum(i.xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_inherits AS i), \
+                 (SELECT pg_catalog.concat(pg_catalog.count(*), ':', pg_catalog.sum(o.xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_operator AS o), \
+                 (SELECT pg_catalog.concat(pg_catalog.count(*), ':', pg_catalog.sum(k.xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_cast AS k), \
+                 (SELECT pg_catalog.concat(pg_catalog.count(*), ':', pg_catalog.sum(n.xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_namespace AS n), \
+                 (SELECT pg_catalog.concat(pg_catalog.count(*), ':', pg_catalog.sum(f.xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_attrdef AS f), \
+                 (SELECT pg_catalog.concat(pg_catalog.count(*), ':', pg_catalog.sum(y.xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_policy AS y), \
+                 (SELECT pg_catalog.concat(pg_catalog.count(*), ':', pg_catalog.sum(q.xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_constraint AS q), \
+                 (SELECT pg_catalog.concat(pg_catalog.count(*), ':', pg_catalog.sum(u.xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_db_role_setting AS u))"
             }
             Self::Relations => {
                 "SELECT c.oid, n.nspname, c.relname, c.relkind \
@@ -237,6 +267,19 @@ impl CatalogueQuery {
                  WHERE c.castcontext OPERATOR(pg_catalog.=) 'i'::pg_catalog.\"char\" \
                  AND l.lanname OPERATOR(pg_catalog.<>) ALL (ARRAY['c', 'internal']::pg_catalog.name[]) \
                  AND c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid"
+            }
+            Self::Unreadable => {
+                "SELECT a.attrelid, a.attnum FROM pg_catalog.pg_attribute AS a \
+                 JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) a.attrelid \
+                 WHERE a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT a.attisdropped \
+                 AND c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
+                 AND c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p', 'v', 'm', 'f']::pg_catalog.\"char\"[]) \
+                 AND NOT pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT'::pg_catalog.text)"
+            }
+            Self::Owned => {
+                "SELECT c.oid FROM pg_catalog.pg_class AS c \
+                 WHERE c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
+                 AND pg_catalog.pg_has_role(c.relowner, 'USAGE'::pg_catalog.text)"
             }
             Self::Cascades => {
                 "SELECT DISTINCT k.confrelid, k.conrelid FROM pg_catalog.pg_constraint AS k \

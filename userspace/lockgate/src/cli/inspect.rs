@@ -1,9 +1,22 @@
 //! `lockgate inspect sql`: what lockgate makes of statements, without an agent, a target or a configuration.
 
 use super::{Exit, Output, OutputArgument, TEMPLATE, output, text};
+use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
+use lockgate_inspect::sql::{catalogue::CatalogueSnapshot, jsonl};
+use lockgate_model::{addr::UpstreamAddr, secret::SecretRef};
+use lockgate_proxy::{
+    catalogue::Catalogue,
+    tls::UpstreamTls,
+    upstream::{Credential, Endpoint},
+};
+use lockgate_wire::postgres::PgString;
 use serde_json::Value;
-use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
+use std::{
+    io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _},
+    net::ToSocketAddrs as _,
+    sync::Arc,
+};
 
 /// A batch of statements is a message of the protocol; lockgate reads none that is longer.
 const MAX_INPUT_BYTES: u64 = 64 * 1024 * 1024;
@@ -37,6 +50,7 @@ enum Verb {
 Examples:
   echo 'DELETE FROM orders' | lockgate inspect sql --dialect postgres
   echo 'SELECT 1; DROP TABLE t' | lockgate inspect sql --output json
+  lockgate inspect sql --jsonl --catalogue postgresql://app@db:5432/orders < statements.jsonl
   printf '%s\\n' '\"SELECT 1\"' '{\"sql\": \"SELECT 1\", \"pre\": [\"BEGIN\"]}' | lockgate inspect sql --jsonl
 ",
     after_help = "\
@@ -53,6 +67,9 @@ struct Sql {
     /// One JSON string or object a line in, one JSON object a line out
     #[arg(long)]
     jsonl: bool,
+    /// Read this database's catalogue first: postgresql://USER@HOST:PORT/DATABASE (password: PGPASSWORD; no TLS)
+    #[arg(long, value_name = "URL")]
+    catalogue: Option<String>,
     #[command(flatten)]
     output: OutputArgument,
 }
@@ -66,7 +83,10 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let Verb::Sql(sql) = arguments.verb;
     let Dialect::Postgres = sql.dialect;
     // The grammars recurse; a deep statement must end in an answer and not in a stack overflow.
-    on_deep_stack(move || if sql.jsonl { lines() } else { whole(sql.output.output) })
+    on_deep_stack(move || {
+        let catalogue = sql.catalogue.as_deref().map(load_catalogue).transpose()?;
+        if sql.jsonl { lines(catalogue.as_deref()) } else { whole(sql.output.output, catalogue.as_deref()) }
+    })
 }
 
 /// Runs on a stack like the data plane's.
@@ -78,7 +98,7 @@ pub(super) fn on_deep_stack<T: Send + 'static>(
 }
 
 /// Answers every line as it comes; the reader may be a program that waits for it.
-fn lines() -> anyhow::Result<Exit> {
+fn lines(catalogue: Option<&CatalogueSnapshot>) -> anyhow::Result<Exit> {
     let mut input = io::stdin().lock();
     let mut output = io::stdout().lock();
     let mut line = Vec::new();
@@ -94,7 +114,7 @@ fn lines() -> anyhow::Result<Exit> {
         while line.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
             line.pop();
         }
-        let answer = lockgate_inspect::sql::jsonl::answer(&String::from_utf8_lossy(&line));
+        let answer = jsonl::answer(&String::from_utf8_lossy(&line), catalogue);
         match writeln!(output, "{answer}").and_then(|()| output.flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Exit::Done),
             result => result?,
@@ -102,14 +122,43 @@ fn lines() -> anyhow::Result<Exit> {
     }
 }
 
-fn whole(format: Output) -> anyhow::Result<Exit> {
+/// Reads a catalogue as the agent would read it.
+fn load_catalogue(url: &str) -> anyhow::Result<Arc<CatalogueSnapshot>> {
+    let (user, host, port, database) = parts_of(url)
+        .ok_or_else(|| anyhow::anyhow!("expected postgresql://USER@HOST:PORT/DATABASE, got {url:?}"))?;
+    let addr = (host, port)
+        .to_socket_addrs()
+        .with_context(|| format!("look up {host}"))?
+        .next()
+        .with_context(|| format!("{host} has no address"))?;
+    let credential = match std::env::var_os("PGPASSWORD") {
+        Some(_) => Credential::password(user, SecretRef::Env("PGPASSWORD".to_owned())),
+        None => Credential::trusted(user),
+    };
+    let endpoint = Endpoint::new(UpstreamAddr(addr), host, UpstreamTls::disable());
+    let catalogue = Catalogue::new(endpoint, credential, PgString::lossy(database));
+    // A view's text can be as deep as a statement: it is understood on a stack like the data plane's.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(catalogue.load())?)
+}
+
+/// User, host, port, database.
+fn parts_of(url: &str) -> Option<(&str, &str, u16, &str)> {
+    let rest = url.strip_prefix("postgresql://").or_else(|| url.strip_prefix("postgres://"))?;
+    let (user, rest) = rest.split_once('@')?;
+    let (server, database) = rest.split_once('/')?;
+    let (host, port) = server.rsplit_once(':').unwrap_or((server, "5432"));
+    Some((user, host.trim_start_matches('[').trim_end_matches(']'), port.parse().ok()?, database))
+}
+
+fn whole(format: Output, catalogue: Option<&CatalogueSnapshot>) -> anyhow::Result<Exit> {
     if io::stdin().is_terminal() {
         eprintln!("statements, then Ctrl-D:");
     }
     let mut bytes = Vec::new();
     io::stdin().lock().take(MAX_INPUT_BYTES).read_to_end(&mut bytes)?;
     let sql = Value::String(String::from_utf8_lossy(&bytes).into_owned());
-    let answer: Value = serde_json::from_str(&lockgate_inspect::sql::jsonl::answer(&sql.to_string()))?;
+    let answer: Value = serde_json::from_str(&jsonl::answer(&sql.to_string(), catalogue))?;
     match format {
         Output::Json => output::print_json(&answer)?,
         Output::Text => output::print(&describe(&answer))?,

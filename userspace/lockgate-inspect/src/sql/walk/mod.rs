@@ -247,6 +247,8 @@ impl<'a> Walk<'a> {
         let name = relation.relname.as_str();
         let in_doubt = self.state.in_doubt(name) && !schema.is_some_and(is_system);
         let harmless = match (self.catalogue, self.look_up(schema, name)) {
+            // It was asked for, and the target did not answer: nothing is known of any relation.
+            (None, _) if self.state.catalogue_missing => schema.is_some_and(is_system),
             (None, _) => !in_doubt || self.state.made_plain(name),
             // A name that is not there may be a view that another session made a moment ago, or this one.
             (Some(_), Resolution::Unknown) => self.state.made_plain(name),

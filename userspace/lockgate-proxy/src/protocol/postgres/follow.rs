@@ -32,7 +32,11 @@ impl Followed {
     /// A statement succeeded; `tag` is the server's word for it.
     pub(crate) fn succeeded(&mut self, statement: &Statement, tag: &str) {
         match &statement.control {
-            Control::None => {}
+            Control::None if statement.unsettles => {
+                self.remember();
+                self.state.apply(statement);
+            }
+            Control::None => self.state.apply(statement),
             Control::Begin => {
                 self.block = true;
                 self.changed = false;
@@ -91,6 +95,10 @@ impl Followed {
     pub(crate) fn ready(&mut self, status: TransactionStatus) {
         self.block = status != TransactionStatus::Idle;
         self.before = None;
+        if !self.block {
+            // What was made is committed or gone, and the catalogue is read anew.
+            self.state.made_is_known();
+        }
         if let Some(local) = self.local.take() {
             self.state.apply(&with_control(&local, Control::Anything));
         }
