@@ -133,6 +133,8 @@ fn spec(choice: u8) -> MaskSpec {
         columns,
         detectors,
         on_unknown_lineage: if choice & 16 != 0 { UnknownLineage::Deny } else { UnknownLineage::Redact },
+        in_expression: Default::default(),
+        approval: None,
         in_predicate: if choice & 32 != 0 { InPredicate::Allow } else { InPredicate::Deny },
         rules: Vec::new(),
     }

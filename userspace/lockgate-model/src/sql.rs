@@ -241,6 +241,15 @@ impl Reach {
     }
 }
 
+/// The kind of a replication connection and of the commands that only such a one takes (`replication_start`,
+/// `replication_base_backup`, …).
+pub const REPLICATION: &str = "replication";
+
+/// Whether a statement's kind is one of replication's.
+pub fn is_replication(kind: &str) -> bool {
+    kind.split('_').next() == Some(REPLICATION)
+}
+
 /// What one statement is and does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SqlFacts {

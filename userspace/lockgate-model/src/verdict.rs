@@ -192,6 +192,12 @@ pub struct MaskSpec {
     pub on_unknown_lineage: UnknownLineage,
     /// What to do with a masked column in WHERE, GROUP BY, ORDER BY, JOIN, …
     pub in_predicate: InPredicate,
+    /// What to do with an output that is made of a masked column and is not the column itself.
+    #[serde(default)]
+    pub in_expression: InExpression,
+    /// Who must agree where one of the two asks people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalSpec>,
     /// The rules that asked for it.
     pub rules: Vec<RuleId>,
 }
@@ -282,8 +288,23 @@ pub enum UnknownLineage {
 pub enum InPredicate {
     /// Refuse the statement.
     Deny,
+    /// Ask people; approved, it passes, and its output stays masked.
+    RequireApproval,
     /// Let it pass; said in so many words by policy.
     Allow,
+}
+
+/// What to do with an output that is made of a masked column: `upper(ssn)`, `ssn || name`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InExpression {
+    /// Refuse the statement.
+    Deny,
+    /// Ask people; approved, it passes, and the output is masked whole.
+    RequireApproval,
+    /// Mask the output whole.
+    #[default]
+    Redact,
 }
 
 /// What is recorded of an operation; the strongest of all matching rules.

@@ -257,7 +257,7 @@ fn operation(given: &Given, session: &Session, facts: SqlFacts) -> Operation {
     }
 }
 
-fn session(given: &Given, now: Timestamp) -> Session {
+pub(crate) fn session(given: &Given, now: Timestamp) -> Session {
     let workload = workload(&given.identity);
     let local = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
     let mut principal = Principal::of(&workload);

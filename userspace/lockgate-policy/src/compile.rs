@@ -283,6 +283,7 @@ impl Compiler {
             operation_tests: scanned.operation,
             has_sql: block.matches.sql.is_some(),
             names_opaque: scanned.names_opaque,
+            names_replication: scanned.names_replication,
             when: None,
             requirement,
             mask: obligation.mask,

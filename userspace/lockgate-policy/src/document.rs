@@ -12,6 +12,7 @@ pub(crate) use word::Words;
 pub use word::*;
 
 use crate::yaml::{Lenient, Spanned};
+use lockgate_model::verdict::{InExpression, InPredicate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -440,12 +441,24 @@ pub struct Mask {
     /// A value of unknown lineage in a statement that could carry masked data (redact).
     #[serde(default)]
     pub on_unknown_lineage: Option<Lineage>,
-    /// A masked column in WHERE, GROUP BY, ORDER BY, JOIN or an aggregate (deny).
+    /// A masked column in WHERE, GROUP BY, ORDER BY, JOIN or an aggregate (deny). `require_approval` asks those whom the
+    /// rule's `approval:` names.
     #[serde(default)]
     pub in_predicate: Option<Predicate>,
+    /// An output that is made of a masked column and is not the column itself (redact).
+    #[serde(default)]
+    pub in_expression: Option<Expression>,
     /// Read; no workload is in a group in this version, so nothing is unmasked.
     #[serde(default)]
     pub unmask_for: Option<Spanned<StageFrom>>,
+}
+
+impl Mask {
+    /// Whether it holds statements for people.
+    pub(crate) fn asks_people(&self) -> bool {
+        self.in_predicate.is_some_and(|predicate| predicate.0 == InPredicate::RequireApproval)
+            || self.in_expression.is_some_and(|expression| expression.0 == InExpression::RequireApproval)
+    }
 }
 
 /// A mask for the columns a pattern names.

@@ -13,8 +13,9 @@ use lockgate_model::{
     id::PolicyVersion,
     operation::Operation,
     session::{DefaultEffect, Mode, Session},
+    sql::is_replication,
     verdict::{
-        ApprovalSpec, ColumnMask, Denial, DenialCause, Effect, InPredicate, MaskMethod, MaskSpec,
+        ApprovalSpec, ColumnMask, Denial, DenialCause, Effect, InExpression, InPredicate, MaskMethod, MaskSpec,
         Obligations, RecordResults, RecordSpec, RecordStatements, RuleHit, UnknownLineage, Verdict,
     },
 };
@@ -61,7 +62,7 @@ pub(crate) fn evaluate<'r>(
         };
         (decided, would.filter(|would| *would != Effect::Allow).map(Box::new))
     };
-    let mut obligations = obligations(acting());
+    let mut obligations = obligations(acting(), session);
     if passes_unjudged {
         obligations.limits.clear();
     }
@@ -109,6 +110,9 @@ fn weigh<'r>(
         with(RuleEffect::Deny).min_by_key(|rule| (!rule.is_final, rule.message.is_none(), rule.id.clone()));
     if let Some(rule) = spokesman {
         return Effect::Deny(denial(rule));
+    }
+    if is_replication(&sql(operation).kind) && !rules.clone().any(lets_replicate) {
+        return Effect::Deny(replication(session));
     }
     let holds: Vec<&Rule> = with(RuleEffect::RequireApproval).collect();
     if !holds.is_empty() {
@@ -172,6 +176,23 @@ fn denial(rule: &Rule) -> Denial {
     }
 }
 
+/// Replication carries whole databases past everything that looks at statements: a rule that allows it names it.
+fn lets_replicate(rule: &Rule) -> bool {
+    match rule.effect {
+        RuleEffect::Allow | RuleEffect::RequireApproval => rule.names_replication,
+        RuleEffect::Deny | RuleEffect::None => false,
+    }
+}
+
+fn replication(session: &Session) -> Denial {
+    Denial {
+        rule: None,
+        cause: DenialCause::NoRuleMatched,
+        reason: format!("no rule that names replication allows it on {}", session.target.name),
+        remedy: Some("add a rule with `sql: { kinds: [replication] }`".to_owned()),
+    }
+}
+
 fn opaque(session: &Session, operation: &Operation) -> Denial {
     let why = sql(operation).opaque_reason.as_deref().unwrap_or("it could not be parsed");
     Denial {
@@ -197,17 +218,41 @@ fn unmatched(session: &Session, operation: &Operation) -> Denial {
     }
 }
 
-fn obligations<'r>(rules: impl Iterator<Item = &'r Rule> + Clone) -> Obligations {
+fn obligations<'r>(rules: impl Iterator<Item = &'r Rule> + Clone, session: &Session) -> Obligations {
     Obligations {
-        mask: merge_masks(rules.clone().filter_map(|rule| rule.mask.as_ref())),
+        mask: masks(rules.clone(), session),
         record: merge_records(rules.clone()),
         limits: rules.flat_map(|rule| rule.limits.iter().cloned()).collect(),
     }
 }
 
+/// The masks of these rules for a session, with those whom they ask.
+pub(crate) fn masks<'r>(rules: impl Iterator<Item = &'r Rule> + Clone, session: &Session) -> Option<MaskSpec> {
+    let mut merged = merge_masks(rules.clone().filter_map(|rule| rule.mask.as_ref()))?;
+    let asks = |mask: &MaskSpec| {
+        mask.in_predicate == InPredicate::RequireApproval || mask.in_expression == InExpression::RequireApproval
+    };
+    let asking: Vec<&Rule> = rules.filter(|rule| rule.mask.as_ref().is_some_and(asks)).collect();
+    if !asking.is_empty() {
+        match hold(&asking, session) {
+            Effect::Hold(spec) => merged.approval = Some(spec),
+            // Nobody can be asked for this identity.
+            Effect::Allow | Effect::Deny(_) => {
+                if merged.in_predicate == InPredicate::RequireApproval {
+                    merged.in_predicate = InPredicate::Deny;
+                }
+                if merged.in_expression == InExpression::RequireApproval {
+                    merged.in_expression = InExpression::Deny;
+                }
+            }
+        }
+    }
+    Some(merged)
+}
+
 /// The strongest of all: every column and detector, the strictest answer to each question. Where several methods
 /// meet on one column, whoever applies the mask takes the strongest.
-pub(crate) fn merge_masks<'r>(masks: impl Iterator<Item = &'r MaskSpec>) -> Option<MaskSpec> {
+fn merge_masks<'r>(masks: impl Iterator<Item = &'r MaskSpec>) -> Option<MaskSpec> {
     masks.fold(None, |merged: Option<MaskSpec>, mask| {
         let Some(mut merged) = merged else { return Some(mask.clone()) };
         for column in &mask.columns {
@@ -223,8 +268,14 @@ pub(crate) fn merge_masks<'r>(masks: impl Iterator<Item = &'r MaskSpec>) -> Opti
             merged.on_unknown_lineage = mask.on_unknown_lineage;
         }
         merged.in_predicate = match (merged.in_predicate, mask.in_predicate) {
-            (InPredicate::Allow, InPredicate::Allow) => InPredicate::Allow,
             (InPredicate::Deny, _) | (_, InPredicate::Deny) => InPredicate::Deny,
+            (InPredicate::RequireApproval, _) | (_, InPredicate::RequireApproval) => InPredicate::RequireApproval,
+            (InPredicate::Allow, InPredicate::Allow) => InPredicate::Allow,
+        };
+        merged.in_expression = match (merged.in_expression, mask.in_expression) {
+            (InExpression::Deny, _) | (_, InExpression::Deny) => InExpression::Deny,
+            (InExpression::RequireApproval, _) | (_, InExpression::RequireApproval) => InExpression::RequireApproval,
+            (InExpression::Redact, InExpression::Redact) => InExpression::Redact,
         };
         merged.rules.extend(mask.rules.iter().cloned());
         Some(merged)

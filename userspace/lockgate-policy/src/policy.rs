@@ -144,11 +144,8 @@ impl CompiledPolicy {
             Mode::Enforce => {}
             Mode::Shadow | Mode::Observe => return None,
         }
-        let masks = self
-            .active()
-            .filter(|rule| rule.mode == RuleMode::Enforce && rule.fits_session(session))
-            .filter_map(|rule| rule.mask.as_ref());
-        eval::merge_masks(masks)
+        let fits = |rule: &&Rule| rule.mode == RuleMode::Enforce && rule.fits_session(session);
+        eval::masks(self.rules.iter().filter(fits), session)
     }
 
     /// Whether rules for this session ask what is behind the names in a statement, or how large tables are: then the
@@ -156,8 +153,10 @@ impl CompiledPolicy {
     pub fn wants_catalogue(&self, session: &Session) -> bool {
         self.active()
             .filter(|rule| rule.fits_session(session))
-            .flat_map(|rule| &rule.operation_tests)
-            .any(|condition| condition.test.wants_catalogue())
+            .any(|rule| {
+                rule.when.is_some()
+                    || rule.operation_tests.iter().any(|condition| condition.test.wants_catalogue())
+            })
     }
 
     /// Whom this session logs in as, when a rule says so; known before its first statement.
@@ -182,6 +181,11 @@ impl CompiledPolicy {
             }
         }
         Ok(chosen.map(|(_, role)| role))
+    }
+
+    /// The same for whoever does what a test's `given:` describes.
+    pub fn masks_for_given(&self, given: &Given) -> Option<MaskSpec> {
+        self.masks_for(&case::session(given, Timestamp::UNIX_EPOCH))
     }
 
     /// Runs the tests of all files. `inspect` turns a statement text into the facts of each statement in it

@@ -33,6 +33,8 @@ pub(crate) struct Rule {
     pub(crate) has_sql: bool,
     /// That block says `opaque: true`.
     pub(crate) names_opaque: bool,
+    /// Its `kinds:` name replication.
+    pub(crate) names_replication: bool,
     pub(crate) when: Option<When>,
     pub(crate) requirement: Option<Hold>,
     pub(crate) mask: Option<MaskSpec>,

@@ -5,8 +5,8 @@
     reason = "the crate is pure; its tests read the policies that are shipped"
 )]
 
-use lockgate_inspect::sql::{Inspector, SessionState};
-use lockgate_model::{operation::Facts, sql::SqlFacts};
+use lockgate_inspect::sql::{DumpWatch, Inspector, SessionState};
+use lockgate_model::sql::SqlFacts;
 use lockgate_policy::{CompiledPolicy, Diagnostic, Loaded, SourceFile, yaml};
 use serde_json::Value;
 use std::{fs, path::PathBuf};
@@ -17,14 +17,7 @@ fn policies() -> PathBuf {
 
 fn inspect(text: &str) -> Vec<SqlFacts> {
     let state = SessionState::from_startup(&[("client_encoding".to_owned(), "UTF8".to_owned())]);
-    let script = Inspector.script(text, &state, None);
-    script
-        .statements
-        .iter()
-        .map(|statement| match statement.facts.as_ref() {
-            Facts::Sql(facts) => facts.clone(),
-        })
-        .collect()
+    DumpWatch::default().facts(&Inspector.script(text, &state, None))
 }
 
 fn load(path: &str, text: &str) -> Loaded {

@@ -25,7 +25,7 @@ use crate::sql::{
 use lockgate_model::{
     id::RuleId,
     sql::{RelationName, SqlClass},
-    verdict::{Denial, DenialCause, InPredicate, MaskSpec, UnknownLineage},
+    verdict::{Denial, DenialCause, InExpression, InPredicate, MaskSpec, UnknownLineage},
 };
 use lockgate_wire::postgres::backend::Column;
 use std::sync::Arc;
@@ -55,6 +55,8 @@ pub struct MaskViolation {
     pub remedy: String,
     /// A rule that asked for the masks.
     pub rule: Option<RuleId>,
+    /// Policy lets people decide about it: approved, [`MaskPlan::judge_approved`] says what holds.
+    pub may_be_approved: bool,
 }
 
 impl MaskViolation {
@@ -77,6 +79,11 @@ impl MaskPlan {
         Self { inner: Arc::new(Inner { spec: spec.clone(), catalogue, cover, detectors }) }
     }
 
+    /// What it was made of and what it covers.
+    pub(super) fn parts(&self) -> (&Cover, &CatalogueSnapshot) {
+        (&self.inner.cover, &self.inner.catalogue)
+    }
+
     /// Whether no literal and no bound value of the statement may rest in a record: it names a relation that has masked
     /// columns (or that is not known, by a column that a mask names), or it was not understood.
     pub fn touches(&self, statement: &Statement) -> bool {
@@ -96,6 +103,15 @@ impl MaskPlan {
 
     /// What the masks mean for this statement: refused, or these masks for its rows.
     pub fn judge(&self, statement: &Statement) -> Result<StatementMask, MaskViolation> {
+        self.judge_as(statement, false)
+    }
+
+    /// The same when people agreed to what policy lets them decide about. Approval shows nothing that a mask hides.
+    pub fn judge_approved(&self, statement: &Statement) -> Result<StatementMask, MaskViolation> {
+        self.judge_as(statement, true)
+    }
+
+    fn judge_as(&self, statement: &Statement, approved: bool) -> Result<StatementMask, MaskViolation> {
         let inner = &self.inner;
         if inner.spec.columns.is_empty() {
             return Ok(StatementMask {
@@ -115,8 +131,24 @@ impl MaskPlan {
         }
         let mut judge = Judge::new(&inner.cover, &inner.catalogue, &usage.lookup);
         let outputs = inner.lineage(&mut judge, &usage.lineage, usage)?;
+        // What is forbidden for good goes before what people may decide.
+        let mut undecided = None;
         for misuse in &judge.misuses {
-            inner.allowed(misuse)?;
+            match inner.allowed(misuse) {
+                Err(violation) if violation.may_be_approved => {
+                    undecided.get_or_insert(violation);
+                }
+                outcome => outcome?,
+            }
+        }
+        if let Taint::Derived(origin) = &outputs.all {
+            match inner.spec.in_expression {
+                InExpression::Redact => {}
+                InExpression::Deny => return Err(inner.expression(origin)),
+                InExpression::RequireApproval => {
+                    undecided.get_or_insert(MaskViolation { may_be_approved: true, ..inner.expression(origin) });
+                }
+            }
         }
         if !pass && wires(&statement.sql().kind) && inner.cover.reach().names_function(&statement.text) {
             return Err(inner.refuse(
@@ -140,6 +172,9 @@ impl MaskPlan {
                 "where the statement's values come from is not known, and masks apply here".to_owned(),
                 "call no functions but built-in ones, and name only relations that exist before the statement",
             ));
+        }
+        if let Some(violation) = undecided.filter(|_| !approved) {
+            return Err(violation);
         }
         let changes = !matches!(statement.class(), SqlClass::Read | SqlClass::CopyOut);
         // A rule's rows come between the statement's own, described in the same way.
@@ -441,6 +476,9 @@ impl Inner {
             }
             Misuse::Place(place, origin) => match self.spec.in_predicate {
                 InPredicate::Deny => Err(self.placed(*place, origin)),
+                InPredicate::RequireApproval => {
+                    Err(MaskViolation { may_be_approved: true, ..self.placed(*place, origin) })
+                }
                 InPredicate::Allow => Ok(()),
             },
         }
@@ -459,6 +497,13 @@ impl Inner {
         )
     }
 
+    fn expression(&self, origin: &Origin) -> MaskViolation {
+        self.refuse(
+            format!("the masked column {} may stand in the output only as it is", origin.label),
+            "select the column itself, or ask for a policy that redacts what is made of it (in_expression: redact)",
+        )
+    }
+
     fn stored(&self, origin: &Origin) -> MaskViolation {
         self.refuse(
             format!("the value of the masked column {} may not be copied into another place", origin.label),
@@ -474,7 +519,7 @@ impl Inner {
     }
 
     fn refuse(&self, reason: String, remedy: &str) -> MaskViolation {
-        MaskViolation { reason, remedy: remedy.to_owned(), rule: self.spec.rules.first().cloned() }
+        MaskViolation { reason, remedy: remedy.to_owned(), rule: self.spec.rules.first().cloned(), may_be_approved: false }
     }
 }
 

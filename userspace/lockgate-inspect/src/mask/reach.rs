@@ -356,6 +356,8 @@ mod tests {
             detectors: std::collections::BTreeSet::new(),
             on_unknown_lineage: UnknownLineage::Redact,
             in_predicate: InPredicate::Deny,
+            in_expression: Default::default(),
+            approval: None,
             rules: Vec::new(),
         };
         let catalogue = Arc::new(catalogue());

@@ -109,6 +109,8 @@ fn spec() -> MaskSpec {
         detectors: BTreeSet::new(),
         on_unknown_lineage: UnknownLineage::Redact,
         in_predicate: InPredicate::Deny,
+        in_expression: Default::default(),
+        approval: None,
         rules: Vec::new(),
     }
 }

@@ -95,6 +95,8 @@ impl Compiler {
             detectors: mask.detectors.iter().map(|detector| detector.0).collect(),
             on_unknown_lineage: mask.on_unknown_lineage.map_or(UnknownLineage::Redact, |lineage| lineage.0),
             in_predicate: mask.in_predicate.map_or(InPredicate::Deny, |predicate| predicate.0),
+            in_expression: mask.in_expression.map(|expression| expression.0).unwrap_or_default(),
+            approval: None,
             rules: vec![RuleId::from(id)],
         }
     }

@@ -12,7 +12,7 @@ use crate::{
     yaml::{Position, Spanned},
 };
 use lockgate_model::{
-    sql::{Export, SqlClass},
+    sql::{is_replication, Export, SqlClass},
     workload::{Assurance, CiJob},
 };
 use std::collections::BTreeSet;
@@ -23,6 +23,7 @@ pub(super) struct Scanned {
     pub(super) operation: Vec<Condition<OperationTest>>,
     pub(super) trust: Trust,
     pub(super) names_opaque: bool,
+    pub(super) names_replication: bool,
 }
 
 /// Verbs a `kinds:` entry may begin with; another is probably a slip, and would never match.
@@ -47,6 +48,7 @@ const VERBS: &[&str] = &[
     "execute",
     "explain",
     "fetch",
+    "function",
     "grant",
     "import",
     "insert",
@@ -62,6 +64,7 @@ const VERBS: &[&str] = &[
     "reindex",
     "release",
     "rename",
+    "replication",
     "reset",
     "revoke",
     "rollback",
@@ -122,8 +125,13 @@ impl Compiler {
             names_opaque = sql.opaque == Some(true);
             scan.sql(sql, effect);
         }
+        let names_replication = matches
+            .sql
+            .as_ref()
+            .and_then(|sql| sql.kinds.as_ref())
+            .is_some_and(|kinds| kinds.0.iter().any(|kind| is_replication(&kind.value)));
         let Scan { session, operation, .. } = scan;
-        Scanned { session, operation, trust, names_opaque }
+        Scanned { session, operation, trust, names_opaque, names_replication }
     }
 }
 

@@ -5,7 +5,7 @@ use lockgate_model::{
     secret::SecretRef,
     session::{DefaultEffect, Mode},
     sql::{Export, Risk, SqlClass, SqlEffect},
-    verdict::{Detector, Exclude, InPredicate, LimitScope, RecordResults, RecordStatements, UnknownLineage},
+    verdict::{Detector, Exclude, InExpression, InPredicate, LimitScope, RecordResults, RecordStatements, UnknownLineage},
     workload::{Assurance, IdentityKind},
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -234,7 +234,9 @@ words! {
     /// For values of unknown lineage.
     Lineage(UnknownLineage) = ["redact", "deny", "pass"];
     /// For masked columns outside the output.
-    Predicate(InPredicate) = ["deny", "allow"];
+    Predicate(InPredicate) = ["deny", "require_approval", "allow"];
+    /// For outputs made of masked columns.
+    Expression(InExpression) = ["redact", "deny", "require_approval"];
     /// Over what a result limit is counted.
     CountedPer(LimitScope) = ["statement", "session"];
     /// What is kept of statements.

@@ -282,6 +282,7 @@ fn the_schema_spells_words_as_the_reader_does() {
     check::<DetectorName>();
     check::<Lineage>();
     check::<Predicate>();
+    check::<Expression>();
     check::<CountedPer>();
     check::<ExportWay>();
     check::<Statements>();

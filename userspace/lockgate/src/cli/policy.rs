@@ -1,7 +1,7 @@
 //! `lockgate policy`: check, test and explain policy files; works without an agent and without root.
 
 use super::{
-    Exit, Output, OutputArgument, TEMPLATE, inspect,
+    Exit, Output, OutputArgument, TEMPLATE, grants, inspect,
     output::{self, Style, Table, render_diagnostics, styled},
     sessions::field,
     text,
@@ -12,11 +12,11 @@ use crate::{
 };
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
-use lockgate_inspect::sql::{Inspector, SessionState};
+use lockgate_inspect::sql::{DumpWatch, Inspector, SessionState};
 use lockgate_model::{
     DecisionId, Timestamp,
     event::{EventKind, RecordedOperation},
-    operation::{Facts, Operation},
+    operation::Operation,
     session::Session,
     sql::SqlFacts,
     verdict::Effect,
@@ -78,6 +78,15 @@ An event is what a policy test says under `given` (JSON or YAML); or what `lockg
         #[command(flatten)]
         files: Files,
     },
+    /// Print the GRANT statements that take masked columns from an upstream role
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  lockgate policy grants --target orders-db --database shop
+  lockgate policy grants --target orders-db --database shop --role app | psql -h db.internal -U owner shop
+", after_help = "\
+A role that may not SELECT what policy masks cannot be made to show it, whatever the statement. The
+target's catalogue is read with the configuration's credential; nothing is changed there.")]
+    Grants(grants::Arguments),
     /// Print the JSON schema of a policy file, for editors
     #[command(help_template = TEMPLATE, before_help = "\
 Examples:
@@ -88,7 +97,7 @@ Examples:
 }
 
 #[derive(Debug, Args)]
-struct Files {
+pub(super) struct Files {
     /// Files and directories of policy; by default those of the configuration
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -100,12 +109,13 @@ pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
         Verb::Check(files) => check(&files.of(config)?, format),
         Verb::Test(files) => test(&files.of(config)?, format),
         Verb::Explain { event, files } => explain(&event, &files.of(config)?, format),
+        Verb::Grants(arguments) => grants::run(config, arguments, format),
         Verb::Schema => output::print_json(&CompiledPolicy::schema()).map(|()| Exit::Done),
     }
 }
 
 impl Files {
-    fn of(self, config: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    pub(super) fn of(self, config: &Path) -> anyhow::Result<Vec<PathBuf>> {
         if !self.files.is_empty() {
             return Ok(self.files);
         }
@@ -117,7 +127,7 @@ impl Files {
     }
 }
 
-fn load(paths: &[PathBuf]) -> anyhow::Result<Result<Loaded, Vec<Diagnostic>>> {
+pub(super) fn load(paths: &[PathBuf]) -> anyhow::Result<Result<Loaded, Vec<Diagnostic>>> {
     let files = policy::read(paths).map_err(anyhow::Error::msg)?;
     if files.is_empty() {
         let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
@@ -152,6 +162,15 @@ fn check(paths: &[PathBuf], format: Output) -> anyhow::Result<Exit> {
     Ok(if loaded.is_ok() { Exit::Done } else { Exit::Failed })
 }
 
+/// Says what is wrong with policies that something else was asked of.
+pub(super) fn rejected(errors: &[Diagnostic], format: Output) -> anyhow::Result<Exit> {
+    match format {
+        Output::Json => output::print_json(&json!({ "ok": false, "errors": errors }))?,
+        Output::Text => output::print(&list(errors, &styled(Style::Red, "error")))?,
+    }
+    Ok(Exit::Failed)
+}
+
 fn list(diagnostics: &[Diagnostic], word: &str) -> String {
     render_diagnostics(diagnostics, |file| std::fs::read_to_string(file).ok(), word)
 }
@@ -181,14 +200,7 @@ fn facts_of(statement: &str) -> Vec<SqlFacts> {
     // A session as psql opens it: the server says so before the first statement.
     let mut state = SessionState::from_startup(&[]);
     state.parameter_status("standard_conforming_strings", "on");
-    let script = Inspector.script(statement, &state, None);
-    script
-        .statements
-        .iter()
-        .map(|statement| match statement.facts.as_ref() {
-            Facts::Sql(facts) => facts.clone(),
-        })
-        .collect()
+    DumpWatch::default().facts(&Inspector.script(statement, &state, None))
 }
 
 fn outcomes_text(outcomes: &[TestOutcome]) -> String {
