@@ -6,11 +6,15 @@
 
 use crate::{
     agent::{Agent, AgentOptions, target},
-    job::{self, JOB_UID},
+    job::JOB_UID,
     postgres::{HostAuth, PostgresOptions, TestPostgres},
 };
-use anyhow::Result;
-use std::ffi::OsString;
+use anyhow::{Result, ensure};
+use std::{
+    ffi::OsString,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 use tokio::process::Command;
 
 /// Allows what is understood and what is not.
@@ -29,6 +33,9 @@ rules:
 
 /// The role that lockgate logs in as, and the one that clients use directly.
 pub const ROLE: &str = "postgres";
+
+/// How long the last closing records may take to rest.
+const CLOSED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Which way a client goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,14 +90,34 @@ impl Through {
         job
     }
 
-    /// An unprivileged client program with a clean environment, as CI jobs have it.
+    /// The same with a clean environment, as CI jobs have it, and what it prints kept.
     pub fn job(&self, route: Route, environment: &[(&str, &str)], command: &[&str]) -> Command {
-        let own = self.environment();
-        let mut all: Vec<(&str, &str)> = own.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        all.extend_from_slice(environment);
-        match route {
-            Route::Direct => job::ungoverned(JOB_UID, &all, command),
-            Route::Lockgate => job::governed(&self.agent, JOB_UID, &all, command),
+        let words: Vec<OsString> = command.iter().map(OsString::from).collect();
+        let mut job = self.command(route, &words);
+        job.env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("LC_ALL", "C.UTF-8")
+            .env("PGCONNECT_TIMEOUT", "20")
+            .envs(self.environment())
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        job
+    }
+
+    /// Waits until every session that was opened has its closing record, and no more than one.
+    pub async fn closings_match(&self) -> Result<()> {
+        let until = Instant::now() + CLOSED_WITHIN;
+        loop {
+            let events = self.agent.events()?;
+            let of = |kind| events.iter().filter(|event| is_of(event, kind)).count();
+            let (started, ended) = (of("session_started"), of("session_ended"));
+            if started == ended && started > 0 {
+                return Ok(());
+            }
+            ensure!(ended <= started && Instant::now() < until, "{started} sessions started, {ended} ended");
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -103,4 +130,11 @@ impl Through {
             ("PGDATABASE", "postgres".into()),
         ]
     }
+}
+
+/// True when a record, however it wraps its event, is of this kind.
+pub fn is_of(record: &serde_json::Value, kind: &str) -> bool {
+    let serde_json::Value::Object(fields) = record else { return false };
+    let wrapped = ["event", "body", "record"].iter().filter_map(|name| fields.get(*name));
+    fields.get("event").is_some_and(|event| event == kind) || wrapped.into_iter().any(|inner| is_of(inner, kind))
 }

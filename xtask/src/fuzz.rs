@@ -6,6 +6,7 @@ use std::process::Command;
 
 pub(crate) fn run(seconds: u64, only: Option<&str>) -> Result<()> {
     let fuzz = shell::root().join("tests/fuzz");
+    bpf::ensure_toolchain()?;
     if Command::new("cargo-fuzz").arg("--version").output().is_err() {
         shell::run(&mut shell::cargo(&["install", "--locked", "cargo-fuzz"]))?;
     }
@@ -28,6 +29,8 @@ pub(crate) fn run(seconds: u64, only: Option<&str>) -> Result<()> {
                     "--",
                     &format!("-max_total_time={seconds}"),
                     "-rss_limit_mb=2048",
+                    // No input may take long, whatever is in it.
+                    "-timeout=20",
                 ])
                 .env("RUSTUP_TOOLCHAIN", bpf::NIGHTLY)
                 .env_remove("CARGO")

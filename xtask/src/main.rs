@@ -69,6 +69,14 @@ enum Verb {
         /// Only these tests, in one parallel group
         tests: Vec<String>,
     },
+    /// The driver tests; with --suites the drivers' own suites too, directly and through lockgate, compared
+    Drivers {
+        /// Drivers' own suites (asyncpg: 4 minutes)
+        #[arg(long)]
+        suites: bool,
+    },
+    /// The scale tests in full: 1,000 sessions of which 200 wait, a result of a gigabyte to a slow reader
+    Scale,
     /// Criterion benches, and the side-by-side run
     Bench(bench::Wanted),
 }
@@ -90,6 +98,14 @@ fn main() -> Result<()> {
         }
         Verb::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref()),
         Verb::Regress { tests } => regress::run(&tests),
+        Verb::Drivers { suites } => {
+            setup::setup(setup::For::Tests)?;
+            drivers::run(suites)
+        }
+        Verb::Scale => {
+            setup::setup(setup::For::Tests)?;
+            test::scale()
+        }
         Verb::Bench(wanted) => bench::run(&wanted),
     }
 }

@@ -24,6 +24,15 @@ pub(crate) fn end_to_end(filter: Option<&str>) -> Result<()> {
     counted(&arguments, filter)
 }
 
+/// The scale tests as large as they are meant. One after the other: each measures.
+pub(crate) fn scale() -> Result<()> {
+    shell::run(&mut shell::cargo(&["build", "--package", "lockgate", "--package", "lockgate-tests", "--bins"]))?;
+    shell::run(
+        shell::cargo(&["test", "--package", "lockgate-tests", "--test", "scale", "--", "--test-threads=1"])
+            .env("LOCKGATE_SCALE", "whole"),
+    )
+}
+
 /// The test binaries of package lockgate-tests.
 fn suites() -> Result<Vec<String>> {
     let mut suites: Vec<String> = std::fs::read_dir(shell::root().join("tests/tests"))?

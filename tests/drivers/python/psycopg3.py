@@ -240,7 +240,7 @@ async def concurrently():
 
 def main():
     with psycopg.connect("", autocommit=True) as conn, psycopg.connect("", autocommit=True) as other:
-        say(conn.info.parameter_status("server_version"), conn.info.encoding, conn.info.dbname)
+        say(conn.info.parameter_status("server_version"), conn.info.encoding)
         values(conn)
         transactions(conn)
         prepared(conn)

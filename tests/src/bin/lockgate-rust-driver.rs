@@ -253,7 +253,7 @@ async fn with_sqlx() -> Result<()> {
     say("news", (news.channel(), news.payload()));
     drop((listener, connection));
     pool.close().await;
-    let lost = sqlx::PgConnection::connect(&format!("{url}_missing")).await;
-    say("no such database", code(lost.map(drop)));
+    let missing = url.replace(&format!("/{}", variable("PGDATABASE")?), "/no_such_database");
+    say("no such database", code(sqlx::PgConnection::connect(&missing).await.map(drop)));
     Ok(())
 }

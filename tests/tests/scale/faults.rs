@@ -1,0 +1,197 @@
+//! Servers, clients and daemons that end in the middle of things.
+
+use super::{World, size, well};
+use anyhow::{Context, Result, ensure};
+use lockgate_tests::{
+    job::Done,
+    through::{Through, is_of},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+use tokio::time::sleep;
+
+/// Clients of the load.
+const CLIENTS: usize = 12;
+
+/// What `lockgate-load again` says.
+struct Load {
+    answers: u64,
+    working: usize,
+    failures: BTreeMap<String, u64>,
+}
+
+impl Load {
+    fn of(done: &Done) -> Result<Self> {
+        let number = |name: &str| {
+            let line = done.stdout.lines().find_map(|line| line.strip_prefix(name)).context(name.to_owned())?;
+            Ok::<u64, anyhow::Error>(line.trim().parse()?)
+        };
+        let failures = done.stdout.lines().filter_map(|line| line.strip_prefix("failed "));
+        let failures = failures.filter_map(|line| {
+            let (times, error) = line.split_once(' ')?;
+            Some((error.to_owned(), times.parse().ok()?))
+        });
+        Ok(Self {
+            answers: number("answers ")?,
+            working: number("working at the end ")? as usize,
+            failures: failures.collect(),
+        })
+    }
+
+    /// Every failure says one of these.
+    fn failed_with(&self, known: &[&str]) -> Result<()> {
+        for error in self.failures.keys() {
+            ensure!(known.iter().any(|known| error.contains(known)), "{error}: {:?}", self.failures);
+        }
+        Ok(())
+    }
+}
+
+/// Each session that was opened is closed once, by its id.
+fn one_closing_each(through: &Through) -> Result<BTreeMap<String, u64>> {
+    let mut reasons = BTreeMap::new();
+    let (mut open, mut closed) = (BTreeSet::new(), BTreeSet::new());
+    for event in through.agent.events()? {
+        let Some(session) = session_of(&event) else { continue };
+        if is_of(&event, "session_started") {
+            ensure!(open.insert(session.clone()), "{session} started twice");
+        } else if is_of(&event, "session_ended") {
+            ensure!(closed.insert(session.clone()), "{session} was closed twice");
+            *reasons.entry(reason_of(&event).unwrap_or_default()).or_default() += 1;
+        }
+    }
+    ensure!(open == closed, "without a closing record: {:?}", open.difference(&closed).collect::<Vec<_>>());
+    ensure!(!open.is_empty(), "no session was recorded");
+    Ok(reasons)
+}
+
+fn session_of(event: &serde_json::Value) -> Option<String> {
+    find(event, "session").or_else(|| find(event, "session_id"))
+}
+
+fn reason_of(event: &serde_json::Value) -> Option<String> {
+    find(event, "reason")
+}
+
+/// The first text under this name, however deep.
+fn find(value: &serde_json::Value, name: &str) -> Option<String> {
+    match value {
+        serde_json::Value::Object(fields) => {
+            let here = fields.get(name).and_then(|value| value.as_str().map(str::to_owned));
+            let session = fields.get(name).and_then(|value| value.get("id")?.as_str().map(str::to_owned));
+            here.or(session).or_else(|| fields.values().find_map(|value| find(value, name)))
+        }
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_crashes_under_load_costs_its_sessions_and_nothing_else() -> Result<()> {
+    let mut world = World::start(60).await?;
+    let crashes = size(6, 2);
+    let seconds = 3 + 2 * crashes;
+    let load = world.load(&["again", &seconds.to_string(), &CLIENTS.to_string()])?;
+    for _ in 0..crashes {
+        sleep(Duration::from_millis(900)).await;
+        world.through.pg.kill()?;
+        sleep(Duration::from_millis(200)).await;
+        world.through.pg.restart()?;
+    }
+    let done = load.done().await?;
+    well(&done, &world)?;
+    let load = Load::of(&done)?;
+    ensure!(load.working == CLIENTS, "{} of {CLIENTS} work again: {:?}", load.working, load.failures);
+    ensure!(load.answers > 100, "{} answers", load.answers);
+    ensure!(!load.failures.is_empty(), "nobody noticed the crash");
+    load.failed_with(&[
+        "08006 lockgate: the target",
+        "57P01",
+        "57P02",
+        "57P03",
+        "08004 lockgate: the target refused the session",
+    ])?;
+    world.through.closings_match().await?;
+    one_closing_each(&world.through)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_told_to_stop_under_load_ends_every_session_in_words() -> Result<()> {
+    let mut world = World::start(60).await?;
+    let load = world.load(&["again", "8", &CLIENTS.to_string()])?;
+    sleep(Duration::from_secs(2)).await;
+    world.through.agent.terminate().await?;
+    let reasons = one_closing_each(&world.through)?;
+    ensure!(reasons.contains_key("drained"), "{reasons:?}");
+    world.through.agent.launch().await?;
+    let done = load.done().await?;
+    well(&done, &world)?;
+    let load = Load::of(&done)?;
+    ensure!(load.working == CLIENTS, "{} of {CLIENTS} work again: {:?}", load.working, load.failures);
+    // While nobody listens the kernel refuses: fail closed, and at once.
+    load.failed_with(&["57P01 lockgate: stopping", "Connection refused", "connection closed", "reset"])?;
+    ensure!(load.failures.keys().any(|error| error.contains("57P01")), "nobody was told: {:?}", load.failures);
+    world.through.closings_match().await
+}
+
+#[tokio::test]
+async fn a_daemon_that_crashes_under_load_leaves_no_session_open_in_the_record() -> Result<()> {
+    let mut world = World::start(60).await?;
+    let load = world.load(&["again", "8", &CLIENTS.to_string()])?;
+    for _ in 0..2 {
+        sleep(Duration::from_millis(1500)).await;
+        world.through.agent.kill();
+        sleep(Duration::from_millis(300)).await;
+        world.through.agent.launch().await?;
+    }
+    let done = load.done().await?;
+    well(&done, &world)?;
+    let load = Load::of(&done)?;
+    ensure!(load.working == CLIENTS, "{} of {CLIENTS} work again: {:?}", load.working, load.failures);
+    load.failed_with(&["Connection refused", "connection closed", "reset", "unexpected"])?;
+    world.through.closings_match().await?;
+    let reasons = one_closing_each(&world.through)?;
+    ensure!(reasons.contains_key("crash"), "{reasons:?}");
+    // The server has lost its clients, too.
+    world.until("the end of the backends", || Ok(world.backends()? == 0)).await
+}
+
+#[tokio::test]
+async fn clients_that_vanish_in_the_middle_leave_nothing_behind() -> Result<()> {
+    let world = World::start(30).await?;
+    world.through.pg.psql("CREATE TABLE gone (a text)")?;
+    for what in ["held", "queued", "copying-in", "copying-out"] {
+        let done = world.load(&["gone", what])?.done().await?;
+        well(&done, &world).with_context(|| what.to_owned())?;
+        world.until(what, || Ok(world.backends()? == 0)).await?;
+    }
+    ensure!(world.through.pg.psql("SELECT count(*) FROM gone")? == "0", "half a COPY was kept");
+    ensure!(world.through.pg.psql("SELECT to_regclass('gone_held') IS NULL")? == "t", "nobody approved it");
+    world.through.closings_match().await?;
+    let events = world.through.agent.events()?;
+    let withdrawn = events.iter().filter(|event| is_of(event, "approval_withdrawn") || is_of(event, "withdrawn"));
+    let resolved = events.iter().filter(|event| event.to_string().contains("disconnected"));
+    ensure!(withdrawn.count() + resolved.count() >= 2, "the requests of who is gone still stand");
+    one_closing_each(&world.through)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_that_is_killed_while_the_server_stalls_is_closed() -> Result<()> {
+    let world = World::start(30).await?;
+    let mut half_open = world.load(&["gone", "half-open"])?;
+    world.until("its session", || Ok(world.backends()? == 1)).await?;
+    ensure!(half_open.waits());
+    let backend = world.through.pg.psql("SELECT pid FROM pg_stat_activity WHERE client_addr IS NOT NULL LIMIT 1")?;
+    let backend = nix::unistd::Pid::from_raw(backend.parse()?);
+    nix::sys::signal::kill(backend, nix::sys::signal::Signal::SIGSTOP)?;
+    half_open.signal(nix::sys::signal::Signal::SIGKILL)?;
+    half_open.done().await?;
+    // The record does not wait for a server that says nothing.
+    let closed = world.through.closings_match().await;
+    nix::sys::signal::kill(backend, nix::sys::signal::Signal::SIGCONT)?;
+    closed?;
+    world.until("the end of its backend", || Ok(world.backends()? == 0)).await
+}

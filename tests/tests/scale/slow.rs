@@ -1,0 +1,50 @@
+//! Peers that are slower than the other side: what waits is bounded, whoever waits for whom.
+
+use super::{World, size, well};
+use anyhow::{Result, ensure};
+use std::time::Duration;
+
+/// What the daemon may grow by while a result of a gigabyte waits for its reader.
+const GROWTH: u64 = 24 * 1024 * 1024;
+/// A DataRow with one field of 1,000 bytes.
+const ROW: u64 = 1 + 4 + 2 + 4 + 1000;
+
+#[tokio::test]
+async fn a_slow_reader_gets_a_big_result_whole_and_costs_no_memory() -> Result<()> {
+    let world = World::start(20).await?;
+    let rows = size(1_000_000, 150_000) as u64;
+    let seconds = size(20, 4);
+    let mut load = world.load(&["slow", &seconds.to_string(), &rows.to_string()])?;
+    let before = world.resident()?;
+    let mut most = 0;
+    while load.waits() {
+        most = most.max(world.resident()?);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let done = load.done().await?;
+    well(&done, &world)?;
+    let grown = most.saturating_sub(before);
+    ensure!(grown < GROWTH, "the daemon grew by {grown} bytes while {} waited", rows * ROW);
+    let whole: u64 = done.stdout.lines().find_map(|line| line.strip_prefix("whole ")).unwrap_or("0").parse()?;
+    ensure!((rows * ROW..rows * ROW + 200).contains(&whole), "{whole} bytes of {}", rows * ROW);
+    world.through.closings_match().await
+}
+
+#[tokio::test]
+async fn a_client_that_only_sends_is_pressed_back() -> Result<()> {
+    let world = World::start(20).await?;
+    let before = world.resident()?;
+    let mut load = world.load(&["deaf", "6"])?;
+    let mut most = 0;
+    while load.waits() {
+        most = most.max(world.resident()?);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let done = load.done().await?;
+    well(&done, &world)?;
+    ensure!(done.stdout.contains("pressed back after"), "nothing held it back: {}", done.stdout);
+    let grown = most.saturating_sub(before);
+    ensure!(grown < GROWTH, "the daemon grew by {grown} bytes");
+    world.until("the end of its backend", || Ok(world.backends()? == 0)).await?;
+    world.through.closings_match().await
+}
