@@ -150,6 +150,7 @@ fn a_client_may_begin_with_tls() -> Result<()> {
         database: PgString::from_static("orders"),
         parameters: Vec::new(),
         session: None,
+        replication: None,
     };
     let opened = runtime.block_on(async {
         let account = Credential::trusted("whoever").account().await.context("account")?;
@@ -164,7 +165,8 @@ fn a_client_may_begin_with_tls() -> Result<()> {
     let plain = World::start(&[])?;
     let back = raw(&plain, &[0x16, 3, 1, 0, 5, 1, 0, 0, 1, 3])?;
     ensure!(back.starts_with(&[0x15, 3, 3, 0, 2, 2]), "{back:?}");
-    let told = |closing: &Closing| closing.detail.as_deref().is_some_and(|text| text.contains("set its client_tls"));
+    let told =
+        |closing: &Closing| closing.detail.as_deref().is_some_and(|text| text.contains("set its client_tls"));
     plain.wait_for("the record", |_| last_closing(&plain).as_ref().is_some_and(told))?;
     plain.finish()?;
     Ok(())
@@ -196,9 +198,19 @@ fn what_is_not_postgres_inside_tls_is_refused_and_recorded() -> Result<()> {
     // A ClientHello of no use to anybody: the record's header and garbage.
     let garbage = [&[0x16, 3, 1, 0, 40][..], &[0xff; 40]].concat();
     for (what, bytes, begins, reason) in [
-        ("plain text behind the request", [&SSL_REQUEST[..], startup].concat(), &b""[..], CloseReason::ClientProtocolError),
+        (
+            "plain text behind the request",
+            [&SSL_REQUEST[..], startup].concat(),
+            &b""[..],
+            CloseReason::ClientProtocolError,
+        ),
         ("garbage as the first record", garbage.clone(), b"\x15", CloseReason::ClientProtocolError),
-        ("a second request", [&GSSENC_REQUEST[..], &GSSENC_REQUEST[..]].concat(), b"NE", CloseReason::ClientProtocolError),
+        (
+            "a second request",
+            [&GSSENC_REQUEST[..], &GSSENC_REQUEST[..]].concat(),
+            b"NE",
+            CloseReason::ClientProtocolError,
+        ),
         ("nothing behind the answer", GSSENC_REQUEST.to_vec(), b"N", CloseReason::ClientClosed),
     ] {
         let before = lab.world.recorder.events().len();
@@ -206,7 +218,11 @@ fn what_is_not_postgres_inside_tls_is_refused_and_recorded() -> Result<()> {
         ensure!(back.starts_with(begins) || begins == b"\x15" && back.is_empty(), "{what}: {back:?}");
         ensure!(!back.starts_with(b"S"), "{what}: {back:?}");
         lab.world.wait_for(what, |events| events.len() > before)?;
-        ensure!(last_closing(&lab.world).is_some_and(|closing| closing.reason == reason), "{what}: {:?}", last_closing(&lab.world));
+        ensure!(
+            last_closing(&lab.world).is_some_and(|closing| closing.reason == reason),
+            "{what}: {:?}",
+            last_closing(&lab.world)
+        );
     }
     // Behind the answer 'S', in clear text.
     let mut stream = TcpStream::connect(("127.0.0.1", lab.world.port))?;
@@ -238,26 +254,47 @@ fn with_verifier(target: &mut TargetSettings, server: &TestPostgres) {
 #[test]
 fn a_client_that_insists_gets_mutual_scram() -> Result<()> {
     let lab = Issuing::with(Options::default(), with_verifier)?;
-    let as_user = |user, password, binding| [("PGUSER", user), ("PGPASSWORD", password), ("PGCHANNELBINDING", binding)];
+    let as_user =
+        |user, password, binding| [("PGUSER", user), ("PGPASSWORD", password), ("PGCHANNELBINDING", binding)];
     let good = "its päss,word";
     for (mode, user, password, binding, expected) in [
         ("verify-full", "careful", good, "require", Ok(())),
         ("require", "careful", good, "prefer", Ok(())),
         ("require", "careful", good, "disable", Ok(())),
         ("disable", "careful", good, "prefer", Ok(())),
-        ("verify-full", "careful", "wrong", "require", Err("password authentication failed for user \"careful\"")),
-        ("disable", "careful", "wrong", "disable", Err("password authentication failed for user \"careful\"")),
+        (
+            "verify-full",
+            "careful",
+            "wrong",
+            "require",
+            Err("password authentication failed for user \"careful\""),
+        ),
+        (
+            "disable",
+            "careful",
+            "wrong",
+            "disable",
+            Err("password authentication failed for user \"careful\""),
+        ),
         ("disable", "careful", "", "disable", Err("no password supplied")),
         // Nothing to bind to; libpq's own words.
         ("disable", "careful", good, "require", Err("channel binding required, but SSL not in use")),
         // Without a verifier nobody is asked, and libpq says so.
-        ("verify-full", "whoever", good, "require", Err("server authenticated client without channel binding")),
+        (
+            "verify-full",
+            "whoever",
+            good,
+            "require",
+            Err("server authenticated client without channel binding"),
+        ),
         ("verify-full", "whoever", good, "prefer", Ok(())),
     ] {
         let said = lab.psql(NAME, mode, "ca.crt", &as_user(user, password, binding))?;
         match expected {
             Ok(()) => ensure!(said.out == "1\n", "{mode} {user} {binding}: {said:?}"),
-            Err(text) => ensure!(said.code == Some(2) && said.err.contains(text), "{mode} {user} {binding}: {said:?}"),
+            Err(text) => {
+                ensure!(said.code == Some(2) && said.err.contains(text), "{mode} {user} {binding}: {said:?}")
+            }
         }
     }
     // The record says why, and never what the password was.
@@ -277,7 +314,10 @@ fn the_server_s_log_can_be_joined_and_holds_no_secret() -> Result<()> {
     let secret = "a p@ssword that shows nowhere";
     let files = Scratch::new("joined")?;
     let password = SecretRef::File(files.write_secret("password", secret)?.display().to_string());
-    let server = PostgresOptions::new().auth(HostAuth::Scram).setting("log_statement", "all").setting("log_line_prefix", "%a|");
+    let server = PostgresOptions::new()
+        .auth(HostAuth::Scram)
+        .setting("log_statement", "all")
+        .setting("log_line_prefix", "%a|");
     let target = move |target: &mut TargetSettings, server: &TestPostgres| {
         server.psql(&format!("ALTER ROLE app PASSWORD '{secret}'")).expect("password");
         target.credential = Credential::password("app", password);
@@ -296,7 +336,11 @@ fn the_server_s_log_can_be_joined_and_holds_no_secret() -> Result<()> {
     ensure!(log.contains(&format!("lockgate:{} psql|LOG:  statement: SELECT 1", session.id)), "{log}");
     // The record keeps the client's own word for itself.
     ensure!(session.client.application_name.as_deref() == Some("psql"));
-    let long = world.command("psql").env("PGAPPNAME", "é".repeat(60)).args(["-X", "-A", "-t", "-c", "SHOW application_name"]).output()?;
+    let long = world
+        .command("psql")
+        .env("PGAPPNAME", "é".repeat(60))
+        .args(["-X", "-A", "-t", "-c", "SHOW application_name"])
+        .output()?;
     let long = String::from_utf8_lossy(&long.stdout).trim().to_owned();
     ensure!(long.starts_with("lockgate:ses_") && long.len() <= 63, "{long}");
     let all = format!("{:?}", world.recorder.events());

@@ -1,11 +1,11 @@
 //! Client certificates that lockgate signs for one session, on a real server that takes nothing else.
 
 use super::login::{exchange, log_in, request};
+use lockgate_model::addr::UpstreamAddr;
 use lockgate_model::{SecretRef, SessionId};
 use lockgate_proxy::credential::{CertificateSource, CredentialSettings, Secrets};
 use lockgate_proxy::tls::{TlsMode, UpstreamTls};
 use lockgate_proxy::upstream::{Credential, Endpoint, Housekeeping, UpstreamError};
-use lockgate_model::addr::UpstreamAddr;
 use lockgate_tests::certificate::TestCa;
 use lockgate_tests::postgres::{PostgresOptions, TestPostgres};
 use lockgate_tests::scratch::Scratch;
@@ -80,12 +80,17 @@ async fn a_certificate_is_signed_for_each_session_and_names_it() {
     let query = "SELECT client_dn || ' ' || usename FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
                  WHERE application_name = 'joined'";
     let dn = lab.server.psql(query).expect("query");
-    assert!(dn.contains("/CN=app") && dn.contains(&format!("/OU=lockgate {id}")) && dn.ends_with(" app"), "{dn}");
+    assert!(
+        dn.contains("/CN=app") && dn.contains(&format!("/OU=lockgate {id}")) && dn.ends_with(" app"),
+        "{dn}"
+    );
     let log = lab.server.log().expect("log");
     assert!(log.contains(&id.to_string()), "the server's log can be joined: {log}");
     // Two sessions, two serial numbers.
     let other = log_in(&endpoint, &app, &request).await.expect("login");
-    let serials = lab.server.psql("SELECT count(DISTINCT client_serial) FROM pg_stat_ssl WHERE client_serial IS NOT NULL");
+    let serials = lab
+        .server
+        .psql("SELECT count(DISTINCT client_serial) FROM pg_stat_ssl WHERE client_serial IS NOT NULL");
     assert_eq!(serials.expect("query"), "2");
     drop((session, other));
 
@@ -113,11 +118,9 @@ async fn a_server_refuses_certificates_that_are_over_foreign_or_somebody_elses()
         ..lab.issued("app", MINUTES)
     };
     let none = CredentialSettings { certificate: None, ..lab.issued("app", MINUTES) };
-    for (what, settings) in [
-        ("expired", lab.issued("app", Duration::ZERO)),
-        ("foreign", by_foreign),
-        ("none", none),
-    ] {
+    for (what, settings) in
+        [("expired", lab.issued("app", Duration::ZERO)), ("foreign", by_foreign), ("none", none)]
+    {
         let error = log_in(&endpoint, &credential(settings), &request(&[])).await.expect_err(what);
         let (_, text) = error.client_text();
         assert!(!text.contains("app"), "{what}: {text}");
@@ -192,8 +195,12 @@ async fn what_cannot_sign_is_told_at_start() {
     lab.files.write("leaf.crt", &leaf.0).expect("write");
     lab.files.write_secret("leaf.key", &leaf.1).expect("write");
     lab.files.write("empty", "").expect("write");
-    lab.files.write("sec1.key", "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY-----\n").expect("write");
-    lab.files.write("noise.key", "-----BEGIN PRIVATE KEY-----\nc2VjcmV0Lw==\n-----END PRIVATE KEY-----\n").expect("write");
+    lab.files
+        .write("sec1.key", "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY-----\n")
+        .expect("write");
+    lab.files
+        .write("noise.key", "-----BEGIN PRIVATE KEY-----\nc2VjcmV0Lw==\n-----END PRIVATE KEY-----\n")
+        .expect("write");
     for (ca, key, expected) in [
         ("leaf.crt", "leaf.key", "not a CA's certificate"),
         ("lockgate-ca.crt", "leaf.key", "`ca_key` is not the key of `ca`"),

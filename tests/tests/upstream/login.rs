@@ -64,7 +64,12 @@ pub(crate) async fn log_in(
 pub(crate) fn request(parameters: &[(&str, &str)]) -> SessionRequest {
     let pair = |(name, value): &(&str, &str)| (PgString::lossy(name), PgString::lossy(value));
     let parameters = parameters.iter().map(pair).collect();
-    SessionRequest { database: PgString::from_static("postgres"), parameters, session: None, replication: None }
+    SessionRequest {
+        database: PgString::from_static("postgres"),
+        parameters,
+        session: None,
+        replication: None,
+    }
 }
 
 /// Says `housekeeping`, reads up to ReadyForQuery; answers the SQLSTATE of the error, if one came, and the status.

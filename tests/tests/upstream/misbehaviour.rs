@@ -44,9 +44,16 @@ async fn check(says: &[u8], then: Then, tls: bool, expected: &str) {
     let endpoint = Endpoint { bounds, ..Endpoint::new(UpstreamAddr(addr), "localhost", tls) };
     // PATH is a secret that every test process has.
     let credential = Credential::password("app", SecretRef::Env("PATH".into()));
-    let request = SessionRequest { database: PgString::from_static("x"), parameters: Vec::new(), session: None, replication: None };
+    let request = SessionRequest {
+        database: PgString::from_static("x"),
+        parameters: Vec::new(),
+        session: None,
+        replication: None,
+    };
     let started = Instant::now();
-    let error = connect(&endpoint, &credential.account().await.expect("account"), &request).await.expect_err("no session");
+    let error = connect(&endpoint, &credential.account().await.expect("account"), &request)
+        .await
+        .expect_err("no session");
     assert_eq!(error.kind(), expected, "{error}");
     assert!(started.elapsed() < PATIENCE * 10);
     server.abort();
@@ -111,8 +118,15 @@ async fn nobody_listening_is_a_dial_error() {
     let addr = TcpListener::bind("127.0.0.1:0").await.expect("listen").local_addr().expect("address");
     let endpoint = Endpoint::new(UpstreamAddr(addr), "localhost", UpstreamTls::disable());
     let credential = Credential::trusted("app");
-    let request = SessionRequest { database: PgString::from_static("x"), parameters: Vec::new(), session: None, replication: None };
-    let error = connect(&endpoint, &credential.account().await.expect("account"), &request).await.expect_err("nobody there");
+    let request = SessionRequest {
+        database: PgString::from_static("x"),
+        parameters: Vec::new(),
+        session: None,
+        replication: None,
+    };
+    let error = connect(&endpoint, &credential.account().await.expect("account"), &request)
+        .await
+        .expect_err("nobody there");
     assert_eq!(error.kind(), "dial");
 }
 

@@ -98,7 +98,8 @@ async fn a_password_comes_from_both_key_value_engines_by_every_login() {
     }
     let seen = lab.vault.seen();
     assert!(seen.iter().all(|request| request.ends_with(" team-a")), "{seen:?}");
-    let logins = |mount: &str| seen.iter().filter(|line| line.contains(&format!("auth/{mount}/login"))).count();
+    let logins =
+        |mount: &str| seen.iter().filter(|line| line.contains(&format!("auth/{mount}/login"))).count();
     assert_eq!((logins("approle"), logins("kubernetes")), (2, 2), "tokens are kept: {seen:?}");
 }
 
@@ -153,14 +154,17 @@ async fn what_goes_wrong_is_named_and_shows_no_secret() {
 #[tokio::test]
 async fn an_account_is_made_for_a_session_renewed_and_given_back() {
     let lab = Lab::start(4, PostgresOptions::new().auth(HostAuth::Scram)).await;
-    let settings =
-        CredentialSettings { database: Some("database/creds/orders".into()), ..CredentialSettings::default() };
+    let settings = CredentialSettings {
+        database: Some("database/creds/orders".into()),
+        ..CredentialSettings::default()
+    };
     let credential = Credential::new(settings.clone(), lab.by_token());
     let account = credential.account().await.expect("account");
     let user = account.user().to_owned();
     assert!(user.starts_with("v-token-") && lab.vault.users() == [user.clone()], "{user}");
     let request = request(&[]);
-    let session = lockgate_proxy::upstream::connect(&lab.endpoint(), &account, &request).await.expect("login");
+    let session =
+        lockgate_proxy::upstream::connect(&lab.endpoint(), &account, &request).await.expect("login");
     tokio::time::sleep(Duration::from_secs(3)).await;
     let renewed = || lab.vault.seen().iter().any(|line| line.starts_with("PUT sys/leases/renew"));
     assert!(renewed(), "{:?}", lab.vault.seen());

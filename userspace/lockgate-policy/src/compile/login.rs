@@ -21,13 +21,15 @@ impl Compiler {
         match block.effect.value {
             RuleEffect::None | RuleEffect::Allow => {}
             RuleEffect::RequireApproval | RuleEffect::Deny => {
-                let message = format!("`login_as` is for rules that let pass, this one says {}", block.effect.as_str());
+                let message =
+                    format!("`login_as` is for rules that let pass, this one says {}", block.effect.as_str());
                 self.report.error(file, role.at, message, Some("use `effect: none`".to_owned()));
             }
         }
         if block.matches.sql.is_some() || block.when.is_some() {
             let help = "match who it is and which target; put what statements may do into rules of their own";
-            let message = "`login_as` is decided before the first statement: `sql` and `when` cannot stand beside it";
+            let message =
+                "`login_as` is decided before the first statement: `sql` and `when` cannot stand beside it";
             self.report.error(file, role.at, message, Some(help.to_owned()));
         }
         Some(role.value.clone())

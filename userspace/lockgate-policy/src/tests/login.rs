@@ -5,16 +5,16 @@ use lockgate_model::session::Mode;
 use std::sync::Arc;
 
 fn policy(rules: &str) -> Result<CompiledPolicy, String> {
-    let text = format!(
-        "apiVersion: lockgate.dev/v1\nkind: Policy\nmetadata: {{ name: login }}\nrules:\n{rules}"
-    );
+    let text =
+        format!("apiVersion: lockgate.dev/v1\nkind: Policy\nmetadata: {{ name: login }}\nrules:\n{rules}");
     let file = SourceFile { path: "login.yaml".into(), text };
-    CompiledPolicy::load(vec![file]).map(|loaded| loaded.policy).map_err(|diagnostics| {
-        diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-    })
+    CompiledPolicy::load(vec![file])
+        .map(|loaded| loaded.policy)
+        .map_err(|diagnostics| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 
-const READER: &str = "- { id: reader, match: { target: { tags: { env: production } } }, effect: none, login_as: app_ro }\n";
+const READER: &str =
+    "- { id: reader, match: { target: { tags: { env: production } } }, effect: none, login_as: app_ro }\n";
 
 #[test]
 fn a_rule_names_the_role_of_a_session() {

@@ -141,11 +141,7 @@ fn every_mistake_is_placed_and_told() {
             "  client_tls: { certificate: secret, ca_key: secret }\n  upstream:",
             "lockgate.yaml:11:15: client_tls: the keys do not go together",
         ),
-        (
-            "  upstream:",
-            "  client_tls: { ca: nowhere.crt, ca_key: secret }\n  upstream:",
-            "client_tls.ca: ",
-        ),
+        ("  upstream:", "  client_tls: { ca: nowhere.crt, ca_key: secret }\n  upstream:", "client_tls.ca: "),
         (
             "  upstream:",
             "  client_tls: { ca: secret, ca_key: secret, names: [\"*.internal\"] }\n  upstream:",
@@ -335,20 +331,27 @@ fn the_documented_example_is_a_configuration() {
 fn every_way_to_log_in_and_to_be_seen_is_understood() {
     let dir = Dir::new();
     let vault = "vault: { address: \"https://vault.internal:8200\", namespace: team-a, auth: { approle: { role_id: { file: secret }, secret_id: { file: secret } } }, timeout: 2s }\nrun: {";
-    let text = GOOD.replace("run: {", vault).replace("tls: disable", "tls: verify-full, tls_negotiation: direct");
+    let text =
+        GOOD.replace("run: {", vault).replace("tls: disable", "tls: verify-full, tls_negotiation: direct");
     let with = |client: &str, credential: &str| {
         let text = text.replace("user: app, password: { file: secret }", credential);
-        dir.parse(&text.replace("  upstream:", &format!("{client}  upstream:"))).map(|config| config.targets[0].clone())
+        dir.parse(&text.replace("  upstream:", &format!("{client}  upstream:")))
+            .map(|config| config.targets[0].clone())
     };
     let client = "  client_tls: { ca: secret, ca_key: { vault: \"kv/tls#key\" }, names: [Orders-DB.], validity: 1h }\n  \
                   client_auth: [{ user: careful, verifier: { env: VERIFIER } }]\n  session_in_application_name: true\n";
-    let target = with(client, "user: app, client_certificate: { ca: secret, ca_key: { command: [cat, x] } }").unwrap();
+    let target =
+        with(client, "user: app, client_certificate: { ca: secret, ca_key: { command: [cat, x] } }").unwrap();
     assert!(target.upstream_direct && target.session_in_application_name);
     assert_eq!(target.client_auth, [("careful".to_owned(), SecretRef::Env("VERIFIER".into()))]);
-    let Some(ClientTls::Issue { key, names, validity, .. }) = &target.client_tls else { panic!("{target:?}") };
+    let Some(ClientTls::Issue { key, names, validity, .. }) = &target.client_tls else {
+        panic!("{target:?}")
+    };
     assert_eq!((key, &names[..]), (&SecretRef::Vault("kv/tls#key".into()), &["orders-db".to_owned()][..]));
     assert_eq!(*validity, Duration::from_secs(3600));
-    let Some(CertificateSource::Issued { validity, .. }) = target.credential.certificate else { panic!("none") };
+    let Some(CertificateSource::Issued { validity, .. }) = target.credential.certificate else {
+        panic!("none")
+    };
     assert_eq!(validity, Duration::from_secs(300));
     for credential in [
         "vault: database/creds/orders, cache: 5m",
