@@ -5,6 +5,7 @@
 
 mod cover;
 mod detector;
+mod grants;
 mod judge;
 mod method;
 mod plan;
@@ -15,6 +16,7 @@ mod taint;
 #[cfg(test)]
 mod tests;
 
+pub use grants::Grants;
 pub use method::MaskKeys;
 pub use plan::{MaskPlan, MaskViolation, StatementMask};
 pub use row::{RowError, RowMask};

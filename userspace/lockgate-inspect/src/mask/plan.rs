@@ -326,8 +326,12 @@ impl Inner {
                     None => Columns::unnamed(Taint::Clean),
                 }
             }
-            Lineage::Define { what, body, foreign } => {
-                if let Some(name) = self.masked(usage, &usage.relations) {
+            Lineage::Define { what, body, query, foreign } => {
+                // What shows clean columns alone has nothing to show under another name.
+                let shows_clean = query
+                    .as_ref()
+                    .is_some_and(|query| matches!(judge.query(query, &root).all, Taint::Clean));
+                if let Some(name) = self.masked(usage, &usage.relations).filter(|_| !shows_clean) {
                     return Err(self.refuse(
                         format!(
                             "{what} over {name}, which has masked columns, would show them under another name"

@@ -5,7 +5,7 @@
 //! Operators, aggregates, casts and checks of domains count as functions: they run some, under another name.
 
 use super::cover::Cover;
-use crate::sql::{catalogue::CatalogueSnapshot, reveals};
+use crate::sql::{catalogue::CatalogueSnapshot, reveals, shows_nothing_stored};
 use std::collections::{HashMap, HashSet};
 
 /// Words by which a text runs another text, whatever the language.
@@ -65,6 +65,10 @@ pub(super) struct Reach {
     operators: Vec<String>,
     /// Names of functions of which it is known what they do, whether they reach or not.
     known: HashSet<String>,
+    /// Names of functions of which it is known that nobody knows.
+    unknown: HashSet<String>,
+    /// Names of the database's own functions and operators, which can be meant where a built-in one of that name is not.
+    own: HashSet<String>,
     /// Names of functions that are handed masked values by triggers, checks, defaults, indexes, policies or rules.
     fed: HashSet<String>,
     /// Names of relations whose writing runs over masked rows.
@@ -114,11 +118,26 @@ impl Reach {
             let named = |name: &str| unknown.contains(name) || bad.contains(name);
             known.extend(good.iter().filter(|(name, _)| !named(name)).map(|(name, _)| (*name).to_owned()));
         }
-        Self { known, ..Self::default() }
+        let unknown = catalogue
+            .aliases()
+            .iter()
+            .map(|(alias, ..)| alias)
+            .filter(|alias| !known.contains(*alias))
+            .cloned()
+            .chain(unknown.into_iter().map(str::to_owned))
+            .collect();
+        let own = catalogue.own_names().cloned().collect();
+        Self { known, unknown, own, ..Self::default() }
     }
 
     pub(super) fn new(cover: &Cover, catalogue: &CatalogueSnapshot) -> Self {
-        let mut reach = Self { known: cover.reach().known.clone(), ..Self::default() };
+        let before = cover.reach();
+        let mut reach = Self {
+            known: before.known.clone(),
+            unknown: before.unknown.clone(),
+            own: before.own.clone(),
+            ..Self::default()
+        };
         for relation in catalogue.relations().iter().filter(|relation| cover.touches(relation.oid)) {
             reach.words.insert(relation.name.to_lowercase());
             // "query" and "data" of the server's own are everyday words.
@@ -215,7 +234,13 @@ impl Reach {
     /// Whether it is known that a function of this name gets at no masked column, so that what it returns was made of its
     /// arguments and of what is not masked. A type without code of its own has no entry.
     pub(super) fn is_clean(&self, name: &str) -> bool {
-        !self.function(name) && (self.known.contains(name) || name.starts_with("::"))
+        if self.function(name) || self.unknown.contains(name) {
+            return false;
+        }
+        // Where the search path is in doubt a built-in name may be anybody's, but only if somebody has one of that name:
+        // what is new and bears it is refused.
+        let builtin = || !self.own.contains(name) && shows_nothing_stored(name);
+        self.known.contains(name) || name.starts_with("::") || builtin()
     }
 
     /// Whether, besides, nothing that it does runs over masked rows: its messages tell nothing of them.
@@ -356,8 +381,8 @@ mod tests {
             detectors: std::collections::BTreeSet::new(),
             on_unknown_lineage: UnknownLineage::Redact,
             in_predicate: InPredicate::Deny,
-            in_expression: Default::default(),
-            approval: None,
+        in_expression: Default::default(),
+        approval: None,
             rules: Vec::new(),
         };
         let catalogue = Arc::new(catalogue());

@@ -54,6 +54,8 @@ pub(crate) enum Lineage {
         what: &'static str,
         /// A function's or block's text.
         body: Option<String>,
+        /// What a view shows.
+        query: Option<Box<Query>>,
         /// The text is in a language whose words do not tell what it does.
         foreign: bool,
     },

@@ -4,12 +4,15 @@ use super::names::Names;
 use crate::config::{Address, ClientTls, Config, TargetConfig, UpstreamTls, VaultConfig};
 use anyhow::Context as _;
 use lockgate_intercept::TargetNet;
-use lockgate_model::{Secret, SecretRef, session::Mode};
+use lockgate_model::{Secret, SecretRef, addr::UpstreamAddr, session::Mode};
 use lockgate_proxy::{
     TargetAddr, TargetSettings, TargetTable, Verifier,
+    catalogue::Catalogue,
     credential::{Credential, Secrets, Vault, VaultSettings},
     tls,
+    upstream::Endpoint,
 };
+use lockgate_wire::postgres::PgString;
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
@@ -81,6 +84,36 @@ pub(crate) async fn secrets(config: &Config) -> anyhow::Result<Secrets> {
         Some(vault) => Ok(Secrets::with_vault(Arc::new(connect(vault).await.context("vault")?))),
         None => Ok(Secrets::default()),
     }
+}
+
+/// The role that a target is worked with.
+pub(crate) fn upstream_user(target: &TargetConfig) -> String {
+    Credential::new(target.credential.clone(), Secrets::default()).user().to_owned()
+}
+
+/// The catalogue of a target's database, for tools: read with the agent's own credential, from the first address.
+pub(crate) async fn catalogue(
+    config: &Config,
+    target: &TargetConfig,
+    database: &str,
+) -> anyhow::Result<Catalogue> {
+    let secrets = secrets(config).await?;
+    let prepared = settings(target, &secrets).await?;
+    let (addr, host) = match target.addresses.first() {
+        Some(Address::Net { ip, prefix, port }) if *prefix == longest(*ip) => {
+            (SocketAddr::new(*ip, *port), ip.to_string())
+        }
+        Some(Address::Host { name, port }) => {
+            let mut found = tokio::net::lookup_host((name.as_str(), *port)).await.with_context(|| name.clone())?;
+            (found.next().with_context(|| format!("{name} has no address"))?, name.clone())
+        }
+        Some(Address::Net { .. }) | None => {
+            anyhow::bail!("the first address of {} is a network; put a host's first", target.target.name)
+        }
+    };
+    let host = prepared.upstream_host.unwrap_or(host);
+    let endpoint = Endpoint::new(UpstreamAddr(addr), host, prepared.upstream_tls);
+    Ok(Catalogue::new(endpoint, prepared.credential, PgString::lossy(database)))
 }
 
 async fn connect(vault: &VaultConfig) -> anyhow::Result<Vault> {

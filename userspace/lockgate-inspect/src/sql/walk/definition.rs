@@ -33,10 +33,11 @@ impl Walk<'_> {
                 if let Some(relation) = &view.view {
                     self.write(relation);
                 }
-                if let Some(NodeEnum::SelectStmt(select)) = inner(&view.query) {
-                    self.query(select);
-                }
-                Told::new("create_view", Lineage::Define { what: "a view", body: None, foreign: false })
+                let query = match inner(&view.query) {
+                    Some(NodeEnum::SelectStmt(select)) => Some(Box::new(self.query(select))),
+                    Some(_) | None => None,
+                };
+                Told::new("create_view", Lineage::Define { what: "a view", body: None, query, foreign: false })
             }
             NodeEnum::RefreshMatViewStmt(refresh) => {
                 self.written(refresh.relation.as_ref());
@@ -245,7 +246,7 @@ impl Walk<'_> {
     }
 
     fn define_over(&mut self, kind: &'static str, what: &'static str) -> Told {
-        Told { lineage: Lineage::Define { what, body: None, foreign: false }, ..self.ddl(kind) }
+        Told { lineage: Lineage::Define { what, body: None, query: None, foreign: false }, ..self.ddl(kind) }
     }
 
     fn by_object(&mut self, object_type: i32, kind: &'static str) -> Told {
@@ -351,7 +352,12 @@ impl Walk<'_> {
             Some(NodeEnum::SelectStmt(select)) => {
                 let query = self.query(select);
                 let lineage = if is_view {
-                    Lineage::Define { what: "a materialized view", body: None, foreign: false }
+                    Lineage::Define {
+                        what: "a materialized view",
+                        body: None,
+                        query: Some(Box::new(query)),
+                        foreign: false,
+                    }
                 } else {
                     Lineage::Store(query)
                 };
@@ -649,7 +655,7 @@ impl Walk<'_> {
         };
         let body = Some(body(&create.options));
         let foreign = !readable(&language);
-        Told { lineage: Lineage::Define { what: "a function", body, foreign }, ..told }
+        Told { lineage: Lineage::Define { what: "a function", body, query: None, foreign }, ..told }
     }
 }
 

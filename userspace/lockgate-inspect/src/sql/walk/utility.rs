@@ -140,7 +140,7 @@ impl Walk<'_> {
                 let body = Some(definition::body(&block.args));
                 Told {
                     control: Control::Anything,
-                    ..Told::new("do", Lineage::Define { what: "a DO block", body, foreign })
+                    ..Told::new("do", Lineage::Define { what: "a DO block", body, query: None, foreign })
                 }
             }
             other => match self.define(other) {
