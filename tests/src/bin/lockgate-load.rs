@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! lockgate-load many SESSIONS HELD       sessions that all stay open; the last HELD of them create a table each
-//! lockgate-load again SECONDS CLIENTS    clients that query, and connect anew whenever that fails
+//! lockgate-load again CLIENTS            clients that query, and connect anew whenever that fails, until SIGTERM
 //! lockgate-load slow SECONDS ROWS        one that asks for ROWS of 1,000 bytes and reads 1 KB in a second
 //! lockgate-load deaf SECONDS             one that sends statements and reads nothing
 //! lockgate-load gone WHAT                one that is gone without a word: held, queued, copying-in, copying-out
@@ -22,7 +22,10 @@ use std::{
     collections::BTreeMap,
     env,
     future::pending,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::{
@@ -36,6 +39,8 @@ use tokio_postgres::{Client, Config, NoTls};
 
 /// Clients that connect at the same moment: the server forks for each.
 const CONNECTING: usize = 32;
+/// How long clients try again, if nobody stops them.
+const AGAIN_AT_MOST: Duration = Duration::from_secs(180);
 /// How long any one answer may take while thousands wait for theirs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -45,7 +50,7 @@ async fn main() -> Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         ["many", sessions, held] => many(sessions.parse()?, held.parse()?).await,
-        ["again", seconds, clients] => again(seconds.parse()?, clients.parse()?).await,
+        ["again", clients] => again(clients.parse()?).await,
         ["slow", seconds, rows] => slow(seconds.parse()?, rows.parse()?).await,
         ["deaf", seconds] => deaf(seconds.parse()?).await,
         ["gone", what] => gone(what).await,
@@ -127,35 +132,17 @@ async fn ask(client: &Client, n: usize, times: usize) -> Result<()> {
 
 // ── again ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-async fn again(seconds: u64, clients: usize) -> Result<()> {
-    let until = Instant::now() + Duration::from_secs(seconds);
+async fn again(clients: usize) -> Result<()> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let deadline = Instant::now() + AGAIN_AT_MOST;
     let mut tasks = JoinSet::new();
     for n in 0..clients {
-        tasks.spawn(async move {
-            let (mut good, mut failed) = (0_u64, BTreeMap::<String, u64>::new());
-            let mut after_failure = 0_u64;
-            while Instant::now() < until {
-                let work = async {
-                    let client = connect().await.map_err(|error| why(&error))?;
-                    while Instant::now() < until {
-                        client
-                            .query_one("SELECT $1::bigint", &[&(n as i64)])
-                            .await
-                            .map_err(|error| why(&error))?;
-                        good += 1;
-                        after_failure += 1;
-                    }
-                    Ok::<(), String>(())
-                };
-                if let Err(error) = work.await {
-                    *failed.entry(error).or_default() += 1;
-                    after_failure = 0;
-                    sleep(Duration::from_millis(50)).await;
-                }
-            }
-            (good, after_failure > 0, failed)
-        });
+        let stop = stop.clone();
+        tasks.spawn(async move { one_again(n as i64, &stop, deadline).await });
     }
+    println!("at work");
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?.recv().await;
+    stop.store(true, Ordering::SeqCst);
     let (mut good, mut recovered, mut failed) = (0, 0, BTreeMap::<String, u64>::new());
     while let Some(done) = tasks.join_next().await {
         let (answers, works, failures) = done?;
@@ -167,6 +154,30 @@ async fn again(seconds: u64, clients: usize) -> Result<()> {
     println!("working at the end {recovered}");
     failed.iter().for_each(|(error, times)| println!("failed {times} {error}"));
     Ok(())
+}
+
+/// Works until it is told to stop, and has had an answer since its last failure: how many answers, whether that came about,
+/// and what failed how often.
+async fn one_again(n: i64, stop: &AtomicBool, deadline: Instant) -> (u64, bool, BTreeMap<String, u64>) {
+    let (mut good, mut since, mut failed) = (0, 0, BTreeMap::<String, u64>::new());
+    let goes_on = |since: u64| (since == 0 || !stop.load(Ordering::SeqCst)) && Instant::now() < deadline;
+    while goes_on(since) {
+        let work = async {
+            let client = connect().await.map_err(|error| why(&error))?;
+            while goes_on(since) {
+                client.query_one("SELECT $1::bigint", &[&n]).await.map_err(|error| why(&error))?;
+                good += 1;
+                since += 1;
+            }
+            Ok::<(), String>(())
+        };
+        if let Err(error) = work.await {
+            *failed.entry(error).or_default() += 1;
+            since = 0;
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+    (good, since > 0, failed)
 }
 
 /// What a client can tell its user.

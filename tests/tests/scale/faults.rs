@@ -3,9 +3,10 @@
 use super::{World, size, well};
 use anyhow::{Context, Result, ensure};
 use lockgate_tests::{
-    job::Done,
+    job::{Done, Running},
     through::{Through, is_of},
 };
+use nix::sys::signal::Signal;
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -87,25 +88,47 @@ fn find(value: &serde_json::Value, name: &str) -> Option<String> {
     }
 }
 
+/// The load, at work.
+async fn start(world: &World) -> Result<Running> {
+    let load = world.load(&["again", &CLIENTS.to_string()])?;
+    sessions(world, CLIENTS).await?;
+    Ok(load)
+}
+
+/// Waits until so many sessions have been opened in all.
+async fn sessions(world: &World, count: usize) -> Result<()> {
+    world.until("as many sessions", || Ok(opened(world)? >= count)).await
+}
+
+fn opened(world: &World) -> Result<usize> {
+    let events = world.through.agent.events()?;
+    Ok(events.iter().filter(|event| is_of(event, "session_started")).count())
+}
+
+/// Ends the load; every client must have had an answer since its last failure.
+async fn stop(load: Running, world: &World) -> Result<Load> {
+    load.signal(Signal::SIGTERM)?;
+    let done = load.done().await?;
+    well(&done, world)?;
+    let load = Load::of(&done)?;
+    ensure!(load.working == CLIENTS, "{} of {CLIENTS} work again: {:?}", load.working, load.failures);
+    ensure!(load.answers > CLIENTS as u64, "{} answers", load.answers);
+    ensure!(!load.failures.is_empty(), "nobody noticed");
+    Ok(load)
+}
+
 #[tokio::test]
 async fn a_server_that_crashes_under_load_costs_its_sessions_and_nothing_else() -> Result<()> {
     let mut world = World::start(60).await?;
-    let crashes = size(6, 2);
-    let seconds = 3 + 2 * crashes;
-    let load = world.load(&["again", &seconds.to_string(), &CLIENTS.to_string()])?;
-    for _ in 0..crashes {
-        sleep(Duration::from_millis(900)).await;
+    let load = start(&world).await?;
+    for _ in 0..size(6, 2) {
+        let before = opened(&world)?;
         world.through.pg.kill()?;
         sleep(Duration::from_millis(200)).await;
         world.through.pg.restart()?;
+        sessions(&world, before + CLIENTS).await?;
     }
-    let done = load.done().await?;
-    well(&done, &world)?;
-    let load = Load::of(&done)?;
-    ensure!(load.working == CLIENTS, "{} of {CLIENTS} work again: {:?}", load.working, load.failures);
-    ensure!(load.answers > 100, "{} answers", load.answers);
-    ensure!(!load.failures.is_empty(), "nobody noticed the crash");
-    load.failed_with(&[
+    stop(load, &world).await?.failed_with(&[
         "08006 lockgate: the target",
         "57P01",
         "57P02",
@@ -120,16 +143,12 @@ async fn a_server_that_crashes_under_load_costs_its_sessions_and_nothing_else() 
 #[tokio::test]
 async fn a_daemon_that_is_told_to_stop_under_load_ends_every_session_in_words() -> Result<()> {
     let mut world = World::start(60).await?;
-    let load = world.load(&["again", "8", &CLIENTS.to_string()])?;
-    sleep(Duration::from_secs(2)).await;
+    let load = start(&world).await?;
     world.through.agent.terminate().await?;
     let reasons = one_closing_each(&world.through)?;
     ensure!(reasons.contains_key("drained"), "{reasons:?}");
     world.through.agent.launch().await?;
-    let done = load.done().await?;
-    well(&done, &world)?;
-    let load = Load::of(&done)?;
-    ensure!(load.working == CLIENTS, "{} of {CLIENTS} work again: {:?}", load.working, load.failures);
+    let load = stop(load, &world).await?;
     // While nobody listens the kernel refuses: fail closed, and at once.
     load.failed_with(&["57P01 lockgate: stopping", "Connection refused", "connection closed", "reset"])?;
     ensure!(load.failures.keys().any(|error| error.contains("57P01")), "nobody was told: {:?}", load.failures);
@@ -139,18 +158,15 @@ async fn a_daemon_that_is_told_to_stop_under_load_ends_every_session_in_words() 
 #[tokio::test]
 async fn a_daemon_that_crashes_under_load_leaves_no_session_open_in_the_record() -> Result<()> {
     let mut world = World::start(60).await?;
-    let load = world.load(&["again", "8", &CLIENTS.to_string()])?;
+    let load = start(&world).await?;
     for _ in 0..2 {
-        sleep(Duration::from_millis(1500)).await;
+        let before = opened(&world)?;
         world.through.agent.kill();
         sleep(Duration::from_millis(300)).await;
         world.through.agent.launch().await?;
+        sessions(&world, before + CLIENTS).await?;
     }
-    let done = load.done().await?;
-    well(&done, &world)?;
-    let load = Load::of(&done)?;
-    ensure!(load.working == CLIENTS, "{} of {CLIENTS} work again: {:?}", load.working, load.failures);
-    load.failed_with(&["Connection refused", "connection closed", "reset", "unexpected"])?;
+    stop(load, &world).await?.failed_with(&["Connection refused", "connection closed", "reset", "unexpected"])?;
     world.through.closings_match().await?;
     let reasons = one_closing_each(&world.through)?;
     ensure!(reasons.contains_key("crash"), "{reasons:?}");
@@ -186,12 +202,12 @@ async fn a_client_that_is_killed_while_the_server_stalls_is_closed() -> Result<(
     ensure!(half_open.waits());
     let backend = world.through.pg.psql("SELECT pid FROM pg_stat_activity WHERE client_addr IS NOT NULL LIMIT 1")?;
     let backend = nix::unistd::Pid::from_raw(backend.parse()?);
-    nix::sys::signal::kill(backend, nix::sys::signal::Signal::SIGSTOP)?;
-    half_open.signal(nix::sys::signal::Signal::SIGKILL)?;
+    nix::sys::signal::kill(backend, Signal::SIGSTOP)?;
+    half_open.signal(Signal::SIGKILL)?;
     half_open.done().await?;
     // The record does not wait for a server that says nothing.
     let closed = world.through.closings_match().await;
-    nix::sys::signal::kill(backend, nix::sys::signal::Signal::SIGCONT)?;
+    nix::sys::signal::kill(backend, Signal::SIGCONT)?;
     closed?;
     world.until("the end of its backend", || Ok(world.backends()? == 0)).await
 }

@@ -40,14 +40,19 @@ pub(crate) fn size(whole: usize, small: usize) -> usize {
     if std::env::var_os("LOCKGATE_SCALE").is_some() { whole } else { small }
 }
 
+/// One test at a time: each loads the machine, and measures.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 pub(crate) struct World {
     pub(crate) through: Through,
     pub(crate) receiver: Receiver,
+    _alone: tokio::sync::MutexGuard<'static, ()>,
 }
 
 impl World {
     pub(crate) async fn start(connections: usize) -> Result<Self> {
         ensure!(nix::unistd::geteuid().is_root(), "the scale tests need root: sudo -E cargo xtask e2e");
+        let alone = ALONE.lock().await;
         let receiver = Receiver::start().await?;
         let server = PostgresOptions::new()
             .auth(HostAuth::Trust)
@@ -58,7 +63,7 @@ impl World {
             *options = std::mem::take(options).webhook(&receiver, &["dba"]);
         })
         .await?;
-        Ok(Self { through, receiver })
+        Ok(Self { through, receiver, _alone: alone })
     }
 
     /// Starts `lockgate-load` in the governed cgroup.
