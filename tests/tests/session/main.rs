@@ -3,6 +3,7 @@
 mod drivers;
 mod masking;
 mod operating;
+mod tls;
 mod world;
 
 use anyhow::{Result, ensure};
