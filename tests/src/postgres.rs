@@ -85,6 +85,7 @@ pub struct PostgresOptions {
     auth: HostAuth,
     settings: Vec<(String, String)>,
     hba: Vec<String>,
+    bin: Option<PathBuf>,
 }
 
 impl PostgresOptions {
@@ -117,6 +118,12 @@ impl PostgresOptions {
         self
     }
 
+    /// The programs of another version, in place of the newest installed one's.
+    pub fn bin(mut self, dir: PathBuf) -> Self {
+        self.bin = Some(dir);
+        self
+    }
+
     /// A line of pg_hba.conf before the general ones.
     pub fn hba(mut self, line: &str) -> Self {
         self.hba.push(line.to_owned());
@@ -137,7 +144,7 @@ pub struct TestPostgres {
 impl TestPostgres {
     /// Makes a cluster, starts a server on it and waits until it answers.
     pub fn start(options: PostgresOptions) -> Result<Self> {
-        let bin = bin_dir()?;
+        let bin = options.bin.clone().map_or_else(bin_dir, Ok)?;
         let scratch = Scratch::new("pg")?;
         give_away(scratch.path())?;
         init_cluster(&bin, scratch.path(), &options)?;

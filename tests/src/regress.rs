@@ -34,6 +34,8 @@ pub struct Suite {
     module: PathBuf,
     /// The server's major version.
     major: String,
+    /// Programs of the very version that the suite belongs to, where that is not the installed one.
+    server: Option<PathBuf>,
 }
 
 impl Suite {
@@ -42,7 +44,10 @@ impl Suite {
         let version = server_version()?;
         let major = version.split('.').next().unwrap_or_default().to_owned();
         let home = cache.join(&version);
-        let suite = Self { tests: home.join("regress"), module: home.join("regress.so"), major };
+        let mut suite = Self { tests: home.join("regress"), module: home.join("regress.so"), major, server: None };
+        let unpacked_server = home.join("server");
+        let own = unpacked_server.join(format!("usr/lib/postgresql/{}", suite.major));
+        suite.server = own.is_dir().then(|| own.clone());
         if suite.tests.join("parallel_schedule").is_file() && suite.module.is_file() {
             return Ok(suite);
         }
@@ -51,7 +56,7 @@ impl Suite {
         let work = tempfile::Builder::new().prefix("fetch-").tempdir_in(cache)?;
         let apt = Apt::new(work.path())?;
         let package = format!("postgresql-{}", suite.major);
-        apt.fetch_source(&package)?;
+        let got = apt.fetch_source(&package)?;
         let archive = found(work.path(), ".orig.tar.bz2")?;
         run(Command::new("tar")
             .arg("--extract")
@@ -60,10 +65,25 @@ impl Suite {
             .arg("--directory")
             .arg(work.path())
             .args(["--wildcards", "--strip-components=1", "*/src/test/regress"]))?;
-        let headers = format!("postgresql-server-dev-{}", suite.major);
+        let headers = format!("postgresql-server-dev-{}={got}", suite.major);
         apt.run("apt-get", &["download", &headers])?;
         let include = work.path().join("dev");
         run(Command::new("dpkg-deb").arg("--extract").arg(found(work.path(), ".deb")?).arg(&include))?;
+        if got != package_version(&package)? {
+            // What psql prints changes between minor versions, and with it what the suite expects.
+            let unfinished = work.path().join("server");
+            for package in [format!("{package}={got}"), format!("postgresql-client-{}={got}", suite.major)] {
+                apt.run("apt-get", &["download", &package])?;
+            }
+            for package in all(work.path(), ".deb")? {
+                run(Command::new("dpkg-deb").arg("--extract").arg(package).arg(&unfinished))?;
+            }
+            if unpacked_server.exists() {
+                std::fs::remove_dir_all(&unpacked_server)?;
+            }
+            std::fs::rename(unfinished, &unpacked_server)?;
+            suite.server = Some(own);
+        }
         let unpacked = work.path().join("src/test/regress");
         build_module(&unpacked, &include, &suite.major, &suite.module)?;
         if suite.tests.exists() {
@@ -75,7 +95,10 @@ impl Suite {
 
     /// Runs it on a fresh server; `only` names tests of one group to run instead of the whole schedule.
     pub async fn run(&self, route: Route, only: &[String]) -> Result<Run> {
+        let shipped = PathBuf::from(format!("/usr/lib/postgresql/{}", self.major));
+        let own = self.server.as_deref().unwrap_or(&shipped);
         let server = PostgresOptions::new()
+            .bin(own.join("bin"))
             .auth(HostAuth::Trust)
             .setting("max_connections", CONNECTIONS)
             .setting("max_prepared_transactions", "2")
@@ -88,18 +111,17 @@ impl Suite {
         let libraries = home.join("lib");
         std::fs::create_dir(&libraries)?;
         std::fs::copy(&self.module, libraries.join("regress.so"))?;
-        let shipped = PathBuf::from(format!("/usr/lib/postgresql/{}/lib", self.major));
         for module in SERVER_MODULES {
-            std::fs::copy(shipped.join(module), libraries.join(module)).with_context(|| (*module).to_owned())?;
+            std::fs::copy(own.join("lib").join(module), libraries.join(module)).with_context(|| (*module).to_owned())?;
         }
         run(Command::new("chown").args(["-R", &format!("{JOB_UID}:{JOB_UID}")]).arg(home))?;
 
         let began = Instant::now();
         let mut arguments = vec![
-            shipped.join("pgxs/src/test/regress/pg_regress").display().to_string(),
+            own.join("lib/pgxs/src/test/regress/pg_regress").display().to_string(),
             "--inputdir=suite".to_owned(),
             "--outputdir=out".to_owned(),
-            format!("--bindir={}", bin_dir()?.display()),
+            format!("--bindir={}", own.join("bin").display()),
             format!("--dlpath={}", libraries.display()),
             "--host=127.0.0.1".to_owned(),
             format!("--port={}", world.pg.port()),
@@ -224,8 +246,9 @@ impl Apt {
             .current_dir(&self.root))
     }
 
-    /// The source of the installed version, or of another one with the same major: a mirror may lack the newest.
-    fn fetch_source(&self, package: &str) -> Result<()> {
+    /// The source of the installed version, or of another one with the same major: a mirror may lack the newest. Answers
+    /// which.
+    fn fetch_source(&self, package: &str) -> Result<String> {
         let shown = self.run("apt-cache", &["showsrc", "--only-source", package])?;
         let mut versions = vec![package_version(package)?];
         for version in shown.lines().filter_map(|line| line.strip_prefix("Version: ")) {
@@ -236,7 +259,7 @@ impl Apt {
         let mut failure = None;
         for version in versions {
             match self.run("apt-get", &["source", "--download-only", &format!("{package}={version}")]) {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(version),
                 Err(error) => failure = Some(error),
             }
         }
@@ -297,12 +320,15 @@ fn build_module(tests: &Path, dev: &Path, major: &str, module: &Path) -> Result<
     Ok(std::fs::rename(unfinished, module)?)
 }
 
-/// The one file with this ending.
+/// The first file with this ending.
 fn found(dir: &Path, ending: &str) -> Result<PathBuf> {
-    std::fs::read_dir(dir)?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.to_string_lossy().ends_with(ending))
-        .with_context(|| format!("apt fetched no *{ending}"))
+    all(dir, ending)?.pop().with_context(|| format!("apt fetched no *{ending}"))
+}
+
+/// The files with this ending.
+fn all(dir: &Path, ending: &str) -> Result<Vec<PathBuf>> {
+    let paths = std::fs::read_dir(dir)?.filter_map(|entry| Some(entry.ok()?.path()));
+    Ok(paths.filter(|path| path.to_string_lossy().ends_with(ending)).collect())
 }
 
 fn copy_tree(from: &Path, to: &Path) -> Result<String> {

@@ -1,8 +1,11 @@
 //! Sessions through the proxy, with real psql and a real PostgreSQL.
 
+mod caps;
 mod drivers;
+mod exports;
 mod masking;
 mod operating;
+mod pipeline;
 mod tls;
 mod world;
 

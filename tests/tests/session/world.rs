@@ -352,7 +352,10 @@ impl World {
             .build()?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
-        let proxy = Proxy::new(settings, ports);
+        let proxy = {
+            let _here = runtime.enter();
+            Proxy::new(settings, ports)
+        };
         let serving = proxy.clone();
         runtime.spawn(async move { serving.serve(listener, CancellationToken::new()).await });
         Ok(Self { server, recorder, approvals, proxy, port, runtime: Some(runtime) })

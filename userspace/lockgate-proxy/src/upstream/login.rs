@@ -24,6 +24,8 @@ pub struct SessionRequest {
     pub parameters: Vec<(PgString, PgString)>,
     /// lockgate's session, which an issued client certificate names; none for a connection of lockgate's own.
     pub session: Option<SessionId>,
+    /// The value of `replication`, for a session that policy let be one.
+    pub replication: Option<PgString>,
 }
 
 impl SessionRequest {
@@ -46,6 +48,9 @@ impl SessionRequest {
             (PgString::from_static("user"), PgString::new(user.as_bytes().to_vec())?),
             (PgString::from_static("database"), self.database.clone()),
         ];
+        if let Some(replication) = &self.replication {
+            parameters.push((PgString::from_static("replication"), replication.clone()));
+        }
         parameters.extend(self.parameters.iter().cloned());
         Ok(StartupMessage { version: ProtocolVersion::V3_0, parameters })
     }
@@ -199,6 +204,7 @@ mod tests {
                 database: PgString::from_static("orders"),
                 parameters: vec![(PgString::lossy(name), PgString::from_static("x"))],
                 session: None,
+                replication: None,
             };
             assert_eq!(request.check().is_ok(), allowed, "{name}");
         }

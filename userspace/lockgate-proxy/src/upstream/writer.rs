@@ -3,8 +3,8 @@
 use crate::catalogue::CatalogueQuery;
 use bytes::{Buf, Bytes};
 use lockgate_policy::permit::Permit;
-use lockgate_wire::postgres::frontend::{Frontend, Parse};
-use lockgate_wire::postgres::{PgString, Target, WireError};
+use lockgate_wire::postgres::frontend::{Bind, Execute, Frontend, Parse};
+use lockgate_wire::postgres::{Format, PgString, Target, WireError};
 use std::{collections::VecDeque, io};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
@@ -33,10 +33,31 @@ pub enum Housekeeping {
     PoisonQuery,
     /// Ends a COPY FROM STDIN with a failure.
     AbortCopy,
+    /// Prepares a statement of no text, under the client's name and with its types: drivers ping so.
+    PrepareEmpty {
+        /// The statement's name.
+        name: PgString,
+        /// Declared types of parameters.
+        types: Vec<u32>,
+    },
+    /// Makes a portal of a statement of no text; every value is NULL.
+    BindEmpty {
+        /// The portal's name.
+        portal: PgString,
+        /// The statement's name.
+        statement: PgString,
+        /// How many values.
+        values: usize,
+        /// Formats of result columns, of which there are none.
+        formats: Vec<Format>,
+    },
+    /// Runs a portal of a statement of no text.
+    RunEmpty(PgString),
 }
 
 impl Housekeeping {
-    fn into_message(self) -> Frontend {
+    /// The message.
+    pub(crate) fn into_message(self) -> Frontend {
         match self {
             Self::Sync => Frontend::Sync,
             Self::Flush => Frontend::Flush,
@@ -51,6 +72,19 @@ impl Housekeeping {
             }),
             Self::PoisonQuery => Frontend::Query(POISON),
             Self::AbortCopy => Frontend::CopyFail(PgString::from_static("refused by lockgate")),
+            Self::PrepareEmpty { name, types } => Frontend::Parse(Parse {
+                statement: name,
+                sql: PgString::from_static(""),
+                parameter_types: types,
+            }),
+            Self::BindEmpty { portal, statement, values, formats } => Frontend::Bind(Bind {
+                portal,
+                statement,
+                parameter_formats: Vec::new(),
+                parameters: vec![None; values],
+                result_formats: formats,
+            }),
+            Self::RunEmpty(portal) => Frontend::Execute(Execute { portal, max_rows: 0 }),
         }
     }
 }

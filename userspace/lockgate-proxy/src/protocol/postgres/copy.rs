@@ -24,6 +24,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         self.stream.is_some() && !self.is_copying_in() && self.server_leg.outstanding() > 0
     }
 
+    /// Whether copy data comes while a batch waits for its end: some statement of the batch may take it.
+    pub(crate) fn copies_early(&self) -> bool {
+        !self.batch.is_empty()
+            && matches!(self.client.input.first(), Some(&(tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL)))
+    }
+
     /// Takes copy data off the client's buffer; false when more has to be read first.
     pub(crate) fn copy_in(&mut self) -> Result<bool, Ending> {
         if self.copying > 0 {
@@ -57,7 +63,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 if self.server_leg.handle_copy(input).map_err(internal)? == CopyFate::Forward {
                     self.forward_copy(frame.into_bytes());
                 }
-                self.stream = None;
+                // A Query may hold another COPY: the same permit covers it, and ends with the Query.
+                if !matches!(self.expected.front().map(|expected| &expected.answer), Some(Answer::Query(_))) {
+                    self.stream = None;
+                }
                 Ok(true)
             }
             ClientStep::Copy(CopyInput::Data) | ClientStep::StrayCopy(_) | ClientStep::Skip => Ok(true),

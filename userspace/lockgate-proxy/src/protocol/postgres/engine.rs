@@ -26,7 +26,7 @@ use crate::{
     report::{Ending, FlowReport},
     upstream::{Housekeeping, Upstream, UpstreamReader},
 };
-use lockgate_inspect::sql::SessionState;
+use lockgate_inspect::sql::{DumpWatch, SessionState};
 use lockgate_model::outcome::{CloseReason, OutcomeStatus};
 use lockgate_policy::permit::{Permit, StreamPermit};
 use lockgate_wire::postgres::{
@@ -62,6 +62,10 @@ pub(crate) struct Parts<C> {
     pub(crate) status: TransactionStatus,
     /// Policy.
     pub(crate) gate: Gate,
+    /// It takes commands of replication.
+    pub(crate) replicates: bool,
+    /// Texts that were understood before.
+    pub(crate) scripts: Scripts,
     /// What is known of the session's settings.
     pub(crate) state: SessionState,
     /// The database, for the context of operations.
@@ -113,9 +117,15 @@ pub(crate) struct Engine<C> {
     pub(crate) names: Names,
     pub(crate) scripts: Scripts,
     pub(crate) gate: Gate,
+    /// It takes commands of replication, which are judged before anything is read as SQL.
+    pub(crate) replicates: bool,
     pub(crate) settings: Followed,
     pub(crate) database: String,
     pub(crate) masks: Masks,
+    /// Rules ask about the catalogue, and it could not be had.
+    pub(crate) catalogue_missing: bool,
+    /// Whether the session behaves as a dump tool's does.
+    pub(crate) dumps: DumpWatch,
     /// A schema change that others see when the open transaction commits.
     pub(crate) schema_changed: bool,
     pub(crate) cancel: Arc<CancelSignal>,
@@ -128,6 +138,8 @@ pub(crate) struct Engine<C> {
 
 impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     pub(crate) fn new(parts: Parts<C>) -> Self {
+        let mut dumps = DumpWatch::default();
+        parts.gate.session.client.application_name.iter().for_each(|name| dumps.named(name));
         Self {
             client: parts.client,
             client_leg: parts.client_leg,
@@ -147,11 +159,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             strange: false,
             batch: Batch::default(),
             names: Names::default(),
-            scripts: Scripts::default(),
+            scripts: parts.scripts,
             gate: parts.gate,
+            replicates: parts.replicates,
             settings: Followed::new(parts.state),
             database: parts.database,
             masks: parts.masks,
+            catalogue_missing: false,
+            dumps,
             schema_changed: false,
             cancel: parts.cancel,
             caps: Caps::new(parts.cancel_target),
@@ -194,6 +209,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                     if self.copy_in()? {
                         continue;
                     }
+                } else if self.copies_early() {
+                    // Copy data right behind its Execute: the target is asked for the copy first.
+                    self.close_batch(false).await?;
+                    continue;
                 } else if let Some(frame) = decoder.next(&mut self.client.input).map_err(client_fault)? {
                     if let Some(ending) = self.take(frame).await? {
                         return Ok(ending);
@@ -235,7 +254,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 Frontend::Query(sql) => self.simple(&sql, frame).await?,
                 _ => return Err(Ending::plain(CloseReason::Internal)),
             },
-            ClientStep::Request(Request::FunctionCall) => self.refuse_function_call().await?,
+            ClientStep::Request(Request::FunctionCall) => match message {
+                Frontend::FunctionCall(call) => self.function_call(&call, frame).await?,
+                _ => return Err(Ending::plain(CloseReason::Internal)),
+            },
             ClientStep::Request(_) | ClientStep::Flush => self.extended(message, frame).await?,
             ClientStep::Copy(_) | ClientStep::StrayCopy(_) | ClientStep::Skip => {}
             ClientStep::Password => {
@@ -497,7 +519,7 @@ fn unsettles(answer: &Answer) -> bool {
         Answer::Parse { name, .. } => !name.is_empty(),
         Answer::Close { statement, .. } => *statement,
         Answer::Bind { name, .. } => !name.is_empty(),
-        Answer::Describe { .. } | Answer::Origins | Answer::Sync => false,
+        Answer::Describe { .. } | Answer::Origins | Answer::Ping | Answer::Sync => false,
     }
 }
 

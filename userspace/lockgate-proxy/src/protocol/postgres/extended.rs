@@ -23,7 +23,7 @@ use lockgate_model::{
     sql::SqlEffect,
 };
 use lockgate_wire::postgres::{
-    PgString, Target, TransactionStatus,
+    Format, PgString, Target, TransactionStatus,
     automaton::{MAX_OUTSTANDING, Request},
     backend::{Backend, ReportFields, Severity, sqlstate},
     frame::Frame,
@@ -99,6 +99,9 @@ enum Planned {
     Bind {
         name: PgString,
         portal: Portal,
+        /// The prepared statement's name, and the formats of the result.
+        from: PgString,
+        formats: Vec<Format>,
         statement: Option<Arc<Statement>>,
         bytes: Bytes,
         executed: bool,
@@ -128,7 +131,24 @@ struct Unfit(Box<ReportFields>);
 
 impl Unfit {
     fn new(code: &str, text: &str) -> Self {
-        Self(Box::new(ReportFields::new(Severity::Error, code, &format!("lockgate: {text}"))))
+        Self::as_the_server(code, &format!("lockgate: {text}"))
+    }
+
+    /// The server would say the same.
+    fn as_the_server(code: &str, text: &str) -> Self {
+        Self(Box::new(ReportFields::new(Severity::Error, code, text)))
+    }
+
+    fn no_statement(name: &PgString) -> Self {
+        let text = match name.is_empty() {
+            true => "unnamed prepared statement does not exist".to_owned(),
+            false => format!("prepared statement \"{}\" does not exist", name.to_string_lossy()),
+        };
+        Self::as_the_server(NO_STATEMENT, &text)
+    }
+
+    fn no_portal(name: &PgString) -> Self {
+        Self::as_the_server(NO_PORTAL, &format!("portal \"{}\" does not exist", name.to_string_lossy()))
     }
 }
 
@@ -286,16 +306,17 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         // What a statement of the batch sets is in doubt for those behind it; the session itself learns of it from the
         // answers only.
         let mut before = None;
-        let planned = self.plan(items, &mut before);
+        let (mut planned, unfit) = self.plan(items, &mut before);
         if let Some(before) = before {
             self.settings.state = before;
         }
-        let (planned, asked) = match planned {
-            Ok(planned) => planned,
-            Err(unfit) => return Ok(Fate::Refused(*unfit.0)),
+        let asked = self.list_operations(&mut planned);
+        let unfit = match unfit {
+            Some(unfit) if planned.is_empty() => return Ok(Fate::Refused(*unfit.0)),
+            unfit => unfit.map(|unfit| *unfit.0),
         };
         if asked.is_empty() {
-            return self.answer_empty(planned, sync).await;
+            return self.pass_empty(planned, unfit, sync);
         }
         match self.judge(asked).await? {
             Judgement::Refused(words) => Ok(Fate::Refused(words)),
@@ -306,7 +327,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                     seats.push(Some((passed.flight, passed.granted.clone())));
                     cleared.push(passed.cleared);
                 }
-                let (payload, requests) = match self.pack(planned, &mut seats, sync) {
+                let (payload, requests) = match self.pack(planned, &mut seats, unfit, sync) {
                     Ok(packed) => packed,
                     Err(fault) => return Err(super::engine::internal(fault)),
                 };
@@ -318,48 +339,58 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         }
     }
 
-    /// Resolves names and lists the operations of the batch.
+    /// Resolves the names of the batch. It ends where the server would fail: what stands before that is still the
+    /// client's to have, and what follows would be skipped.
     fn plan(
         &mut self,
         items: Vec<Item>,
         before: &mut Option<SessionState>,
-    ) -> Result<(Vec<Planned>, Vec<Asked>), Unfit> {
+    ) -> (Vec<Planned>, Option<Unfit>) {
         let mut planned: Vec<Planned> = Vec::with_capacity(items.len());
         for item in items {
-            let next = match item {
-                Item::Parse(parse, bytes) => self.plan_parse(&parse, bytes)?,
-                Item::Bind(bind, bytes) => self.plan_bind(&bind, bytes, &mut planned)?,
-                Item::Describe(target, bytes) => {
-                    let prepared = match &target {
-                        Target::Statement(name) => self.find_prepared(name, &mut planned, false),
-                        Target::Portal(name) => {
-                            self.find_portal(name, &mut planned, false).map(|(portal, _)| portal.prepared)
-                        }
-                    };
-                    Planned::Describe { target, prepared, bytes }
-                }
-                Item::Execute(execute, bytes) => {
-                    let name = execute.portal;
-                    let Some((portal, bind)) = self.find_portal(&name, &mut planned, true) else {
-                        let text = format!("portal \"{}\" is not known", name.to_string_lossy());
-                        return Err(Unfit::new(NO_PORTAL, &text));
-                    };
-                    let statement = self.current(&portal.prepared);
-                    self.strange |= statement.as_deref().is_some_and(runs_unknown_code);
-                    if let Some(statement) = &statement
-                        && !matches!(statement.control, Control::None)
-                    {
-                        before.get_or_insert_with(|| self.settings.state.clone());
-                        self.settings.state.sent(statement);
-                    }
-                    Planned::Execute { name, portal, statement, bind, bytes, asked: None }
-                }
-                Item::Close(target, bytes) => Planned::Close { target, bytes },
-            };
-            planned.push(next);
+            match self.plan_item(item, &mut planned, before) {
+                Ok(next) => planned.push(next),
+                Err(unfit) => return (planned, Some(unfit)),
+            }
         }
-        let asked = self.list_operations(&mut planned)?;
-        Ok((planned, asked))
+        (planned, None)
+    }
+
+    fn plan_item(
+        &mut self,
+        item: Item,
+        planned: &mut [Planned],
+        before: &mut Option<SessionState>,
+    ) -> Result<Planned, Unfit> {
+        Ok(match item {
+            Item::Parse(parse, bytes) => self.plan_parse(&parse, bytes)?,
+            Item::Bind(bind, bytes) => self.plan_bind(&bind, bytes, planned)?,
+            Item::Describe(target, bytes) => {
+                let prepared = match &target {
+                    Target::Statement(name) => self.find_prepared(name, planned, false),
+                    Target::Portal(name) => {
+                        self.find_portal(name, planned, false).map(|(portal, _)| portal.prepared)
+                    }
+                };
+                Planned::Describe { target, prepared, bytes }
+            }
+            Item::Execute(execute, bytes) => {
+                let name = execute.portal;
+                let Some((portal, bind)) = self.find_portal(&name, planned, true) else {
+                    return Err(Unfit::no_portal(&name));
+                };
+                let statement = self.current(&portal.prepared);
+                self.strange |= statement.as_deref().is_some_and(runs_unknown_code);
+                if let Some(statement) = &statement
+                    && !matches!(statement.control, Control::None)
+                {
+                    before.get_or_insert_with(|| self.settings.state.clone());
+                    self.settings.state.sent(statement);
+                }
+                Planned::Execute { name, portal, statement, bind, bytes, asked: None }
+            }
+            Item::Close(target, bytes) => Planned::Close { target, bytes },
+        })
     }
 
     fn plan_parse(&mut self, parse: &Parse, bytes: Bytes) -> Result<Planned, Unfit> {
@@ -376,11 +407,20 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             [one] => Some(one.clone()),
             [_, _, ..] => {
                 let text = "cannot insert multiple commands into a prepared statement";
-                return Err(Unfit::new(SYNTAX_ERROR, text));
+                return Err(Unfit::as_the_server(SYNTAX_ERROR, text));
             }
         };
         let generation = self.scripts.generation(&self.settings.state, self.masks.catalogue());
+        // What holds no statement goes on as the empty text: no reading of it can find one.
+        let bytes = match &statement {
+            Some(_) => bytes,
+            None => encoded(Housekeeping::PrepareEmpty {
+                name: parse.statement.clone(),
+                types: parse.parameter_types.clone(),
+            })?,
+        };
         let prepared = Arc::new(Prepared {
+            names_something: names_something(text),
             statement,
             generation,
             declared: parse.parameter_types.clone(),
@@ -396,8 +436,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             .admit_portal(&bind.portal)
             .map_err(|error| Unfit::new(sqlstate::LIMIT_EXCEEDED, &error.to_string()))?;
         let Some(prepared) = self.find_prepared(&bind.statement, planned, true) else {
-            let text = format!("prepared statement \"{}\" is not known", bind.statement.to_string_lossy());
-            return Err(Unfit::new(NO_STATEMENT, &text));
+            return Err(Unfit::no_statement(&bind.statement));
+        };
+        let bytes = match &prepared.statement {
+            Some(_) => bytes,
+            None => encoded(Housekeeping::BindEmpty {
+                portal: bind.portal.clone(),
+                statement: bind.statement.clone(),
+                values: bind.parameters.len(),
+                formats: bind.result_formats.clone(),
+            })?,
         };
         let statement = self.current(&prepared);
         let parameters: Vec<Parameter> = operation::parameters(bind, prepared.types());
@@ -405,6 +453,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         Ok(Planned::Bind {
             name: bind.portal.clone(),
             portal,
+            from: bind.statement.clone(),
+            formats: bind.result_formats.clone(),
             statement,
             bytes,
             executed: false,
@@ -417,7 +467,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     fn current(&mut self, prepared: &Prepared) -> Option<Arc<Statement>> {
         let statement = prepared.statement.as_ref()?;
         let generation = self.scripts.generation(&self.settings.state, self.masks.catalogue());
-        if generation == prepared.generation && !names_something(&statement.text) {
+        if generation == prepared.generation && !prepared.names_something {
             return Some(statement.clone());
         }
         // One statement then is one statement now, or a text that is not understood any more.
@@ -460,10 +510,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     }
 
     /// The operations of the batch, in the order they would run.
-    fn list_operations(&mut self, planned: &mut [Planned]) -> Result<Vec<Asked>, Unfit> {
+    fn list_operations(&mut self, planned: &mut [Planned]) -> Vec<Asked> {
         let mut walk = TransactionWalk::from(self.server_leg.status());
         let mut asked = Vec::new();
-        let mut empty = false;
         for item in planned {
             let (statement, parameters, approval, seat, runs) = match item {
                 Planned::Parse { prepared, bound: false, asked, .. } => {
@@ -483,10 +532,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 | Planned::Describe { .. }
                 | Planned::Close { .. } => continue,
             };
-            let Some(statement) = &statement else {
-                empty = true;
-                continue;
-            };
+            let Some(statement) = &statement else { continue };
             let fresh = self.operation(statement, parameters.to_vec(), walk.is_open());
             if runs {
                 walk.pass(statement);
@@ -494,11 +540,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             *seat = Some(asked.len());
             asked.push(ask(fresh, statement, approval, self.gate.now()));
         }
-        if empty && !asked.is_empty() {
-            let text = "an empty statement among others in one batch is not supported";
-            return Err(Unfit::new(sqlstate::FEATURE_NOT_SUPPORTED, text));
-        }
-        Ok(asked)
+        asked
     }
 
     /// The bytes of a decided batch and the answers they will have. Describe is put before an Execute whose rows are
@@ -507,6 +549,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         &mut self,
         planned: Vec<Planned>,
         seats: &mut [Option<(Flight, Option<Granted>)>],
+        unfit: Option<ReportFields>,
         sync: bool,
     ) -> Result<(Bytes, Vec<(Request, Answer)>), lockgate_wire::postgres::WireError> {
         let mut payload = BytesMut::with_capacity(planned.iter().map(Planned::len).sum::<usize>() + 64);
@@ -548,7 +591,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                         described = Some(name);
                     }
                 }
-                Planned::Execute { name, portal, statement: _, bind, bytes, asked } => {
+                Planned::Execute { statement: None, bytes, .. } => {
+                    payload.extend_from_slice(&bytes);
+                    requests.push((Request::Execute, Answer::Ping));
+                }
+                Planned::Execute { name, portal, statement: Some(_), bind, bytes, asked } => {
                     let Some((mut flight, granted)) = take(asked) else { continue };
                     portal.prepared.learn(flight.strip());
                     if let Some(limited) = &mut flight.limited {
@@ -578,6 +625,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 }
             }
         }
+        if let Some(words) = unfit {
+            Housekeeping::PoisonBatch.into_message().encode(&mut payload)?;
+            requests.push((Request::Parse, Answer::Poison(words)));
+        }
         if sync {
             Frontend::Sync.encode(&mut payload)?;
             requests.push((Request::Sync, Answer::Sync));
@@ -587,48 +638,58 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         Ok((payload.freeze(), requests))
     }
 
-    fn forget(&mut self, target: &Target) {
-        match target {
-            Target::Statement(name) => self.names.forget_prepared(name),
-            Target::Portal(name) => self.names.forget_portal(name),
-        }
-    }
-
-    /// A batch of empty statements (drivers ping so) is nothing to decide: lockgate answers it, and asks the server only
-    /// for its ReadyForQuery.
-    async fn answer_empty(&mut self, planned: Vec<Planned>, sync: bool) -> Result<Fate, Ending> {
-        self.settle().await?;
+    /// A batch of empty statements (drivers ping so) runs nothing: there is nothing to decide. The target still knows
+    /// their names, and answers.
+    fn pass_empty(
+        &mut self,
+        planned: Vec<Planned>,
+        unfit: Option<ReportFields>,
+        sync: bool,
+    ) -> Result<Fate, Ending> {
         if self.server_leg.is_skipping() {
+            // An earlier part of the segment failed while the catalogue was read.
             if sync {
                 self.sync()?;
             }
             return Ok(Fate::Answered);
         }
         for item in planned {
-            let answer = match item {
+            match item {
                 Planned::Parse { name, prepared, .. } => {
-                    self.names.enter_prepared(name, prepared);
-                    Backend::ParseComplete
+                    let empty =
+                        Housekeeping::PrepareEmpty { name: name.clone(), types: prepared.declared.clone() };
+                    self.tend(empty, Request::Parse, Answer::Parse { name, prepared, flight: None })?;
                 }
-                Planned::Bind { name, portal, .. } => {
-                    self.names.enter_portal(name, portal);
-                    Backend::BindComplete
+                Planned::Bind { name, portal, from, formats, .. } => {
+                    let empty = Housekeeping::BindEmpty {
+                        portal: name.clone(),
+                        statement: from,
+                        values: portal.parameters.len(),
+                        formats,
+                    };
+                    self.tend(empty, Request::Bind, Answer::Bind { name, portal, flight: None })?;
                 }
-                Planned::Describe { target: Target::Statement(_), .. } => {
-                    words::say(self.client.output.tail(), &Backend::ParameterDescription(Vec::new()));
-                    Backend::NoData
+                Planned::Describe { target, prepared, .. } => {
+                    let request = describe_request(&target);
+                    self.tend(Housekeeping::Describe(target), request, Answer::Describe { prepared })?;
                 }
-                Planned::Describe { target: Target::Portal(_), .. } => Backend::NoData,
-                Planned::Execute { .. } => Backend::EmptyQueryResponse,
+                Planned::Execute { name, .. } => {
+                    self.tend(Housekeeping::RunEmpty(name), Request::Execute, Answer::Ping)?;
+                }
                 Planned::Close { target, .. } => {
-                    self.forget(&target);
-                    Backend::CloseComplete
+                    let answer = close_answer(&target);
+                    self.tend(Housekeeping::Close(target), Request::Close, answer)?;
                 }
-            };
-            words::say(self.client.output.tail(), &answer);
+            }
+        }
+        if let Some(words) = unfit {
+            self.tend(Housekeeping::PoisonBatch, Request::Parse, Answer::Poison(words))?;
         }
         if sync {
             self.sync()?;
+        } else {
+            self.batch.sent = true;
+            self.say_upstream(Housekeeping::Flush)?;
         }
         Ok(Fate::Answered)
     }
@@ -694,6 +755,13 @@ fn leans_on_earlier(items: &[Item]) -> bool {
         }
     }
     false
+}
+
+fn encoded(message: Housekeeping) -> Result<Bytes, Unfit> {
+    message
+        .into_message()
+        .to_bytes()
+        .map_err(|fault| Unfit::new(sqlstate::LIMIT_EXCEEDED, &fault.to_string()))
 }
 
 fn describe_request(target: &Target) -> Request {

@@ -71,6 +71,8 @@ pub(crate) enum Answer {
         /// Its name.
         name: PgString,
     },
+    /// Execute of a statement without a text.
+    Ping,
     /// Sync.
     Sync,
     /// An Execute that must fail, so that the server's transaction fails with lockgate's denial.
@@ -86,7 +88,7 @@ impl Answer {
                 flight.into_iter().map(|flight| *flight).collect()
             }
             Self::Execute(flight) => vec![*flight],
-            Self::Describe { .. } | Self::Origins | Self::Close { .. } | Self::Sync | Self::Poison(_) => {
+            Self::Describe { .. } | Self::Origins | Self::Close { .. } | Self::Ping | Self::Sync | Self::Poison(_) => {
                 Vec::new()
             }
         }
@@ -102,7 +104,7 @@ impl Answer {
             | Self::Describe { .. }
             | Self::Origins
             | Self::Close { .. }
-            | Self::Sync
+            | Self::Ping | Self::Sync
             | Self::Poison(_) => false,
         }
     }
@@ -117,7 +119,7 @@ impl Answer {
             | Self::Describe { .. }
             | Self::Origins
             | Self::Close { .. }
-            | Self::Sync
+            | Self::Ping | Self::Sync
             | Self::Poison(_) => None,
         }
     }
@@ -130,7 +132,7 @@ impl Answer {
                 flight.iter_mut().for_each(|flight| flight.begin());
             }
             Self::Execute(flight) => flight.begin(),
-            Self::Describe { .. } | Self::Origins | Self::Close { .. } | Self::Sync | Self::Poison(_) => {}
+            Self::Describe { .. } | Self::Origins | Self::Close { .. } | Self::Ping | Self::Sync | Self::Poison(_) => {}
         }
     }
 
@@ -145,7 +147,7 @@ impl Answer {
             Self::Bind { portal, .. } => portal.prepared.strip.get().copied(),
             Self::Describe { prepared } => prepared.as_ref().and_then(|p| p.strip.get().copied()),
             Self::Execute(flight) => flight.strip(),
-            Self::Origins | Self::Close { .. } | Self::Sync | Self::Poison(_) => None,
+            Self::Origins | Self::Close { .. } | Self::Ping | Self::Sync | Self::Poison(_) => None,
         }
     }
 }
@@ -161,7 +163,7 @@ impl Answer {
             | Self::Execute(_)
             | Self::Origins
             | Self::Close { .. }
-            | Self::Sync
+            | Self::Ping | Self::Sync
             | Self::Poison(_) => false,
         }
     }

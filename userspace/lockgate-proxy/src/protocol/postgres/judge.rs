@@ -23,8 +23,8 @@ use lockgate_model::{
     outcome::CloseReason,
     port::{Durability, PendingApproval},
     session::Mode,
-    sql::SqlClass,
-    verdict::{Denial, DenialCause, Effect, Verdict},
+    sql::{SqlClass, is_replication},
+    verdict::{ApprovalSpec, Denial, DenialCause, Effect, Verdict},
 };
 use lockgate_policy::permit::Cleared;
 use lockgate_wire::postgres::{TransactionStatus, backend::ReportFields};
@@ -96,8 +96,24 @@ enum Held {
 
 impl Gate {
     fn case(&mut self, asked: Asked, masks: &mut super::masks::Masks) -> Case {
+        self.follow();
+        let keys = self.ports.mask_keys.load_full();
+        // A session can say more of an operation than its statement does (a dump's, for example): then it is judged anew.
+        let plain = Arc::ptr_eq(&asked.operation.facts, &asked.statement.facts);
+        let known = self.known.of(&asked.statement, masks.catalogue(), &keys).filter(|_| plain);
+        let known = known.and_then(|known| known.allowed.clone());
+        if let Some((verdict, mask)) = known {
+            let verdict = self.again(verdict);
+            return Case { asked, verdict, mask, held: false, cleared: None };
+        }
         let verdict = self.evaluate(&asked.operation);
         let (verdict, mask) = self.masked(verdict, &asked.statement, masks);
+        if plain
+            && self.judges_facts_alone()
+            && let Some(known) = self.known.of(&asked.statement, masks.catalogue(), &keys)
+        {
+            known.keep(&verdict, mask.as_ref());
+        }
         Case { asked, verdict, mask, held: false, cleared: None }
     }
 
@@ -121,6 +137,10 @@ impl Gate {
         if matches!(verdict.effect, Effect::Deny(_)) || is_dataless(statement) {
             return (verdict, None);
         }
+        if is_replication(&statement.sql().kind) {
+            let denial = super::replication::unmaskable(spec);
+            return (self.overrule(verdict, denial), None);
+        }
         let Some(plan) = masks.plan(spec, &self.ports.mask_keys.load_full()) else {
             let denial = Denial {
                 rule: spec.rules.first().cloned(),
@@ -133,6 +153,15 @@ impl Gate {
         };
         match plan.judge(statement) {
             Ok(mask) => (verdict, Some(Arc::new(mask))),
+            Err(violation) if violation.may_be_approved && spec.approval.is_some() => {
+                match (plan.judge_approved(statement), spec.approval.clone()) {
+                    (Ok(mask), Some(approval)) => {
+                        (also_held(verdict, approval, &violation.reason), Some(Arc::new(mask)))
+                    }
+                    (Err(violation), _) => (self.overrule(verdict, violation.denial()), None),
+                    (Ok(_), None) => (self.overrule(verdict, violation.denial()), None),
+                }
+            }
             Err(violation) => {
                 let mut denial = violation.denial();
                 denial.rule = denial.rule.or_else(|| spec.rules.first().cloned());
@@ -140,6 +169,30 @@ impl Gate {
             }
         }
     }
+}
+
+/// A verdict that waits for these people too, and tells them why. Adding the same twice changes nothing: policy is asked
+/// again when a hold ends.
+fn also_held(mut verdict: Verdict, mut approval: ApprovalSpec, why: &str) -> Verdict {
+    for requirement in &mut approval.requirements {
+        requirement.description = Some(match &requirement.description {
+            Some(description) => format!("{description}: {why}"),
+            None => why.to_owned(),
+        });
+    }
+    match &mut verdict.effect {
+        Effect::Deny(_) => {}
+        Effect::Allow => verdict.effect = Effect::Hold(approval),
+        Effect::Hold(held) => {
+            let new = approval.requirements.into_iter().filter(|new| !held.requirements.contains(new));
+            let new: Vec<_> = new.collect();
+            held.requirements.extend(new);
+            held.timeout = held.timeout.min(approval.timeout);
+            held.max_wait_in_transaction =
+                [held.max_wait_in_transaction, approval.max_wait_in_transaction].into_iter().flatten().min();
+        }
+    }
+    verdict
 }
 
 /// EXECUTE and FETCH answer what PREPARE and DECLARE said.

@@ -3,6 +3,7 @@
 //! Plans are shared by all sessions of a target's database, and made anew when the policy's masks or the catalogue
 //! changed. Without a catalogue there is no plan, and what could return rows is refused: never raw.
 
+use crate::catalogue::Routine;
 use lockgate_inspect::{
     mask::{MaskKeys, MaskPlan},
     sql::{Statement, catalogue::CatalogueSnapshot},
@@ -29,6 +30,8 @@ pub(crate) trait CatalogueSource: Send + Sync {
     fn fresh(&self) -> Option<Arc<CatalogueSnapshot>>;
     /// Somebody changed the schema.
     fn outdated(&self);
+    /// The function of an OID; None when there is none, or nobody can tell.
+    fn routine(&self, oid: u32) -> BoxFuture<'_, Option<Routine>>;
 }
 
 /// One plan and what it was made of.

@@ -12,11 +12,14 @@ mod engine;
 mod extended;
 mod flight;
 mod follow;
+mod function_call;
 mod judge;
+mod known;
 mod leg;
 mod masks;
 mod operation;
 mod prepared;
+mod replication;
 mod respond;
 mod scripts;
 mod simple;
@@ -26,13 +29,15 @@ mod stream;
 mod tests;
 mod words;
 
+pub(crate) use known::Known;
 pub(crate) use masks::PlanCache;
+pub(crate) use scripts::ScriptCache;
 
 use super::Arrival;
 use crate::{
     Shared,
     cancel::{CancelRegistry, Delivery},
-    catalogue::Catalogue,
+    catalogue::{Catalogue, Routine},
     gate::Gate,
     limits::{CANCEL_TIME, FAREWELL_TIME},
     report::{Ending, FlowReport},
@@ -58,6 +63,7 @@ use lockgate_wire::postgres::{
     startup::{CancelRequest, ProtocolVersion, StartupMessage},
 };
 use masks::{CatalogueSource, Masks};
+use scripts::Scripts;
 use startup::{Greeted, Opened, Wishes};
 use std::sync::Arc;
 use tokio::{
@@ -178,6 +184,16 @@ async fn open<S>(
             return;
         }
     }
+    let mut gate = Gate::new(session.clone(), shared.ports.clone());
+    if let Some(value) = wishes.replication
+        && let Err(denied) = replication::admit(&mut gate, &wishes.database, value).await
+    {
+        let denied = denied.into_fatal();
+        report.end(Ending::because(CloseReason::Refused, denied.message().into_owned()));
+        words::say(leg.output.tail(), &Backend::ErrorResponse(denied));
+        leg.farewell(FAREWELL_TIME).await;
+        return;
+    }
     let endpoint = endpoint(&target, destination);
     let connected = match account {
         Ok(account) => dial(&endpoint, &account, &target, &wishes, &session, &shared).await,
@@ -227,7 +243,9 @@ async fn open<S>(
         upstream,
         reader,
         status,
-        gate: Gate::new(session, shared.ports.clone()),
+        gate,
+        replicates: wishes.replication.is_some(),
+        scripts: Scripts::on(shared.scripts.clone()),
         state,
         database: wishes.database,
         masks: Masks::new(Arc::new(SideConnection(catalogue)), shared.plans.clone()),
@@ -285,6 +303,7 @@ async fn dial(
         database: PgString::lossy(&wishes.database),
         parameters,
         session: Some(session.id),
+        replication: wishes.replication.map(PgString::from_static),
     };
     match timeout(shared.limits.open_time, upstream::connect(endpoint, account, &request)).await {
         Ok(Ok(connected)) => Ok((connected, credential.clone(), account.clone())),
@@ -371,10 +390,20 @@ impl CatalogueSource for SideConnection {
     }
 
     fn fresh(&self) -> Option<Arc<CatalogueSnapshot>> {
+        self.0.watch();
         self.0.fresh()
     }
 
     fn outdated(&self) {
         self.0.outdated();
+    }
+
+    fn routine(&self, oid: u32) -> BoxFuture<'_, Option<Routine>> {
+        Box::pin(async move {
+            self.0.routine(oid).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, kind = error.kind(), "the target's functions cannot be read");
+                None
+            })
+        })
     }
 }

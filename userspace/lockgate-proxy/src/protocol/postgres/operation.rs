@@ -1,8 +1,13 @@
 //! From a statement to an operation: under which role, in which database, with which values, inside a transaction or not.
 
 use super::engine::Engine;
+use bytes::Bytes;
+use lockgate_inspect::mask::MaskKeys;
 use lockgate_inspect::sql::{Control, DigestParts, SearchPath, Statement, digest};
-use lockgate_model::operation::{Operation, Parameter, SqlContext, ValueFormat};
+use lockgate_model::{
+    operation::{Facts, Operation, Parameter, SqlContext, ValueFormat},
+    sql::Export,
+};
 use lockgate_wire::postgres::{Format, TransactionStatus, frontend::Bind};
 use std::sync::Arc;
 
@@ -56,7 +61,7 @@ impl<C> Engine<C> {
     ) -> Arc<Operation> {
         self.report.counters.operations += 1;
         let keys = self.gate.ports.mask_keys.load_full();
-        let touches_masked = self.masks.touches(self.gate.masks(), &keys, statement);
+        let touches_masked = self.touches_masked(statement, &keys);
         let session = &self.gate.session;
         let role = self.settings.state.role.as_deref().unwrap_or(&session.upstream_user);
         let search_path = match &self.settings.state.search_path {
@@ -64,6 +69,11 @@ impl<C> Engine<C> {
             SearchPath::Known(schemas) => Some(schemas.join(", ")),
             SearchPath::Unknown => Some("(unknown)".to_owned()),
         };
+        let mut facts = statement.facts.clone();
+        if self.dumps.observe(statement) {
+            let Facts::Sql(sql) = Arc::make_mut(&mut facts);
+            sql.reach.exports.insert(Export::Dump);
+        }
         let (text, normalized) = self.spelled_out(statement);
         let session = &self.gate.session;
         let digest = digest(&DigestParts {
@@ -78,7 +88,7 @@ impl<C> Engine<C> {
         Arc::new(Operation {
             id: self.gate.operation_id(),
             session: session.id,
-            facts: statement.facts.clone(),
+            facts,
             text,
             normalized,
             parameters,
@@ -95,6 +105,20 @@ impl<C> Engine<C> {
 }
 
 impl<C> Engine<C> {
+    /// Whether no literal of the statement may rest in a record.
+    fn touches_masked(&mut self, statement: &Statement, keys: &Arc<MaskKeys>) -> bool {
+        self.gate.follow();
+        let known = self.gate.known.of(statement, self.masks.catalogue(), keys);
+        if let Some(touches) = known.and_then(|known| known.touches) {
+            return touches;
+        }
+        let touches = self.masks.touches(self.gate.session_masks(), keys, statement);
+        if let Some(known) = self.gate.known.of(statement, self.masks.catalogue(), keys) {
+            known.touches = Some(touches);
+        }
+        touches
+    }
+
     /// The statement's texts. For EXECUTE and FETCH with what they run: the name alone tells an approver nothing, and an
     /// approval must not be good for whatever the name means later.
     fn spelled_out(&self, statement: &Statement) -> (Arc<str>, Arc<str>) {
@@ -126,10 +150,15 @@ impl<C> Engine<C> {
     }
 }
 
-/// The values of a Bind as an approver reads them. What cannot be read as text is shown in hexadecimal: an approval is bound
-/// to the very bytes.
+/// The values of a Bind as an approver reads them.
 pub(crate) fn parameters(bind: &Bind, types: &[u32]) -> Vec<Parameter> {
-    bind.parameters
+    values(&bind.parameters, &bind.parameter_formats, types)
+}
+
+/// Values as an approver reads them. What cannot be read as text is shown in hexadecimal: an approval is bound
+/// to the very bytes.
+pub(crate) fn values(values: &[Option<Bytes>], formats: &[Format], types: &[u32]) -> Vec<Parameter> {
+    values
         .iter()
         .enumerate()
         .map(|(index, value)| {
@@ -137,7 +166,7 @@ pub(crate) fn parameters(bind: &Bind, types: &[u32]) -> Vec<Parameter> {
             let Some(value) = value.as_deref() else {
                 return Parameter { type_oid, format: ValueFormat::Text, value: None };
             };
-            let text = match Format::of(&bind.parameter_formats, index) {
+            let text = match Format::of(formats, index) {
                 Format::Text => std::str::from_utf8(value).ok().map(str::to_owned),
                 Format::Binary => binary_as_text(type_oid, value),
             };
@@ -172,7 +201,6 @@ fn binary_as_text(type_oid: u32, value: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
     use lockgate_wire::postgres::PgString;
 
     #[test]

@@ -19,6 +19,8 @@ use std::{
 pub(crate) struct Prepared {
     /// What it was when it was parsed; None for an empty text.
     pub(crate) statement: Option<Arc<Statement>>,
+    /// Its meaning lies in a name of the moment, EXECUTE's for example.
+    pub(crate) names_something: bool,
     /// How long that holds: the server reads the text anew when its search_path or the schema changed.
     pub(crate) generation: u64,
     /// Parameter types as Parse gave them.

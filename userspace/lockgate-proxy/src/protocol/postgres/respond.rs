@@ -15,7 +15,7 @@ use lockgate_model::{
     DecisionId,
     event::EventKind,
     outcome::{CloseReason, OutcomeStatus},
-    sql::{SqlClass, SqlEffect},
+    sql::{SqlClass, SqlEffect, is_replication},
     verdict::UnknownLineage,
 };
 use lockgate_wire::postgres::{
@@ -143,7 +143,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     }
 
     /// The result of the current operation goes no further: its limit is reached.
-    fn cut(&mut self, exceeded: &Exceeded, running: bool) {
+    pub(super) fn cut(&mut self, exceeded: &Exceeded, running: bool) {
         let Some(flight) = self.current_flight() else { return };
         let (operation, decision) = (flight.operation, flight.decision);
         let denial = exceeded.denial();
@@ -172,7 +172,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     }
 
     /// The operation that the target is answering now.
-    fn current_flight(&mut self) -> Option<&mut Flight> {
+    pub(super) fn current_flight(&mut self) -> Option<&mut Flight> {
         self.expected.front_mut()?.answer.current()
     }
 
@@ -242,10 +242,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 self.pass(frame);
                 Ok(())
             }
-            ReplyKind::CopyBothResponse => Err(target_fault(unasked("CopyBothResponse"))),
+            ReplyKind::CopyBothResponse => self.handle_copy_both(frame),
+            ReplyKind::FunctionCallResponse => self.handle_function_result(frame),
             ReplyKind::Authentication
             | ReplyKind::BackendKeyData
-            | ReplyKind::FunctionCallResponse
             | ReplyKind::NegotiateProtocolVersion => Err(target_fault(unasked(kind.name()))),
         }
     }
@@ -365,7 +365,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                         let last = flights.len() == 1;
                         match flights.front() {
                             None => return Err(too_many_results()),
-                            Some(flight) if last && flight.statement.class() == SqlClass::Opaque => None,
+                            Some(flight) if last && answers_often(&flight.statement) => None,
                             Some(_) => flights.pop_front(),
                         }
                     }
@@ -404,7 +404,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         }
         if changes_schema(&statement) {
             self.schema_changed = true;
-            self.masks.outdated();
+            // Inside a transaction block nobody else sees it yet, and its locks would be in the way of a look.
+            if self.server_leg.status() == TransactionStatus::Idle {
+                self.masks.outdated();
+            }
         }
         let kinds = flight.finish(status);
         self.note(kinds);
@@ -538,6 +541,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 | Answer::Describe { .. }
                 | Answer::Origins
                 | Answer::Execute(_)
+                | Answer::Ping
                 | Answer::Sync
                 | Answer::Poison(_),
             )
@@ -605,6 +609,17 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 CopyFate::Forward => self.say_upstream(Housekeeping::AbortCopy),
                 CopyFate::Discard => Ok(()),
             })
+    }
+
+    /// A stream in both directions, under the permit of the command that asked for it.
+    fn handle_copy_both(&mut self, frame: Frame) -> Result<(), Ending> {
+        let asked = self.current_flight().is_some_and(|flight| is_replication(&flight.statement.sql().kind));
+        if !asked || self.stream.is_none() {
+            return Err(target_fault(unasked("CopyBothResponse")));
+        }
+        self.pass(frame);
+        self.client_leg.handle_copy_in();
+        Ok(())
     }
 
     fn handle_copy_out(&mut self, frame: Frame) -> Result<(), Ending> {
@@ -694,7 +709,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     }
 
     /// What belongs to a request; nothing of it once its result is cut.
-    fn pass(&mut self, frame: Frame) {
+    pub(super) fn pass(&mut self, frame: Frame) {
         if !self.caps.is_muted() {
             self.pass_always(frame);
         }
@@ -724,6 +739,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     }
 }
 
+/// Whether one statement may have several results: a text that was not understood may hold any number of statements, and
+/// a command of replication sends several.
+fn answers_often(statement: &Statement) -> bool {
+    statement.class() == SqlClass::Opaque || is_replication(&statement.sql().kind)
+}
+
 /// Whether it may have changed what a view shows or a name means. What an unknown function does to the schema behind
 /// everybody's back is seen when the catalogue ages; what it returns is of unknown lineage at once.
 fn changes_schema(statement: &Statement) -> bool {
@@ -750,7 +771,7 @@ fn names_no_relation(report: &ReportFields) -> bool {
             .all(|code| report.field(*code).is_none())
 }
 
-fn unasked(got: &'static str) -> WireError {
+pub(super) fn unasked(got: &'static str) -> WireError {
     WireError::Unexpected {
         side: lockgate_wire::postgres::Side::Server,
         got,

@@ -1,13 +1,19 @@
-//! Texts that were understood before: drivers and ORMs send the same few again and again.
+//! Texts that were understood before: drivers and ORMs send the same few again and again, and many write their values
+//! into them.
 //!
-//! A text means the same as long as nothing that its meaning depends on has changed; when something has, everything is
-//! forgotten. Texts that name prepared statements or cursors are never kept. A hit gives exactly what a miss would.
+//! What a text means depends on the session's settings and the catalogue ([`Basis`]). Sessions that stand on the same
+//! basis share a shelf of texts; one whose basis changes goes to another shelf. On a shelf are texts as they are, and
+//! templates that stand for all texts that differ in harmless literals ([`lockgate_inspect::sql::Template`] says which are).
+//! Texts that name prepared statements or cursors are never kept. A hit gives exactly what a miss would.
 
-use crate::limits::{CACHED_SCRIPT_BYTES, CACHED_SCRIPTS};
-use lockgate_inspect::sql::{Inspector, Script, SearchPath, SessionState, catalogue::CatalogueSnapshot};
+use crate::limits::{CACHED_SCRIPT_BYTES, CACHED_SCRIPTS, SCRIPT_SHELVES, TEMPLATE_VARIANTS};
+use lockgate_inspect::sql::{
+    self, Inspector, Script, SessionState, Shape, Template, catalogue::CatalogueSnapshot,
+};
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Weak},
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 /// Words of the commands whose meaning lies in a name: EXECUTE (also inside EXPLAIN and CREATE TABLE AS), FETCH, MOVE.
@@ -16,25 +22,14 @@ const NAMING: [&str; 3] = ["execute", "fetch", "move"];
 /// What the meaning of a text depends on, besides the text.
 #[derive(Clone, Debug)]
 struct Basis {
-    standard_conforming_strings: Option<bool>,
-    client_encoding_utf8: bool,
-    search_path: SearchPath,
-    role: Option<String>,
-    server_major: Option<u32>,
+    state: sql::Basis,
     /// Weak: a catalogue that nobody else uses any more is not kept for this.
     catalogue: Option<Weak<CatalogueSnapshot>>,
 }
 
 impl Basis {
     fn of(state: &SessionState, catalogue: Option<&Arc<CatalogueSnapshot>>) -> Self {
-        Self {
-            standard_conforming_strings: state.standard_conforming_strings,
-            client_encoding_utf8: state.client_encoding_utf8,
-            search_path: state.search_path.clone(),
-            role: state.role.clone(),
-            server_major: state.server_major,
-            catalogue: catalogue.map(Arc::downgrade),
-        }
+        Self { state: state.basis(), catalogue: catalogue.map(Arc::downgrade) }
     }
 
     fn holds(&self, state: &SessionState, catalogue: Option<&Arc<CatalogueSnapshot>>) -> bool {
@@ -44,40 +39,112 @@ impl Basis {
             (Some(ours), Some(theirs)) => ours.as_ptr() == Arc::as_ptr(theirs),
             (None, Some(_)) | (Some(_), None) => false,
         };
-        same_catalogue
-            && self.standard_conforming_strings == state.standard_conforming_strings
-            && self.client_encoding_utf8 == state.client_encoding_utf8
-            && self.server_major == state.server_major
-            && self.search_path == state.search_path
-            && self.role == state.role
+        same_catalogue && state.stands_on(&self.state)
     }
 }
 
-/// One session's texts.
+/// All sessions' texts, by what their meaning depends on.
+#[derive(Default)]
+pub(crate) struct ScriptCache(Mutex<VecDeque<Arc<Shelf>>>);
+
+impl ScriptCache {
+    /// The shelf of a basis; a new one takes the place of the one that was made first.
+    fn shelf(&self, state: &SessionState, catalogue: Option<&Arc<CatalogueSnapshot>>) -> Arc<Shelf> {
+        let mut shelves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shelf) = shelves.iter().find(|shelf| shelf.basis.holds(state, catalogue)) {
+            return shelf.clone();
+        }
+        // Nobody will ever stand on the basis of a catalogue that is gone.
+        shelves.retain(|shelf| shelf.basis.catalogue.as_ref().is_none_or(|weak| weak.strong_count() > 0));
+        if shelves.len() >= SCRIPT_SHELVES {
+            shelves.pop_front();
+        }
+        let shelf = Arc::new(Shelf { basis: Basis::of(state, catalogue), texts: Mutex::default() });
+        shelves.push_back(shelf.clone());
+        shelf
+    }
+}
+
+/// The texts of one basis.
+struct Shelf {
+    basis: Basis,
+    texts: Mutex<Texts>,
+}
+
+#[derive(Default)]
+struct Texts {
+    exact: Fifo<Box<str>, Script>,
+    templates: Fifo<Box<[u8]>, Vec<Template>>,
+}
+
+impl Shelf {
+    /// Held for a look-up or an insertion, never while a text is parsed.
+    fn texts(&self) -> MutexGuard<'_, Texts> {
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A bounded map; what came first goes first.
+struct Fifo<K, V> {
+    known: HashMap<K, V>,
+    order: VecDeque<K>,
+}
+
+impl<K, V> Default for Fifo<K, V> {
+    fn default() -> Self {
+        Self { known: HashMap::new(), order: VecDeque::new() }
+    }
+}
+
+impl<K: Hash + Eq + Clone, V> Fifo<K, V> {
+    fn insert(&mut self, key: K, value: V) {
+        if self.known.insert(key.clone(), value).is_some() {
+            return;
+        }
+        if self.order.len() >= CACHED_SCRIPTS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        self.order.push_back(key);
+    }
+}
+
+/// One session's way to the texts.
 #[derive(Default)]
 pub(crate) struct Scripts {
-    basis: Option<Basis>,
+    cache: Arc<ScriptCache>,
+    shelf: Option<Arc<Shelf>>,
     /// Counts changes of the basis.
     generation: u64,
-    known: HashMap<Arc<str>, Script>,
-    /// The oldest first.
-    order: VecDeque<Arc<str>>,
+    /// Kept for its memory.
+    shape: Shape,
 }
 
 impl Scripts {
+    /// A session that shares its texts.
+    pub(crate) fn on(cache: Arc<ScriptCache>) -> Self {
+        Self { cache, ..Self::default() }
+    }
+
     /// As long as this number stays the same, what was understood still holds (unless it [`names_something`]).
     pub(crate) fn generation(
         &mut self,
         state: &SessionState,
         catalogue: Option<&Arc<CatalogueSnapshot>>,
     ) -> u64 {
-        if !self.basis.as_ref().is_some_and(|basis| basis.holds(state, catalogue)) {
-            self.basis = Some(Basis::of(state, catalogue));
-            self.generation += 1;
-            self.known.clear();
-            self.order.clear();
-        }
+        self.shelf(state, catalogue);
         self.generation
+    }
+
+    fn shelf(&mut self, state: &SessionState, catalogue: Option<&Arc<CatalogueSnapshot>>) -> Arc<Shelf> {
+        match &self.shelf {
+            Some(shelf) if shelf.basis.holds(state, catalogue) => shelf.clone(),
+            Some(_) | None => {
+                self.generation += 1;
+                self.shelf.insert(self.cache.shelf(state, catalogue)).clone()
+            }
+        }
     }
 
     /// What a text means now.
@@ -88,22 +155,43 @@ impl Scripts {
         state: &SessionState,
         catalogue: Option<&Arc<CatalogueSnapshot>>,
     ) -> Script {
-        if text.len() > CACHED_SCRIPT_BYTES || names_something(text) {
-            return inspector.script(text, state, catalogue.map(|catalogue| &**catalogue));
+        let snapshot = catalogue.map(|catalogue| &**catalogue);
+        if text.len() > CACHED_SCRIPT_BYTES {
+            return inspector.script(text, state, snapshot);
         }
-        self.generation(state, catalogue);
-        if let Some(script) = self.known.get(text) {
-            return script.clone();
-        }
-        let script = inspector.script(text, state, catalogue.map(|catalogue| &**catalogue));
-        if self.order.len() >= CACHED_SCRIPTS
-            && let Some(oldest) = self.order.pop_front()
+        let shelf = self.shelf(state, catalogue);
+        let shape = self.shape.read(text).then_some(&self.shape);
+        let mut variants = 0;
         {
-            self.known.remove(&oldest);
+            let texts = shelf.texts();
+            if let Some(shape) = shape
+                && let Some(templates) = texts.templates.known.get(shape.key())
+            {
+                variants = templates.len();
+                if let Some(statement) = templates.iter().find_map(|template| template.fill(text, shape)) {
+                    return Script { statements: vec![statement] };
+                }
+            }
+            if let Some(script) = texts.exact.known.get(text) {
+                return script.clone();
+            }
         }
-        let text: Arc<str> = text.into();
-        self.order.push_back(text.clone());
-        self.known.insert(text, script.clone());
+        let script = inspector.script(text, state, snapshot);
+        let template = shape
+            .filter(|_| variants < TEMPLATE_VARIANTS)
+            .and_then(|shape| Some((shape, inspector.template(text, shape, &script, state, snapshot)?)))
+            .filter(|(shape, template)| template.is_open(shape));
+        match template {
+            Some((shape, template)) => {
+                let mut texts = shelf.texts();
+                match texts.templates.known.get_mut(shape.key()) {
+                    Some(templates) => templates.push(template),
+                    None => texts.templates.insert(shape.key().into(), vec![template]),
+                }
+            }
+            None if names_something(text) => {}
+            None => shelf.texts().exact.insert(text.into(), script.clone()),
+        }
         script
     }
 }
@@ -121,7 +209,7 @@ mod tests {
     use super::*;
     use proptest::{collection::vec, prelude::*};
 
-    const TEXTS: [&str; 16] = [
+    const TEXTS: [&str; 24] = [
         "SELECT 1",
         "SELECT lower('a')",
         "SELECT f(1) FROM t",
@@ -138,6 +226,14 @@ mod tests {
         "EXECUTE p",
         "explain analyze Execute p",
         "DEALLOCATE p",
+        "SELECT a FROM t WHERE id = 1",
+        "SELECT a FROM t WHERE id = 22",
+        "SELECT a FROM t WHERE id = 1 OR id <> 2",
+        "SELECT a FROM t WHERE id = 1 OR id <> 1",
+        "SELECT nextval('a') FROM t WHERE id = 1",
+        "DELETE FROM t WHERE n = 'x'",
+        "DELETE FROM t WHERE n = 'y'",
+        "CREATE FUNCTION t(int) RETURNS int LANGUAGE sql AS 'SELECT 1'",
     ];
 
     proptest! {
@@ -159,9 +255,35 @@ mod tests {
     #[test]
     fn the_number_of_texts_is_bounded() {
         let mut scripts = Scripts::default();
+        let state = SessionState::default();
         for number in 0..CACHED_SCRIPTS * 3 {
-            scripts.understand(Inspector, &format!("SELECT {number}"), &SessionState::default(), None);
+            scripts.understand(Inspector, &format!("SELECT {number}"), &state, None);
+            scripts.understand(Inspector, &format!("SELECT a FROM t{number} WHERE b = 1"), &state, None);
+            scripts.understand(Inspector, &format!("SELECT a FROM t WHERE b = 1 LIMIT {number}"), &state, None);
         }
-        assert_eq!((scripts.known.len(), scripts.order.len()), (CACHED_SCRIPTS, CACHED_SCRIPTS));
+        let shelf = scripts.shelf(&state, None);
+        let texts = shelf.texts();
+        assert_eq!((texts.exact.known.len(), texts.exact.order.len()), (CACHED_SCRIPTS, CACHED_SCRIPTS));
+        assert_eq!((texts.templates.known.len(), texts.templates.order.len()), (CACHED_SCRIPTS, CACHED_SCRIPTS));
+        assert!(texts.templates.known.values().all(|templates| templates.len() <= TEMPLATE_VARIANTS));
+    }
+
+    #[test]
+    fn sessions_on_one_basis_share_and_others_do_not() {
+        let cache = Arc::new(ScriptCache::default());
+        let (mut one, mut two) = (Scripts::on(cache.clone()), Scripts::on(cache.clone()));
+        let mut state = SessionState::default();
+        let understood = |scripts: &mut Scripts, text: &str, state: &SessionState| {
+            scripts.understand(Inspector, text, state, None).statements[0].facts.clone()
+        };
+        let first = understood(&mut one, "SELECT a FROM t WHERE id = 5", &state);
+        assert!(Arc::ptr_eq(&first, &understood(&mut two, "SELECT a FROM t WHERE id = 60", &state)));
+        state.role = Some("other".to_owned());
+        assert!(!Arc::ptr_eq(&first, &understood(&mut two, "SELECT a FROM t WHERE id = 60", &state)));
+        for number in 0..SCRIPT_SHELVES * 2 {
+            state.role = Some(number.to_string());
+            understood(&mut two, "SELECT 1", &state);
+        }
+        assert_eq!(cache.0.lock().unwrap().len(), SCRIPT_SHELVES);
     }
 }

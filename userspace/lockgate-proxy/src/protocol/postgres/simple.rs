@@ -6,9 +6,10 @@ use super::{
     flight::{Answer, Flight},
     judge::{Asked, Judgement, Passed},
     operation::TransactionWalk,
+    replication,
     words,
 };
-use crate::{metrics::RECORD_SECONDS, report::Ending, upstream::Housekeeping};
+use crate::{report::Ending, upstream::Housekeeping};
 use bytes::Bytes;
 use lockgate_inspect::sql::{Control, Inspector, Script, Statement};
 use lockgate_model::{
@@ -53,7 +54,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             }
         };
         self.refresh_masks().await?;
-        let script = self.script(text);
+        let mut script = self.script(text);
+        if self.replicates {
+            script = replication::read(script);
+        }
         if script.statements.is_empty() {
             words::say(self.client.output.tail(), &Backend::EmptyQueryResponse);
             if self.batch.end() {
@@ -138,7 +142,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         let work = async move { permit(&*recorder, now, batch, Vec::new(), payload).await };
         let began = tokio::time::Instant::now();
         let recorded = self.relay_while(work).await?;
-        ::metrics::histogram!(RECORD_SECONDS).record(began.elapsed());
+        self.gate.record_seconds.record(began.elapsed());
         match recorded {
             Ok(permit) => Ok(Ok(permit)),
             Err(error) => {

@@ -3,6 +3,7 @@
 //! The client's password is never asked for: whatever it is, it is of no use here and goes nowhere.
 
 use super::{
+    replication,
     leg::Leg,
     stream::{ClientStream, Unread},
     words,
@@ -247,6 +248,8 @@ pub(crate) struct Wishes {
     pub(crate) database: String,
     /// Run-time parameters that go on, `client_encoding` among them.
     pub(crate) parameters: Vec<(String, String)>,
+    /// It is to be a replication connection: the parameter's value.
+    pub(crate) replication: Option<&'static str>,
 }
 
 impl Wishes {
@@ -271,18 +274,17 @@ impl Wishes {
             Some(database) => text(database, "database")?,
             None => user.clone(),
         };
-        let mut wishes = Self { user, database, parameters: Vec::new() };
+        let mut wishes = Self { user, database, parameters: Vec::new(), replication: None };
         for (name, value) in &startup.parameters {
             let (name, value) = (text(name, "a parameter's name")?, text(value, "a parameter's value")?);
             match name.as_str() {
                 "user" | "database" => {}
                 _ if name.starts_with("_pq_.") => {}
-                "replication" if ["false", "off", "no", "0"].contains(&value.as_str()) => {}
                 "replication" => {
-                    return Err(Unwelcome {
-                        code: sqlstate::FEATURE_NOT_SUPPORTED,
-                        text: "lockgate: replication connections are not supported".to_owned(),
-                    });
+                    wishes.replication = replication::wanted(&value).map_err(|()| Unwelcome {
+                        code: sqlstate::PROTOCOL_VIOLATION,
+                        text: format!("lockgate: replication is true, false or database, got {value:?}"),
+                    })?;
                 }
                 "options" => {
                     for (name, value) in options(&value)? {
@@ -401,7 +403,7 @@ mod tests {
             (&[("options", "-d 5")], Err("-d")),
             (&[("options", "-c")], Err("-c")),
             (&[("options", "-c session_preload_libraries=x")], Err("session_preload_libraries")),
-            (&[("replication", "database")], Err("replication")),
+            (&[("replication", "maybe")], Err("replication")),
             (&[("role", "admin")], Err("role")),
         ] {
             let all: Vec<_> =
@@ -418,6 +420,8 @@ mod tests {
                 (got, expected) => panic!("{extra:?}: {got:?}, expected {expected:?}"),
             }
         }
+        let replicating = wishes(&[("user", "job"), ("replication", "on")]).unwrap();
+        assert_eq!((replicating.replication, replicating.parameters.len()), (Some("true"), 1));
         assert_eq!(wishes(&[("user", "job")]).unwrap().database, "job");
         assert!(wishes(&[("database", "orders")]).is_err());
     }

@@ -368,7 +368,8 @@ fn step(request: Request, stage: Stage, reply: ReplyKind) -> Option<Step> {
 
         (Request::FunctionCall, Stage::Start, R::FunctionCallResponse) => Some(Step::To(Stage::Ending)),
 
-        (Request::Query, Stage::Start, R::RowDescription) => Some(Step::To(Stage::Rows)),
+        // A rule can add a SELECT to a statement: its rows are described anew, before the one CommandComplete of both.
+        (Request::Query, Stage::Start | Stage::Rows, R::RowDescription) => Some(Step::To(Stage::Rows)),
         (Request::Query, Stage::Start, R::EmptyQueryResponse) => Some(Step::Stay),
         (Request::Query, Stage::Rows, R::DataRow) => Some(Step::Stay),
         (

@@ -180,6 +180,18 @@ impl ReportFields {
         severity.is_some_and(|word| *word == "FATAL" || *word == "PANIC")
     }
 
+    /// The same report, ending the session.
+    #[must_use]
+    pub fn into_fatal(mut self) -> Self {
+        let word = PgString::from_static(Severity::Fatal.as_str());
+        for (_, value) in
+            self.fields.iter_mut().filter(|(code, _)| [field::SEVERITY, field::SEVERITY_CODE].contains(code))
+        {
+            *value = word.clone();
+        }
+        self
+    }
+
     /// The same report with nothing in it that could carry data: severity and SQLSTATE stay, the message becomes `message`.
     #[must_use]
     pub fn redacted(&self, message: &str) -> Self {

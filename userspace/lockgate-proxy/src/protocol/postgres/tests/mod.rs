@@ -109,6 +109,8 @@ impl Stage {
             reader: connected.reader,
             status: TransactionStatus::Idle,
             gate: Gate::new(session, outside.ports.clone()),
+            replicates: false,
+            scripts: Default::default(),
             state: SessionState::default(),
             database: "orders".into(),
             masks: Masks::new(Arc::new(EmptyCatalogue), Arc::default()),
@@ -177,6 +179,10 @@ impl Stage {
 struct EmptyCatalogue;
 
 impl CatalogueSource for EmptyCatalogue {
+    fn routine(&self, _: u32) -> BoxFuture<'_, Option<crate::catalogue::Routine>> {
+        Box::pin(std::future::ready(None))
+    }
+
     fn load(&self) -> BoxFuture<'_, Option<Arc<CatalogueSnapshot>>> {
         Box::pin(async { None })
     }
