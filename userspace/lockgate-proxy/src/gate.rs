@@ -3,7 +3,11 @@
 //! It neither waits nor writes: recording is [`lockgate_policy::permit`]'s, waiting is the protocol's. It knows no
 //! protocol.
 
-use crate::{metrics::OPERATIONS, ports::Ports};
+use crate::{
+    metrics::{OPERATIONS, RECORD_SECONDS},
+    ports::Ports,
+    protocol::postgres::Known,
+};
 use lockgate_model::{
     DecisionId, OperationId, RequestId, Timestamp,
     approval::ApprovalRequest,
@@ -13,6 +17,7 @@ use lockgate_model::{
     verdict::{Denial, Effect, MaskSpec, Verdict},
 };
 use lockgate_policy::{SessionPolicy, approval};
+use metrics::{Counter, Histogram};
 use std::sync::Arc;
 
 /// One session's gate.
@@ -21,15 +26,57 @@ pub(crate) struct Gate {
     pub(crate) session: Arc<Session>,
     /// The surroundings.
     pub(crate) ports: Ports,
+    /// What was decided before.
+    pub(crate) known: Known,
+    /// How long records take.
+    pub(crate) record_seconds: Histogram,
     policy: SessionPolicy,
     masks: Option<MaskSpec>,
+    wants_catalogue: bool,
+    counters: Counters,
+}
+
+/// Counters of one session's target, looked up once.
+struct Counters {
+    allowed: Counter,
+    denied: Counter,
+    held: Counter,
+}
+
+impl Counters {
+    fn on(target: &str) -> Self {
+        let of = |effect: &'static str| {
+            ::metrics::counter!(OPERATIONS, "target" => target.to_owned(), "effect" => effect)
+        };
+        Self { allowed: of("allow"), denied: of("deny"), held: of("require_approval") }
+    }
+
+    fn count(&self, effect: &Effect) {
+        match effect {
+            Effect::Allow => self.allowed.increment(1),
+            Effect::Deny(_) => self.denied.increment(1),
+            Effect::Hold(_) => self.held.increment(1),
+        }
+    }
 }
 
 impl Gate {
     pub(crate) fn new(session: Arc<Session>, ports: Ports) -> Self {
         let policy = ports.policy.load_full().for_session(&session);
         let masks = policy.policy().masks_for(&session);
-        Self { session, ports, policy, masks }
+        let wants_catalogue = policy.policy().wants_catalogue(&session);
+        let counters = Counters::on(&session.target.name.0);
+        let record_seconds = ::metrics::histogram!(RECORD_SECONDS);
+        Self {
+            session,
+            ports,
+            known: Known::default(),
+            record_seconds,
+            policy,
+            masks,
+            wants_catalogue,
+            counters,
+        }
     }
 
     /// The clock.
@@ -43,7 +90,13 @@ impl Gate {
         self.masks.as_ref()
     }
 
-    /// The same as of the last evaluation.
+    /// Whether rules under the policy in force ask about tables' sizes, or what is behind their names.
+    pub(crate) fn wants_catalogue(&mut self) -> bool {
+        self.follow();
+        self.wants_catalogue
+    }
+
+    /// The masks as of the last evaluation.
     pub(crate) fn session_masks(&self) -> Option<&MaskSpec> {
         self.masks.as_ref()
     }
@@ -51,16 +104,27 @@ impl Gate {
     /// What the policy in force says of an operation.
     pub(crate) fn evaluate(&mut self, operation: &Operation) -> Verdict {
         self.follow();
-        let now = self.now();
-        let decision = DecisionId::from_parts(millis(now), self.ports.ambient.random());
+        let (now, decision) = self.decision();
         let verdict = self.policy.evaluate(&self.session, operation, now, decision);
-        ::metrics::counter!(
-            OPERATIONS,
-            "target" => self.session.target.name.0.clone(),
-            "effect" => verdict.effect.as_str()
-        )
-        .increment(1);
+        self.counters.count(&verdict.effect);
         verdict
+    }
+
+    /// The same verdict once more, for another operation with the same facts.
+    pub(crate) fn again(&self, mut verdict: Verdict) -> Verdict {
+        (_, verdict.decision) = self.decision();
+        self.counters.count(&verdict.effect);
+        verdict
+    }
+
+    /// Whether the policy in force looks at nothing but an operation's facts.
+    pub(crate) fn judges_facts_alone(&self) -> bool {
+        self.policy.judges_facts_alone()
+    }
+
+    fn decision(&self) -> (Timestamp, DecisionId) {
+        let now = self.now();
+        (now, DecisionId::from_parts(millis(now), self.ports.ambient.random()))
     }
 
     /// A verdict that refuses for a reason that is not policy's: it quotes the rest of what policy said.
@@ -106,11 +170,13 @@ impl Gate {
     }
 
     /// Takes over a changed policy.
-    fn follow(&mut self) {
+    pub(crate) fn follow(&mut self) {
         let current = self.ports.policy.load();
         if !Arc::ptr_eq(&current, self.policy.policy()) {
             self.policy = current.for_session(&self.session);
+            self.known.forget();
             self.masks = current.masks_for(&self.session);
+            self.wants_catalogue = current.wants_catalogue(&self.session);
         }
     }
 }

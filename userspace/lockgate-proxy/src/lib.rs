@@ -41,7 +41,7 @@ use arc_swap::ArcSwap;
 use catalogue::Catalogues;
 use drain::Drain;
 use lockgate_model::id::NodeName;
-use protocol::postgres::{Cancellations, PlanCache};
+use protocol::postgres::{Cancellations, PlanCache, ScriptCache};
 use std::{io, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +57,7 @@ pub(crate) struct Shared {
     drain: Drain,
     catalogues: Catalogues,
     plans: Arc<PlanCache>,
+    scripts: Arc<ScriptCache>,
     cancellations: Arc<Cancellations>,
 }
 
@@ -86,6 +87,7 @@ impl Proxy {
             drain: Drain::default(),
             catalogues: Catalogues::default(),
             plans: Arc::default(),
+            scripts: Arc::default(),
             cancellations: Arc::default(),
         }))
     }

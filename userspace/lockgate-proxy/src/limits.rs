@@ -48,8 +48,12 @@ pub const RECORDED_BYTES: usize = 64 * 1024;
 pub const READ_CHUNK: usize = 64 * 1024;
 /// What a read makes room for at first: a request, or the answer to a small one.
 pub const SMALL_READ: usize = 8 * 1024;
-/// Texts a session remembers with their meaning: what ORMs and pools repeat fits, and a thousand sessions fit a small host.
-pub const CACHED_SCRIPTS: usize = 64;
+/// Texts that sessions of one basis remember with their meaning, and as many templates: what ORMs and pools repeat fits.
+pub const CACHED_SCRIPTS: usize = 512;
+/// Bases that texts are remembered for. Sessions of one target mostly share one; a catalogue read anew makes another.
+pub const SCRIPT_SHELVES: usize = 32;
+/// Templates of one shape that differ in literals which must be the same: more is a value that never repeats.
+pub const TEMPLATE_VARIANTS: usize = 4;
 /// Longer texts are parsed anew: they are rarely repeated, and parsing them is not what they cost.
 pub const CACHED_SCRIPT_BYTES: usize = 4 * 1024;
 

@@ -10,6 +10,10 @@ mod config;
 use clap::Parser as _;
 use std::process::ExitCode;
 
+/// A session allocates a few small things an operation, on the thread where it stays: no lock, and little kept per thread.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// SQL grammars recurse by the nesting of the text; whatever runs them gets this much stack.
 const DEEP_STACK_BYTES: usize = 16 * 1024 * 1024;
 
