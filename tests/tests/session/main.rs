@@ -37,7 +37,7 @@ fn statements_pass_are_denied_and_are_held() -> Result<()> {
         &said,
         "1\n",
         &[
-            "ERROR:  lockgate: denied DELETE on orders by rule no-unbounded-write (decision dec_",
+            "ERROR:  lockgate: denied DELETE on public.orders by rule no-unbounded-write (decision dec_",
             "DETAIL:  a DELETE or UPDATE needs a WHERE",
         ],
         0,
@@ -53,9 +53,9 @@ fn statements_pass_are_denied_and_are_held() -> Result<()> {
         "-c",
         "SELECT count(*) FROM orders",
     ])?;
-    check(&said, "50\n", &["denied DELETE on orders"], 0);
+    check(&said, "50\n", &["denied DELETE on public.orders"], 0);
     let said = world.psql(&["-c", "INSERT INTO orders VALUES (101); DELETE FROM orders"])?;
-    check(&said, "", &["denied DELETE on orders"], 1);
+    check(&said, "", &["denied DELETE on public.orders"], 1);
     ensure!(world.server.psql_in("orders", "SELECT count(*) FROM orders")? == "50");
 
     // Held and approved.
@@ -65,8 +65,8 @@ fn statements_pass_are_denied_and_are_held() -> Result<()> {
         &said,
         "",
         &[
-            "NOTICE:  lockgate: waiting for approval of ALTER TABLE on orders at orders-db (production): 0 of 1 from dba, rule schema-change",
-            "NOTICE:  lockgate: ALTER TABLE on orders approved by local:1000 (looks right)",
+            "NOTICE:  lockgate: waiting for approval of ALTER TABLE on public.orders at orders-db (production): 0 of 1 from dba, rule schema-change",
+            "NOTICE:  lockgate: ALTER TABLE on public.orders approved by local:1000 (looks right)",
         ],
         0,
     );
