@@ -5,6 +5,7 @@
 use super::{
     Exit, Output, OutputArgument, TEMPLATE,
     client::{Agent, CallError},
+    grants, inspect,
     output::{self, Style, styled},
     text,
 };
@@ -28,6 +29,7 @@ use std::path::Path;
 Examples:
   lockgate doctor
   lockgate doctor --config /etc/lockgate/lockgate.yaml
+  lockgate doctor --database shop          may the upstream roles read what is masked there?
   lockgate doctor --output json | jq '.checks[] | select(.status != \"ok\")'
 ",
     after_help = "Run it as root: it loads programs and sends a probe. Exit code 1 when something is broken.",
@@ -35,6 +37,9 @@ Examples:
 pub(super) struct Arguments {
     #[command(flatten)]
     output: OutputArgument,
+    /// Whether the upstream roles can read, by themselves, what policy masks in this database (may be repeated)
+    #[arg(long, value_name = "NAME")]
+    database: Vec<String>,
 }
 
 /// A check and what it is about.
@@ -84,6 +89,16 @@ pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
             policies(config, &mut findings);
         }
         findings.0.push(Finding { section: "capture", check: lockgate_intercept::prove() });
+    }
+    if let Some(config) = parsed.filter(|_| !arguments.database.is_empty()) {
+        let databases = arguments.database;
+        // Views are parsed, which recurses.
+        let masked = inspect::on_deep_stack(move || {
+            let mut findings = Findings::default();
+            masks(&config, &databases, &mut findings);
+            Ok(findings)
+        })?;
+        findings.0.extend(masked.0);
     }
     let broken = findings.is_broken();
     match arguments.output.output {
@@ -145,6 +160,52 @@ fn policies(config: &Config, findings: &mut Findings) {
             for error in &errors {
                 add_diagnostic(SECTION, Status::Failed, error, findings);
             }
+        }
+    }
+}
+
+/// Whether the server itself keeps masked columns from the upstream roles: the strongest defence there is.
+fn masks(config: &Config, databases: &[String], findings: &mut Findings) {
+    const SECTION: &str = "masks";
+    /// Columns that are named; the rest are counted.
+    const NAMED: usize = 8;
+    let files = match policy::read(&config.policies) {
+        Ok(files) => files,
+        Err(error) => return findings.add(SECTION, Status::Failed, "policies", error, None),
+    };
+    // What is wrong with them another check says.
+    let Ok(loaded) = CompiledPolicy::load(files) else { return };
+    for target in &config.targets {
+        for database in databases {
+            let name = format!("{}/{database}", target.target.name);
+            let plan = match grants::plan(config, target, database, &loaded.policy) {
+                Ok(Some(plan)) => plan,
+                Ok(None) => {
+                    findings.add(SECTION, Status::Ok, &name, "nothing is masked there", None);
+                    continue;
+                }
+                Err(error) => {
+                    let remedy = Some("without the catalogue every statement that could show a mask is refused");
+                    findings.add(SECTION, Status::Failed, &name, format!("{error:#}"), remedy);
+                    continue;
+                }
+            };
+            let role = targets::upstream_user(target);
+            let readable = plan.readable();
+            if readable.is_empty() {
+                let detail = format!("the role {role} lacks SELECT on every masked column");
+                findings.add(SECTION, Status::Ok, &name, detail, None);
+                continue;
+            }
+            let more = readable.len().saturating_sub(NAMED);
+            let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+            let named: Vec<&str> = readable.iter().take(NAMED).map(String::as_str).collect();
+            let detail = format!("the role {role} may SELECT what is masked: {}{more}", named.join(", "));
+            let remedy = format!(
+                "lockgate policy grants --target {} --database {database} prints the statements that end it",
+                target.target.name
+            );
+            findings.add(SECTION, Status::Warning, &name, detail, Some(&remedy));
         }
     }
 }

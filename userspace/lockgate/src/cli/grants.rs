@@ -2,7 +2,7 @@
 //! and the target's own catalogue. They are printed, never run: privileges are their database's owner's business.
 
 use super::{
-    Exit, Output,
+    Exit, Output, inspect,
     output::{self},
     policy::{Files, load, rejected},
     text,
@@ -35,6 +35,12 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(config: &Path, arguments: Arguments, format: Output) -> anyhow::Result<Exit> {
+    let config = config.to_owned();
+    // Views are parsed, which recurses.
+    inspect::on_deep_stack(move || print(&config, arguments, format))
+}
+
+fn print(config: &Path, arguments: Arguments, format: Output) -> anyhow::Result<Exit> {
     let parsed = Config::read(config).context("the configuration says where the target is")?;
     let Some(target) = parsed.targets.iter().find(|target| target.target.name.as_str() == arguments.target)
     else {
@@ -48,7 +54,7 @@ pub(super) fn run(config: &Path, arguments: Arguments, format: Output) -> anyhow
     let Some(plan) = plan(&parsed, target, &arguments.database, &policy)? else {
         bail!("the policy masks no column of {}", arguments.target);
     };
-    let role = arguments.role.unwrap_or_else(|| targets::upstream_user(target).to_owned());
+    let role = arguments.role.unwrap_or_else(|| targets::upstream_user(target));
     let grants = plan.grants(&role);
     match format {
         Output::Json => output::print_json(&json!({
@@ -69,6 +75,7 @@ pub(super) fn plan(
 ) -> anyhow::Result<Option<MaskPlan>> {
     let given: Given = serde_json::from_value(json!({
         "target": { "name": target.target.name.as_str(), "tags": target.target.tags },
+        "statement": "SELECT 1",
         "database": database,
     }))
     .context("the target as a policy's event")?;
