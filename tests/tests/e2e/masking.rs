@@ -185,3 +185,37 @@ async fn a_mask_on_selects_holds_for_their_cursors_and_prepared_statements() -> 
     }
     Ok(())
 }
+
+/// Longer than the catalogue's definitions are believed without a comparison.
+const UNSEEN: std::time::Duration = std::time::Duration::from_millis(3200);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_changed_past_lockgate_is_noticed_and_masked_columns_stay_so() -> Result<()> {
+    let world = World::new().await?;
+    let done = world.psql(&["select ssn, upper(name) from customers where id = 1"]).await?;
+    ensure!(done.stdout.trim() == "[redacted]|ANA", "{done:?}");
+    // The owner swaps two columns' names, and puts another text under a function that was clean.
+    world.pg.psql_in(
+        "shop",
+        "set role app; create function label(int) returns text language sql as 'select ''x''::text'",
+    )?;
+    tokio::time::sleep(UNSEEN).await;
+    let done = world.psql(&["select label(1)"]).await?;
+    ensure!(done.stdout.contains('x'), "what reaches nothing masked is shown: {done:?}");
+    world.pg.psql_in(
+        "shop",
+        "set role app; alter table customers rename name to other; alter table customers rename ssn to name; \
+         alter table customers rename other to ssn; \
+         create or replace function label(int) returns text language sql as 'select name from customers where id = $1'",
+    )?;
+    // A plain column is masked by its number at once.
+    let done = world.psql(&["select name from customers where id = 1"]).await?;
+    ensure!(done.stdout.trim() == "[redacted]", "{done:?}");
+    // Anything else from the next comparison on.
+    tokio::time::sleep(UNSEEN).await;
+    for attempt in ["select upper(name) from customers where id = 1", "select label(1)", "select name || '' from customers"] {
+        let done = world.psql(&[attempt]).await?;
+        ensure!(!done.stdout.contains(SSN), "{attempt}: {done:?}");
+    }
+    Ok(())
+}

@@ -96,7 +96,7 @@ impl Cover {
             .map(|mask| (mask.pattern.column.clone(), Method::of(&mask.method, keys)))
             .collect();
         for relation in catalogue.relations() {
-            cover.by_pattern(spec, relation, keys);
+            cover.by_pattern(spec, catalogue, relation, keys);
             cover.by_system_values(relation);
         }
         cover.by_inheritance(catalogue);
@@ -186,10 +186,21 @@ impl Cover {
         }
     }
 
-    fn by_pattern(&mut self, spec: &MaskSpec, relation: &Relation, keys: &MaskKeys) {
+    /// What a pattern names, and what it named before somebody renamed it.
+    fn by_pattern(
+        &mut self,
+        spec: &MaskSpec,
+        catalogue: &CatalogueSnapshot,
+        relation: &Relation,
+        keys: &MaskKeys,
+    ) {
         for column in &relation.columns {
+            let former = catalogue.former_names(relation.oid, column.attnum);
             for mask in &spec.columns {
-                if matches(&mask.pattern, relation, &column.name) {
+                let named = former
+                    .iter()
+                    .any(|name| matches(&mask.pattern, &name.schema, &name.relation, &name.column));
+                if named || matches(&mask.pattern, &relation.schema, &relation.name, &column.name) {
                     self.put(relation.oid, column.attnum, Method::of(&mask.method, keys));
                 }
             }
@@ -318,10 +329,8 @@ impl Cover {
     }
 }
 
-fn matches(pattern: &ColumnPattern, relation: &Relation, column: &str) -> bool {
-    glob(&pattern.schema, &relation.schema)
-        && glob(&pattern.table, &relation.name)
-        && glob(&pattern.column, column)
+fn matches(pattern: &ColumnPattern, schema: &str, relation: &str, column: &str) -> bool {
+    glob(&pattern.schema, schema) && glob(&pattern.table, relation) && glob(&pattern.column, column)
 }
 
 /// `*` is any text, `?` is one character; the rest is itself.

@@ -330,6 +330,54 @@ fn messages_are_stripped_where_they_could_quote_masked_values() {
 }
 
 #[test]
+fn columns_stay_masked_under_other_names() {
+    let relation = |schema: &str, name: &str, columns: [&str; 3]| Relation {
+        oid: 77,
+        schema: schema.to_owned(),
+        name: name.to_owned(),
+        kind: RelationKind::Table,
+        columns: (1..)
+            .zip(columns)
+            .map(|(attnum, name)| RelationColumn {
+                attnum,
+                name: name.to_owned(),
+                type_oid: TEXT,
+                generated_from: Vec::new(),
+            })
+            .collect(),
+        parents: Vec::new(),
+        view: None,
+    };
+    let snapshot = |relation: Relation| {
+        CatalogueSnapshot::new(CatalogueParts {
+            relations: vec![relation],
+            search_path: vec!["public".to_owned()],
+            ..CatalogueParts::default()
+        })
+    };
+    let first = snapshot(relation("public", "people", ["id", "name", "ssn"]));
+    // Swapped, then moved: each load knows what the one before knew.
+    let mut second = snapshot(relation("public", "people", ["id", "ssn", "name"]));
+    second.remember(&first);
+    let mut third = snapshot(relation("other", "persons", ["id", "nick", "name"]));
+    third.remember(&second);
+    let third = Arc::new(third);
+    let plan = MaskPlan::new(&spec(), third.clone(), &MaskKeys::new());
+    let script = Inspector.script("select * from other.persons", &state(), Some(&third));
+    let mask = plan.judge(&script.statements[0]).expect("plain columns");
+    let columns = [column(77, 1, TEXT), column(77, 2, TEXT), column(77, 3, TEXT)];
+    let redacted = || Some("[redacted]".to_owned());
+    // The second column was called ssn for a while.
+    assert_eq!(
+        shown(&mask, &columns, &[Some("1"), Some("Ana"), Some("x")]),
+        [Some("1".to_owned()), redacted(), redacted()]
+    );
+    let script = Inspector.script("select upper(name) from other.persons", &state(), Some(&third));
+    let mask = plan.judge(&script.statements[0]).expect("an expression");
+    assert_eq!(shown(&mask, &[column(0, 0, TEXT)], &[Some("X")]), [redacted()]);
+}
+
+#[test]
 fn literals_of_statements_that_touch_masked_tables_may_not_rest() {
     let (plan, catalogue) = plan(&spec());
     for (sql, touches) in [

@@ -173,6 +173,7 @@ pub struct CatalogueSnapshot {
     cascades: HashMap<u32, Vec<u32>>,
     unreadable: HashSet<(u32, i16)>,
     owned: HashSet<u32>,
+    former: HashMap<(u32, i16), Vec<FormerName>>,
     sizes: HashMap<u32, TableSize>,
     keys: HashMap<u32, Vec<Vec<i16>>>,
     ruled: HashSet<u32>,
@@ -180,6 +181,14 @@ pub struct CatalogueSnapshot {
     children: HashMap<u32, Vec<u32>>,
     views: HashMap<u32, OnceLock<View>>,
     pub(super) code_index: CodeIndex,
+}
+
+/// A name that a column had: its schema's, its relation's, its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FormerName {
+    pub(crate) schema: String,
+    pub(crate) relation: String,
+    pub(crate) column: String,
 }
 
 /// A view's text, understood once.
@@ -259,6 +268,7 @@ impl CatalogueSnapshot {
             cascades: parts.cascades,
             unreadable: parts.unreadable,
             owned: parts.owned,
+            former: HashMap::new(),
             sizes: parts.sizes,
             keys: parts.keys,
             ruled: parts.ruled,
@@ -268,6 +278,42 @@ impl CatalogueSnapshot {
             code_index,
             relations: parts.relations,
         }
+    }
+
+    /// Takes over what columns were called before: what is identified by relation and attribute outlives its name.
+    pub fn remember(&mut self, before: &Self) {
+        for (column, names) in &before.former {
+            if self.relation(column.0).is_some() {
+                self.former.entry(*column).or_default().extend(names.iter().cloned());
+            }
+        }
+        for old in &before.relations {
+            let Some(now) = self.relation(old.oid).filter(|now| now.kind == old.kind) else { continue };
+            let moved = now.schema != old.schema || now.name != old.name;
+            let renamed: Vec<(u32, i16, FormerName)> = old
+                .columns
+                .iter()
+                .filter(|column| {
+                    let here = now.columns.iter().find(|here| here.attnum == column.attnum);
+                    here.is_some_and(|here| moved || here.name != column.name)
+                })
+                .map(|column| {
+                    let (schema, relation) = (old.schema.clone(), old.name.clone());
+                    (old.oid, column.attnum, FormerName { schema, relation, column: column.name.clone() })
+                })
+                .collect();
+            for (oid, attnum, name) in renamed {
+                let known = self.former.entry((oid, attnum)).or_default();
+                if !known.contains(&name) {
+                    known.push(name);
+                }
+            }
+        }
+    }
+
+    /// What a column was called before, as far as this process saw it.
+    pub(crate) fn former_names(&self, oid: u32, attnum: i16) -> &[FormerName] {
+        self.former.get(&(oid, attnum)).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// A view of the database's own, understood when it is first asked for.

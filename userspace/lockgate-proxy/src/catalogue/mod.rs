@@ -35,6 +35,9 @@ pub const MAX_AGE: Duration = Duration::from_secs(30);
 /// While a catalogue is in use, its definitions are compared with the target's so often, by one short query: what somebody
 /// changes past lockgate is judged anew from then on.
 pub const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// A statement that finds the last comparison older than this waits for a new one: what is changed past lockgate is judged
+/// as it was for so long at the most.
+pub const MAX_UNSEEN: Duration = Duration::from_secs(3);
 /// Databases that are remembered. The job names the database, so their number is bounded here.
 pub const MAX_CATALOGUES: usize = 64;
 /// DDL that comes in while a catalogue is read makes it old at once; after this many rounds the last one must do for the
@@ -155,8 +158,44 @@ impl Catalogue {
     pub fn fresh(&self) -> Option<Arc<CatalogueSnapshot>> {
         let held = self.held();
         let loaded = held.snapshot.as_ref()?;
-        let fresh = loaded.generation == held.generation && loaded.at.elapsed() < MAX_AGE;
+        let fresh = loaded.generation == held.generation
+            && loaded.at.elapsed() < MAX_AGE
+            && loaded.seen.elapsed() < MAX_UNSEEN;
         fresh.then(|| loaded.snapshot.clone())
+    }
+
+    /// Compares what is at hand with the target, if that is all it needs to be fresh.
+    async fn compare(&self) {
+        let now = Instant::now();
+        let believed = {
+            let held = self.held();
+            held.snapshot.as_ref().is_some_and(|loaded| {
+                loaded.generation == held.generation && loaded.at.elapsed() < MAX_AGE
+            })
+        };
+        if !believed {
+            return;
+        }
+        let read = load::mark(&self.endpoint, &self.credential, &self.database);
+        let outcome = tokio::time::timeout(LOAD_TIME, read).await;
+        self.compared(outcome, now);
+    }
+
+    /// Takes the outcome of a comparison that began then; without one the whole is read again.
+    fn compared(
+        &self,
+        outcome: Result<Result<String, CatalogueError>, tokio::time::error::Elapsed>,
+        began: Instant,
+    ) {
+        let mut held = self.held();
+        held.watching = false;
+        let Some(loaded) = &mut held.snapshot else { return };
+        match outcome {
+            Ok(Ok(mark)) if mark == loaded.mark => loaded.seen = loaded.seen.max(began),
+            Ok(Ok(_changed)) => held.generation += 1,
+            Ok(Err(error)) => tracing::debug!(%error, "the target's definitions cannot be compared"),
+            Err(_slow) => tracing::debug!("the target's definitions were not compared in time"),
+        }
     }
 
     /// Compares what is at hand with the target, in the background and no oftener than [`WATCH_EVERY`]. The statement at hand
@@ -175,19 +214,7 @@ impl Catalogue {
         tokio::spawn(async move {
             let read = load::mark(&catalogue.endpoint, &catalogue.credential, &catalogue.database);
             let outcome = tokio::time::timeout(LOAD_TIME, read).await;
-            let mut held = catalogue.held();
-            held.watching = false;
-            let Some(loaded) = &mut held.snapshot else { return };
-            match outcome {
-                Ok(Ok(mark)) if mark == loaded.mark => loaded.seen = now,
-                Ok(Ok(_changed)) => held.generation += 1,
-                // The snapshot's age still bounds how long it is believed.
-                Ok(Err(error)) => {
-                    loaded.seen = now;
-                    tracing::debug!(%error, "the target's definitions cannot be compared");
-                }
-                Err(_slow) => loaded.seen = now,
-            }
+            catalogue.compared(outcome, now);
         });
     }
 
@@ -207,6 +234,7 @@ impl Catalogue {
             Ok(Err(_closed)) => return Err(CatalogueError::Stopped),
             Ok(Ok(turn)) => turn,
         };
+        self.compare().await;
         let mut round = 1;
         loop {
             if let Some(snapshot) = self.fresh() {
@@ -214,10 +242,14 @@ impl Catalogue {
             }
             let (generation, at) = (self.held().generation, Instant::now());
             let read = load::load(&self.endpoint, &self.credential, &self.database);
-            let (snapshot, mark) = match tokio::time::timeout(LOAD_TIME, read).await {
+            let (mut snapshot, mark) = match tokio::time::timeout(LOAD_TIME, read).await {
                 Err(_) => return Err(CatalogueError::Slow { limit: LOAD_TIME }),
                 Ok(outcome) => outcome?,
             };
+            let before = self.held().snapshot.as_ref().map(|loaded| loaded.snapshot.clone());
+            if let Some(before) = before {
+                snapshot.remember(&before);
+            }
             let snapshot = Arc::new(snapshot);
             let mut held = self.held();
             held.snapshot = Some(Loaded { generation, at, mark, seen: at, snapshot: snapshot.clone() });
