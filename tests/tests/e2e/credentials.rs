@@ -31,7 +31,9 @@ async fn a_job_without_a_credential_works_as_the_role_that_policy_names() -> Res
             .args(["--name", &format!("lockgate e2e {leg}")])
             .output()?;
         ensure!(made.status.success(), "{made:?}");
-        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(directory.join("ca.key"))?.permissions());
+        let mode = std::os::unix::fs::PermissionsExt::mode(
+            &std::fs::metadata(directory.join("ca.key"))?.permissions(),
+        );
         ensure!(mode & 0o777 == 0o600, "{mode:o}");
     }
     let file = |name: &str| files.path().join(name).display().to_string();
@@ -66,21 +68,34 @@ async fn a_job_without_a_credential_works_as_the_role_that_policy_names() -> Res
     let trusted = file("tls/ca.crt");
     let environment =
         [("PGSSLMODE", "verify-full"), ("PGSSLROOTCERT", trusted.as_str()), ("PGHOSTADDR", "127.0.0.1")];
-    let statements = ["select current_user, count(*) from t", "show application_name", "insert into t values (1)"];
+    let statements =
+        ["select current_user, count(*) from t", "show application_name", "insert into t values (1)"];
     let command = job::psql("orders-db", &port, "postgres", &statements);
     let done = job::run(job::governed(&agent, JOB_UID, &environment, &command)).await?;
     // lockgate allows it, the role does not: the server's own word.
-    ensure!(done.stdout.contains("app_readonly|0") && done.stderr.contains("permission denied for table t"), "{done:?}");
-    let session = done.stdout.lines().find_map(|line| line.strip_prefix("lockgate:")).context("no session id")?;
+    ensure!(
+        done.stdout.contains("app_readonly|0") && done.stderr.contains("permission denied for table t"),
+        "{done:?}"
+    );
+    let session =
+        done.stdout.lines().find_map(|line| line.strip_prefix("lockgate:")).context("no session id")?;
     let session = session.split(' ').next().context("no session id")?.to_owned();
 
     // One id in three places: the certificate in the server's log, its prefix, and lockgate's record.
     let log = pg.log()?;
-    ensure!(log.contains(&format!("OU=lockgate {session}")) && log.contains(&format!("lockgate:{session} psql|")), "{log}");
+    ensure!(
+        log.contains(&format!("OU=lockgate {session}")) && log.contains(&format!("lockgate:{session} psql|")),
+        "{log}"
+    );
     let events = agent.events()?;
-    let started = events.iter().find(|event| event.to_string().contains(&session) && event["event"] == "session_started");
+    let started = events
+        .iter()
+        .find(|event| event.to_string().contains(&session) && event["event"] == "session_started");
     let started = started.with_context(|| format!("{session} is not in {events:#?}"))?.to_string();
-    ensure!(started.contains("\"upstream_user\":\"app_readonly\"") && started.contains("\"client_tls\":true"), "{started}");
+    ensure!(
+        started.contains("\"upstream_user\":\"app_readonly\"") && started.contains("\"client_tls\":true"),
+        "{started}"
+    );
 
     // The keys are nowhere but in their files.
     let key = std::fs::read_to_string(files.path().join("logins/ca.key"))?;
@@ -93,7 +108,12 @@ async fn a_job_without_a_credential_works_as_the_role_that_policy_names() -> Res
     ensure!(agent.log_text()?.contains("client_tls.names"));
     // The job cannot use what the agent uses: without a certificate the server lets nobody in.
     let direct = Command::new(pg.program("psql"))
-        .args(["-X", "-c", "select 1", &format!("host=127.0.0.1 port={port} user=app dbname=postgres sslmode=require")])
+        .args([
+            "-X",
+            "-c",
+            "select 1",
+            &format!("host=127.0.0.1 port={port} user=app dbname=postgres sslmode=require"),
+        ])
         .output()?;
     ensure!(!direct.status.success(), "{direct:?}");
     Ok(())
@@ -113,13 +133,26 @@ async fn an_agent_whose_ca_cannot_sign_does_not_start_and_says_why() -> Result<(
         .args(["tls", "ca", "--directory"])
         .arg(files.path().join("one"))
         .output()?;
-    ensure!(again.status.code() == Some(1) && String::from_utf8_lossy(&again.stderr).contains("nothing is overwritten"), "{again:?}");
+    ensure!(
+        again.status.code() == Some(1)
+            && String::from_utf8_lossy(&again.stderr).contains("nothing is overwritten"),
+        "{again:?}"
+    );
     let file = |name: &str| files.path().join(name).display().to_string();
     for (tls, expected) in [
-        (format!("client_tls: {{ ca: {}, ca_key: {} }}", file("one/ca.crt"), file("two/ca.key")), "`ca_key` is not the key of `ca`"),
-        (format!("client_tls: {{ ca: {}, ca_key: {} }}", file("one/ca.crt"), file("one/nowhere")), "/one/nowhere does not exist"),
+        (
+            format!("client_tls: {{ ca: {}, ca_key: {} }}", file("one/ca.crt"), file("two/ca.key")),
+            "`ca_key` is not the key of `ca`",
+        ),
+        (
+            format!("client_tls: {{ ca: {}, ca_key: {} }}", file("one/ca.crt"), file("one/nowhere")),
+            "/one/nowhere does not exist",
+        ),
         (format!("client_tls: {{ ca: {0}, ca_key: {0} }}", file("one/ca.crt")), "holds no PRIVATE KEY"),
-        (format!("client_auth: [{{ user: x, verifier: {{ file: {} }} }}]", file("one/ca.crt")), "does not begin with SCRAM-SHA-256$"),
+        (
+            format!("client_auth: [{{ user: x, verifier: {{ file: {} }} }}]", file("one/ca.crt")),
+            "does not begin with SCRAM-SHA-256$",
+        ),
     ] {
         let target = format!(
             "- name: orders-db\n  protocol: postgres\n  addresses: [\"127.0.0.1:1\"]\n  {tls}\n  \

@@ -151,6 +151,11 @@ impl Credential {
         Ok(Account { credential: self.clone(), known })
     }
 
+    /// Forgets what is cached: nobody logs in any more.
+    pub fn forget(&self) {
+        *self.shared.cached.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Whether everything that can be read without a login can be read: told at start, not to the first job.
     ///
     /// # Errors

@@ -56,6 +56,13 @@ impl Secrets {
         }
     }
 
+    /// Waits until what a vault made for sessions is given back; see [`Vault::given_back`].
+    pub async fn given_back(&self, limit: Duration) {
+        if let Some(vault) = &self.vault {
+            vault.given_back(limit).await;
+        }
+    }
+
     fn vault(&self) -> Result<&Arc<Vault>, CredentialError> {
         self.vault.as_ref().ok_or(CredentialError::NoVault)
     }

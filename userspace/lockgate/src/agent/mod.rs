@@ -47,6 +47,8 @@ use tokio_util::sync::CancellationToken;
 
 /// From SIGTERM until sessions are ended whatever they do; systemd's default patience is 90 s.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+/// What a vault made for sessions is taken back within seconds, or ends by itself.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(5);
 /// What the control plane gets to withdraw requests and to say so.
 const CONTROL_STOP_WITHIN: Duration = Duration::from_secs(4);
 /// What a runtime's blocking tasks (a log being verified) get at the end.
@@ -293,6 +295,7 @@ async fn stop(agent: &Agent, signals: &mut Signals) {
         () = agent.proxy.drain(DRAIN_WITHIN) => {}
         () = signals.end_or(|| {}) => tracing::warn!("told again; ending at once"),
     }
+    agent.targets.given_back(GIVEN_BACK_WITHIN).await;
     agent.control.stop(CONTROL_STOP_WITHIN).await;
 }
 

@@ -17,13 +17,17 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 /// A bundle of public roots has about 250 KB.
 const MAX_PEM_BYTES: u64 = 4 * 1024 * 1024;
 
 /// The targets with their certificates read. Addresses come and go ([`Targets::table`]); these stay.
-pub(super) struct Targets(Vec<TargetSettings>);
+pub(super) struct Targets {
+    prepared: Vec<TargetSettings>,
+    secrets: Secrets,
+}
 
 impl Targets {
     /// Reads what the configuration refers to.
@@ -35,12 +39,18 @@ impl Targets {
                 settings(target, &secrets).await.with_context(|| format!("targets: {}", target.target.name))?;
             prepared.push(settings);
         }
-        Ok(Self(prepared))
+        Ok(Self { prepared, secrets })
+    }
+
+    /// Waits until the vault has its accounts back, once no session is left.
+    pub(super) async fn given_back(&self, limit: Duration) {
+        self.prepared.iter().for_each(|target| target.credential.forget());
+        self.secrets.given_back(limit).await;
     }
 
     /// With the addresses of now.
     pub(super) fn settings(&self, config: &Config, names: &Names) -> Vec<TargetSettings> {
-        let pairs = self.0.iter().zip(&config.targets);
+        let pairs = self.prepared.iter().zip(&config.targets);
         pairs
             .map(|(prepared, target)| TargetSettings {
                 addresses: addresses(&target.addresses, names),

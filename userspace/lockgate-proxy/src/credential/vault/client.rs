@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::{sync::Mutex, time::Instant};
+use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
 /// An answer holds one secret, a certificate chain at most, and its metadata.
@@ -33,6 +34,8 @@ pub(super) struct Client {
     settings: VaultSettings,
     /// One login at a time; whoever comes meanwhile takes its token.
     token: Mutex<Option<Token>>,
+    /// Accounts that somebody has, or that are being given back.
+    pub(super) leases: TaskTracker,
 }
 
 struct Token {
@@ -66,7 +69,7 @@ impl Client {
             .user_agent(concat!("lockgate/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| VaultError::Client(error.to_string()))?;
-        Ok(Self { http, base, settings, token: Mutex::default() })
+        Ok(Self { http, base, settings, token: Mutex::default(), leases: TaskTracker::new() })
     }
 
     pub(super) fn address(&self) -> &str {

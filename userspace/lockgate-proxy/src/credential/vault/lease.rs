@@ -28,7 +28,8 @@ impl Lease {
         let (alive, ended) = oneshot::channel();
         let fresh_until = (!length.is_zero()).then(|| Instant::now() + length * 2 / 3);
         if !id.is_empty() {
-            tokio::spawn(watch(client, id, length, renewable, ended));
+            let leases = client.leases.clone();
+            leases.spawn(watch(client, id, length, renewable, ended));
         }
         Self { _alive: alive, fresh_until }
     }

@@ -34,6 +34,17 @@ impl Vault {
         Ok(Self(Arc::new(Client::new(settings)?)))
     }
 
+    /// Waits until every account is given back, at the end of the process and not for ever: what is left ends by itself.
+    pub async fn given_back(&self, limit: Duration) {
+        self.0.leases.close();
+        if tokio::time::timeout(limit, self.0.leases.wait()).await.is_err() {
+            tracing::warn!(
+                left = self.0.leases.len(),
+                "accounts of the vault are not given back; they end by themselves"
+            );
+        }
+    }
+
     /// A field of a key-value secret: `secret/data/orders#password` (version 2), or `kv/orders#password` (version 1).
     pub(super) async fn read(&self, reference: &str) -> Result<Zeroizing<Vec<u8>>, VaultError> {
         let (path, field) =
@@ -186,3 +197,6 @@ impl<'de> Deserialize<'de> for Value {
         deserializer.deserialize_any(Any)
     }
 }
+
+#[cfg(test)]
+mod tests;
