@@ -32,7 +32,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::{Barrier, Semaphore},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
     time::{sleep, timeout},
 };
 use tokio_postgres::{Client, Config, NoTls};
@@ -66,13 +66,15 @@ fn config() -> Result<Config> {
     Ok(config)
 }
 
-async fn connect() -> Result<Client, tokio_postgres::Error> {
+/// A client, and how its connection ends: what the server says between two statements is told there.
+async fn open() -> Result<(Client, JoinHandle<Result<(), tokio_postgres::Error>>), tokio_postgres::Error> {
     let config = config().expect("PGHOST and its like");
     let (client, connection) = config.connect(NoTls).await?;
-    tokio::spawn(async move {
-        let _ = connection.await;
-    });
-    Ok(client)
+    Ok((client, tokio::spawn(connection)))
+}
+
+async fn connect() -> Result<Client, tokio_postgres::Error> {
+    Ok(open().await?.0)
 }
 
 // ── many ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -163,9 +165,12 @@ async fn one_again(n: i64, stop: &AtomicBool, deadline: Instant) -> (u64, bool, 
     let goes_on = |since: u64| (since == 0 || !stop.load(Ordering::SeqCst)) && Instant::now() < deadline;
     while goes_on(since) {
         let work = async {
-            let client = connect().await.map_err(|error| why(&error))?;
+            let (client, connection) = open().await.map_err(|error| why(&error))?;
             while goes_on(since) {
-                client.query_one("SELECT $1::bigint", &[&n]).await.map_err(|error| why(&error))?;
+                if let Err(error) = client.query_one("SELECT $1::bigint", &[&n]).await {
+                    let said = if error.is_closed() { connection.await.ok().and_then(Result::err) } else { None };
+                    return Err(why(&said.unwrap_or(error)));
+                }
                 good += 1;
                 since += 1;
             }
