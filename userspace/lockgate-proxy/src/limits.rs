@@ -54,6 +54,8 @@ pub const CACHED_SCRIPTS: usize = 512;
 pub const SCRIPT_SHELVES: usize = 32;
 /// Templates of one shape that differ in literals which must be the same: more is a value that never repeats.
 pub const TEMPLATE_VARIANTS: usize = 4;
+/// Longer texts are understood beside the session's thread, which other sessions share: parsing one takes milliseconds.
+pub const LONG_TEXT_BYTES: usize = 32 * 1024;
 /// Longer texts are parsed anew: they are rarely repeated, and parsing them is not what they cost.
 pub const CACHED_SCRIPT_BYTES: usize = 4 * 1024;
 

@@ -1,6 +1,7 @@
 //! Laws that hold for every policy, checked on random ones.
 
 use super::*;
+use lockgate_model::operation::{Parameter, ValueFormat};
 use proptest::prelude::*;
 
 /// A random rule: effect, mode, what it matches.
@@ -71,6 +72,34 @@ proptest! {
         if effect == "deny" || rank(&before.effect) == 0 {
             prop_assert!(rank(&after.effect) >= rank(&before.effect), "{before:?} {after:?}");
         }
+    }
+
+    #[test]
+    fn a_policy_that_judges_facts_alone_says_the_same_of_the_same_facts(
+        mut rules in prop::collection::vec(rule(), 0..6),
+        drop_when in any::<bool>(),
+        statement in statement(),
+        value in prop::option::of("[0-9]{1,4}"),
+        in_transaction in any::<bool>(),
+        touches_masked in any::<bool>(),
+        hours in 0_u64..48,
+    ) {
+        if drop_when {
+            rules.retain(|(rule, _)| !rule.contains("when:"));
+        }
+        let policy = policy(&build(&rules));
+        let session = session();
+        let cut = policy.for_session(&session);
+        prop_assume!(cut.judges_facts_alone());
+        let one = operation(statement);
+        let mut other = one.clone();
+        other.text = "another text".into();
+        other.context.in_transaction = in_transaction;
+        other.touches_masked = touches_masked;
+        other.parameters = vec![Parameter { type_oid: 23, format: ValueFormat::Text, value }];
+        let later = now() + std::time::Duration::from_secs(3600 * hours);
+        let first = cut.evaluate(&session, &one, now(), decision());
+        prop_assert_eq!(first, cut.evaluate(&session, &other, later, decision()));
     }
 
     #[test]

@@ -148,7 +148,11 @@ impl Upstream {
                 *slot = io::IoSlice::new(piece);
             }
             let count = self.queue.len().min(PIECES);
-            let written = self.stream.write_vectored(pieces.get(..count).unwrap_or_default()).await?;
+            // One piece is the rule, and a plain write is the cheaper call.
+            let written = match pieces.get(..count).unwrap_or_default() {
+                [one] => self.stream.write(one).await?,
+                many => self.stream.write_vectored(many).await?,
+            };
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }

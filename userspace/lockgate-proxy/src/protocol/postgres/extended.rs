@@ -303,10 +303,18 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
 
     async fn judge_batch(&mut self, items: Vec<Item>, sync: bool) -> Result<Fate, Ending> {
         self.refresh_masks().await?;
+        for item in &items {
+            if let Item::Parse(parse, _) = item
+                && let Ok(text) = parse.sql.to_str("the statement")
+            {
+                self.understand_aside(text).await?;
+            }
+        }
         // What a statement of the batch sets is in doubt for those behind it; the session itself learns of it from the
         // answers only.
         let mut before = None;
         let (mut planned, unfit) = self.plan(items, &mut before);
+        self.scripts.forget_aside();
         if let Some(before) = before {
             self.settings.state = before;
         }

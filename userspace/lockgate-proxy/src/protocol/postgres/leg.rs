@@ -161,7 +161,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
             let mut slices = [IoSlice::new(&[]); WRITE_SLICES];
             let used = self.output.slices(&mut slices);
             let slices = slices.get(..used).unwrap_or_default();
-            match Pin::new(&mut self.stream).poll_write_vectored(cx, slices) {
+            // One slice is the rule, and a plain write is the cheaper call.
+            let stream = Pin::new(&mut self.stream);
+            let wrote = match slices {
+                [one] => stream.poll_write(cx, one),
+                many => stream.poll_write_vectored(cx, many),
+            };
+            match wrote {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(count)) => {
                     self.output.advance(count);

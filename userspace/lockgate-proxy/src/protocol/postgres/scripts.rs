@@ -6,7 +6,7 @@
 //! templates that stand for all texts that differ in harmless literals ([`lockgate_inspect::sql::Template`] says which are).
 //! Texts that name prepared statements or cursors are never kept. A hit gives exactly what a miss would.
 
-use crate::limits::{CACHED_SCRIPT_BYTES, CACHED_SCRIPTS, SCRIPT_SHELVES, TEMPLATE_VARIANTS};
+use crate::limits::{CACHED_SCRIPT_BYTES, CACHED_SCRIPTS, LONG_TEXT_BYTES, SCRIPT_SHELVES, TEMPLATE_VARIANTS};
 use lockgate_inspect::sql::{
     self, Inspector, Script, SessionState, Shape, Template, catalogue::CatalogueSnapshot,
 };
@@ -66,7 +66,7 @@ impl ScriptCache {
 }
 
 /// The texts of one basis.
-struct Shelf {
+pub(crate) struct Shelf {
     basis: Basis,
     texts: Mutex<Texts>,
 }
@@ -119,6 +119,24 @@ pub(crate) struct Scripts {
     generation: u64,
     /// Kept for its memory.
     shape: Shape,
+    /// Long texts of the message at hand, understood on another thread.
+    aside: Vec<(Box<str>, Arc<Shelf>, Script)>,
+}
+
+/// A long text that is to be understood elsewhere.
+pub(crate) struct Aside {
+    text: Box<str>,
+    shelf: Arc<Shelf>,
+    state: SessionState,
+    catalogue: Option<Arc<CatalogueSnapshot>>,
+}
+
+impl Aside {
+    /// Does the work; for a thread that may take its time.
+    pub(crate) fn understand(self) -> (Box<str>, Arc<Shelf>, Script) {
+        let script = Inspector.script(&self.text, &self.state, self.catalogue.as_deref());
+        (self.text, self.shelf, script)
+    }
 }
 
 impl Scripts {
@@ -147,6 +165,30 @@ impl Scripts {
         }
     }
 
+    /// The work of understanding a long text; None when it is done at once.
+    pub(crate) fn aside(
+        &mut self,
+        text: &str,
+        state: &SessionState,
+        catalogue: Option<&Arc<CatalogueSnapshot>>,
+    ) -> Option<Aside> {
+        if text.len() <= LONG_TEXT_BYTES || names_something(text) {
+            return None;
+        }
+        let shelf = self.shelf(state, catalogue);
+        Some(Aside { text: text.into(), shelf, state: state.clone(), catalogue: catalogue.cloned() })
+    }
+
+    /// Takes over what was understood elsewhere, for the message at hand.
+    pub(crate) fn put_aside(&mut self, understood: (Box<str>, Arc<Shelf>, Script)) {
+        self.aside.push(understood);
+    }
+
+    /// The next message.
+    pub(crate) fn forget_aside(&mut self) {
+        self.aside.clear();
+    }
+
     /// What a text means now.
     pub(crate) fn understand(
         &mut self,
@@ -156,10 +198,17 @@ impl Scripts {
         catalogue: Option<&Arc<CatalogueSnapshot>>,
     ) -> Script {
         let snapshot = catalogue.map(|catalogue| &**catalogue);
-        if text.len() > CACHED_SCRIPT_BYTES {
-            return inspector.script(text, state, snapshot);
-        }
         let shelf = self.shelf(state, catalogue);
+        if text.len() > CACHED_SCRIPT_BYTES {
+            // Understood on the same basis, or not used.
+            let same = |(theirs, basis, _): &(Box<str>, Arc<Shelf>, Script)| {
+                Arc::ptr_eq(basis, &shelf) && **theirs == *text
+            };
+            return match self.aside.iter().find(|understood| same(understood)) {
+                Some((.., script)) => script.clone(),
+                None => inspector.script(text, state, snapshot),
+            };
+        }
         let shape = self.shape.read(text).then_some(&self.shape);
         let mut variants = 0;
         {
@@ -266,6 +315,29 @@ mod tests {
         assert_eq!((texts.exact.known.len(), texts.exact.order.len()), (CACHED_SCRIPTS, CACHED_SCRIPTS));
         assert_eq!((texts.templates.known.len(), texts.templates.order.len()), (CACHED_SCRIPTS, CACHED_SCRIPTS));
         assert!(texts.templates.known.values().all(|templates| templates.len() <= TEMPLATE_VARIANTS));
+    }
+
+    #[test]
+    fn what_was_understood_elsewhere_holds_on_the_same_basis_only() {
+        let mut scripts = Scripts::default();
+        let mut state = SessionState::default();
+        let long = format!("SELECT a FROM t WHERE b = '{}'", "x".repeat(LONG_TEXT_BYTES));
+        assert!(scripts.aside("SELECT 1", &state, None).is_none());
+        assert!(scripts.aside(&format!("EXECUTE p; {long}"), &state, None).is_none());
+        let work = scripts.aside(&long, &state, None).unwrap();
+        let understood = std::thread::spawn(|| work.understand()).join().unwrap();
+        let facts = understood.2.statements[0].facts.clone();
+        scripts.put_aside(understood);
+        let now = |scripts: &mut Scripts, state: &SessionState| {
+            scripts.understand(Inspector, &long, state, None).statements[0].facts.clone()
+        };
+        assert!(Arc::ptr_eq(&facts, &now(&mut scripts, &state)));
+        state.role = Some("other".to_owned());
+        assert!(!Arc::ptr_eq(&facts, &now(&mut scripts, &state)));
+        state.role = None;
+        assert!(Arc::ptr_eq(&facts, &now(&mut scripts, &state)));
+        scripts.forget_aside();
+        assert!(!Arc::ptr_eq(&facts, &now(&mut scripts, &state)));
     }
 
     #[test]

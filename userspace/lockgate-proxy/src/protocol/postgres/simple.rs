@@ -54,7 +54,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             }
         };
         self.refresh_masks().await?;
+        self.understand_aside(text).await?;
         let mut script = self.script(text);
+        self.scripts.forget_aside();
         if self.replicates {
             script = replication::read(script);
         }
@@ -193,6 +195,22 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 Ok(())
             }
         }
+    }
+
+    /// Understands a text that takes long beside this thread, which goes on with other sessions.
+    pub(crate) async fn understand_aside(&mut self, text: &str) -> Result<(), Ending> {
+        if self.strange {
+            return Ok(());
+        }
+        let Some(work) = self.scripts.aside(text, &self.settings.state, self.masks.catalogue()) else {
+            return Ok(());
+        };
+        let work = tokio::task::spawn_blocking(move || work.understand());
+        // What could not be understood there is tried again here.
+        if let Ok(understood) = self.relay_while(work).await? {
+            self.scripts.put_aside(understood);
+        }
+        Ok(())
     }
 
     /// The statements of a text, as the target would read them now.
