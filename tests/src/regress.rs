@@ -93,6 +93,53 @@ impl Suite {
         Ok(suite)
     }
 
+    /// Runs it directly, on a server that logs every statement; answers the log (a JSON object a line). The files that
+    /// statements name stay below `home`.
+    pub fn logged(&self, home: &Path) -> Result<String> {
+        let shipped = PathBuf::from(format!("/usr/lib/postgresql/{}", self.major));
+        let own = self.server.as_deref().unwrap_or(&shipped);
+        copy_tree(&self.tests, &home.join("suite"))?;
+        let (libraries, logs) = (home.join("lib"), home.join("logs"));
+        std::fs::create_dir(&libraries)?;
+        std::fs::create_dir(&logs)?;
+        std::fs::copy(&self.module, libraries.join("regress.so"))?;
+        for module in SERVER_MODULES {
+            std::fs::copy(own.join("lib").join(module), libraries.join(module)).with_context(|| (*module).to_owned())?;
+        }
+        run(Command::new("chown").args(["-R", &format!("{JOB_UID}:{JOB_UID}")]).arg(home))?;
+        run(Command::new("chmod").args(["a+rwx"]).arg(&logs))?;
+        let server = crate::postgres::TestPostgres::start(
+            PostgresOptions::new()
+                .bin(own.join("bin"))
+                .setting("max_connections", CONNECTIONS)
+                .setting("max_prepared_transactions", "2")
+                .setting("shared_buffers", "128MB")
+                .setting("log_statement", "all")
+                .setting("logging_collector", "on")
+                .setting("log_destination", "jsonlog")
+                .setting("log_directory", &logs.display().to_string())
+                .setting("log_filename", "statements")
+                .setting("log_rotation_size", "0")
+                .setting("log_file_mode", "0644"),
+        )?;
+        let ended = std::os::unix::process::CommandExt::uid(
+            Command::new(own.join("lib/pgxs/src/test/regress/pg_regress"))
+                .args(["--inputdir=suite", "--outputdir=out", "--host=127.0.0.1", "--schedule=suite/parallel_schedule"])
+                .arg(format!("--bindir={}", own.join("bin").display()))
+                .arg(format!("--dlpath={}", libraries.display()))
+                .arg(format!("--port={}", server.port()))
+                .arg(format!("--user={SUPERUSER}"))
+                .env("HOME", home)
+                .stdin(Stdio::null())
+                .current_dir(home),
+            JOB_UID,
+        )
+        .output()?;
+        let log = std::fs::read_to_string(logs.join("statements.json"))
+            .with_context(|| format!("pg_regress said: {}", String::from_utf8_lossy(&ended.stdout)))?;
+        Ok(log)
+    }
+
     /// Runs it on a fresh server; `only` names tests of one group to run instead of the whole schedule.
     pub async fn run(&self, route: Route, only: &[String]) -> Result<Run> {
         let shipped = PathBuf::from(format!("/usr/lib/postgresql/{}", self.major));

@@ -4,7 +4,36 @@ use crate::{bpf, shell};
 use anyhow::{Context, Result, bail};
 use std::process::Command;
 
+/// Mutated statements against a real server, in a read-only session: no fuzz target but a test, run for longer.
+const DIFFERENTIAL: &str = "differential";
+
+/// A run of this many seconds must have executed [`EXECUTED`] mutants.
+const LONG_SECONDS: u64 = 300;
+const EXECUTED: u64 = 100_000;
+
+/// LOCKGATE_DIFFERENTIAL_SEED repeats a run; without it each is another.
+fn differential(seconds: u64) -> Result<()> {
+    shell::step(&format!("mutated statements against a server for {seconds} s"));
+    let seed = std::env::var("LOCKGATE_DIFFERENTIAL_SEED").unwrap_or_else(|_| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        now.as_secs().to_string()
+    });
+    let executed = if seconds >= LONG_SECONDS { EXECUTED } else { 1 };
+    shell::run(
+        shell::cargo(&["test", "-p", "lockgate-tests", "--test", "e2e", DIFFERENTIAL, "--", "--nocapture"])
+            .env("LOCKGATE_DIFFERENTIAL_SECONDS", seconds.to_string())
+            .env("LOCKGATE_DIFFERENTIAL_EXECUTED", executed.to_string())
+            .env("LOCKGATE_DIFFERENTIAL_SEED", seed),
+    )
+}
+
 pub(crate) fn run(seconds: u64, only: Option<&str>) -> Result<()> {
+    if only.is_none_or(|only| only == DIFFERENTIAL) {
+        differential(seconds)?;
+    }
+    if only == Some(DIFFERENTIAL) {
+        return Ok(());
+    }
     let fuzz = shell::root().join("tests/fuzz");
     bpf::ensure_toolchain()?;
     if Command::new("cargo-fuzz").arg("--version").output().is_err() {

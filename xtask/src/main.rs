@@ -68,6 +68,9 @@ enum Verb {
     Regress {
         /// Only these tests, in one parallel group
         tests: Vec<String>,
+        /// Instead: which of its plain reads are judged more than a read (20 minutes)
+        #[arg(long)]
+        judged: bool,
     },
     /// The driver tests; with --suites the drivers' own suites too, directly and through lockgate, compared
     Drivers {
@@ -97,7 +100,8 @@ fn main() -> Result<()> {
             test::end_to_end(filter.as_deref())
         }
         Verb::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref()),
-        Verb::Regress { tests } => regress::run(&tests),
+        Verb::Regress { judged: true, .. } => regress::judged(),
+        Verb::Regress { tests, judged: false } => regress::run(&tests),
         Verb::Drivers { suites } => {
             setup::setup(setup::For::Tests)?;
             drivers::run(suites)

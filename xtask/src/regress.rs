@@ -4,6 +4,13 @@ use crate::{setup, shell};
 use anyhow::Result;
 use std::process::Command;
 
+/// Which of the suite's plain reads lockgate calls more than a read, with the catalogue at hand: some 20 minutes.
+pub(crate) fn judged() -> Result<()> {
+    setup::setup(setup::For::Regress)?;
+    shell::step("the suite's statements, judged");
+    shell::run(&mut shell::cargo(&["test", "--package", "lockgate-tests", "--test", "regress_judged"]))
+}
+
 pub(crate) fn run(tests: &[String]) -> Result<()> {
     setup::setup(setup::For::Regress)?;
     shell::step("build");

@@ -1,6 +1,7 @@
 //! The target's leg against real PostgreSQL: logins of every kind, verification, refusals, servers that misbehave, and the
 //! catalogue's side connection.
 
+mod builtins;
 mod catalogue;
 mod certificates;
 mod login;

@@ -7,3 +7,6 @@
 
 pub mod mask;
 pub mod sql;
+
+// Named for its feature alone: without it pg_query decodes no tree deeper than 100 messages (sql/depth.rs).
+use prost as _;

@@ -3,7 +3,7 @@
 
 use pg_query::{
     NodeEnum,
-    protobuf::{AExprKind, BoolExprType, Node, a_const::Val},
+    protobuf::{AExprKind, BoolExprType, Node, NullTestType, a_const::Val},
 };
 
 /// What a condition lets through, as far as its text tells.
@@ -60,6 +60,11 @@ fn filter(node: &NodeEnum) -> Filter {
             cast.arg.as_ref().and_then(|arg| arg.node.as_ref()).map_or(Filter::All, filter)
         }
         NodeEnum::AExpr(_) if compares_itself(node) => Filter::All,
+        NodeEnum::AExpr(_) if differs_from_itself(node) => Filter::Nothing,
+        // No row is without its place and its versions.
+        NodeEnum::NullTest(test) if is_system_column(&test.arg) => {
+            if test.nulltesttype == NullTestType::IsNotNull as i32 { Filter::All } else { Filter::Nothing }
+        }
         NodeEnum::NullTest(_) | NodeEnum::AExpr(_) | NodeEnum::AConst(_) if !names_a_column(node) => {
             match constant_truth(node) {
                 Some(false) => Filter::Nothing,
@@ -141,6 +146,29 @@ fn compares_itself(node: &NodeEnum) -> bool {
                         list.items.iter().filter_map(|item| item.node.as_ref()).any(|item| same(left, item))
                     })
             }
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// `x <> x`, `x < x`: true for no row.
+fn differs_from_itself(node: &NodeEnum) -> bool {
+    let NodeEnum::AExpr(expr) = node else { return false };
+    let differs = match AExprKind::try_from(expr.kind) {
+        Ok(AExprKind::AexprOp) => matches!(operator(&expr.name), Some("<>" | "!=" | "<" | ">")),
+        Ok(AExprKind::AexprDistinct) => true,
+        _ => false,
+    };
+    differs && expr.lexpr.is_some() && shape(&expr.lexpr) == shape(&expr.rexpr)
+}
+
+/// ctid, xmin and the like (sysattr.h).
+fn is_system_column(node: &Option<Box<Node>>) -> bool {
+    const NAMES: [&str; 6] = ["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
+    match node.as_ref().and_then(|node| node.node.as_ref()) {
+        Some(NodeEnum::ColumnRef(column)) => match column.fields.last().and_then(|field| field.node.as_ref()) {
+            Some(NodeEnum::String(name)) => NAMES.contains(&name.sval.as_str()),
             _ => false,
         },
         _ => false,

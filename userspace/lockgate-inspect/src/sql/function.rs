@@ -73,7 +73,9 @@ pub(super) fn harmless(
         Some(schema) => own(catalogue, Some(schema), name, state)?.then_some(OWN),
         None if state.in_doubt(name) => None,
         None => {
-            let builtin = builtin(name, state);
+            // `regtype('int4')`: a cast that looks like a call.
+            let cast = || super::walk::is_builtin_type(name).then(Harmless::default);
+            let builtin = builtin(name, state).or_else(cast);
             // A better match for the arguments' types wins wherever it is in the path (func_select_candidate), so
             // everything of that name counts.
             match own(catalogue, None, name, state) {

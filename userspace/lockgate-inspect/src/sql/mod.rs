@@ -23,6 +23,7 @@ pub mod jsonl;
 mod behind;
 mod bounded;
 mod control;
+mod depth;
 mod digest;
 mod dump;
 mod extent;
@@ -108,7 +109,21 @@ impl Inspector {
             Some(false) => &[Reading::Escapes],
             None => &[Reading::Standard, Reading::Escapes],
         };
-        let mut answers = readings.iter().map(|reading| read(text, *reading, state, catalogue));
+        let levels = readings.iter().map(|reading| depth::levels(text, *reading)).max().unwrap_or(0);
+        let understood = depth::with_room(levels, || self.understand(text, readings, levels, state, catalogue));
+        understood.unwrap_or_else(|why| opaque(text, why))
+    }
+
+    fn understand(
+        &self,
+        text: &str,
+        readings: &[Reading],
+        levels: usize,
+        state: &SessionState,
+        catalogue: Option<&CatalogueSnapshot>,
+    ) -> Script {
+        let keep_lineage = levels <= depth::LINEAGE;
+        let mut answers = readings.iter().map(|reading| read(text, *reading, keep_lineage, state, catalogue));
         let first = answers.next().unwrap_or_else(|| Err("no reading".to_owned()));
         match (first, answers.next()) {
             (Ok(statements), None) => Script { statements },
@@ -127,10 +142,11 @@ impl Inspector {
 fn read(
     text: &str,
     reading: Reading,
+    keep_lineage: bool,
     state: &SessionState,
     catalogue: Option<&CatalogueSnapshot>,
 ) -> Result<Vec<Arc<Statement>>, Opaque> {
-    let parsed = parse::parse(text, reading)?;
+    let parsed = parse::parse_with_room(text, reading)?;
     let several = parsed.len() > 1;
     let mut state = Cow::Borrowed(state);
     let mut statements = Vec::with_capacity(parsed.len());
@@ -142,7 +158,10 @@ fn read(
             normalized: normalized.as_deref().unwrap_or_default(),
             fingerprint: &fingerprint,
         };
-        let understood = Walk::statement(&one.node, texts, &state, catalogue);
+        let mut understood = Walk::statement(&one.node, texts, &state, catalogue);
+        if !keep_lineage {
+            understood.forget_lineage();
+        }
         let statement = Statement::of(understood, texts, &state);
         if several {
             // Names are looked up when a statement's turn comes: after what stands before it in the same text.
@@ -157,7 +176,11 @@ fn read(
 /// Whether both readings of a text come to the same.
 fn same_judgement(a: &[Arc<Statement>], b: &[Arc<Statement>]) -> bool {
     a.len() == b.len()
-        && a.iter().zip(b).all(|(a, b)| a.text == b.text && a.facts == b.facts && a.usage == b.usage)
+        && a.iter().zip(b).all(|(a, b)| {
+            // What it sets is written in strings, and those are what the two readings differ in.
+            let same_control = format!("{:?}", a.control) == format!("{:?}", b.control);
+            a.text == b.text && a.facts == b.facts && a.usage == b.usage && a.makes == b.makes && same_control
+        })
 }
 
 /// The whole text as one statement that is not understood.

@@ -1,16 +1,14 @@
 //! From text to the grammar's trees, within bounds, and split into statements by the grammar itself.
 
+use super::depth;
 use pg_query::{NodeEnum, ParserOptions};
 
-/// The longest text that is parsed. Migrations and bulk inserts of drivers stay below; what is longer is opaque.
-pub const MAX_TEXT_BYTES: usize = 1 << 20;
+/// The longest text that is parsed: bulk inserts and dumps as INSERT run to some megabytes. What is longer is opaque. A tree takes
+/// some forty times its text.
+pub const MAX_TEXT_BYTES: usize = 8 << 20;
 
 /// The most statements that one text may hold: each costs a walk, a fingerprint and a record.
 pub const MAX_STATEMENTS: usize = 10_000;
-
-/// The deepest nesting of brackets that is handed to the grammar. It decodes nothing deeper than 100 messages anyhow; the
-/// bound keeps its C code off the end of a small stack.
-const MAX_BRACKETS: usize = 500;
 
 /// The longest run of mixed operator characters. The server's own operators end at 63 (NAMEDATALEN); its scanner rescans
 /// longer runs from each `/*` and each trailing sign on, which is quadratic and worse.
@@ -43,16 +41,21 @@ pub(super) struct Parsed<'a> {
 /// Why a text is opaque. Safe to record: it quotes nothing of the text.
 pub(super) type Opaque = String;
 
-/// Parses and splits a text.
+/// Parses and splits a text that is shallow enough for the thread's stack.
 pub(super) fn parse(text: &str, reading: Reading) -> Result<Vec<Parsed<'_>>, Opaque> {
+    if !depth::has_room(depth::levels(text, reading)) {
+        return Err("it nests deeper than there is room for here".to_owned());
+    }
+    parse_with_room(text, reading)
+}
+
+/// Parses and splits a text, where [`depth::with_room`] made room for it.
+pub(super) fn parse_with_room(text: &str, reading: Reading) -> Result<Vec<Parsed<'_>>, Opaque> {
     if text.len() > MAX_TEXT_BYTES {
         return Err(format!("the text has {} bytes, and at most {MAX_TEXT_BYTES} are inspected", text.len()));
     }
     if text.contains('\0') {
         return Err("the text holds a zero byte".to_owned());
-    }
-    if deeper_than(text, MAX_BRACKETS) {
-        return Err(format!("brackets nest deeper than {MAX_BRACKETS}"));
     }
     if has_long_operator(text) {
         return Err(format!("a run of more than {MAX_OPERATOR_RUN} operator characters"));
@@ -96,19 +99,6 @@ fn reason(error: &pg_query::Error) -> Opaque {
         pg_query::Error::Decode(_) => "it nests deeper than is inspected".to_owned(),
         _ => "PostgreSQL's grammar does not accept it".to_owned(),
     }
-}
-
-/// Counts brackets wherever they stand, in strings too: it only ever counts too many.
-fn deeper_than(text: &str, limit: usize) -> bool {
-    let mut depth = 0_usize;
-    text.bytes().any(|byte| {
-        match byte {
-            b'(' | b'[' => depth += 1,
-            b')' | b']' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        depth > limit
-    })
 }
 
 /// Whether the scanner would take long over it.

@@ -584,3 +584,57 @@ fn a_function_counts_wherever_it_stands() {
         }
     }
 }
+
+/// What generators write, and people who have time.
+#[test]
+fn long_chains_are_understood() {
+    for (head, piece, tail, times, class) in [
+        ("select 1 where a = 1", " or a = 1", "", 20_000, SqlClass::Read),
+        ("select 1 where (a = 1)", " or (a = 1 and b = 2)", "", 20_000, SqlClass::Read),
+        ("select 1 where a in (1", ", 2", ")", 100_000, SqlClass::Read),
+        ("select 'a'", " || 'a'", "", 300, SqlClass::Read),
+        ("select * from a", " join b on a.x = b.x", "", 300, SqlClass::Read),
+        ("select 1", " union all select 1", "", 300, SqlClass::Read),
+        ("select 1", " union all select nextval('s')", "", 300, SqlClass::Write),
+        ("select 'a'", " || public.f()", "", 300, SqlClass::Write),
+        ("insert into t values (1, 'a (')", ", (1, 'a (')", "", 20_000, SqlClass::Write),
+        ("select case a", " when 1 then 2", " end", 5_000, SqlClass::Read),
+        ("with a as (select 1)", ", b as (select 2)", " select 1", 2_000, SqlClass::Read),
+        ("select 1", ", case when a then 1 end", "", 5_000, SqlClass::Read),
+        ("select f", "((((", "", 1_000, SqlClass::Opaque),
+        ("select 1", "; select 1", "", 5_000, SqlClass::Read),
+        ("select ", "case when a and ", "true", 50_000, SqlClass::Opaque),
+    ] {
+        let text = format!("{head}{}{tail}", piece.repeat(times));
+        let done = thread::Builder::new().stack_size(SMALL_STACK).spawn(move || inspect(&text).class());
+        assert_eq!(done.expect("a thread").join().expect("no panic"), class, "{head}{piece}");
+    }
+}
+
+proptest! {
+    /// The bound on a tree's depth is what keeps the process from running off a stack.
+    #[test]
+    fn no_tree_is_deeper_than_its_text_may_be(words in proptest::collection::vec(prop::sample::select(&[
+        "select", "1", "a", "+", "-", "not", "case", "when", "then", "else", "end", "(", ")", "(select", "[", "]", ",",
+        "union", "join b on", "from a", "where", "and", "or", "::int", "is null", "in (", "between", "exists(select",
+        "collate \"C\"", "f(", "array[", "row(", ".x", "with a as (", "=", "||", "any (select", "over (order by",
+        "cast(", "as int)", "like", "escape", "at time zone", "*", "lateral (select", ") s", "values (", "order by",
+    ][..]), 1..60)) {
+        let text = words.join(" ");
+        let levels = super::depth::levels(&text, super::parse::Reading::Standard);
+        let Ok(parsed) = super::parse::parse_with_room(&text, super::parse::Reading::Standard) else { return Ok(()) };
+        for one in parsed {
+            // Six messages a level, and those of a statement around them all.
+            let printed = format!("{:?}", one.node);
+            let (mut depth, mut deepest) = (0_usize, 0);
+            for c in printed.chars() {
+                match c {
+                    '{' => { depth += 1; deepest = deepest.max(depth); }
+                    '}' => depth = depth.saturating_sub(1),
+                    _ => {}
+                }
+            }
+            prop_assert!(deepest <= 6 * levels + 12, "{deepest} messages in {levels} levels: {text}");
+        }
+    }
+}

@@ -275,6 +275,12 @@ impl Walk<'_> {
     fn set_config(&mut self, call: &protobuf::FuncCall) {
         let mut arguments = call.args.iter().map(literal);
         let [name, value, local] = std::array::from_fn(|_| arguments.next().flatten());
+        let name = name.or_else(|| match call.args.first().and_then(|name| name.node.as_ref()) {
+            Some(NodeEnum::ColumnRef(column)) if matches!(column.fields.as_slice(), [field] if string(field) == "name") => {
+                self.fixed_name.clone()
+            }
+            _ => None,
+        });
         let name = name.map(|name| name.to_ascii_lowercase());
         self.raise(SqlClass::Write);
         self.effect(SqlEffect::UnknownFunction);

@@ -6,7 +6,7 @@ use crate::sql::Makes;
 use lockgate_model::sql::SqlEffect;
 use pg_query::{
     NodeEnum,
-    protobuf::{self, Node, RangeVar},
+    protobuf::{self, AlterTableType, Node, RangeVar},
 };
 
 impl Walk<'_> {
@@ -48,6 +48,8 @@ impl Walk<'_> {
             | NodeEnum::CreateStatsStmt(_)
             | NodeEnum::AlterStatsStmt(_)
             | NodeEnum::AlterOwnerStmt(_)
+            | NodeEnum::AlterDefaultPrivilegesStmt(_)
+            | NodeEnum::ReplicaIdentityStmt(_)
             | NodeEnum::GrantStmt(_)
             | NodeEnum::GrantRoleStmt(_)
             | NodeEnum::CreateRoleStmt(_)
@@ -76,6 +78,7 @@ impl Walk<'_> {
             }
             NodeEnum::IndexStmt(index) if self.gathered.computes_unknown => one(index.relation.as_ref()),
             NodeEnum::IndexStmt(_) => return,
+            NodeEnum::AlterTableStmt(alter) if alter.cmds.iter().all(is_inert) => return,
             NodeEnum::AlterTableStmt(alter) => one(alter.relation.as_ref()),
             NodeEnum::AlterSeqStmt(alter) => one(alter.sequence.as_ref()),
             NodeEnum::RuleStmt(rule) => one(rule.relation.as_ref()),
@@ -127,6 +130,48 @@ impl Walk<'_> {
             Some(NodeEnum::Constraint(_) | NodeEnum::TableLikeClause(_)) => true,
             Some(_) | None => false,
         }
+    }
+}
+
+/// Whether a change of a table leaves alone what reading it runs.
+fn is_inert(command: &Node) -> bool {
+    let Some(NodeEnum::AlterTableCmd(command)) = &command.node else { return false };
+    match AlterTableType::try_from(command.subtype) {
+        Ok(
+            AlterTableType::AtSetRelOptions
+            | AlterTableType::AtResetRelOptions
+            | AlterTableType::AtReplaceRelOptions
+            | AlterTableType::AtSetStatistics
+            | AlterTableType::AtSetOptions
+            | AlterTableType::AtResetOptions
+            | AlterTableType::AtSetStorage
+            | AlterTableType::AtSetCompression
+            | AlterTableType::AtClusterOn
+            | AlterTableType::AtDropCluster
+            | AlterTableType::AtSetLogged
+            | AlterTableType::AtSetUnLogged
+            | AlterTableType::AtSetNotNull
+            | AlterTableType::AtDropNotNull
+            | AlterTableType::AtDropConstraint
+            | AlterTableType::AtColumnDefault
+            | AlterTableType::AtSetTableSpace
+            | AlterTableType::AtChangeOwner
+            | AlterTableType::AtReplicaIdentity
+            | AlterTableType::AtEnableTrig
+            | AlterTableType::AtDisableTrig
+            | AlterTableType::AtEnableTrigAll
+            | AlterTableType::AtDisableTrigAll
+            | AlterTableType::AtEnableTrigUser
+            | AlterTableType::AtDisableTrigUser
+            | AlterTableType::AtEnableAlwaysTrig
+            | AlterTableType::AtEnableReplicaTrig,
+        ) => true,
+        // A key; a check has an expression, which planning looks at.
+        Ok(AlterTableType::AtAddConstraint) => matches!(
+            command.def.as_ref().and_then(|def| def.node.as_ref()),
+            Some(NodeEnum::Constraint(constraint)) if constraint.raw_expr.is_none() && constraint.where_clause.is_none()
+        ),
+        Ok(_) | Err(_) => false,
     }
 }
 

@@ -24,7 +24,7 @@ use pg_query::{
     NodeEnum,
     protobuf::{Node, RangeVar},
 };
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// The texts of a statement: what is kept with it, and with the statement that it gives a name to.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +48,15 @@ pub(super) struct Understood {
 }
 
 impl Understood {
+    /// Leaves out where its columns stand: that nests as the text does, and is walked where the stack is not as deep.
+    pub(super) fn forget_lineage(&mut self) {
+        self.lineage = Lineage::Unknown;
+        if let Control::Prepare { inner, .. } | Control::Declare { inner, .. } = &mut self.control {
+            let statement = Arc::make_mut(inner);
+            Arc::make_mut(&mut statement.usage).lineage = Lineage::Unknown;
+        }
+    }
+
     /// Not understood, and this is why.
     pub(super) fn opaque(kind: &'static str, why: String) -> Self {
         Self {
@@ -148,6 +157,8 @@ pub(super) struct Walk<'a> {
     ctes: Vec<String>,
     /// Names that columns can be qualified with, innermost last, and the relation each stands for.
     aliases: Vec<(String, Option<RelationName>)>,
+    /// What the column `name` is equal to wherever the statement's rows come from.
+    fixed_name: Option<String>,
 }
 
 impl<'a> Walk<'a> {
@@ -166,6 +177,7 @@ impl<'a> Walk<'a> {
             gathered: Gathered::default(),
             ctes: Vec::new(),
             aliases: Vec::new(),
+            fixed_name: None,
         };
         let utility::Told { kind, bounded, lineage, control, opaque } = walk.dispatch(node);
         let gathered = walk.gathered;
@@ -280,19 +292,26 @@ impl<'a> Walk<'a> {
 
     /// A relation whose rows change: its triggers, rules and defaults run with it.
     fn changed(&mut self, relation: &RangeVar) {
-        let Some(catalogue) = self.catalogue else { return };
         let schema = Some(relation.schemaname.as_str()).filter(|schema| !schema.is_empty());
-        let runs_more = self.look_up(schema, &relation.relname).candidates().iter().any(|found| {
+        let found = self.look_up(schema, &relation.relname);
+        let is_settings = |schema: &str, name: &str| is_system(schema) && name == "pg_settings";
+        let behind = self.catalogue.is_some_and(|catalogue| {
+            let mut bases = found.candidates().iter().flat_map(|found| catalogue.bases(found.oid));
+            bases.any(|base| is_settings(&base.schema, &base.name))
+        });
+        if behind || schema.is_none_or(is_system) && relation.relname == "pg_settings" {
+            // Its rule calls set_config() with what the row says: any setting, the role too.
+            let effects = [SqlEffect::ChangesMeaning, SqlEffect::SetsRole, SqlEffect::UnknownFunction];
+            self.gathered.effects.extend(effects);
+            self.gathered.setting = Some(Control::Anything);
+        }
+        let Some(catalogue) = self.catalogue else { return };
+        let runs_more = found.candidates().iter().any(|found| {
             catalogue.is_ruled(found.oid) || catalogue.family(found.oid).any(|oid| !catalogue.triggers(oid).is_empty())
         });
         if runs_more {
             self.effect(SqlEffect::UnknownFunction);
             self.runs_own_code();
-        }
-        if schema.is_none_or(is_system) && relation.relname == "pg_settings" {
-            // Its rule calls set_config().
-            self.gathered.effects.extend([SqlEffect::ChangesMeaning, SqlEffect::UnknownFunction]);
-            self.gathered.setting = Some(Control::Anything);
         }
     }
 
@@ -353,6 +372,11 @@ impl<'a> Walk<'a> {
     fn implied(&mut self, names: &[&str]) -> bool {
         names.iter().fold(true, |known, name| self.operator_of(None, name) && known)
     }
+}
+
+/// Whether the system has a type of this name.
+pub(super) fn is_builtin_type(name: &str) -> bool {
+    types::is_builtin(name)
 }
 
 /// System schemas hold nothing that a session made.

@@ -155,6 +155,7 @@ impl Walk<'_> {
 
     fn top_select(&mut self, select: &protobuf::SelectStmt) -> Told {
         let bounded = query::bounded(select);
+        self.fixed_name = fixed_name(select);
         let query = self.query(select);
         if let Some(into) = &leftmost(select).into_clause {
             self.makes_plain(into.rel.as_ref());
@@ -470,6 +471,22 @@ pub(super) fn only_settings(control: Control) -> Control {
         Control::Set { .. } | Control::ResetAll | Control::DiscardAll | Control::Anything => control,
         _ => Control::None,
     }
+}
+
+/// `SELECT set_config(name, …) FROM pg_settings WHERE name = 'x'`: how pg_dump sets what not every server has. The condition
+/// says which setting it is; whether it is set at all, the rows do.
+fn fixed_name(select: &protobuf::SelectStmt) -> Option<String> {
+    let [Node { node: Some(NodeEnum::RangeVar(relation)) }] = select.from_clause.as_slice() else { return None };
+    if relation.relname != "pg_settings" || relation.alias.is_some() || select.with_clause.is_some() {
+        return None;
+    }
+    let NodeEnum::AExpr(condition) = inner(&select.where_clause)? else { return None };
+    let is_equality = condition.kind == protobuf::AExprKind::AexprOp as i32
+        && matches!(condition.name.as_slice(), [operator] if string(operator) == "=");
+    let is_name = matches!(inner(&condition.lexpr), Some(NodeEnum::ColumnRef(column))
+        if matches!(column.fields.as_slice(), [field] if string(field) == "name"));
+    let value = condition.rexpr.as_deref().and_then(super::expr::literal)?;
+    (is_equality && is_name).then_some(value)
 }
 
 /// `SELECT set_config(…), …` and nothing around it: each call is made once.
