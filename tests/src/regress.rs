@@ -44,7 +44,8 @@ impl Suite {
         let version = server_version()?;
         let major = version.split('.').next().unwrap_or_default().to_owned();
         let home = cache.join(&version);
-        let mut suite = Self { tests: home.join("regress"), module: home.join("regress.so"), major, server: None };
+        let mut suite =
+            Self { tests: home.join("regress"), module: home.join("regress.so"), major, server: None };
         let unpacked_server = home.join("server");
         let own = unpacked_server.join(format!("usr/lib/postgresql/{}", suite.major));
         suite.server = own.is_dir().then(|| own.clone());
@@ -104,7 +105,8 @@ impl Suite {
         std::fs::create_dir(&logs)?;
         std::fs::copy(&self.module, libraries.join("regress.so"))?;
         for module in SERVER_MODULES {
-            std::fs::copy(own.join("lib").join(module), libraries.join(module)).with_context(|| (*module).to_owned())?;
+            std::fs::copy(own.join("lib").join(module), libraries.join(module))
+                .with_context(|| (*module).to_owned())?;
         }
         run(Command::new("chown").args(["-R", &format!("{JOB_UID}:{JOB_UID}")]).arg(home))?;
         run(Command::new("chmod").args(["a+rwx"]).arg(&logs))?;
@@ -124,7 +126,12 @@ impl Suite {
         )?;
         let ended = std::os::unix::process::CommandExt::uid(
             Command::new(own.join("lib/pgxs/src/test/regress/pg_regress"))
-                .args(["--inputdir=suite", "--outputdir=out", "--host=127.0.0.1", "--schedule=suite/parallel_schedule"])
+                .args([
+                    "--inputdir=suite",
+                    "--outputdir=out",
+                    "--host=127.0.0.1",
+                    "--schedule=suite/parallel_schedule",
+                ])
                 .arg(format!("--bindir={}", own.join("bin").display()))
                 .arg(format!("--dlpath={}", libraries.display()))
                 .arg(format!("--port={}", server.port()))
@@ -159,7 +166,8 @@ impl Suite {
         std::fs::create_dir(&libraries)?;
         std::fs::copy(&self.module, libraries.join("regress.so"))?;
         for module in SERVER_MODULES {
-            std::fs::copy(own.join("lib").join(module), libraries.join(module)).with_context(|| (*module).to_owned())?;
+            std::fs::copy(own.join("lib").join(module), libraries.join(module))
+                .with_context(|| (*module).to_owned())?;
         }
         run(Command::new("chown").args(["-R", &format!("{JOB_UID}:{JOB_UID}")]).arg(home))?;
 
@@ -242,7 +250,9 @@ impl Run {
     /// Tests that differ from the run before: the name, and the difference in unified format.
     pub fn differs_from(&self, other: &Run) -> Result<Vec<(String, String)>> {
         let mut differing = Vec::new();
-        for name in other.tests.keys().chain(self.tests.keys().filter(|name| !other.tests.contains_key(*name))) {
+        for name in
+            other.tests.keys().chain(self.tests.keys().filter(|name| !other.tests.contains_key(*name)))
+        {
             let verdicts = (other.tests.get(name), self.tests.get(name));
             // Two runs that the suite accepts are alike, whatever of several expected outputs each gave.
             let alike = verdicts == (Some(&true), Some(&true))

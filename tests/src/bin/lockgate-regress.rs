@@ -35,7 +35,12 @@ async fn main() -> Result<ExitCode> {
         only.insert(0, "test_setup".to_owned());
     }
     let direct = suite.run(Route::Direct, &only).await?;
-    println!("directly: {} of {} in {:.1} s", direct.passed(), direct.tests.len(), direct.elapsed.as_secs_f64());
+    println!(
+        "directly: {} of {} in {:.1} s",
+        direct.passed(),
+        direct.tests.len(),
+        direct.elapsed.as_secs_f64()
+    );
     if !direct.failed().is_empty() {
         println!("not as the suite expects, directly: {}", direct.failed().join(" "));
     }

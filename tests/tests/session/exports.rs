@@ -1,7 +1,8 @@
 //! Exports as policy sees them: by the way they take and the size of what they take, on a server that knows the sizes.
 
-use crate::world::{Options, World};
+use crate::world::{Decision, Options, World};
 use anyhow::{Result, ensure};
+use std::time::Duration;
 use tokio_postgres::NoTls;
 
 const POLICY: &str = r#"
@@ -144,6 +145,58 @@ async fn a_bound_value_is_a_limit_as_far_as_it_goes() -> Result<()> {
         let got = client.query(&statement, &[&limit]).await;
         ensure!(got.is_ok() == passes, "{limit:?}: {:?}", got.map(|rows| rows.len()));
     }
+    drop((statement, client));
+    connection.await??;
+    tokio::task::spawn_blocking(move || world.finish()).await??;
+    Ok(())
+}
+
+/// An approval is for one statement with its bound values, once: the same again is asked about again, and so is another.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_fits_one_statement_with_its_values_once() -> Result<()> {
+    const ASKS: &str = r#"
+apiVersion: lockgate.dev/v1
+kind: Policy
+metadata: { name: asks }
+groups: { dba: {} }
+rules:
+- id: everything
+  match: { sql: { class: [read, write, session, transaction] } }
+  effect: allow
+- id: bulk
+  match: { sql: { export: select, larger_than: { rows: 1000 } } }
+  effect: require_approval
+  approval: { stages: [{ at: 0m, from: { group: dba }, need: 1 }], timeout: 5m }
+"#;
+    let world = tokio::task::spawn_blocking(|| -> Result<World> {
+        let world =
+            World::with(&[("env", "test")], Options { policy: Some(ASKS.into()), ..Options::default() })?;
+        world.server.psql_in("orders", TABLES)?;
+        Ok(world)
+    })
+    .await??;
+    let config = format!("host=127.0.0.1 port={} user=job dbname=orders sslmode=disable", world.port);
+    let (client, connection) = tokio_postgres::connect(&config, NoTls).await?;
+    let connection = tokio::spawn(connection);
+    let asked = || world.approvals.requests.lock().unwrap().len();
+    world.decide(Decision::Approve(Duration::from_millis(20)));
+    let statement = client.prepare("SELECT id FROM big WHERE id <> $1 LIMIT $2").await?;
+    ensure!(asked() == 0, "nothing comes out of Parse");
+    for (values, requests) in [((1, 2000_i64), 1), ((1, 2000), 2), ((2, 2000), 3), ((1, 2001), 4), ((1, 10), 4)] {
+        let rows = client.query(&statement, &[&values.0, &values.1]).await?;
+        ensure!(rows.len() as i64 == values.1 && asked() == requests, "{values:?}: {} asked", asked());
+    }
+    {
+        let requests = world.approvals.requests.lock().unwrap();
+        let digests: std::collections::BTreeSet<_> =
+            requests.iter().map(|request| request.operation.digest).collect();
+        ensure!(digests.len() == 3, "equal statements have equal digests, others have others");
+    }
+    // Approving one does not admit the other: the second is refused although the first was not.
+    client.query(&statement, &[&1, &2000_i64]).await?;
+    world.decide(Decision::Deny(Duration::from_millis(20), "not these"));
+    ensure!(client.query(&statement, &[&3, &2000_i64]).await.is_err());
+    ensure!(client.query(&statement, &[&1, &2000_i64]).await.is_err(), "the earlier approval is used up");
     drop((statement, client));
     connection.await??;
     tokio::task::spawn_blocking(move || world.finish()).await??;

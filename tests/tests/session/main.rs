@@ -6,7 +6,9 @@ mod exports;
 mod masking;
 mod operating;
 mod pipeline;
+mod replication;
 mod tls;
+mod versions;
 mod world;
 
 use anyhow::{Result, ensure};

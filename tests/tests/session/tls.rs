@@ -303,6 +303,11 @@ fn a_client_that_insists_gets_mutual_scram() -> Result<()> {
             && closing.detail.as_deref().is_some_and(|detail| detail.contains("proof is wrong")))
     };
     lab.world.wait_for("the refusal", |events| events.iter().any(refused))?;
+    let left = |event: &EventKind| {
+        matches!(event, EventKind::SessionEnded(closing) if closing.detail.as_deref().is_some_and(
+            |detail| detail.contains("give its user a verifier in client_auth")))
+    };
+    lab.world.wait_for("the hint", |events| events.iter().any(left))?;
     let all = format!("{:?}", lab.world.recorder.events());
     ensure!(!all.contains(good) && !all.contains("wrong\"") && !all.contains("SCRAM-SHA-256$"));
     lab.world.finish()?;

@@ -15,13 +15,23 @@ use std::{
 use tokio::sync::Notify;
 
 /// What a client must know to cancel: process id and key of the protocol's own shape.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct CancelKey {
     /// The target's process id: clients compare it with `pg_backend_pid()` and with the sender of a notification. It is
     /// no secret; of lockgate's making where the target told none.
     pub(crate) process_id: u32,
-    /// The secret of protocol 3.0: four bytes.
-    pub(crate) secret: [u8; 4],
+    /// The secret.
+    pub(crate) secret: Bytes,
+}
+
+/// How many bytes a session's secret has: protocol 3.0 has room for four, from 3.2 on there are as many as PostgreSQL 18
+/// itself uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SecretSize {
+    /// 4.
+    Short,
+    /// 32.
+    Long,
 }
 
 /// One session's end of a cancellation.
@@ -104,33 +114,43 @@ impl<T: Clone> CancelRegistry<T> {
         self: &Arc<Self>,
         ambient: &dyn Ambient,
         process_id: Option<u32>,
+        size: SecretSize,
         upstream: T,
     ) -> Registration<T> {
         let signal = Arc::new(CancelSignal::default());
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let key = loop {
-            let random = ambient.random().to_le_bytes();
-            let [a, b, c, d, e, f, g, h, ..] = random;
-            let own = u32::from_le_bytes([a, b, c, d]) >> 1;
-            let key = CancelKey { process_id: process_id.unwrap_or(own), secret: [e, f, g, h] };
+            let own = u32::from_le_bytes(pick(ambient.random())) >> 1;
+            let secret = match size {
+                SecretSize::Short => Bytes::copy_from_slice(&pick(ambient.random())),
+                SecretSize::Long => {
+                    [ambient.random().to_le_bytes(), ambient.random().to_le_bytes()].concat().into()
+                }
+            };
+            let key = CancelKey { process_id: process_id.unwrap_or(own), secret };
             if !entries.contains_key(&key) {
                 break key;
             }
         };
-        entries.insert(key, Entry { signal: signal.clone(), upstream });
+        entries.insert(key.clone(), Entry { signal: signal.clone(), upstream });
         Registration { registry: self.clone(), key, signal }
     }
 
     /// Delivers a CancelRequest as far as lockgate itself can.
     pub(crate) fn cancel(&self, process_id: u32, key: &Bytes) -> Delivery<T> {
-        let Ok(secret) = <[u8; 4]>::try_from(&key[..]) else { return Delivery::Unknown };
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        match entries.get(&CancelKey { process_id, secret }) {
+        match entries.get(&CancelKey { process_id, secret: key.clone() }) {
             None => Delivery::Unknown,
             Some(entry) if entry.signal.cancel() => Delivery::Withdrawn,
             Some(entry) => Delivery::Upstream(entry.upstream.clone()),
         }
     }
+}
+
+/// Four bytes of a random number.
+fn pick(random: u128) -> [u8; 4] {
+    let [_, _, _, _, e, f, g, h, ..] = random.to_le_bytes();
+    [e, f, g, h]
 }
 
 /// One session's key, while it lives.
@@ -157,8 +177,8 @@ mod tests {
     async fn a_cancellation_reaches_what_is_being_decided_and_else_the_target() {
         let registry = Arc::new(CancelRegistry::default());
         let ambient = FixedAmbient::default();
-        let session = registry.register(&ambient, None, "target");
-        let key = Bytes::copy_from_slice(&session.key.secret);
+        let session = registry.register(&ambient, None, SecretSize::Short, "target");
+        let key = session.key.secret.clone();
         let pid = session.key.process_id;
         assert_eq!(registry.cancel(pid, &key), Delivery::Upstream("target"));
         assert_eq!(registry.cancel(pid ^ 1, &key), Delivery::Unknown);
@@ -176,10 +196,13 @@ mod tests {
     fn sessions_on_two_targets_may_have_the_same_process_id() {
         let registry = Arc::new(CancelRegistry::default());
         let ambient = FixedAmbient::default();
-        let [one, other] = ["one", "other"].map(|name| registry.register(&ambient, Some(4711), name));
+        let [one, other] =
+            ["one", "other"].map(|name| registry.register(&ambient, Some(4711), SecretSize::Long, name));
         assert_eq!((one.key.process_id, other.key.process_id), (4711, 4711));
-        let cancelled = |key: CancelKey| registry.cancel(4711, &Bytes::copy_from_slice(&key.secret));
-        assert_eq!(cancelled(one.key), Delivery::Upstream("one"));
-        assert_eq!(cancelled(other.key), Delivery::Upstream("other"));
+        let cancelled = |key: &CancelKey| registry.cancel(4711, &key.secret);
+        assert_eq!(cancelled(&one.key), Delivery::Upstream("one"));
+        assert_eq!(cancelled(&other.key), Delivery::Upstream("other"));
+        assert_eq!((one.key.secret.len(), one.key.secret == other.key.secret), (32, false));
+        assert_eq!(registry.cancel(4711, &one.key.secret.slice(..4)), Delivery::Unknown);
     }
 }

@@ -45,9 +45,7 @@ struct Counters {
 
 impl Counters {
     fn on(target: &str) -> Self {
-        let of = |effect: &'static str| {
-            ::metrics::counter!(OPERATIONS, "target" => target.to_owned(), "effect" => effect)
-        };
+        let of = |effect: &'static str| ::metrics::counter!(OPERATIONS, "target" => target.to_owned(), "effect" => effect);
         Self { allowed: of("allow"), denied: of("deny"), held: of("require_approval") }
     }
 

@@ -1,7 +1,7 @@
 //! One load: a login, the queries in order, rows into [`CatalogueParts`].
 
-use super::{code::CodeQuery, query::CatalogueQuery, routine::Routine};
 use super::{CatalogueError, MAX_CATALOGUE_BYTES};
+use super::{code::CodeQuery, query::CatalogueQuery, routine::Routine};
 use crate::upstream::{
     Connected, Credential, Endpoint, Housekeeping, SessionRequest, UpstreamError, connect,
 };
@@ -52,8 +52,12 @@ pub(super) async fn load(
     ]
     .into_iter()
     .chain(CodeQuery::ALL.map(CatalogueQuery::Code))
-    .chain([CatalogueQuery::ViewTexts, CatalogueQuery::Again, CatalogueQuery::Keys, CatalogueQuery::Sizes])
-    {
+    .chain([
+        CatalogueQuery::ViewTexts,
+        CatalogueQuery::Again,
+        CatalogueQuery::Keys,
+        CatalogueQuery::Sizes,
+    ]) {
         match side.ask(query, |row| reading.take(query, row)).await {
             Ok(()) => {}
             // Without the texts a view counts by its dependencies, which is the stricter reading.
@@ -63,7 +67,9 @@ pub(super) async fn load(
                 tracing::debug!("a view's tables are locked: view definitions are left out of the catalogue");
             }
             // A size that is not known counts as large.
-            Err(CatalogueError::Refused { query: _, sqlstate, message }) if query == CatalogueQuery::Sizes => {
+            Err(CatalogueError::Refused { query: _, sqlstate, message })
+                if query == CatalogueQuery::Sizes =>
+            {
                 tracing::debug!(sqlstate, message, "table sizes are left out of the catalogue");
             }
             Err(error) => return Err(error),
@@ -126,7 +132,8 @@ impl Side {
             (text("application_name"), text("lockgate catalogue")),
             (text("client_encoding"), text("UTF8")),
         ];
-        let request = SessionRequest { database: database.clone(), parameters, session: None, replication: None };
+        let request =
+            SessionRequest { database: database.clone(), parameters, session: None, replication: None };
         // Given back, if a vault made it, when this is over.
         let account = credential.account().await.map_err(UpstreamError::from)?;
         let connected = connect(endpoint, &account, &request).await?;
@@ -367,7 +374,12 @@ impl Row<'_> {
         text.parse().map_err(|_| self.wrong(column, "a number in range", Some(text)))
     }
 
-    pub(super) fn wrong(&self, column: &'static str, expected: &'static str, got: Option<String>) -> CatalogueError {
+    pub(super) fn wrong(
+        &self,
+        column: &'static str,
+        expected: &'static str,
+        got: Option<String>,
+    ) -> CatalogueError {
         CatalogueError::Row { query: self.query, column, expected, got }
     }
 }

@@ -151,7 +151,14 @@ struct Loaded {
 impl Catalogue {
     /// The catalogue of `database` there, as that role sees it. Nothing is loaded yet.
     pub fn new(endpoint: Endpoint, credential: Credential, database: PgString) -> Self {
-        Self { endpoint, credential, database, held: Mutex::default(), routines: Mutex::default(), loading: Semaphore::new(1) }
+        Self {
+            endpoint,
+            credential,
+            database,
+            held: Mutex::default(),
+            routines: Mutex::default(),
+            loading: Semaphore::new(1),
+        }
     }
 
     /// The snapshot, if one is at hand that is neither old nor out of date.
@@ -169,9 +176,9 @@ impl Catalogue {
         let now = Instant::now();
         let believed = {
             let held = self.held();
-            held.snapshot.as_ref().is_some_and(|loaded| {
-                loaded.generation == held.generation && loaded.at.elapsed() < MAX_AGE
-            })
+            held.snapshot
+                .as_ref()
+                .is_some_and(|loaded| loaded.generation == held.generation && loaded.at.elapsed() < MAX_AGE)
         };
         if !believed {
             return;

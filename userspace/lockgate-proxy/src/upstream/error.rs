@@ -239,7 +239,11 @@ mod tests {
         let missing = "database \"x\" does not exist";
         for (code, words, expected) in [
             ("3D000", missing, ("3D000", missing.to_owned())),
-            ("57P03", "the database system is starting up", ("57P03", "the database system is starting up".to_owned())),
+            (
+                "57P03",
+                "the database system is starting up",
+                ("57P03", "the database system is starting up".to_owned()),
+            ),
             ("53300", "too many connections for role \"app\"", ("53300", own("53300"))),
             ("28P01", "password authentication failed for user \"app\"", ("08004", own("28P01"))),
             ("XX000", "who knows", ("08004", own("XX000"))),

@@ -119,7 +119,10 @@ impl Exceeded {
             cause: DenialCause::Limit,
             reason,
             remedy: Some(
-                self.limit.remedy.clone().unwrap_or_else(|| "ask for less, or ask for an exception".to_owned()),
+                self.limit
+                    .remedy
+                    .clone()
+                    .unwrap_or_else(|| "ask for less, or ask for an exception".to_owned()),
             ),
         }
     }
@@ -207,7 +210,8 @@ impl Caps {
             (LimitScope::Statement, Some(name)) => {
                 let known = self.by_cursor.len() < COUNTED_CURSORS;
                 let key = (limit.rule.clone(), name.to_owned());
-                let key = if known || self.by_cursor.contains_key(&key) { key } else { (key.0, OTHERS.into()) };
+                let key =
+                    if known || self.by_cursor.contains_key(&key) { key } else { (key.0, OTHERS.into()) };
                 self.by_cursor.entry(key).or_default().clone()
             }
         }

@@ -80,7 +80,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     /// The copy is over, or there was none. A message that is half sent is still sent whole: the target reads it by its
     /// length, whatever it thinks of the copy.
     pub(crate) fn end_copy(&mut self) {
-        if self.copying == 0 {
+        // What ended may stand before a copy that is sent and not yet begun.
+        if self.copying == 0 && !self.expected.iter().any(|expected| expected.answer.may_copy_in()) {
             self.stream = None;
         }
     }

@@ -30,7 +30,7 @@ use lockgate_inspect::sql::{DumpWatch, SessionState};
 use lockgate_model::outcome::{CloseReason, OutcomeStatus};
 use lockgate_policy::permit::{Permit, StreamPermit};
 use lockgate_wire::postgres::{
-    TransactionStatus, WireError,
+    Side, TransactionStatus, WireError,
     automaton::{ClientLeg, ClientPhase, ClientStep, Request, RequestFate, ServerLeg},
     frame::{Frame, FrameDecoder, Limits as FrameLimits},
     frontend::Frontend,
@@ -202,6 +202,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         let mut draining = pin!(draining.cancelled());
         let mut deadline = pin!(deadline.cancelled());
         let mut is_draining = false;
+        let said_at_opening = (self.client.read, self.client.input.is_empty());
         loop {
             if self.upstream.pending() < UPSTREAM_WRITE_HIGH && !self.awaits_copy() && !self.caps.is_cutting()
             {
@@ -220,7 +221,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                     continue;
                 }
                 if self.client.ended {
-                    return Ok(if self.client.input.is_empty() {
+                    return Ok(if said_at_opening == (self.client.read, true) {
+                        Ending::because(CloseReason::ClientClosed, super::startup::LEFT_AT_ONCE)
+                    } else if self.client.input.is_empty() {
                         Ending::because(CloseReason::ClientClosed, "without Terminate")
                     } else {
                         Ending::because(
@@ -541,6 +544,10 @@ pub(crate) fn client_fault(fault: WireError) -> Ending {
 }
 
 pub(crate) fn target_fault(fault: WireError) -> Ending {
+    // An answer can show that the client was the one: a request behind a COPY that nobody knew of yet.
+    if let WireError::Unexpected { side: Side::Client, .. } = fault {
+        return client_fault(fault);
+    }
     Ending::because(CloseReason::UpstreamProtocolError, fault.to_string())
 }
 

@@ -349,11 +349,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
 
     /// Resolves the names of the batch. It ends where the server would fail: what stands before that is still the
     /// client's to have, and what follows would be skipped.
-    fn plan(
-        &mut self,
-        items: Vec<Item>,
-        before: &mut Option<SessionState>,
-    ) -> (Vec<Planned>, Option<Unfit>) {
+    fn plan(&mut self, items: Vec<Item>, before: &mut Option<SessionState>) -> (Vec<Planned>, Option<Unfit>) {
         let mut planned: Vec<Planned> = Vec::with_capacity(items.len());
         for item in items {
             match self.plan_item(item, &mut planned, before) {

@@ -14,6 +14,7 @@ use lockgate_model::{
     DecisionId, OperationId,
     event::EventKind,
     outcome::{Outcome, OutcomeStatus},
+    sql::{SqlClass, SqlEffect},
     verdict::{RecordResults, Verdict},
 };
 use lockgate_wire::postgres::{
@@ -88,9 +89,33 @@ impl Answer {
                 flight.into_iter().map(|flight| *flight).collect()
             }
             Self::Execute(flight) => vec![*flight],
-            Self::Describe { .. } | Self::Origins | Self::Close { .. } | Self::Ping | Self::Sync | Self::Poison(_) => {
-                Vec::new()
-            }
+            Self::Describe { .. }
+            | Self::Origins
+            | Self::Close { .. }
+            | Self::Ping
+            | Self::Sync
+            | Self::Poison(_) => Vec::new(),
+        }
+    }
+
+    /// Whether the target may ask for copy data before this is answered.
+    pub(crate) fn may_copy_in(&self) -> bool {
+        let imports = |flight: &Flight| {
+            let facts = flight.statement.sql();
+            matches!(facts.class, SqlClass::CopyIn | SqlClass::Opaque)
+                || facts.effects.contains(&SqlEffect::Imports)
+        };
+        match self {
+            Self::Query(flights) => flights.iter().any(imports),
+            Self::Execute(flight) => imports(flight),
+            Self::Parse { .. }
+            | Self::Bind { .. }
+            | Self::Describe { .. }
+            | Self::Origins
+            | Self::Close { .. }
+            | Self::Ping
+            | Self::Sync
+            | Self::Poison(_) => false,
         }
     }
 
@@ -104,7 +129,8 @@ impl Answer {
             | Self::Describe { .. }
             | Self::Origins
             | Self::Close { .. }
-            | Self::Ping | Self::Sync
+            | Self::Ping
+            | Self::Sync
             | Self::Poison(_) => false,
         }
     }
@@ -119,7 +145,8 @@ impl Answer {
             | Self::Describe { .. }
             | Self::Origins
             | Self::Close { .. }
-            | Self::Ping | Self::Sync
+            | Self::Ping
+            | Self::Sync
             | Self::Poison(_) => None,
         }
     }
@@ -132,7 +159,12 @@ impl Answer {
                 flight.iter_mut().for_each(|flight| flight.begin());
             }
             Self::Execute(flight) => flight.begin(),
-            Self::Describe { .. } | Self::Origins | Self::Close { .. } | Self::Ping | Self::Sync | Self::Poison(_) => {}
+            Self::Describe { .. }
+            | Self::Origins
+            | Self::Close { .. }
+            | Self::Ping
+            | Self::Sync
+            | Self::Poison(_) => {}
         }
     }
 
@@ -163,7 +195,8 @@ impl Answer {
             | Self::Execute(_)
             | Self::Origins
             | Self::Close { .. }
-            | Self::Ping | Self::Sync
+            | Self::Ping
+            | Self::Sync
             | Self::Poison(_) => false,
         }
     }

@@ -431,8 +431,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     ) -> Result<Result<Resolution, Denial>, Ending> {
         let events = self.gate.decided(operation, request.verdict.clone(), None);
         let recorder = self.gate.ports.recorder.clone();
-        let recorded =
-            self.relay_while(async move { recorder.record(events, Durability::Synced).await });
+        let recorded = self.relay_while(async move { recorder.record(events, Durability::Synced).await });
         if let Err(error) = recorded.await? {
             return Ok(Err(Denial {
                 rule: None,

@@ -128,7 +128,16 @@ mod tests {
     #[test]
     fn what_means_something_new_each_time_is_not_known() {
         let keys = Arc::new(MaskKeys::default());
-        for text in ["BEGIN", "EXECUTE p", "FETCH c", "SET a.b = 1", "CREATE TABLE t ()", "CALL f()", "nonsense", "SHOW x"] {
+        for text in [
+            "BEGIN",
+            "EXECUTE p",
+            "FETCH c",
+            "SET a.b = 1",
+            "CREATE TABLE t ()",
+            "CALL f()",
+            "nonsense",
+            "SHOW x",
+        ] {
             assert!(Known::default().of(&statement(text), None, &keys).is_none(), "{text}");
         }
     }

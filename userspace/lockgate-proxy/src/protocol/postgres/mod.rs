@@ -36,7 +36,7 @@ pub(crate) use scripts::ScriptCache;
 use super::Arrival;
 use crate::{
     Shared,
-    cancel::{CancelRegistry, Delivery},
+    cancel::{CancelRegistry, Delivery, SecretSize},
     catalogue::{Catalogue, Routine},
     gate::Gate,
     limits::{CANCEL_TIME, FAREWELL_TIME},
@@ -212,7 +212,11 @@ async fn open<S>(
     let process_id = key.as_ref().map(|key| key.process_id);
     let cancel = Arc::new(CancelTarget { endpoint: endpoint.clone(), key });
     let cancel_target = cancel.clone();
-    let registration = shared.cancellations.register(&*shared.ports.ambient, process_id, cancel);
+    let size = match spoken(&startup) {
+        ProtocolVersion::V3_2 => SecretSize::Long,
+        _ => SecretSize::Short,
+    };
+    let registration = shared.cancellations.register(&*shared.ports.ambient, process_id, size, cancel);
 
     let mut state = SessionState::from_startup(&wishes.parameters);
     let out = leg.output.tail();
@@ -223,10 +227,8 @@ async fn open<S>(
         }
         words::say(out, &Backend::ParameterStatus { name, value });
     }
-    let mine = BackendKeyData {
-        process_id: registration.key.process_id,
-        key: bytes::Bytes::copy_from_slice(&registration.key.secret),
-    };
+    let mine =
+        BackendKeyData { process_id: registration.key.process_id, key: registration.key.secret.clone() };
     words::say(out, &Backend::BackendKeyData(mine));
     for notice in notices {
         words::say(out, &Backend::NoticeResponse(notice));
@@ -235,8 +237,7 @@ async fn open<S>(
     client_leg.handle_opened();
 
     let database = PgString::lossy(&wishes.database);
-    let catalogue =
-        shared.catalogues.of(target.target.name.as_str(), &endpoint, &credential, &database);
+    let catalogue = shared.catalogues.of(target.target.name.as_str(), &endpoint, &credential, &database);
     let engine = Engine::new(Parts {
         client: leg,
         client_leg,
@@ -277,7 +278,9 @@ async fn account(
     let limit = shared.limits.open_time;
     let account = match timeout(limit, credential.account()).await {
         Ok(account) => account?,
-        Err(_) => return Err(UpstreamError::LoginSlow { step: "nothing yet, its account is awaited", limit }),
+        Err(_) => {
+            return Err(UpstreamError::LoginSlow { step: "nothing yet, its account is awaited", limit });
+        }
     };
     session.upstream_user = account.user().to_owned();
     Ok((credential, account))
@@ -338,11 +341,22 @@ fn endpoint(target: &TargetSettings, destination: OriginalDst) -> Endpoint {
     Endpoint::new(UpstreamAddr(dialled), host, target.upstream_tls.clone())
 }
 
-/// Protocol 3.0 is spoken: what is newer, or an extension, is said not to be.
+/// The version that is spoken with the client. With the target it is always 3.0, which every target speaks: the versions
+/// differ in the length of cancellation keys alone, and the client's is lockgate's own.
+fn spoken(startup: &StartupMessage) -> ProtocolVersion {
+    match startup.version >= ProtocolVersion::V3_2 {
+        true => ProtocolVersion::V3_2,
+        // 3.1 never was.
+        false => ProtocolVersion::V3_0,
+    }
+}
+
+/// What is newer than 3.2, or an extension, is said not to be spoken.
 fn negotiate(startup: &StartupMessage, out: &mut bytes::BytesMut) {
     let unknown_options: Vec<PgString> = startup.extensions().map(|(name, _)| name.clone()).collect();
-    if startup.version > ProtocolVersion::V3_0 || !unknown_options.is_empty() {
-        let newest = u32::from(ProtocolVersion::V3_0.major) << 16;
+    let spoken = spoken(startup);
+    if startup.version > spoken || !unknown_options.is_empty() {
+        let newest = (u32::from(spoken.major) << 16) | u32::from(spoken.minor);
         let answer = NegotiateProtocolVersion { newest, unknown_options };
         words::say(out, &Backend::NegotiateProtocolVersion(answer));
     }

@@ -134,8 +134,9 @@ impl Names {
 
     /// DEALLOCATE ALL, DISCARD ALL.
     pub(crate) fn forget_all_prepared(&mut self) {
-        self.prepared.clear();
-        self.prepared_bytes = 0;
+        // The unnamed one is no entry of the server's table of names, which is what DISCARD and DEALLOCATE empty.
+        self.prepared.retain(|name, _| name.is_empty());
+        self.prepared_bytes = self.prepared.values().map(|prepared| prepared.bytes()).sum();
     }
 
     /// The transaction ended: portals made by Bind end with it. Their names, for whoever else keeps them.

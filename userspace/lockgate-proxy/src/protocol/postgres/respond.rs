@@ -244,9 +244,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             }
             ReplyKind::CopyBothResponse => self.handle_copy_both(frame),
             ReplyKind::FunctionCallResponse => self.handle_function_result(frame),
-            ReplyKind::Authentication
-            | ReplyKind::BackendKeyData
-            | ReplyKind::NegotiateProtocolVersion => Err(target_fault(unasked(kind.name()))),
+            ReplyKind::Authentication | ReplyKind::BackendKeyData | ReplyKind::NegotiateProtocolVersion => {
+                Err(target_fault(unasked(kind.name())))
+            }
         }
     }
 
@@ -474,6 +474,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             self.client_leg.handle_failed();
             self.batch.clear();
         }
+        self.end_copy();
         Ok(())
     }
 

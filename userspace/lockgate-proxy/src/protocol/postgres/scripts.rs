@@ -6,7 +6,9 @@
 //! templates that stand for all texts that differ in harmless literals ([`lockgate_inspect::sql::Template`] says which are).
 //! Texts that name prepared statements or cursors are never kept. A hit gives exactly what a miss would.
 
-use crate::limits::{CACHED_SCRIPT_BYTES, CACHED_SCRIPTS, LONG_TEXT_BYTES, SCRIPT_SHELVES, TEMPLATE_VARIANTS};
+use crate::limits::{
+    CACHED_SCRIPT_BYTES, CACHED_SCRIPTS, LONG_TEXT_BYTES, SCRIPT_SHELVES, TEMPLATE_VARIANTS,
+};
 use lockgate_inspect::sql::{
     self, Inspector, Script, SessionState, Shape, Template, catalogue::CatalogueSnapshot,
 };
@@ -308,12 +310,20 @@ mod tests {
         for number in 0..CACHED_SCRIPTS * 3 {
             scripts.understand(Inspector, &format!("SELECT {number}"), &state, None);
             scripts.understand(Inspector, &format!("SELECT a FROM t{number} WHERE b = 1"), &state, None);
-            scripts.understand(Inspector, &format!("SELECT a FROM t WHERE b = 1 LIMIT {number}"), &state, None);
+            scripts.understand(
+                Inspector,
+                &format!("SELECT a FROM t WHERE b = 1 LIMIT {number}"),
+                &state,
+                None,
+            );
         }
         let shelf = scripts.shelf(&state, None);
         let texts = shelf.texts();
         assert_eq!((texts.exact.known.len(), texts.exact.order.len()), (CACHED_SCRIPTS, CACHED_SCRIPTS));
-        assert_eq!((texts.templates.known.len(), texts.templates.order.len()), (CACHED_SCRIPTS, CACHED_SCRIPTS));
+        assert_eq!(
+            (texts.templates.known.len(), texts.templates.order.len()),
+            (CACHED_SCRIPTS, CACHED_SCRIPTS)
+        );
         assert!(texts.templates.known.values().all(|templates| templates.len() <= TEMPLATE_VARIANTS));
     }
 

@@ -6,8 +6,7 @@ use super::{
     flight::{Answer, Flight},
     judge::{Asked, Judgement, Passed},
     operation::TransactionWalk,
-    replication,
-    words,
+    replication, words,
 };
 use crate::{report::Ending, upstream::Housekeeping};
 use bytes::Bytes;

@@ -3,8 +3,8 @@
 //! The client's password is never asked for: whatever it is, it is of no use here and goes nowhere.
 
 use super::{
-    replication,
     leg::Leg,
+    replication,
     stream::{ClientStream, Unread},
     words,
 };
@@ -56,6 +56,10 @@ const ALLOWED: [&str; 24] = [
     "work_mem",
     "xmloption",
 ];
+
+/// How a session ends whose client leaves without a word when it is let in. What a client insists on, it says to nobody.
+pub(crate) const LEFT_AT_ONCE: &str = "without a word, when it was let in; a client that insists on channel_binding or \
+     require_auth does that: give its user a verifier in client_auth";
 
 /// A client that wants a session.
 pub(crate) struct Greeted<S> {

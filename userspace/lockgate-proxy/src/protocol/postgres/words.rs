@@ -48,8 +48,10 @@ pub(crate) fn denied(operation: &Operation, decision: DecisionId, denial: &Denia
 /// A result that is cut at a limit: the same words as a denial, without the statement's text.
 pub(crate) fn cut(kind: &str, decision: DecisionId, denial: &Denial) -> ReportFields {
     let by = denial.rule.as_ref().map(|rule| format!(" by rule {rule}")).unwrap_or_default();
-    let message =
-        format!("lockgate: cut the result of {}{by} (decision {decision})", kind.replace('_', " ").to_uppercase());
+    let message = format!(
+        "lockgate: cut the result of {}{by} (decision {decision})",
+        kind.replace('_', " ").to_uppercase()
+    );
     let fields =
         ReportFields::new(Severity::Error, sqlstate::LIMIT_EXCEEDED, &message).detail(&denial.reason);
     match &denial.remedy {

@@ -370,6 +370,9 @@ fn step(request: Request, stage: Stage, reply: ReplyKind) -> Option<Step> {
 
         // A rule can add a SELECT to a statement: its rows are described anew, before the one CommandComplete of both.
         (Request::Query, Stage::Start | Stage::Rows, R::RowDescription) => Some(Step::To(Stage::Rows)),
+        // BASE_BACKUP (§55.4): results, copies and another result, without a CommandComplete between.
+        (Request::Query, Stage::CopyOutDone, R::RowDescription) => Some(Step::To(Stage::Rows)),
+        (Request::Query, Stage::CopyOutDone, R::CopyOutResponse) => Some(Step::To(Stage::CopyOut)),
         (Request::Query, Stage::Start, R::EmptyQueryResponse) => Some(Step::Stay),
         (Request::Query, Stage::Rows, R::DataRow) => Some(Step::Stay),
         (
