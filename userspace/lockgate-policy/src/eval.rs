@@ -15,8 +15,8 @@ use lockgate_model::{
     session::{DefaultEffect, Mode, Session},
     sql::is_replication,
     verdict::{
-        ApprovalSpec, ColumnMask, Denial, DenialCause, Effect, InExpression, InPredicate, MaskMethod, MaskSpec,
-        Obligations, RecordResults, RecordSpec, RecordStatements, RuleHit, UnknownLineage, Verdict,
+        ApprovalSpec, ColumnMask, Denial, DenialCause, Effect, InExpression, InPredicate, MaskMethod,
+        MaskSpec, Obligations, RecordResults, RecordSpec, RecordStatements, RuleHit, UnknownLineage, Verdict,
     },
 };
 
@@ -227,10 +227,14 @@ fn obligations<'r>(rules: impl Iterator<Item = &'r Rule> + Clone, session: &Sess
 }
 
 /// The masks of these rules for a session, with those whom they ask.
-pub(crate) fn masks<'r>(rules: impl Iterator<Item = &'r Rule> + Clone, session: &Session) -> Option<MaskSpec> {
+pub(crate) fn masks<'r>(
+    rules: impl Iterator<Item = &'r Rule> + Clone,
+    session: &Session,
+) -> Option<MaskSpec> {
     let mut merged = merge_masks(rules.clone().filter_map(|rule| rule.mask.as_ref()))?;
     let asks = |mask: &MaskSpec| {
-        mask.in_predicate == InPredicate::RequireApproval || mask.in_expression == InExpression::RequireApproval
+        mask.in_predicate == InPredicate::RequireApproval
+            || mask.in_expression == InExpression::RequireApproval
     };
     let asking: Vec<&Rule> = rules.filter(|rule| rule.mask.as_ref().is_some_and(asks)).collect();
     if !asking.is_empty() {
@@ -269,12 +273,16 @@ fn merge_masks<'r>(masks: impl Iterator<Item = &'r MaskSpec>) -> Option<MaskSpec
         }
         merged.in_predicate = match (merged.in_predicate, mask.in_predicate) {
             (InPredicate::Deny, _) | (_, InPredicate::Deny) => InPredicate::Deny,
-            (InPredicate::RequireApproval, _) | (_, InPredicate::RequireApproval) => InPredicate::RequireApproval,
+            (InPredicate::RequireApproval, _) | (_, InPredicate::RequireApproval) => {
+                InPredicate::RequireApproval
+            }
             (InPredicate::Allow, InPredicate::Allow) => InPredicate::Allow,
         };
         merged.in_expression = match (merged.in_expression, mask.in_expression) {
             (InExpression::Deny, _) | (_, InExpression::Deny) => InExpression::Deny,
-            (InExpression::RequireApproval, _) | (_, InExpression::RequireApproval) => InExpression::RequireApproval,
+            (InExpression::RequireApproval, _) | (_, InExpression::RequireApproval) => {
+                InExpression::RequireApproval
+            }
             (InExpression::Redact, InExpression::Redact) => InExpression::Redact,
         };
         merged.rules.extend(mask.rules.iter().cloned());

@@ -76,6 +76,8 @@ pub(crate) enum OperationTest {
     /// Ways, and how many rows a limit may let through to count as one.
     Export(BTreeSet<Export>, Option<u64>, Strictness),
     LargerThan(SizeLimit, Strictness),
+    /// What runs afterwards runs with the same rights.
+    KeepsRole,
     Opaque(bool),
     Risk(Risk),
     Fingerprint(Vec<String>),
@@ -182,6 +184,7 @@ impl OperationTest {
             | Self::Functions(_)
             | Self::Effects(_)
             | Self::Bounded(_)
+            | Self::KeepsRole
             | Self::Opaque(_)
             | Self::Risk(_)
             | Self::Fingerprint(_) => true,
@@ -191,7 +194,9 @@ impl OperationTest {
     /// What a statement that was not understood cannot be asked: then the condition does not hold.
     fn needs_understanding(&self) -> bool {
         match self {
-            Self::Database(_) | Self::Opaque(_) | Self::Risk(_) | Self::Fingerprint(_) => false,
+            Self::Database(_) | Self::KeepsRole | Self::Opaque(_) | Self::Risk(_) | Self::Fingerprint(_) => {
+                false
+            }
             Self::Class(_)
             | Self::Kinds(_)
             | Self::AnyTable(..)
@@ -221,6 +226,7 @@ impl OperationTest {
             | Self::Columns(..)
             | Self::Bounded(_)
             | Self::Export(..)
+            | Self::KeepsRole
             | Self::Opaque(_)
             | Self::Fingerprint(_) => false,
         }
@@ -264,6 +270,7 @@ impl OperationTest {
                     .is_exceeded(&extent, at_most(operation, &extent))
                     .unwrap_or(*strictness == Strictness::Restricts),
             },
+            Self::KeepsRole => !facts.effects.contains(&SqlEffect::SetsRole),
             Self::Opaque(wanted) => opaque == *wanted,
             Self::Risk(least) => facts.risk >= *least,
             Self::Fingerprint(fingerprints) => fingerprints.contains(&facts.fingerprint),
@@ -315,6 +322,10 @@ impl OperationTest {
                     format!("{}, {}", known(extent.rows, "rows"), known(extent.bytes, "bytes"))
                 }
             },
+            Self::KeepsRole => match facts.effects.contains(&SqlEffect::SetsRole) {
+                true => "another role".to_owned(),
+                false => "the same role".to_owned(),
+            },
             Self::Opaque(_) => operation.facts.is_opaque().to_string(),
             Self::Risk(_) => facts.risk.as_str().to_owned(),
             Self::Fingerprint(_) => facts.fingerprint.clone(),
@@ -333,7 +344,8 @@ pub(crate) fn sql(operation: &Operation) -> &SqlFacts {
 fn touches(facts: &SqlFacts, patterns: &[TablePattern], strictness: Strictness) -> bool {
     let is_meant = |table: &RelationName| patterns.iter().any(|pattern| pattern.matches(table));
     tables(facts).any(is_meant)
-        || strictness == Strictness::Restricts && (facts.reach.unseen || facts.reach.behind.iter().any(is_meant))
+        || strictness == Strictness::Restricts
+            && (facts.reach.unseen || facts.reach.behind.iter().any(is_meant))
 }
 
 /// How many rows the text of a statement lets through, with the values that are bound to it.
@@ -422,7 +434,8 @@ impl SizeLimit {
 impl std::fmt::Display for SizeLimit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let parts = [(self.rows, "rows"), (self.bytes, "bytes")];
-        let parts = parts.into_iter().filter_map(|(number, unit)| number.map(|number| format!("{number} {unit}")));
+        let parts =
+            parts.into_iter().filter_map(|(number, unit)| number.map(|number| format!("{number} {unit}")));
         write!(f, "more than {}", parts.collect::<Vec<_>>().join(" or "))
     }
 }

@@ -133,7 +133,8 @@ impl CompiledPolicy {
             (rule.mode != RuleMode::Off && rule.fits_session(session)).then_some(index)
         };
         let candidates: Vec<usize> = self.rules.iter().enumerate().filter_map(fits).collect();
-        let facts_alone = candidates.iter().filter_map(|index| self.rules.get(*index)).all(Rule::judges_facts_alone);
+        let facts_alone =
+            candidates.iter().filter_map(|index| self.rules.get(*index)).all(Rule::judges_facts_alone);
         SessionPolicy { policy: self.clone(), candidates, facts_alone }
     }
 
@@ -151,12 +152,10 @@ impl CompiledPolicy {
     /// Whether rules for this session ask what is behind the names in a statement, or how large tables are: then the
     /// target's catalogue is needed to judge it.
     pub fn wants_catalogue(&self, session: &Session) -> bool {
-        self.active()
-            .filter(|rule| rule.fits_session(session))
-            .any(|rule| {
-                rule.when.is_some()
-                    || rule.operation_tests.iter().any(|condition| condition.test.wants_catalogue())
-            })
+        self.active().filter(|rule| rule.fits_session(session)).any(|rule| {
+            rule.when.is_some()
+                || rule.operation_tests.iter().any(|condition| condition.test.wants_catalogue())
+        })
     }
 
     /// Whom this session logs in as, when a rule says so; known before its first statement.

@@ -444,6 +444,7 @@ fn explain_says_which_key_did_not_match() {
         [
             ("match.identity.repository", "acme/billing", "acme/billing (claimed)", false),
             ("match.sql.class", "ddl", "read", false),
+            ("match.sql.effects", "the same role, since sets_role is not named", "the same role", true),
             ("when", "time.hour == 3", "false", false),
         ]
     );

@@ -23,10 +23,17 @@ impl Compiler {
         let effect = &block.effect;
         let mask_asks = block.mask.as_ref().is_some_and(|mask| mask.asks_people());
         let approval = match (effect.value, &block.approval) {
-            (RuleEffect::Allow | RuleEffect::Deny | RuleEffect::None, Some(approval)) if mask_asks => approval,
+            (RuleEffect::Allow | RuleEffect::Deny | RuleEffect::None, Some(approval)) if mask_asks => {
+                approval
+            }
             (RuleEffect::Allow | RuleEffect::Deny | RuleEffect::None, None) if mask_asks => {
                 let help = Some("say who must agree: `approval: { stages: [...], timeout: 15m }`".to_owned());
-                self.report.error(file, effect.at, "a mask that requires approval needs an `approval:` block", help);
+                self.report.error(
+                    file,
+                    effect.at,
+                    "a mask that requires approval needs an `approval:` block",
+                    help,
+                );
                 return None;
             }
             (RuleEffect::RequireApproval, Some(approval)) => approval,

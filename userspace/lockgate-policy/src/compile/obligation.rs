@@ -9,9 +9,7 @@ use crate::{
 };
 use lockgate_model::{
     id::RuleId,
-    verdict::{
-        ColumnMask, ColumnPattern, InPredicate, MaskMethod, MaskSpec, ResultLimit, UnknownLineage,
-    },
+    verdict::{ColumnMask, ColumnPattern, InPredicate, MaskMethod, MaskSpec, ResultLimit, UnknownLineage},
 };
 
 /// A longer tail is not masking.
@@ -43,8 +41,7 @@ impl Compiler {
             && block.login_as.is_none()
             && block.mode != RuleMode::Off;
         if does_nothing {
-            let message =
-                "`effect: none` without `mask:`, `record:` or `limits:` only marks what it matches in the record";
+            let message = "`effect: none` without `mask:`, `record:` or `limits:` only marks what it matches in the record";
             self.report.warn(file, block.effect.at, message);
         }
         Obligation { mask, record, limits }

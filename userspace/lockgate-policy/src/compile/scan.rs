@@ -5,14 +5,15 @@ use crate::{
     SourceFile,
     diagnostic::suggest,
     document::{
-        ExportWay, Globs, IdentityMatch, OneOrMany, ProtocolName, Rule as RuleBlock, RuleEffect, SqlMatch, TargetMatch,
+        ExportWay, Globs, IdentityMatch, OneOrMany, ProtocolName, Rule as RuleBlock, RuleEffect, SqlMatch,
+        TargetMatch,
     },
     matcher::{Condition, OperationTest, SessionTest, SizeLimit, Trust, mode_name},
     pattern::{Pattern, Patterns, Strictness, TablePattern},
     yaml::{Position, Spanned},
 };
 use lockgate_model::{
-    sql::{is_replication, Export, SqlClass},
+    sql::{Export, SqlClass, SqlEffect, is_replication},
     workload::{Assurance, CiJob},
 };
 use std::collections::BTreeSet;
@@ -321,6 +322,16 @@ impl Scan<'_> {
         }
         if let Some(fingerprints) = &sql.fingerprint {
             self.fingerprints(fingerprints);
+        }
+        let names_role =
+            sql.effects.iter().flat_map(|effects| &effects.0).any(|effect| effect.0 == SqlEffect::SetsRole);
+        if effect == RuleEffect::Allow && (sql.class.is_some() || sql.kinds.is_some()) && !names_role {
+            // SET ROLE is a SET like any other to the grammar, and another identity to the server.
+            self.push_operation(
+                "match.sql.effects",
+                "the same role, since sets_role is not named",
+                OperationTest::KeepsRole,
+            );
         }
         let limits_tables = sql.only_tables.is_some() || sql.opaque == Some(true);
         if effect == RuleEffect::Allow && !limits_tables {

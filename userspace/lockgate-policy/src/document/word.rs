@@ -5,7 +5,10 @@ use lockgate_model::{
     secret::SecretRef,
     session::{DefaultEffect, Mode},
     sql::{Export, Risk, SqlClass, SqlEffect},
-    verdict::{Detector, Exclude, InExpression, InPredicate, LimitScope, RecordResults, RecordStatements, UnknownLineage},
+    verdict::{
+        Detector, Exclude, InExpression, InPredicate, LimitScope, RecordResults, RecordStatements,
+        UnknownLineage,
+    },
     workload::{Assurance, IdentityKind},
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -125,7 +128,11 @@ impl std::str::FromStr for BytesText {
         let (number, unit) = text.split_at(digits);
         let factor = match unit.trim_start() {
             "" => 1,
-            unit => BYTE_UNITS.iter().find(|(known, _)| *known == unit).map(|(_, factor)| *factor).ok_or_else(wrong)?,
+            unit => BYTE_UNITS
+                .iter()
+                .find(|(known, _)| *known == unit)
+                .map(|(_, factor)| *factor)
+                .ok_or_else(wrong)?,
         };
         let number: u64 = number.parse().map_err(|_| wrong())?;
         number.checked_mul(factor).map(Self).ok_or_else(wrong)

@@ -205,8 +205,14 @@ fn what_one_record_has_no_room_for_rests_whole_in_several() {
     for (text, values) in [
         ("SELECT 1".to_owned(), vec![Some("x".to_owned()), None]),
         (long(RECORDED_TEXT_BYTES), vec![]),
-        (long(RECORDED_TEXT_BYTES + 1), vec![Some(long(RECORDED_VALUE_BYTES - 100)), Some(long(RECORDED_VALUE_BYTES + 1))]),
-        (long(RECORDED_TEXT_BYTES + 3 * RECORDED_PART_BYTES), vec![Some(long(8 << 20)), None, Some(String::new())]),
+        (
+            long(RECORDED_TEXT_BYTES + 1),
+            vec![Some(long(RECORDED_VALUE_BYTES - 100)), Some(long(RECORDED_VALUE_BYTES + 1))],
+        ),
+        (
+            long(RECORDED_TEXT_BYTES + 3 * RECORDED_PART_BYTES),
+            vec![Some(long(8 << 20)), None, Some(String::new())],
+        ),
         ("SELECT $1".to_owned(), vec![Some(long(60_000)); 9]),
     ] {
         let mut operation = operation("SELECT 1");

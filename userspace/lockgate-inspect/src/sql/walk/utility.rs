@@ -486,7 +486,13 @@ fn fixed_name(select: &protobuf::SelectStmt) -> Option<String> {
     let is_name = matches!(inner(&condition.lexpr), Some(NodeEnum::ColumnRef(column))
         if matches!(column.fields.as_slice(), [field] if string(field) == "name"));
     let value = condition.rexpr.as_deref().and_then(super::expr::literal)?;
-    (is_equality && is_name).then_some(value)
+    // Nothing but the call: a subquery has names of its own.
+    let [Node { node: Some(NodeEnum::ResTarget(target)) }] = select.target_list.as_slice() else { return None };
+    let Some(NodeEnum::FuncCall(call)) = inner(&target.val) else { return None };
+    let plain = call.args.iter().skip(1).all(|argument| super::expr::literal(argument).is_some())
+        && call.agg_filter.is_none()
+        && call.over.is_none();
+    (is_equality && is_name && plain).then_some(value)
 }
 
 /// `SELECT set_config(…), …` and nothing around it: each call is made once.
