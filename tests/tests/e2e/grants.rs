@@ -30,7 +30,22 @@ async fn world() -> Result<World> {
 
 async fn as_worker(pg: &TestPostgres, statement: &str) -> Result<job::Done> {
     let port = pg.port().to_string();
-    let command = ["psql", "-X", "-A", "-t", "-h", "127.0.0.1", "-p", &port, "-U", "worker", "-d", "shop", "-c", statement];
+    let command = [
+        "psql",
+        "-X",
+        "-A",
+        "-t",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        &port,
+        "-U",
+        "worker",
+        "-d",
+        "shop",
+        "-c",
+        statement,
+    ];
     job::run(job::ungoverned(JOB_UID, &[("PGPASSWORD", "worker-secret")], &command)).await
 }
 

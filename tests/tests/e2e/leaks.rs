@@ -166,7 +166,8 @@ async fn compare(text: &str, flags: &[&str]) -> Result<Vec<String>> {
     let text = script(&statements, "");
     let file = world.agent.scratch().write("everyday.sql", &text)?.display().to_string();
     let port = world.pg.port().to_string();
-    let mut command = vec!["psql", "-X", "-h", "127.0.0.1", "-p", port.as_str(), "-U", "app", "-d", "shop", "-f"];
+    let mut command =
+        vec!["psql", "-X", "-h", "127.0.0.1", "-p", port.as_str(), "-U", "app", "-d", "shop", "-f"];
     command.push(&file);
     command.extend(flags);
     let governed = job::run(job::governed(&world.agent, JOB_UID, &[], &command)).await?;

@@ -213,7 +213,11 @@ async fn what_is_changed_past_lockgate_is_noticed_and_masked_columns_stay_so() -
     ensure!(done.stdout.trim() == "[redacted]", "{done:?}");
     // Anything else from the next comparison on.
     tokio::time::sleep(UNSEEN).await;
-    for attempt in ["select upper(name) from customers where id = 1", "select label(1)", "select name || '' from customers"] {
+    for attempt in [
+        "select upper(name) from customers where id = 1",
+        "select label(1)",
+        "select name || '' from customers",
+    ] {
         let done = world.psql(&[attempt]).await?;
         ensure!(!done.stdout.contains(SSN), "{attempt}: {done:?}");
     }

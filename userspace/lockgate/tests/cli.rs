@@ -123,6 +123,7 @@ const VERBS: &[&[&str]] = &[
     &["policy", "check"],
     &["policy", "test"],
     &["policy", "explain"],
+    &["policy", "grants"],
     &["policy", "schema"],
     &["inspect"],
     &["inspect", "sql"],

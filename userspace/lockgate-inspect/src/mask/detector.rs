@@ -149,7 +149,9 @@ fn labels_stand_in_strings(text: &[u8]) -> bool {
             _ if escaped => escaped = false,
             b'\\' if inside => escaped = true,
             b'"' => inside = !inside,
-            b'[' if !inside && text.get(at..).is_some_and(|rest| rest.starts_with(b"[redacted")) => return false,
+            b'[' if !inside && text.get(at..).is_some_and(|rest| rest.starts_with(b"[redacted")) => {
+                return false;
+            }
             _ => {}
         }
     }
@@ -234,9 +236,8 @@ fn is_card(text: &[u8]) -> bool {
 
 /// Whether an issuer gives out numbers that begin so and are so long (ISO/IEC 7812 ranges as the networks publish them).
 fn is_issued(digits: &[u8]) -> bool {
-    let head = |count: usize| {
-        digits.iter().take(count).fold(0_u32, |number, digit| number * 10 + u32::from(*digit))
-    };
+    let head =
+        |count: usize| digits.iter().take(count).fold(0_u32, |number, digit| number * 10 + u32::from(*digit));
     let (two, three, four) = (head(2), head(3), head(4));
     match digits.len() {
         13 => two / 10 == 4,

@@ -101,7 +101,12 @@ mod tests {
 
     #[test]
     fn names_are_quoted() {
-        for (name, expected) in [("a", "\"a\""), ("Odd name", "\"Odd name\""), ("q\"q", "\"q\"\"q\""), ("e\u{1b}", "U&\"e\\001b\"")] {
+        for (name, expected) in [
+            ("a", "\"a\""),
+            ("Odd name", "\"Odd name\""),
+            ("q\"q", "\"q\"\"q\""),
+            ("e\u{1b}", "U&\"e\\001b\""),
+        ] {
             assert_eq!(quoted(name), expected);
         }
     }

@@ -146,7 +146,8 @@ impl MaskPlan {
                 InExpression::Redact => {}
                 InExpression::Deny => return Err(inner.expression(origin)),
                 InExpression::RequireApproval => {
-                    undecided.get_or_insert(MaskViolation { may_be_approved: true, ..inner.expression(origin) });
+                    undecided
+                        .get_or_insert(MaskViolation { may_be_approved: true, ..inner.expression(origin) });
                 }
             }
         }
@@ -163,8 +164,7 @@ impl MaskPlan {
             }
         }
         let reach = inner.cover.reach();
-        let unknown_function =
-            usage.unknown_function || usage.calls.iter().any(|name| !reach.is_clean(name));
+        let unknown_function = usage.unknown_function || usage.calls.iter().any(|name| !reach.is_clean(name));
         let outputs = if unknown_function { outputs.or_unknown() } else { outputs };
         let unknown = judge.unknown_use || matches!(outputs.all, Taint::Unknown);
         if unknown && inner.spec.on_unknown_lineage == UnknownLineage::Deny {
@@ -268,7 +268,9 @@ impl Inner {
                 format!("a function {name}() could stand in for the built-in one and be given masked values")
             }
             Defined::Function(name) if reach.is_fed(name) => {
-                format!("{name}() is given masked values by the tables that it is wired to; another text could keep them")
+                format!(
+                    "{name}() is given masked values by the tables that it is wired to; another text could keep them"
+                )
             }
             Defined::Function(name) if reach.function(name) => {
                 format!("{name}() reads masked columns; under another name or text it would carry them on")
@@ -328,9 +330,8 @@ impl Inner {
             }
             Lineage::Define { what, body, query, foreign } => {
                 // What shows clean columns alone has nothing to show under another name.
-                let shows_clean = query
-                    .as_ref()
-                    .is_some_and(|query| matches!(judge.query(query, &root).all, Taint::Clean));
+                let shows_clean =
+                    query.as_ref().is_some_and(|query| matches!(judge.query(query, &root).all, Taint::Clean));
                 if let Some(name) = self.masked(usage, &usage.relations).filter(|_| !shows_clean) {
                     return Err(self.refuse(
                         format!(
@@ -523,7 +524,12 @@ impl Inner {
     }
 
     fn refuse(&self, reason: String, remedy: &str) -> MaskViolation {
-        MaskViolation { reason, remedy: remedy.to_owned(), rule: self.spec.rules.first().cloned(), may_be_approved: false }
+        MaskViolation {
+            reason,
+            remedy: remedy.to_owned(),
+            rule: self.spec.rules.first().cloned(),
+            may_be_approved: false,
+        }
     }
 }
 

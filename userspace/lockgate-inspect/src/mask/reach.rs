@@ -286,8 +286,7 @@ impl Reach {
 
 fn codes(catalogue: &CatalogueSnapshot) -> Vec<Code<'_>> {
     let texts = catalogue.code().iter().map(|code| Code { name: &code.name, text: &code.text });
-    let aliases =
-        catalogue.aliases().iter().map(|(alias, function, _)| Code { name: alias, text: function });
+    let aliases = catalogue.aliases().iter().map(|(alias, function, _)| Code { name: alias, text: function });
     texts.chain(aliases).collect()
 }
 
@@ -381,8 +380,8 @@ mod tests {
             detectors: std::collections::BTreeSet::new(),
             on_unknown_lineage: UnknownLineage::Redact,
             in_predicate: InPredicate::Deny,
-        in_expression: Default::default(),
-        approval: None,
+            in_expression: Default::default(),
+            approval: None,
             rules: Vec::new(),
         };
         let catalogue = Arc::new(catalogue());

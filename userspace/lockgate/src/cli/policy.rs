@@ -82,7 +82,7 @@ An event is what a policy test says under `given` (JSON or YAML); or what `lockg
     #[command(help_template = TEMPLATE, before_help = "\
 Examples:
   lockgate policy grants --target orders-db --database shop
-  lockgate policy grants --target orders-db --database shop --role app | psql -h db.internal -U owner shop
+  lockgate policy grants --target orders-db --database shop --role app > grants.sql
 ", after_help = "\
 A role that may not SELECT what policy masks cannot be made to show it, whatever the statement. The
 target's catalogue is read with the configuration's credential; nothing is changed there.")]
