@@ -156,7 +156,8 @@ fn a_prepared_statement_means_what_the_server_reads_now() -> Result<()> {
     world.server.psql_in(
         "orders",
         "CREATE SCHEMA evil; \
-         CREATE FUNCTION evil.lower(text) RETURNS text LANGUAGE sql AS 'SELECT ''evil'''; \
+         CREATE FUNCTION evil.lower(text) RETURNS text LANGUAGE sql AS \
+         'SELECT pg_notify(''evil'', ''''); SELECT ''evil'''; \
          GRANT USAGE ON SCHEMA evil TO app;",
     )?;
     let classes = |world: &World| -> Vec<(String, String)> {
@@ -182,7 +183,8 @@ fn a_prepared_statement_means_what_the_server_reads_now() -> Result<()> {
     let seen = classes(&world);
     let lower: Vec<&str> =
         seen.iter().filter(|(text, _)| text.contains("lower")).map(|(_, class)| class.as_str()).collect();
-    ensure!(lower.len() == 3 && lower[..2] == ["read", "read"] && lower[2] != "read", "{seen:?}");
+    // Where the path is the default, a better match for the argument's type would win too: names decide, not schemas.
+    ensure!(lower.len() == 3 && lower[2] != "read", "{seen:?}");
     world.finish()?;
     Ok(())
 }
