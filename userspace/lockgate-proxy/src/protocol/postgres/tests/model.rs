@@ -32,6 +32,14 @@ const STATEMENTS: [&str; 12] = [
     "",
 ];
 
+const DECISIONS: [Decision; 5] = [
+    Decision::Approve(Duration::from_millis(20)),
+    Decision::Deny(Duration::from_millis(20)),
+    Decision::Expire(Duration::from_millis(20)),
+    Decision::Unavailable,
+    Decision::Never,
+];
+
 fn ready_count(told: Vec<u8>) -> usize {
     let mut rest = BytesMut::from(&told[..]);
     let decoder = FrameDecoder::new(FrameLimits::SERVER);
@@ -124,6 +132,78 @@ proptest! {
                 assert!(approves || !kept.starts_with("DROP"), "{kept} was kept");
             }
             drop(outside);
+        });
+    }
+
+    /// The same where everything else goes wrong as well: the log breaks, people say no, nothing or cannot be asked,
+    /// somebody cancels, the client's bytes come in pieces with pauses between them, and it leaves in the middle of one.
+    #[test]
+    fn nothing_undecided_is_forwarded_in_a_bad_world(
+        messages in vec(message(), 1..25),
+        decision in prop::sample::select(&DECISIONS[..]),
+        breaks_after in prop::option::of(0..60_u64),
+        cancels_after in prop::option::of(0..60_u64),
+        leaves_after in prop::option::of(0..4000_usize),
+        pieces in vec((1..300_usize, 0..4_u64), 1..40),
+        pipe in prop::sample::select(&[16_usize, 256, 65_536][..]),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let outside = testing::outside(super::POLICY);
+            *outside.approvals.decision.lock().unwrap() = decision;
+            let recorder = outside.recorder.clone();
+            let mut stage = Stage::with(outside, Limits::default(), pipe).await;
+            let mut out = BytesMut::new();
+            messages.iter().flatten().for_each(|message| message.encode(&mut out).unwrap());
+            Frontend::Sync.encode(&mut out).unwrap();
+            Frontend::Terminate.encode(&mut out).unwrap();
+            out.truncate(leaves_after.unwrap_or(usize::MAX));
+            let cancel = stage.cancel.clone();
+            let (mut reader, mut writer) = tokio::io::split(&mut stage.client);
+            let read = async {
+                let mut all = Vec::new();
+                // Who waits for people that never answer leaves, too.
+                let _ = tokio::time::timeout(Duration::from_secs(3600), reader.read_to_end(&mut all)).await;
+            };
+            let write = async {
+                let mut sizes = pieces.iter().cycle();
+                while !out.is_empty() {
+                    let (size, pause) = *sizes.next().unwrap();
+                    let piece = out.split_to(size.min(out.len()));
+                    if writer.write_all(&piece).await.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_millis(pause)).await;
+                }
+                if leaves_after.is_some() {
+                    let _ = writer.shutdown().await;
+                }
+            };
+            let trouble = async {
+                let after = |millis: Option<u64>| Duration::from_millis(millis.unwrap_or(7_200_000));
+                let breaking = async {
+                    tokio::time::sleep(after(breaks_after)).await;
+                    recorder.broken.store(true, std::sync::atomic::Ordering::SeqCst);
+                };
+                let cancelling = async {
+                    tokio::time::sleep(after(cancels_after)).await;
+                    cancel.cancel();
+                };
+                tokio::join!(breaking, cancelling);
+                tokio::time::sleep(Duration::from_secs(7200)).await;
+            };
+            tokio::select! {
+                _ = async { tokio::join!(read, write) } => {}
+                () = trouble => panic!("the session outlives its client"),
+            }
+            // One closing record, and everything that reached the server was decided before: finish() says so.
+            let (_, _, seen) = stage.finish().await;
+            for kept in &seen.committed {
+                let denied = kept == "DELETE FROM t" || kept.starts_with("UPDATE") || kept == "FROBNICATE";
+                assert!(!denied, "{kept} was kept");
+                let approved = matches!(decision, Decision::Approve(_));
+                assert!(approved || !kept.starts_with("DROP"), "{kept} was kept");
+            }
         });
     }
 }
