@@ -33,7 +33,7 @@ pub struct ClientTls(Arc<Source>);
 
 enum Source {
     Fixed(Shown),
-    Issuing(Issuing),
+    Issuing(Box<Issuing>),
 }
 
 /// A certificate, ready to be shown.
@@ -94,13 +94,13 @@ impl ClientTls {
     pub fn issuing(authority: Authority, target: &str, names: Vec<String>, validity: Duration) -> Self {
         let names = names.iter().map(|name| canonical(name)).collect();
         let issued = Mutex::default();
-        Self(Arc::new(Source::Issuing(Issuing {
+        Self(Arc::new(Source::Issuing(Box::new(Issuing {
             authority,
             title: target.to_owned(),
             names,
             validity,
             issued,
-        })))
+        }))))
     }
 
     /// Takes the client's handshake. `unread` is what the session had read behind the SSLRequest: it must be nothing.

@@ -86,7 +86,7 @@ pub(crate) struct ClientAuth {
 #[derive(Debug)]
 pub(crate) enum ClientTls {
     Refuse,
-    Terminate(Certificate),
+    Terminate(Box<Certificate>),
 }
 
 /// A certificate that is there (`certificate`, `key`), or a CA that issues some (`ca`, `ca_key`). For the client's leg and
@@ -295,7 +295,8 @@ scalar_or!(ClientTls, "`refuse`, or a mapping with `certificate` and `key`, or w
         }
     }
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ClientTls, A::Error> {
-        Certificate::deserialize(MapAccessDeserializer::new(map)).map(ClientTls::Terminate)
+        Certificate::deserialize(MapAccessDeserializer::new(map))
+            .map(|given| ClientTls::Terminate(Box::new(given)))
     }
 });
 

@@ -59,10 +59,10 @@ async fn a_vault_is_verified_before_it_is_told_a_token() {
     let (ours, theirs) = (ca(), ca());
     let (right, wrong) = (serve(&ours, "localhost").await, serve(&ours, "elsewhere").await);
     for (port, trusted, expected) in [
-        (right, Some(&ours), Ok(())),
-        (right, Some(&theirs), Err("vault_unreachable")),
-        (right, None, Err("vault_unreachable")),
-        (wrong, Some(&ours), Err("vault_unreachable")),
+        (right, Some(&ours), None),
+        (right, Some(&theirs), Some("vault_unreachable")),
+        (right, None, Some("vault_unreachable")),
+        (wrong, Some(&ours), Some("vault_unreachable")),
     ] {
         let settings = VaultSettings {
             address: format!("https://localhost:{port}"),
@@ -73,6 +73,6 @@ async fn a_vault_is_verified_before_it_is_told_a_token() {
         };
         let got = Vault::new(settings).unwrap().read("kv/x#password").await;
         let got = got.map(|secret| assert_eq!(&*secret, "päss".as_bytes()));
-        assert_eq!(got.as_ref().map(|()| ()).map_err(VaultError::kind), expected, "{got:?}");
+        assert_eq!(got.as_ref().err().map(VaultError::kind), expected, "{got:?}");
     }
 }

@@ -105,9 +105,10 @@ async fn every_opening_ends_in_one_closing_record() {
         ),
         ("a cancellation with no such key", &cancel, false, b"", CloseReason::CancelRequest),
         ("no user", &startup(&[("database", "x")]), false, b"E", CloseReason::Refused),
+        // One that is meant is decided by policy, in a session of its own.
         (
-            "replication",
-            &startup(&[("user", "x"), ("replication", "true")]),
+            "replication that is none",
+            &startup(&[("user", "x"), ("replication", "maybe")]),
             false,
             b"E",
             CloseReason::Refused,
