@@ -212,13 +212,14 @@ impl Scripts {
             };
         }
         let shape = self.shape.read(text).then_some(&self.shape);
-        let mut variants = 0;
+        // Making a template costs as much as three texts: it is made when a shape comes for the second time.
+        let mut variants = None;
         {
             let texts = shelf.texts();
             if let Some(shape) = shape
                 && let Some(templates) = texts.templates.known.get(shape.key())
             {
-                variants = templates.len();
+                variants = Some(templates.len());
                 if let Some(statement) = templates.iter().find_map(|template| template.fill(text, shape)) {
                     return Script { statements: vec![statement] };
                 }
@@ -229,9 +230,14 @@ impl Scripts {
         }
         let script = inspector.script(text, state, snapshot);
         let template = shape
-            .filter(|_| variants < TEMPLATE_VARIANTS)
+            .filter(|_| variants.is_some_and(|variants| variants < TEMPLATE_VARIANTS))
             .and_then(|shape| Some((shape, inspector.template(text, shape, &script, state, snapshot)?)))
             .filter(|(shape, template)| template.is_open(shape));
+        if let Some(shape) = shape
+            && variants.is_none()
+        {
+            shelf.texts().templates.insert(shape.key().into(), Vec::new());
+        }
         match template {
             Some((shape, template)) => {
                 let mut texts = shelf.texts();
@@ -358,6 +364,7 @@ mod tests {
         let understood = |scripts: &mut Scripts, text: &str, state: &SessionState| {
             scripts.understand(Inspector, text, state, None).statements[0].facts.clone()
         };
+        understood(&mut one, "SELECT a FROM t WHERE id = 4", &state);
         let first = understood(&mut one, "SELECT a FROM t WHERE id = 5", &state);
         assert!(Arc::ptr_eq(&first, &understood(&mut two, "SELECT a FROM t WHERE id = 60", &state)));
         state.role = Some("other".to_owned());
