@@ -8,7 +8,7 @@ use std::process::Command;
 const DIFFERENTIAL: &str = "differential";
 
 /// A run of this many seconds must have executed [`EXECUTED`] mutants.
-const LONG_SECONDS: u64 = 300;
+const LONG_SECONDS: u64 = 600;
 const EXECUTED: u64 = 100_000;
 
 /// LOCKGATE_DIFFERENTIAL_SEED repeats a run; without it each is another.

@@ -205,7 +205,8 @@ async fn what_is_called_a_read_is_one_on_the_server() -> Result<()> {
     let server = TestPostgres::start(PostgresOptions::new())?;
     server.psql(SETUP)?;
     let endpoint = Endpoint::new(UpstreamAddr(server.addr()), "localhost", UpstreamTls::disable());
-    let catalogue = Catalogue::new(endpoint, Credential::trusted("reader"), PgString::from_static("postgres"));
+    let catalogue =
+        Catalogue::new(endpoint, Credential::trusted("reader"), PgString::from_static("postgres"));
     let snapshot = catalogue.load().await?;
     let until = Instant::now() + Duration::from_secs(number("SECONDS")?.unwrap_or(SECONDS));
     let first_seed = number("SEED")?.unwrap_or(0x6c6f_636b_6761_7465);
@@ -219,7 +220,8 @@ async fn what_is_called_a_read_is_one_on_the_server() -> Result<()> {
         );
         let settings =
             format!("host=127.0.0.1 port={} dbname=postgres user=reader options='{options}'", server.port());
-        let seeds: Vec<String> = seeds.iter().skip(index as usize).step_by(SESSIONS as usize).cloned().collect();
+        let seeds: Vec<String> =
+            seeds.iter().skip(index as usize).step_by(SESSIONS as usize).cloned().collect();
         let session = Mutation {
             snapshot: snapshot.clone(),
             standard,
@@ -232,10 +234,16 @@ async fn what_is_called_a_read_is_one_on_the_server() -> Result<()> {
     let mut all = Counts::default();
     while let Some(session) = sessions.join_next().await {
         let counts = session??;
-        all = Counts { tried: all.tried + counts.tried, reads: all.reads + counts.reads, ran: all.ran + counts.ran };
+        all = Counts {
+            tried: all.tried + counts.tried,
+            reads: all.reads + counts.reads,
+            ran: all.ran + counts.ran,
+        };
     }
     let Counts { tried, reads, ran } = all;
-    println!("{tried} texts, {reads} called reads, {ran} of them ran, none of them wrote (seed {first_seed})");
+    println!(
+        "{tried} texts, {reads} called reads, {ran} of them ran, none of them wrote (seed {first_seed})"
+    );
     let least = number("EXECUTED")?.unwrap_or(RAN_AT_LEAST);
     ensure!(ran >= least, "{tried} texts, {reads} called reads, only {ran} ran, expected {least}");
     ensure!(server.psql("select last_value || ' ' || is_called from s")? == "1 false", "a sequence moved");
@@ -281,7 +289,11 @@ impl Mutation {
             // What ran is mutated again, half of the time; more would drift into a few shapes that always run.
             let from = if self.random.below(2) == 0 && !grown.is_empty() { &grown } else { &self.seeds };
             let text = first.next().unwrap_or_else(|| mutant(from, &self.seeds, &mut self.random));
-            let digest = { let mut hasher = DefaultHasher::new(); text.hash(&mut hasher); hasher.finish() };
+            let digest = {
+                let mut hasher = DefaultHasher::new();
+                text.hash(&mut hasher);
+                hasher.finish()
+            };
             if !met.insert(digest) {
                 continue;
             }
@@ -317,7 +329,10 @@ impl Mutation {
 /// A read-only session may still lock, listen, set and make large objects (before PostgreSQL 16).
 async fn nothing_was_done(client: &Client) -> Result<()> {
     for (what, query) in [
-        ("a lock is held", "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"),
+        (
+            "a lock is held",
+            "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()",
+        ),
         ("something is listened to", "select count(*) from pg_listening_channels()"),
         (
             "a setting was made",

@@ -49,14 +49,66 @@ const PERCENT: f64 = 3.0;
 /// What a read-only transaction does not refuse although it is more than a read: row locks of its own temporary tables,
 /// settings, signals, advisory locks, sleeping, large objects, statistics, snapshots, logging.
 const BESIDES: &[&str] = &[
-    "for update", "for share", "for no key update", "for key share", "set_config", "nextval", "setval", "advisory",
-    "pg_notify", "pg_sleep", "lo_", "loread", "lowrite", "pg_stat_reset", "pg_terminate_backend", "pg_cancel_backend",
-    "pg_reload_conf", "pg_export_snapshot", "txid_current()", "pg_current_xact_id()", "pg_log_backend", "setseed",
-    "pg_rotate_logfile", "pg_create_", "pg_drop_", "pg_replication_origin", "pg_logical", "pg_switch_wal", "pg_read_",
-    "pg_ls_", "pg_stat_file", "pg_stat_force", "_to_xml", "pg_stat_clear_snapshot", "pg_import", "brin_", "gin_clean",
-    "pg_backup", "pg_promote", "pg_wal_replay", "binary_upgrade", "ts_stat", "ts_rewrite", "dblink", "pg_current_logfile",
-    "pg_hba_file", "pg_ident_file", "pg_show_all_file", "pg_copy_", "insert into", "update ", "delete from", "merge into",
-    "create table", "create temp", "create materialized", "into temp", "savepoint", "begin", "currtid",
+    "for update",
+    "for share",
+    "for no key update",
+    "for key share",
+    "set_config",
+    "nextval",
+    "setval",
+    "advisory",
+    "pg_notify",
+    "pg_sleep",
+    "lo_",
+    "loread",
+    "lowrite",
+    "pg_stat_reset",
+    "pg_terminate_backend",
+    "pg_cancel_backend",
+    "pg_reload_conf",
+    "pg_export_snapshot",
+    "txid_current()",
+    "pg_current_xact_id()",
+    "pg_log_backend",
+    "setseed",
+    "pg_rotate_logfile",
+    "pg_create_",
+    "pg_drop_",
+    "pg_replication_origin",
+    "pg_logical",
+    "pg_switch_wal",
+    "pg_read_",
+    "pg_ls_",
+    "pg_stat_file",
+    "pg_stat_force",
+    "_to_xml",
+    "pg_stat_clear_snapshot",
+    "pg_import",
+    "brin_",
+    "gin_clean",
+    "pg_backup",
+    "pg_promote",
+    "pg_wal_replay",
+    "binary_upgrade",
+    "ts_stat",
+    "ts_rewrite",
+    "dblink",
+    "pg_current_logfile",
+    "pg_hba_file",
+    "pg_ident_file",
+    "pg_show_all_file",
+    "pg_copy_",
+    "insert into",
+    "update ",
+    "delete from",
+    "merge into",
+    "create table",
+    "create temp",
+    "create materialized",
+    "into temp",
+    "savepoint",
+    "begin",
+    "currtid",
 ];
 
 /// One logged statement.
@@ -141,7 +193,8 @@ async fn replay(sessions: Vec<Session>) -> Result<Tally> {
     server.psql(&format!("ALTER DATABASE {DATABASE} SET bytea_output TO 'hex'"))?;
     server.psql(&format!("ALTER DATABASE {DATABASE} SET timezone_abbreviations TO 'Default'"))?;
     let endpoint = Endpoint::new(UpstreamAddr(server.addr()), "localhost", UpstreamTls::disable());
-    let catalogue = Catalogue::new(endpoint, Credential::trusted("postgres"), PgString::from_static(DATABASE));
+    let catalogue =
+        Catalogue::new(endpoint, Credential::trusted("postgres"), PgString::from_static(DATABASE));
     let mut tally = Tally::default();
     let began = Instant::now();
     for session in sessions {
@@ -190,7 +243,12 @@ async fn one_session(
                         .iter()
                         .map(|one| {
                             let facts = one.sql();
-                            format!("{} {:?} {}", facts.class, facts.effects, facts.opaque_reason.clone().unwrap_or_default())
+                            format!(
+                                "{} {:?} {}",
+                                facts.class,
+                                facts.effects,
+                                facts.opaque_reason.clone().unwrap_or_default()
+                            )
                         })
                         .collect::<Vec<_>>()
                         .join("; ");
@@ -210,18 +268,21 @@ async fn one_session(
             for statement in &script.statements {
                 match statement.control {
                     Control::Begin => (block, failed) = (true, false),
-                    Control::Commit { chain } | Control::Rollback { chain } => (block, failed) = (chain, false),
+                    Control::Commit { chain } | Control::Rollback { chain } => {
+                        (block, failed) = (chain, false)
+                    }
                     Control::RollbackTo => failed = false,
                     _ => {}
                 }
                 state.apply(statement);
                 let facts = statement.sql();
-                let changes = matches!(
-                    facts.class,
-                    SqlClass::Ddl | SqlClass::Admin | SqlClass::Call | SqlClass::Opaque
-                ) || [SqlEffect::ChangesSchema, SqlEffect::DynamicSql, SqlEffect::UnknownFunction]
-                    .iter()
-                    .any(|effect| facts.effects.contains(effect));
+                let changes =
+                    matches!(
+                        facts.class,
+                        SqlClass::Ddl | SqlClass::Admin | SqlClass::Call | SqlClass::Opaque
+                    ) || [SqlEffect::ChangesSchema, SqlEffect::DynamicSql, SqlEffect::UnknownFunction]
+                        .iter()
+                        .any(|effect| facts.effects.contains(effect));
                 if changes {
                     catalogue.outdated();
                 }
@@ -271,7 +332,8 @@ fn is_candidate(lower: &str) -> bool {
             break;
         }
     }
-    let word: String = text.trim_start_matches('(').trim_start().chars().take_while(char::is_ascii_alphabetic).collect();
+    let word: String =
+        text.trim_start_matches('(').trim_start().chars().take_while(char::is_ascii_alphabetic).collect();
     matches!(word.as_str(), "select" | "values" | "table" | "with" | "explain" | "show" | "fetch")
 }
 
@@ -285,7 +347,10 @@ enum Truth {
 /// What the server says when it may only read. Nothing of it remains.
 async fn runs_read_only(client: &Client, text: &str, block: bool) -> Result<Truth> {
     let (begin, end) = match block {
-        true => ("SAVEPOINT lockgate_truth; SET LOCAL transaction_read_only = on", "ROLLBACK TO SAVEPOINT lockgate_truth; RELEASE SAVEPOINT lockgate_truth"),
+        true => (
+            "SAVEPOINT lockgate_truth; SET LOCAL transaction_read_only = on",
+            "ROLLBACK TO SAVEPOINT lockgate_truth; RELEASE SAVEPOINT lockgate_truth",
+        ),
         false => ("BEGIN READ ONLY", "ROLLBACK"),
     };
     if client.batch_execute(begin).await.is_err() {
@@ -326,7 +391,11 @@ fn report(tally: &Tally) -> Result<()> {
     );
     let mut most: Vec<_> = per_test.into_iter().collect();
     most.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    println!("most over-judged: {:?}\nall of them: {}", most.iter().take(12).collect::<Vec<_>>(), path.display());
+    println!(
+        "most over-judged: {:?}\nall of them: {}",
+        most.iter().take(12).collect::<Vec<_>>(),
+        path.display()
+    );
     for (test, text) in &tally.under {
         println!("UNDER-JUDGED in {test}: {text}");
     }

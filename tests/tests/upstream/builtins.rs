@@ -9,18 +9,54 @@ const LIST: &str = include_str!("../../../userspace/lockgate-inspect/src/sql/bui
 
 /// Volatile, and on the list all the same: they return a value and change nothing.
 const VOLATILE: &[&str] = &[
-    "clock_timestamp", "timeofday", "random", "gen_random_uuid", "currval", "lastval", "current_query",
-    "pg_database_size", "pg_indexes_size", "pg_relation_size", "pg_table_size", "pg_tablespace_size",
-    "pg_total_relation_size", "pg_is_in_recovery", "pg_is_wal_replay_paused", "pg_get_wal_replay_pause_state",
-    "pg_jit_available", "pg_blocking_pids", "pg_safe_snapshot_blocking_pids", "pg_current_wal_lsn",
-    "pg_current_wal_flush_lsn", "pg_current_wal_insert_lsn", "pg_last_wal_receive_lsn", "pg_last_wal_replay_lsn",
-    "pg_last_xact_replay_timestamp", "pg_partition_tree", "pg_partition_ancestors", "pg_collation_actual_version",
-    "pg_database_collation_actual_version", "pg_notification_queue_usage", "pg_sequence_last_value",
-    "pg_xact_commit_timestamp", "txid_status", "pg_xact_status", "pg_lock_status", "pg_prepared_xact",
-    "pg_stat_have_stats", "pg_stat_get_xact_numscans", "pg_stat_get_xact_tuples_returned",
-    "pg_stat_get_xact_tuples_fetched", "pg_stat_get_xact_tuples_inserted", "pg_stat_get_xact_tuples_updated",
-    "pg_stat_get_xact_tuples_deleted", "pg_stat_get_xact_tuples_hot_updated", "pg_stat_get_xact_blocks_fetched",
-    "pg_stat_get_xact_blocks_hit", "pg_stat_get_xact_function_calls", "pg_stat_get_xact_function_total_time",
+    "clock_timestamp",
+    "timeofday",
+    "random",
+    "gen_random_uuid",
+    "currval",
+    "lastval",
+    "current_query",
+    "pg_database_size",
+    "pg_indexes_size",
+    "pg_relation_size",
+    "pg_table_size",
+    "pg_tablespace_size",
+    "pg_total_relation_size",
+    "pg_is_in_recovery",
+    "pg_is_wal_replay_paused",
+    "pg_get_wal_replay_pause_state",
+    "pg_jit_available",
+    "pg_blocking_pids",
+    "pg_safe_snapshot_blocking_pids",
+    "pg_current_wal_lsn",
+    "pg_current_wal_flush_lsn",
+    "pg_current_wal_insert_lsn",
+    "pg_last_wal_receive_lsn",
+    "pg_last_wal_replay_lsn",
+    "pg_last_xact_replay_timestamp",
+    "pg_partition_tree",
+    "pg_partition_ancestors",
+    "pg_collation_actual_version",
+    "pg_database_collation_actual_version",
+    "pg_notification_queue_usage",
+    "pg_sequence_last_value",
+    "pg_xact_commit_timestamp",
+    "txid_status",
+    "pg_xact_status",
+    "pg_lock_status",
+    "pg_prepared_xact",
+    "pg_stat_have_stats",
+    "pg_stat_get_xact_numscans",
+    "pg_stat_get_xact_tuples_returned",
+    "pg_stat_get_xact_tuples_fetched",
+    "pg_stat_get_xact_tuples_inserted",
+    "pg_stat_get_xact_tuples_updated",
+    "pg_stat_get_xact_tuples_deleted",
+    "pg_stat_get_xact_tuples_hot_updated",
+    "pg_stat_get_xact_blocks_fetched",
+    "pg_stat_get_xact_blocks_hit",
+    "pg_stat_get_xact_function_calls",
+    "pg_stat_get_xact_function_total_time",
     "pg_stat_get_xact_function_self_time",
 ];
 
@@ -30,7 +66,8 @@ fn the_list_of_harmless_functions_is_the_server_s() -> Result<()> {
     let names = |query: &str| -> Result<BTreeSet<String>> {
         Ok(server.psql(query)?.lines().map(str::to_owned).collect())
     };
-    let there = names("SELECT DISTINCT proname FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace")?;
+    let there =
+        names("SELECT DISTINCT proname FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace")?;
     let volatile = names(
         "SELECT DISTINCT proname FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND provolatile = 'v'",
     )?;

@@ -136,7 +136,13 @@ fn exact(text: &str) -> Option<usize> {
             // So are the branches of a CASE, which counts by itself.
             Token::And | Token::Or | Token::When | Token::Then | Token::Else => count.comma(),
             // Within these there can be commas, AND and OR.
-            Token::Union | Token::Intersect | Token::Except | Token::Join | Token::With | Token::Case | Token::Explain => {
+            Token::Union
+            | Token::Intersect
+            | Token::Except
+            | Token::Join
+            | Token::With
+            | Token::Case
+            | Token::Explain => {
                 count.nest(true);
             }
             Token::EndP => count.ended(),

@@ -349,17 +349,16 @@ impl CatalogueSnapshot {
         let code = &self.code_index.code;
         let answer = own
             && relation.columns.iter().all(|column| self.type_is_harmless(column.type_oid, &trail))
-            && code
-                .policies
-                .get(&relation.oid)
-                .is_none_or(|guards| guards.iter().all(|guard| match guard {
+            && code.policies.get(&relation.oid).is_none_or(|guards| {
+                guards.iter().all(|guard| match guard {
                     Guard::Function(oid) => self.function(*oid, &trail),
                     Guard::Builtin(name) => function::is_inner(name),
                     Guard::Volatile(name) => function::is_listed(name),
                     Guard::Relation(oid) => {
                         self.relation(*oid).is_some_and(|other| self.reads_harmlessly(other, &trail))
                     }
-                }))
+                })
+            })
             && code
                 .planned
                 .get(&relation.oid)
@@ -419,7 +418,8 @@ impl CatalogueSnapshot {
         if !routine.defaults.is_empty() && !self.expressions_read(&routine.defaults, trail) {
             return false;
         }
-        let builtin = !routine.builtin_volatile && routine.builtin.iter().all(|name| function::is_inner(name));
+        let builtin =
+            !routine.builtin_volatile && routine.builtin.iter().all(|name| function::is_inner(name));
         if routine.kind == 'a' {
             return builtin && routine.support.iter().all(|oid| self.function(*oid, trail));
         }
@@ -502,9 +502,9 @@ impl CatalogueSnapshot {
         if IMPLICIT_OPERATORS.iter().any(|name| self.operators_harmless(None, name, &state) == Some(false)) {
             return false;
         }
-        let mut words = tokens.iter().filter(|token| {
-            !matches!(Token::try_from(token.token), Ok(Token::SqlComment | Token::CComment))
-        });
+        let mut words = tokens
+            .iter()
+            .filter(|token| !matches!(Token::try_from(token.token), Ok(Token::SqlComment | Token::CComment)));
         let mut next = words.next();
         while let Some(token) = next {
             next = words.next();
@@ -601,8 +601,21 @@ fn unquoted(text: &str) -> String {
 
 /// Words that stand before a bracket and call nothing: of PL/pgSQL, and types with a modifier.
 const BEFORE_BRACKETS: [&str; 15] = [
-    "if", "elsif", "elseif", "while", "return", "assert", "perform", "by", "varbit", "bpchar", "timestamptz", "timetz",
-    "numeric", "varchar", "text",
+    "if",
+    "elsif",
+    "elseif",
+    "while",
+    "return",
+    "assert",
+    "perform",
+    "by",
+    "varbit",
+    "bpchar",
+    "timestamptz",
+    "timetz",
+    "numeric",
+    "varchar",
+    "text",
 ];
 
 /// Whether code in SQL or PL/pgSQL can change a setting for longer than it runs, or runs text that can.
@@ -617,7 +630,8 @@ fn names_settings(body: &str) -> bool {
         let span = usize::try_from(token.start).ok().zip(usize::try_from(token.end).ok());
         let Some(text) = span.and_then(|(start, end)| body.get(start..end)) else { return true };
         match text.to_ascii_lowercase().as_str() {
-            "execute" | "set_config" | "\"set_config\"" | "reset" | "discard" | "pg_settings" | "call" | "do" => {
+            "execute" | "set_config" | "\"set_config\"" | "reset" | "discard" | "pg_settings" | "call"
+            | "do" => {
                 return true;
             }
             "set" if begins => return true,
@@ -634,21 +648,190 @@ pub(super) const IMPLICIT_OPERATORS: [&str; 6] = ["=", "<>", "<", "<=", ">", ">=
 /// Words of PL/pgSQL and of queries that neither begin nor are a command that changes something. What is missing here makes
 /// code count as doing anything, so words that nobody writes are left out.
 const KEYWORDS: &[&str] = &[
-    "all", "alias", "and", "any", "array", "as", "asc", "asymmetric", "at", "begin", "between", "bigint", "bit",
-    "boolean", "both", "by", "case", "cast", "char", "character", "coalesce", "collate", "column", "constraint",
-    "continue", "cross", "current", "current_catalog", "current_date", "current_role", "current_schema", "current_time",
-    "current_timestamp", "current_user", "cursor", "data", "date", "day", "dec", "decimal", "declare", "default",
-    "desc", "distinct", "double", "each", "else", "end", "error", "escape", "except", "exists", "extract", "false",
-    "filter", "first", "float", "following", "for", "from", "full", "greatest", "group", "grouping", "groups", "having",
-    "hour", "if", "ilike", "in", "inner", "int", "integer", "intersect", "interval", "into", "is", "isnull", "join",
-    "json", "key", "last", "lateral", "leading", "least", "left", "level", "like", "limit", "localtime",
-    "localtimestamp", "match", "materialized", "minute", "month", "name", "names", "national", "natural", "nchar",
-    "new", "next", "no", "none", "not", "notnull", "null", "nullif", "nulls", "numeric", "of", "off", "offset", "old",
-    "on", "only", "option", "or", "order", "ordinality", "others", "out", "outer", "over", "overlaps", "overlay",
-    "partition", "position", "preceding", "precision", "prior", "query", "range", "real", "recursive", "ref", "return",
-    "returns", "right", "row", "rows", "schema", "scroll", "search", "second", "select", "session_user", "setof",
-    "similar", "simple", "smallint", "some", "strict", "substring", "symmetric", "system_user", "table", "text",
-    "then", "ties", "time", "timestamp", "to", "trailing", "treat", "trim", "true", "type", "unbounded", "union",
-    "unknown", "user", "using", "value", "values", "varchar", "variadic", "varying", "when", "where", "window", "with",
-    "within", "without", "year", "zone",
+    "all",
+    "alias",
+    "and",
+    "any",
+    "array",
+    "as",
+    "asc",
+    "asymmetric",
+    "at",
+    "begin",
+    "between",
+    "bigint",
+    "bit",
+    "boolean",
+    "both",
+    "by",
+    "case",
+    "cast",
+    "char",
+    "character",
+    "coalesce",
+    "collate",
+    "column",
+    "constraint",
+    "continue",
+    "cross",
+    "current",
+    "current_catalog",
+    "current_date",
+    "current_role",
+    "current_schema",
+    "current_time",
+    "current_timestamp",
+    "current_user",
+    "cursor",
+    "data",
+    "date",
+    "day",
+    "dec",
+    "decimal",
+    "declare",
+    "default",
+    "desc",
+    "distinct",
+    "double",
+    "each",
+    "else",
+    "end",
+    "error",
+    "escape",
+    "except",
+    "exists",
+    "extract",
+    "false",
+    "filter",
+    "first",
+    "float",
+    "following",
+    "for",
+    "from",
+    "full",
+    "greatest",
+    "group",
+    "grouping",
+    "groups",
+    "having",
+    "hour",
+    "if",
+    "ilike",
+    "in",
+    "inner",
+    "int",
+    "integer",
+    "intersect",
+    "interval",
+    "into",
+    "is",
+    "isnull",
+    "join",
+    "json",
+    "key",
+    "last",
+    "lateral",
+    "leading",
+    "least",
+    "left",
+    "level",
+    "like",
+    "limit",
+    "localtime",
+    "localtimestamp",
+    "match",
+    "materialized",
+    "minute",
+    "month",
+    "name",
+    "names",
+    "national",
+    "natural",
+    "nchar",
+    "new",
+    "next",
+    "no",
+    "none",
+    "not",
+    "notnull",
+    "null",
+    "nullif",
+    "nulls",
+    "numeric",
+    "of",
+    "off",
+    "offset",
+    "old",
+    "on",
+    "only",
+    "option",
+    "or",
+    "order",
+    "ordinality",
+    "others",
+    "out",
+    "outer",
+    "over",
+    "overlaps",
+    "overlay",
+    "partition",
+    "position",
+    "preceding",
+    "precision",
+    "prior",
+    "query",
+    "range",
+    "real",
+    "recursive",
+    "ref",
+    "return",
+    "returns",
+    "right",
+    "row",
+    "rows",
+    "schema",
+    "scroll",
+    "search",
+    "second",
+    "select",
+    "session_user",
+    "setof",
+    "similar",
+    "simple",
+    "smallint",
+    "some",
+    "strict",
+    "substring",
+    "symmetric",
+    "system_user",
+    "table",
+    "text",
+    "then",
+    "ties",
+    "time",
+    "timestamp",
+    "to",
+    "trailing",
+    "treat",
+    "trim",
+    "true",
+    "type",
+    "unbounded",
+    "union",
+    "unknown",
+    "user",
+    "using",
+    "value",
+    "values",
+    "varchar",
+    "variadic",
+    "varying",
+    "when",
+    "where",
+    "window",
+    "with",
+    "within",
+    "without",
+    "year",
+    "zone",
 ];

@@ -55,6 +55,8 @@ pub(super) async fn load(
     .chain([
         CatalogueQuery::ViewTexts,
         CatalogueQuery::Again,
+        CatalogueQuery::GeneratedTexts,
+        CatalogueQuery::Again,
         CatalogueQuery::Keys,
         CatalogueQuery::Sizes,
     ]) {
@@ -62,9 +64,10 @@ pub(super) async fn load(
             Ok(()) => {}
             // Without the texts a view counts by its dependencies, which is the stricter reading.
             Err(CatalogueError::Refused { query: _, sqlstate, .. })
-                if query == CatalogueQuery::ViewTexts && sqlstate == LOCK_NOT_AVAILABLE =>
+                if matches!(query, CatalogueQuery::ViewTexts | CatalogueQuery::GeneratedTexts)
+                    && sqlstate == LOCK_NOT_AVAILABLE =>
             {
-                tracing::debug!("a view's tables are locked: view definitions are left out of the catalogue");
+                tracing::debug!("tables are locked: {} are left out of the catalogue", query.name());
             }
             // A size that is not known counts as large.
             Err(CatalogueError::Refused { query: _, sqlstate, message })
@@ -221,7 +224,7 @@ impl Reading {
                 let (name, function) = (row.text("name")?, row.text("function")?);
                 self.parts.aliases.push((name, function, row.text("system")? == "t"));
             }
-            CatalogueQuery::Defaults => {
+            CatalogueQuery::Defaults | CatalogueQuery::GeneratedTexts => {
                 let (relation, attnum) = (row.number("relation")?, row.number("attribute number")?);
                 // NULL for a table that was dropped meanwhile.
                 if let Some(text) = row.optional_text("expression")? {

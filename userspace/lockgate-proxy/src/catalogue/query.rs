@@ -34,6 +34,8 @@ pub(crate) enum CatalogueQuery {
     Aliases,
     /// Expressions of defaults and generated columns.
     Defaults,
+    /// Expressions of generated columns. They name columns, and that takes a look at the table, which may be locked.
+    GeneratedTexts,
     /// Which functions a relation hands its values to.
     Wired,
     /// Functions in the database behind implicit casts.
@@ -80,6 +82,7 @@ impl CatalogueQuery {
             Self::Natives => "functions in C",
             Self::Aliases => "operators, aggregates and casts",
             Self::Defaults => "defaults",
+            Self::GeneratedTexts => "generated columns' expressions",
             Self::Wired => "functions of checks and triggers",
             Self::ImplicitCasts => "implicit casts",
             Self::Cascades => "foreign keys",
@@ -241,7 +244,16 @@ impl CatalogueQuery {
                  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace"
             }
             Self::Defaults => {
-                "SELECT f.adrelid, f.adnum, pg_catalog.pg_get_expr(f.adbin, f.adrelid) FROM pg_catalog.pg_attrdef AS f"
+                "SELECT f.adrelid, f.adnum, pg_catalog.pg_get_expr(f.adbin, 0::pg_catalog.oid) FROM pg_catalog.pg_attrdef AS f \
+                 JOIN pg_catalog.pg_attribute AS a \
+                 ON a.attrelid OPERATOR(pg_catalog.=) f.adrelid AND a.attnum OPERATOR(pg_catalog.=) f.adnum \
+                 WHERE a.attgenerated OPERATOR(pg_catalog.=) ''::pg_catalog.\"char\""
+            }
+            Self::GeneratedTexts => {
+                "SELECT f.adrelid, f.adnum, pg_catalog.pg_get_expr(f.adbin, f.adrelid) FROM pg_catalog.pg_attrdef AS f \
+                 JOIN pg_catalog.pg_attribute AS a \
+                 ON a.attrelid OPERATOR(pg_catalog.=) f.adrelid AND a.attnum OPERATOR(pg_catalog.=) f.adnum \
+                 WHERE a.attgenerated OPERATOR(pg_catalog.<>) ''::pg_catalog.\"char\""
             }
             // Built-in functions leave no dependency.
             Self::Wired => {
@@ -297,7 +309,11 @@ impl CatalogueQuery {
                 "SELECT DISTINCT r.ev_class FROM pg_catalog.pg_rewrite AS r \
                  WHERE r.ev_type OPERATOR(pg_catalog.<>) '1'::pg_catalog.\"char\""
             }
-            Self::Again => "ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+            Self::Again => {
+                // The settings were made in the transaction that BEGIN opened, and went with it.
+                "ROLLBACK; SET search_path = ''; SET statement_timeout = '15s'; SET lock_timeout = '500ms'; \
+                 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+            }
             Self::Keys => {
                 "SELECT i.indrelid, i.indnkeyatts, pg_catalog.array_to_string(i.indkey::pg_catalog.int2[], ',') \
                  FROM pg_catalog.pg_index AS i \

@@ -15,7 +15,9 @@ impl Walk<'_> {
         let one = |relation: Option<&RangeVar>| {
             Makes::Names(relation.iter().map(|relation| relation.relname.clone()).collect())
         };
-        let last = |names: &[Node]| Makes::Names(names.last().map(|name| string(name).to_owned()).into_iter().collect());
+        let last = |names: &[Node]| {
+            Makes::Names(names.last().map(|name| string(name).to_owned()).into_iter().collect())
+        };
         let makes = match node {
             // They change rows, or nothing that has a name.
             NodeEnum::SelectStmt(_)
@@ -62,7 +64,8 @@ impl Walk<'_> {
             | NodeEnum::ReindexStmt(_)
             | NodeEnum::ClusterStmt(_) => return,
             NodeEnum::CreateStmt(create) => {
-                let plain = create.of_typename.is_none() && create.table_elts.iter().all(|element| self.is_plain(element));
+                let plain = create.of_typename.is_none()
+                    && create.table_elts.iter().all(|element| self.is_plain(element));
                 match (plain, &create.relation) {
                     (true, Some(relation)) => return self.makes_plain(Some(relation)),
                     _ => one(create.relation.as_ref()),
@@ -101,7 +104,8 @@ impl Walk<'_> {
                 Makes::Names(names)
             }
             NodeEnum::AlterObjectSchemaStmt(alter) => {
-                let mut names: Vec<String> = alter.relation.iter().map(|relation| relation.relname.clone()).collect();
+                let mut names: Vec<String> =
+                    alter.relation.iter().map(|relation| relation.relname.clone()).collect();
                 names.extend(alter.object.as_deref().and_then(dropped));
                 Makes::Names(names)
             }
@@ -178,7 +182,9 @@ fn is_inert(command: &Node) -> bool {
 /// The last part of an object's name.
 fn dropped(object: &Node) -> Option<String> {
     match object.node.as_ref()? {
-        NodeEnum::List(list) => list.items.iter().map(string).filter(|name| !name.is_empty()).last().map(str::to_owned),
+        NodeEnum::List(list) => {
+            list.items.iter().map(string).filter(|name| !name.is_empty()).last().map(str::to_owned)
+        }
         NodeEnum::TypeName(name) => name.names.last().map(|name| string(name).to_owned()),
         NodeEnum::ObjectWithArgs(object) => object.objname.last().map(|name| string(name).to_owned()),
         NodeEnum::String(text) => Some(text.sval.clone()),
