@@ -136,5 +136,6 @@ impl Through {
 pub fn is_of(record: &serde_json::Value, kind: &str) -> bool {
     let serde_json::Value::Object(fields) = record else { return false };
     let wrapped = ["event", "body", "record"].iter().filter_map(|name| fields.get(*name));
-    fields.get("event").is_some_and(|event| event == kind) || wrapped.into_iter().any(|inner| is_of(inner, kind))
+    fields.get("event").is_some_and(|event| event == kind)
+        || wrapped.into_iter().any(|inner| is_of(inner, kind))
 }

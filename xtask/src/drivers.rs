@@ -100,7 +100,14 @@ const ASYNCPG_KNOWN: &[(&str, &str)] = &[(
 
 /// The driver tests, and on demand the suites.
 pub(crate) fn run(suites: bool) -> Result<()> {
-    shell::run(&mut shell::cargo(&["build", "--package", "lockgate", "--package", "lockgate-tests", "--bins"]))?;
+    shell::run(&mut shell::cargo(&[
+        "build",
+        "--package",
+        "lockgate",
+        "--package",
+        "lockgate-tests",
+        "--bins",
+    ]))?;
     shell::run(&mut shell::cargo(&["test", "--package", "lockgate-tests", "--test", "drivers"]))?;
     if suites {
         let (tests, python) = asyncpg()?;

@@ -26,7 +26,14 @@ pub(crate) fn end_to_end(filter: Option<&str>) -> Result<()> {
 
 /// The scale tests as large as they are meant. One after the other: each measures.
 pub(crate) fn scale() -> Result<()> {
-    shell::run(&mut shell::cargo(&["build", "--package", "lockgate", "--package", "lockgate-tests", "--bins"]))?;
+    shell::run(&mut shell::cargo(&[
+        "build",
+        "--package",
+        "lockgate",
+        "--package",
+        "lockgate-tests",
+        "--bins",
+    ]))?;
     shell::run(
         shell::cargo(&["test", "--package", "lockgate-tests", "--test", "scale", "--", "--test-threads=1"])
             .env("LOCKGATE_SCALE", "whole"),

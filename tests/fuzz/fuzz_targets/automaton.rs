@@ -112,9 +112,9 @@ fn answer(leg: &mut ServerLeg, waiting: &mut VecDeque<(Ticket, Request)>, kind: 
         waiting.pop_front();
     }
     if reply.role == ReplyRole::Failed {
-        let ends_with_ready = waiting
-            .front()
-            .is_some_and(|(_, request)| matches!(request, Request::Query | Request::FunctionCall | Request::Sync));
+        let ends_with_ready = waiting.front().is_some_and(|(_, request)| {
+            matches!(request, Request::Query | Request::FunctionCall | Request::Sync)
+        });
         if !ends_with_ready {
             waiting.pop_front();
         }

@@ -81,9 +81,10 @@ async fn with_tokio_postgres() -> Result<()> {
     // Futures that are polled together are pipelined.
     let parameters: Vec<i32> = (0..50).collect();
     let doubled = client.prepare("SELECT $1::int * 2").await?;
-    let all = try_join_all(parameters.iter().map(|n| async {
-        Ok::<i32, tokio_postgres::Error>(client.query_one(&doubled, &[n]).await?.get(0))
-    }));
+    let all =
+        try_join_all(parameters.iter().map(|n| async {
+            Ok::<i32, tokio_postgres::Error>(client.query_one(&doubled, &[n]).await?.get(0))
+        }));
     say("pipelined", all.await?.iter().sum::<i32>());
     let by_zero = client.prepare("SELECT 1 / $1::int").await?;
     let (good, bad, after) = tokio::join!(
@@ -134,7 +135,9 @@ async fn with_tokio_postgres() -> Result<()> {
         sink.send(bytes::Bytes::from_static(b"x\n")).await?;
         state(sink.finish().await)
     });
-    let rows = client.query_raw("SELECT repeat('z', 100) FROM generate_series(1, 50000)", Vec::<String>::new()).await?;
+    let rows = client
+        .query_raw("SELECT repeat('z', 100) FROM generate_series(1, 50000)", Vec::<String>::new())
+        .await?;
     say("big", rows.map_ok(|row| row.get::<_, &str>(0).len()).try_fold(0, async |sum, n| Ok(sum + n)).await?);
 
     client.batch_execute("LISTEN driver_news").await?;
@@ -164,9 +167,10 @@ async fn with_tokio_postgres() -> Result<()> {
     let failure = connect(|config| {
         config.dbname("no_such_database");
     });
-    let code = failure.await.err().and_then(|error| {
-        Some(error.downcast_ref::<tokio_postgres::Error>()?.code()?.code().to_owned())
-    });
+    let code = failure
+        .await
+        .err()
+        .and_then(|error| Some(error.downcast_ref::<tokio_postgres::Error>()?.code()?.code().to_owned()));
     say("no such database", code);
     Ok(())
 }
@@ -203,9 +207,8 @@ async fn with_sqlx() -> Result<()> {
     let row = sqlx::query("SELECT * FROM driver_rows WHERE id = $1").bind(1).fetch_one(&pool).await?;
     say("row", (row.get::<i32, _>("id"), row.get::<&str, _>(1), row.get::<Vec<Option<String>>, _>(2)));
     let pool = &pool;
-    let doubled = (0..40).map(|n| async move {
-        sqlx::query_scalar::<_, i32>("SELECT $1 * 2").bind(n).fetch_one(pool).await
-    });
+    let doubled = (0..40)
+        .map(|n| async move { sqlx::query_scalar::<_, i32>("SELECT $1 * 2").bind(n).fetch_one(pool).await });
     say("pool", try_join_all(doubled).await?.iter().sum::<i32>());
 
     let mut transaction = pool.begin().await?;
@@ -219,7 +222,8 @@ async fn with_sqlx() -> Result<()> {
         dropped.execute("INSERT INTO driver_rows VALUES (3)").await?;
     }
     say("count", sqlx::query_scalar::<_, i64>("SELECT count(*) FROM driver_rows").fetch_one(pool).await?);
-    let several = sqlx::raw_sql("SELECT 1; UPDATE driver_rows SET note = 'x'; SELECT 2, 3").fetch_all(pool).await?;
+    let several =
+        sqlx::raw_sql("SELECT 1; UPDATE driver_rows SET note = 'x'; SELECT 2, 3").fetch_all(pool).await?;
     say("several", several.iter().map(sqlx::postgres::PgRow::len).collect::<Vec<_>>());
     say("nowhere", code(sqlx::query("SELECT nothing FROM nowhere").fetch_all(pool).await.map(drop)));
     say("by zero", code(sqlx::query("SELECT 1 / $1").bind(0).fetch_all(pool).await.map(drop)));
@@ -235,7 +239,8 @@ async fn with_sqlx() -> Result<()> {
         out.map_ok(|piece| piece.len()).try_fold(0, async |sum, n| Ok(sum + n)).await?
     };
     say("bytes", bytes);
-    let mut rows = sqlx::query("SELECT repeat('z', 100) FROM generate_series(1, 50000)").fetch(&mut *connection);
+    let mut rows =
+        sqlx::query("SELECT repeat('z', 100) FROM generate_series(1, 50000)").fetch(&mut *connection);
     let mut length = 0;
     while let Some(row) = rows.try_next().await? {
         length += row.get::<&str, _>(0).len();

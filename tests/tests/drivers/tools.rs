@@ -146,7 +146,8 @@ async fn a_dump_through_lockgate_is_the_dump_and_restores_to_it() -> Result<()> 
 /// A dump without the words that psql is locked with, which are random.
 async fn dumped(world: &Through, route: Route, database: &str, client: &[&str]) -> Result<String> {
     let dump = run(world, route, database, client).await?.stdout;
-    let lines = dump.lines().filter(|line| !line.starts_with("\\restrict ") && !line.starts_with("\\unrestrict "));
+    let lines =
+        dump.lines().filter(|line| !line.starts_with("\\restrict ") && !line.starts_with("\\unrestrict "));
     Ok(lines.collect::<Vec<_>>().join("\n"))
 }
 

@@ -26,7 +26,8 @@ struct Load {
 impl Load {
     fn of(done: &Done) -> Result<Self> {
         let number = |name: &str| {
-            let line = done.stdout.lines().find_map(|line| line.strip_prefix(name)).context(name.to_owned())?;
+            let line =
+                done.stdout.lines().find_map(|line| line.strip_prefix(name)).context(name.to_owned())?;
             Ok::<u64, anyhow::Error>(line.trim().parse()?)
         };
         let failures = done.stdout.lines().filter_map(|line| line.strip_prefix("failed "));
@@ -131,7 +132,8 @@ async fn a_server_that_crashes_under_load_costs_its_sessions_and_nothing_else() 
         sessions(&world, before + CLIENTS).await?;
         sleep(Duration::from_millis(500)).await;
     }
-    let words = ["08006 lockgate: the target", "57P01", "57P02", "57P03", "08004 lockgate: the target refused"];
+    let words =
+        ["08006 lockgate: the target", "57P01", "57P02", "57P03", "08004 lockgate: the target refused"];
     let load = stop(load, &world).await?;
     load.failed_with(&words).with_context(|| world.through.agent.log())?;
     world.through.closings_match().await?;
@@ -150,7 +152,11 @@ async fn a_daemon_that_is_told_to_stop_under_load_ends_every_session_in_words() 
     let load = stop(load, &world).await?;
     // While nobody listens the kernel refuses: fail closed, and at once.
     load.failed_with(&["57P01 lockgate: stopping", "Connection refused", "connection closed", "reset"])?;
-    ensure!(load.failures.keys().any(|error| error.contains("57P01")), "nobody was told: {:?}", load.failures);
+    ensure!(
+        load.failures.keys().any(|error| error.contains("57P01")),
+        "nobody was told: {:?}",
+        load.failures
+    );
     world.through.closings_match().await
 }
 
@@ -165,7 +171,12 @@ async fn a_daemon_that_crashes_under_load_leaves_no_session_open_in_the_record()
         world.through.agent.launch().await?;
         sessions(&world, before + CLIENTS).await?;
     }
-    stop(load, &world).await?.failed_with(&["Connection refused", "connection closed", "reset", "unexpected"])?;
+    stop(load, &world).await?.failed_with(&[
+        "Connection refused",
+        "connection closed",
+        "reset",
+        "unexpected",
+    ])?;
     world.through.closings_match().await?;
     let reasons = one_closing_each(&world.through)?;
     ensure!(reasons.contains_key("crash"), "{reasons:?}");
@@ -186,7 +197,8 @@ async fn clients_that_vanish_in_the_middle_leave_nothing_behind() -> Result<()> 
     ensure!(world.through.pg.psql("SELECT to_regclass('gone_held') IS NULL")? == "t", "nobody approved it");
     world.through.closings_match().await?;
     let events = world.through.agent.events()?;
-    let withdrawn = events.iter().filter(|event| is_of(event, "approval_withdrawn") || is_of(event, "withdrawn"));
+    let withdrawn =
+        events.iter().filter(|event| is_of(event, "approval_withdrawn") || is_of(event, "withdrawn"));
     let resolved = events.iter().filter(|event| event.to_string().contains("disconnected"));
     ensure!(withdrawn.count() + resolved.count() >= 2, "the requests of who is gone still stand");
     one_closing_each(&world.through)?;
@@ -199,7 +211,8 @@ async fn a_client_that_is_killed_while_the_server_stalls_is_closed() -> Result<(
     let mut half_open = world.load(&["gone", "half-open"])?;
     world.until("its session", || Ok(world.backends()? == 1)).await?;
     ensure!(half_open.waits());
-    let backend = world.through.pg.psql("SELECT pid FROM pg_stat_activity WHERE client_addr IS NOT NULL LIMIT 1")?;
+    let backend =
+        world.through.pg.psql("SELECT pid FROM pg_stat_activity WHERE client_addr IS NOT NULL LIMIT 1")?;
     let backend = nix::unistd::Pid::from_raw(backend.parse()?);
     nix::sys::signal::kill(backend, Signal::SIGSTOP)?;
     half_open.signal(Signal::SIGKILL)?;

@@ -18,7 +18,12 @@ async fn everybody_gets_an_answer_while_some_are_held() -> Result<()> {
     let load = world.load(&["many", &sessions.to_string(), &held.to_string()])?;
 
     let requested = |world: &World| {
-        world.receiver.deliveries().into_iter().filter(|one| one.kind() == "lockgate.approval.requested").collect()
+        world
+            .receiver
+            .deliveries()
+            .into_iter()
+            .filter(|one| one.kind() == "lockgate.approval.requested")
+            .collect()
     };
     world
         .until("all requests for approval", || {

@@ -25,7 +25,8 @@ async fn a_slow_reader_gets_a_big_result_whole_and_costs_no_memory() -> Result<(
     well(&done, &world)?;
     let grown = most.saturating_sub(before);
     ensure!(grown < GROWTH, "the daemon grew by {grown} bytes while {} waited", rows * ROW);
-    let whole: u64 = done.stdout.lines().find_map(|line| line.strip_prefix("whole ")).unwrap_or("0").parse()?;
+    let whole: u64 =
+        done.stdout.lines().find_map(|line| line.strip_prefix("whole ")).unwrap_or("0").parse()?;
     ensure!((rows * ROW..rows * ROW + 200).contains(&whole), "{whole} bytes of {}", rows * ROW);
     world.through.closings_match().await
 }
