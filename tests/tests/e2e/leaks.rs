@@ -51,7 +51,7 @@ const REFUSED_THOUGH_HARMLESS: &str = "-- # refused though harmless";
 /// Fewer attempts than this would get the value directly only if the fixtures are broken.
 const LEAK_DIRECTLY: usize = 250;
 /// The same for attempts of several steps, of which many need the step before in a transaction of its own.
-const LEAK_DIRECTLY_DEEP: usize = 150;
+const LEAK_DIRECTLY_DEEP: usize = 250;
 
 async fn world() -> Result<World> {
     World::with(ALLOW_ALL, |_, pg| {
