@@ -14,7 +14,14 @@ pub(crate) fn judged() -> Result<()> {
 pub(crate) fn run(tests: &[String]) -> Result<()> {
     setup::setup(setup::For::Regress)?;
     shell::step("build");
-    shell::run(&mut shell::cargo(&["build", "--package", "lockgate", "--package", "lockgate-tests", "--bins"]))?;
+    shell::run(&mut shell::cargo(&[
+        "build",
+        "--package",
+        "lockgate",
+        "--package",
+        "lockgate-tests",
+        "--bins",
+    ]))?;
     shell::step("pg_regress, directly and through lockgate");
     shell::run(
         Command::new(shell::target().join("debug/lockgate-regress"))

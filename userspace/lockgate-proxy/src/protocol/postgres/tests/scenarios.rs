@@ -180,7 +180,7 @@ async fn conversations() {
             "E:42601 Z:I",
             &[],
         ),
-        case("a ping with an empty statement is answered here", batch(&[&run(""), &sync]), "1 2 I Z:I", &[]),
+        case("a ping with an empty statement runs nothing", batch(&[&run(""), &sync]), "1 2 I Z:I", &[]),
         case(
             "a row limit suspends the portal",
             batch(&[
@@ -358,7 +358,7 @@ async fn conversations() {
                 }),
                 query("SELECT 1"),
             ],
-            "E:0A000 Z:I T D D D C:SELECT_3 Z:I",
+            "E:42501 Z:I T D D D C:SELECT_3 Z:I",
             &[],
         ),
     ];
