@@ -82,7 +82,8 @@ impl Shape {
             return None;
         }
         let value = value(text, kind, &at)?;
-        let repeats = |other: &Literal| other.kind == kind && self::value(text, kind, &other.at) == Some(value);
+        let repeats =
+            |other: &Literal| other.kind == kind && self::value(text, kind, &other.at) == Some(value);
         let first = self.literals.iter().position(repeats).unwrap_or(self.literals.len());
         self.key.push(kind.mark());
         self.key.push(u8::try_from(first).ok()?);
@@ -169,8 +170,8 @@ fn read(text: &[u8], shape: &mut Shape) -> Option<()> {
             }
             b'-' if next == b'-' => return None,
             b'/' if next == b'*' => return None,
-            b'(' | b')' | b',' | b';' | b'.' | b'=' | b'<' | b'>' | b'+' | b'-' | b'*' | b'/' | b'%' | b'[' | b']'
-            | b':' | b'!' | b'|' => {
+            b'(' | b')' | b',' | b';' | b'.' | b'=' | b'<' | b'>' | b'+' | b'-' | b'*' | b'/' | b'%'
+            | b'[' | b']' | b':' | b'!' | b'|' => {
                 shape.key.push(byte);
                 at += 1;
                 before = byte;
@@ -255,7 +256,11 @@ impl Inspector {
         }
         let before = text.find(&*statement.text)?;
         let around = (before, text.len() - before - statement.text.len());
-        if shape.literals.iter().any(|literal| literal.at.start < before || literal.at.end > text.len() - around.1) {
+        if shape
+            .literals
+            .iter()
+            .any(|literal| literal.at.start < before || literal.at.end > text.len() - around.1)
+        {
             return None;
         }
         let parsed = parse::parse(text, Reading::Standard).ok()?;
@@ -312,7 +317,10 @@ fn varied(text: &str, shape: &Shape, free: &dyn Fn(&Literal) -> bool, round: usi
 /// that are not a plain query or change.
 fn compared(statement: &NodeEnum) -> Option<Vec<usize>> {
     match statement {
-        NodeEnum::SelectStmt(_) | NodeEnum::InsertStmt(_) | NodeEnum::UpdateStmt(_) | NodeEnum::DeleteStmt(_) => {}
+        NodeEnum::SelectStmt(_)
+        | NodeEnum::InsertStmt(_)
+        | NodeEnum::UpdateStmt(_)
+        | NodeEnum::DeleteStmt(_) => {}
         _ => return None,
     }
     let mut offsets = Vec::new();

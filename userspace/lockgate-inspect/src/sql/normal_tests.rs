@@ -8,8 +8,28 @@ const ADVERSARIAL: &str = include_str!("../../../../tests/fixtures/sql/adversari
 
 /// What a client could put where another value stood.
 const VALUES: [&str; 22] = [
-    "0", "1", "2", "00", "7", "10000", "999999999", "2147483648", "1.5", "-1", "NULL", "''", "'a'", "'f'", "'true'", "'pg_class'",
-    "'pg_catalog.set_config'", "'x''y'", "'$1'", "'; DELETE FROM t; --'", "'é'", "E'\\''",
+    "0",
+    "1",
+    "2",
+    "00",
+    "7",
+    "10000",
+    "999999999",
+    "2147483648",
+    "1.5",
+    "-1",
+    "NULL",
+    "''",
+    "'a'",
+    "'f'",
+    "'true'",
+    "'pg_class'",
+    "'pg_catalog.set_config'",
+    "'x''y'",
+    "'$1'",
+    "'; DELETE FROM t; --'",
+    "'é'",
+    "E'\\''",
 ];
 
 fn key(text: &str) -> Option<Vec<u8>> {
@@ -22,7 +42,10 @@ fn texts_that_differ_in_plain_literals_have_one_key() {
     for (a, b) in [
         ("SELECT a FROM t WHERE id = 1", "SELECT a FROM t WHERE id = 274"),
         ("SELECT a FROM t WHERE id = 1;", "SELECT a FROM t WHERE id = 000;"),
-        ("select \"A\" from \"T\" where n = 'x' and m = 1", "select \"A\" from \"T\" where n = 'it''s' and m = 2"),
+        (
+            "select \"A\" from \"T\" where n = 'x' and m = 1",
+            "select \"A\" from \"T\" where n = 'it''s' and m = 2",
+        ),
         ("select a from t where n in (1,2)", "select a from t where n in (3,1)"),
         ("select a from t where n in (1,1)", "select a from t where n in (3,03)"),
     ] {
@@ -140,7 +163,8 @@ fn only_what_is_compared_with_a_column_is_free() {
         ("insert into t values (1, 'x')", 0),
     ] {
         let state = SessionState::default();
-        let open = template(text, &state).map_or(0, |(shape, template)| shape.literals.len() - template.pinned.len());
+        let open = template(text, &state)
+            .map_or(0, |(shape, template)| shape.literals.len() - template.pinned.len());
         assert_eq!(open, free, "{text}");
     }
 }
@@ -198,7 +222,9 @@ fn corpus() -> Vec<String> {
     let mut texts: BTreeSet<String> = STATEMENTS
         .lines()
         .chain(ADVERSARIAL.lines())
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()?.get("sql")?.as_str().map(str::to_owned))
+        .filter_map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).ok()?.get("sql")?.as_str().map(str::to_owned)
+        })
         .collect();
     // The server's own regression suite, where `cargo xtask regress` has put it.
     let suites = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/regress-src");
