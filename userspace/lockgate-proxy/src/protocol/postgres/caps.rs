@@ -134,12 +134,15 @@ impl Exceeded {
     }
 }
 
+/// A cancellation on its way; why it failed, in words.
+type Cancelling = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
 /// A result that is being cut.
 struct Cut {
     /// What the client hears; None once it has.
     words: Option<ReportFields>,
     /// The cancellation on its way.
-    cancel: Option<Pin<Box<dyn Future<Output = Result<(), String>> + Send>>>,
+    cancel: Option<Cancelling>,
     /// When the target is given up.
     deadline: Pin<Box<Sleep>>,
 }
@@ -227,8 +230,7 @@ impl Caps {
     /// A result is cut here: `words` are for the client. `running` is whether the target still works on it.
     pub(crate) fn begin_cut(&mut self, words: ReportFields, running: bool) {
         let target = self.target.clone();
-        let cancel: Option<Pin<Box<dyn Future<Output = _> + Send>>> =
-            running.then(|| Box::pin(deliver(target)) as Pin<Box<dyn Future<Output = _> + Send>>);
+        let cancel = running.then(|| Box::pin(deliver(target)) as Cancelling);
         self.cut = Some(Cut { words: Some(words), cancel, deadline: Box::pin(sleep(CUT_TIME)) });
     }
 
