@@ -34,7 +34,8 @@ rules:
 "#;
 
 fn world() -> Result<World> {
-    let world = World::with(&[("env", "test")], Options { policy: Some(POLICY.into()), ..Options::default() })?;
+    let world =
+        World::with(&[("env", "test")], Options { policy: Some(POLICY.into()), ..Options::default() })?;
     world.server.psql_in(
         "orders",
         "CREATE TABLE wide AS SELECT g AS id, repeat('x', 300) AS text FROM generate_series(1, 20) g; \
@@ -70,7 +71,10 @@ fn no_way_of_asking_gets_the_row_beyond_the_limit() -> Result<()> {
         (vec!["UPDATE orders SET note = 'y' WHERE id < 40 RETURNING id"], 10),
         (vec!["PREPARE p AS SELECT id FROM orders", "EXECUTE p"], 10),
         (vec!["\\set FETCH_COUNT 3", "SELECT id FROM orders"], 10),
-        (vec!["BEGIN; DECLARE c CURSOR FOR SELECT id FROM orders; FETCH 8 FROM c; FETCH 8 FROM c; COMMIT"], 10),
+        (
+            vec!["BEGIN; DECLARE c CURSOR FOR SELECT id FROM orders; FETCH 8 FROM c; FETCH 8 FROM c; COMMIT"],
+            10,
+        ),
         (
             vec![
                 "BEGIN",
@@ -94,8 +98,15 @@ fn no_way_of_asking_gets_the_row_beyond_the_limit() -> Result<()> {
             6,
         ),
         (
-            vec!["BEGIN; SAVEPOINT s; DECLARE c SCROLL CURSOR FOR SELECT id FROM orders", "SAVEPOINT t",
-                 "FETCH 10 FROM c", "DECLARE c CURSOR FOR SELECT 1", "ROLLBACK TO t", "FETCH 5 FROM c", "ROLLBACK"],
+            vec![
+                "BEGIN; SAVEPOINT s; DECLARE c SCROLL CURSOR FOR SELECT id FROM orders",
+                "SAVEPOINT t",
+                "FETCH 10 FROM c",
+                "DECLARE c CURSOR FOR SELECT 1",
+                "ROLLBACK TO t",
+                "FETCH 5 FROM c",
+                "ROLLBACK",
+            ],
             10,
         ),
         (vec!["EXPLAIN ANALYZE SELECT id FROM orders"], 10),
@@ -118,7 +129,10 @@ fn no_way_of_asking_gets_the_row_beyond_the_limit() -> Result<()> {
         _ => None,
     });
     let (denial, counted) = cut.ok_or_else(|| anyhow::anyhow!("no cut was recorded"))?;
-    ensure!(counted == 10 && denial.rule.as_ref().is_some_and(|rule| rule.as_str() == "ten-rows"), "{denial:?}");
+    ensure!(
+        counted == 10 && denial.rule.as_ref().is_some_and(|rule| rule.as_str() == "ten-rows"),
+        "{denial:?}"
+    );
     ensure!(denial.remedy.as_deref() == Some("ask data-platform for an export"), "{denial:?}");
     world.finish()?;
     Ok(())
@@ -150,8 +164,18 @@ fn a_cut_leaves_the_transaction_as_an_error_would() -> Result<()> {
     // The target is still sending, or has long finished: both ways the transaction has failed.
     for select in ["SELECT id FROM orders", "SELECT o.id FROM orders o, big"] {
         let said = world.psql(&[
-            "-c", "BEGIN", "-c", "INSERT INTO written VALUES (1)", "-c", select, "-c", "SELECT 2", "-c", "COMMIT",
-            "-c", "SELECT count(*) FROM written",
+            "-c",
+            "BEGIN",
+            "-c",
+            "INSERT INTO written VALUES (1)",
+            "-c",
+            select,
+            "-c",
+            "SELECT 2",
+            "-c",
+            "COMMIT",
+            "-c",
+            "SELECT count(*) FROM written",
         ])?;
         ensure!(said.err.contains("cut the result of SELECT by rule ten-rows"), "{said:?}");
         ensure!(said.err.contains("current transaction is aborted"), "{said:?}");
@@ -168,8 +192,14 @@ fn a_cut_leaves_the_transaction_as_an_error_would() -> Result<()> {
 fn a_session_limit_counts_all_its_statements() -> Result<()> {
     let world = world()?;
     let said = world.psql(&[
-        "-c", "SELECT id FROM counted LIMIT 15", "-c", "SELECT id FROM counted LIMIT 6", "-c",
-        "SELECT id FROM counted LIMIT 1", "-c", "SELECT count(*) FROM pg_class WHERE false",
+        "-c",
+        "SELECT id FROM counted LIMIT 15",
+        "-c",
+        "SELECT id FROM counted LIMIT 6",
+        "-c",
+        "SELECT id FROM counted LIMIT 1",
+        "-c",
+        "SELECT count(*) FROM pg_class WHERE false",
     ])?;
     // psql throws away what came of a result that ends in an error: 15 rows, and the count.
     ensure!(said.out.lines().count() == 16, "{said:?}");
@@ -204,7 +234,10 @@ async fn portals_and_pipelines_are_cut_and_the_connection_goes_on() -> Result<()
                 Err(error) => break error,
             }
         };
-        ensure!(got == 10 && error.code().is_some_and(|code| code.code() == "54000"), "{sql}: {got} {error:?}");
+        ensure!(
+            got == 10 && error.code().is_some_and(|code| code.code() == "54000"),
+            "{sql}: {got} {error:?}"
+        );
     }
     // A binary copy ends with a trailer, which is no row.
     for (sql, passes) in [

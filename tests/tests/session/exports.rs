@@ -47,7 +47,8 @@ const TABLES: &str = "
 ";
 
 fn world() -> Result<World> {
-    let world = World::with(&[("env", "test")], Options { policy: Some(POLICY.into()), ..Options::default() })?;
+    let world =
+        World::with(&[("env", "test")], Options { policy: Some(POLICY.into()), ..Options::default() })?;
     world.server.psql_in("orders", TABLES)?;
     Ok(world)
 }
@@ -127,7 +128,12 @@ fn dump_tools_are_known_under_any_name() -> Result<()> {
     }
     // What others do in a transaction of that kind is no dump.
     let said = world.psql(&[
-        "-c", "BEGIN ISOLATION LEVEL REPEATABLE READ", "-c", "SELECT count(*) FROM big", "-c", "COMMIT",
+        "-c",
+        "BEGIN ISOLATION LEVEL REPEATABLE READ",
+        "-c",
+        "SELECT count(*) FROM big",
+        "-c",
+        "COMMIT",
     ])?;
     ensure!(said.err.is_empty(), "{said:?}");
     world.finish()?;
@@ -141,7 +147,9 @@ async fn a_bound_value_is_a_limit_as_far_as_it_goes() -> Result<()> {
     let (client, connection) = tokio_postgres::connect(&config, NoTls).await?;
     let connection = tokio::spawn(connection);
     let statement = client.prepare("SELECT id FROM big LIMIT $1").await?;
-    for (limit, passes) in [(Some(10_i64), true), (Some(1000), true), (Some(1001), false), (None, false), (Some(5), true)] {
+    for (limit, passes) in
+        [(Some(10_i64), true), (Some(1000), true), (Some(1001), false), (None, false), (Some(5), true)]
+    {
         let got = client.query(&statement, &[&limit]).await;
         ensure!(got.is_ok() == passes, "{limit:?}: {:?}", got.map(|rows| rows.len()));
     }
@@ -182,7 +190,9 @@ rules:
     world.decide(Decision::Approve(Duration::from_millis(20)));
     let statement = client.prepare("SELECT id FROM big WHERE id <> $1 LIMIT $2").await?;
     ensure!(asked() == 0, "nothing comes out of Parse");
-    for (values, requests) in [((1, 2000_i64), 1), ((1, 2000), 2), ((2, 2000), 3), ((1, 2001), 4), ((1, 10), 4)] {
+    for (values, requests) in
+        [((1, 2000_i64), 1), ((1, 2000), 2), ((2, 2000), 3), ((1, 2001), 4), ((1, 10), 4)]
+    {
         let rows = client.query(&statement, &[&values.0, &values.1]).await?;
         ensure!(rows.len() as i64 == values.1 && asked() == requests, "{values:?}: {} asked", asked());
     }

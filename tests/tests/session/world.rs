@@ -335,8 +335,11 @@ impl World {
         if let Some(adjust) = options.target {
             adjust(&mut settings, &server);
         }
-        let settings =
-            ProxySettings { node: NodeName::from("test"), targets: vec![settings], limits: Limits::default() };
+        let settings = ProxySettings {
+            node: NodeName::from("test"),
+            targets: vec![settings],
+            limits: Limits::default(),
+        };
         let ports = Ports {
             recorder: recorder.clone(),
             approvals: approvals.clone(),

@@ -289,7 +289,12 @@ impl RecordedOperation {
                 let data = head(left, RECORDED_PART_BYTES).to_owned();
                 let begins = offset as u64;
                 offset += data.len();
-                rest.push(EventKind::OperationPart { operation: operation.id, parameter, offset: begins, data });
+                rest.push(EventKind::OperationPart {
+                    operation: operation.id,
+                    parameter,
+                    offset: begins,
+                    data,
+                });
             }
         };
         go_on(None, text, head(text, RECORDED_TEXT_BYTES).len());

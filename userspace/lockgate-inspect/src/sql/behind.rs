@@ -3,8 +3,8 @@
 //! no reason to permit anything.
 
 use super::{
-    reveals,
     catalogue::{CatalogueSnapshot, Lookup},
+    reveals,
     walk::is_system,
 };
 use lockgate_model::sql::RelationName;
@@ -37,7 +37,14 @@ pub(super) struct Asked<'a> {
 
 /// Looks behind what a statement names.
 pub(super) fn behind(asked: &Asked<'_>, catalogue: &CatalogueSnapshot) -> Behind {
-    let mut search = Search { catalogue, oids: HashSet::new(), above: HashSet::new(), texts: MAX_TEXT, done: HashSet::new(), unseen: false };
+    let mut search = Search {
+        catalogue,
+        oids: HashSet::new(),
+        above: HashSet::new(),
+        texts: MAX_TEXT,
+        done: HashSet::new(),
+        unseen: false,
+    };
     let mut open: Vec<String> = asked.calls.iter().filter(|name| *name != "set_config").cloned().collect();
     for name in asked.named.iter().filter(|name| !name.schema.as_deref().is_some_and(is_system)) {
         for found in catalogue.resolve(name.schema.as_deref(), &name.name, asked.lookup).candidates() {
@@ -137,7 +144,9 @@ impl Search<'_> {
                     }
                 }
             }
-            for (_, function, is_system) in self.catalogue.aliases().iter().filter(|(alias, ..)| *alias == name) {
+            for (_, function, is_system) in
+                self.catalogue.aliases().iter().filter(|(alias, ..)| *alias == name)
+            {
                 known = true;
                 if !is_system {
                     open.push(function.clone());
@@ -145,7 +154,11 @@ impl Search<'_> {
             }
             // What extensions bring in C reads no table, but for those that are known to.
             known |= !reveals(&name)
-                && self.catalogue.natives().iter().any(|(native, extension)| *native == name && !extension.is_empty());
+                && self
+                    .catalogue
+                    .natives()
+                    .iter()
+                    .any(|(native, extension)| *native == name && !extension.is_empty());
             self.unseen |= !known;
         }
     }
@@ -154,7 +167,9 @@ impl Search<'_> {
 /// The words of a text as names: folded as the server folds them, and as they stand between quotes.
 fn words(text: &str) -> BTreeSet<String> {
     let mut words = BTreeSet::new();
-    for word in text.split(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '$'))).filter(|word| !word.is_empty()) {
+    for word in
+        text.split(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '$'))).filter(|word| !word.is_empty())
+    {
         words.insert(word.to_lowercase());
         words.insert(word.to_owned());
     }

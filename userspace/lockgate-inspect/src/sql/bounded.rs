@@ -167,7 +167,8 @@ fn differs_from_itself(node: &NodeEnum) -> bool {
 fn is_system_column(node: &Option<Box<Node>>) -> bool {
     const NAMES: [&str; 6] = ["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
     match node.as_ref().and_then(|node| node.node.as_ref()) {
-        Some(NodeEnum::ColumnRef(column)) => match column.fields.last().and_then(|field| field.node.as_ref()) {
+        Some(NodeEnum::ColumnRef(column)) => match column.fields.last().and_then(|field| field.node.as_ref())
+        {
             Some(NodeEnum::String(name)) => NAMES.contains(&name.sval.as_str()),
             _ => false,
         },

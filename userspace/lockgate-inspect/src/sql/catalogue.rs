@@ -250,8 +250,7 @@ impl CatalogueSnapshot {
             }
         }
         let own = || parts.relations.iter().filter(|relation| !super::walk::is_system(&relation.schema));
-        let views =
-            own().filter(|one| one.view.is_some()).map(|one| (one.oid, OnceLock::new())).collect();
+        let views = own().filter(|one| one.view.is_some()).map(|one| (one.oid, OnceLock::new())).collect();
         let code_index = CodeIndex::new(parts.objects, own().map(|relation| relation.oid));
         Self {
             by_oid,

@@ -120,7 +120,9 @@ impl DumpWatch {
             "synchronize_seqscans" | "quote_all_identifiers" => {
                 self.signs.insert(Sign::Settings);
             }
-            "default_transaction_isolation" | "transaction_isolation" if is(&["repeatable read", "serializable"]) => {
+            "default_transaction_isolation" | "transaction_isolation"
+                if is(&["repeatable read", "serializable"]) =>
+            {
                 self.signs.insert(Sign::Snapshot);
             }
             "application_name" => match value {
@@ -147,7 +149,8 @@ impl DumpWatch {
 /// Whether the words stand in a text one after the other, whatever is between them but letters.
 fn mentions(text: &str, words: &str) -> bool {
     let lower = text.to_ascii_lowercase();
-    let mut found = lower.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).filter(|word| !word.is_empty());
+    let mut found =
+        lower.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).filter(|word| !word.is_empty());
     let wanted: Vec<&str> = words.split(' ').collect();
     let all: Vec<&str> = found.by_ref().collect();
     all.windows(wanted.len()).any(|window| window == wanted.as_slice())
@@ -181,17 +184,44 @@ mod tests {
                 ],
                 true,
             ),
-            (None, &["begin isolation level serializable read only", "lock table t in access share mode"], true),
-            (None, &["BEGIN ISOLATION LEVEL /* x */ REPEATABLE\nREAD", "SELECT pg_catalog.pg_export_snapshot()"], true),
-            (None, &["BEGIN ISOLATION LEVEL REPEATABLE READ", "SET TRANSACTION SNAPSHOT '00000003-0000001B-1'"], true),
+            (
+                None,
+                &["begin isolation level serializable read only", "lock table t in access share mode"],
+                true,
+            ),
+            (
+                None,
+                &["BEGIN ISOLATION LEVEL /* x */ REPEATABLE\nREAD", "SELECT pg_catalog.pg_export_snapshot()"],
+                true,
+            ),
+            (
+                None,
+                &["BEGIN ISOLATION LEVEL REPEATABLE READ", "SET TRANSACTION SNAPSHOT '00000003-0000001B-1'"],
+                true,
+            ),
             (Some("pg_dump"), &["BEGIN ISOLATION LEVEL REPEATABLE READ"], true),
             (Some("psql"), &["SET synchronize_seqscans = off", "LOCK t IN ACCESS SHARE MODE"], true),
-            (None, &["SET application_name = 'pg_dumpall - global'", "SET default_transaction_isolation = 'serializable'"], true),
+            (
+                None,
+                &[
+                    "SET application_name = 'pg_dumpall - global'",
+                    "SET default_transaction_isolation = 'serializable'",
+                ],
+                true,
+            ),
             // One sign is not enough, and ordinary work shows none.
             (Some("pg_dump"), &["SELECT 1"], false),
-            (Some("psql"), &["BEGIN ISOLATION LEVEL REPEATABLE READ", "SELECT * FROM orders", "COMMIT"], false),
+            (
+                Some("psql"),
+                &["BEGIN ISOLATION LEVEL REPEATABLE READ", "SELECT * FROM orders", "COMMIT"],
+                false,
+            ),
             (None, &["SET extra_float_digits = 3", "BEGIN", "LOCK TABLE t IN ACCESS EXCLUSIVE MODE"], false),
-            (None, &["SELECT 'repeatable read; lock table t in access share mode; synchronize_seqscans'"], false),
+            (
+                None,
+                &["SELECT 'repeatable read; lock table t in access share mode; synchronize_seqscans'"],
+                false,
+            ),
         ];
         for (name, texts, expected) in table {
             assert_eq!(is_dump(*name, texts), *expected, "{name:?} {texts:?}");
@@ -203,7 +233,9 @@ mod tests {
         let mut watch = DumpWatch::default();
         watch.named("pg_dump");
         watch.named("psql");
-        for text in ["SET synchronize_seqscans = off", "RESET ALL", "DISCARD ALL", "SET application_name = 'psql'"] {
+        for text in
+            ["SET synchronize_seqscans = off", "RESET ALL", "DISCARD ALL", "SET application_name = 'psql'"]
+        {
             for statement in Inspector.script(text, &SessionState::default(), None).statements {
                 watch.observe(&statement);
             }

@@ -13,7 +13,9 @@ use super::{
 use lockgate_model::sql::{Export, Extent, RelationName, RowBound};
 use pg_query::{
     NodeEnum,
-    protobuf::{AExprKind, BoolExprType, LimitOption, Node, SelectStmt, SetOperation, SubLinkType, a_const::Val},
+    protobuf::{
+        AExprKind, BoolExprType, LimitOption, Node, SelectStmt, SetOperation, SubLinkType, a_const::Val,
+    },
 };
 use std::collections::BTreeSet;
 
@@ -28,17 +30,56 @@ pub struct TableSize {
 
 /// Aggregates whose result is no larger than one of their arguments.
 const COLLAPSING: [&str; 32] = [
-    "count", "sum", "avg", "min", "max", "bool_and", "bool_or", "every", "bit_and", "bit_or", "bit_xor", "stddev",
-    "stddev_pop", "stddev_samp", "variance", "var_pop", "var_samp", "corr", "covar_pop", "covar_samp", "regr_avgx",
-    "regr_avgy", "regr_count", "regr_intercept", "regr_r2", "regr_slope", "regr_sxx", "regr_sxy", "regr_syy",
-    "percentile_cont", "percentile_disc", "mode",
+    "count",
+    "sum",
+    "avg",
+    "min",
+    "max",
+    "bool_and",
+    "bool_or",
+    "every",
+    "bit_and",
+    "bit_or",
+    "bit_xor",
+    "stddev",
+    "stddev_pop",
+    "stddev_samp",
+    "variance",
+    "var_pop",
+    "var_samp",
+    "corr",
+    "covar_pop",
+    "covar_samp",
+    "regr_avgx",
+    "regr_avgy",
+    "regr_count",
+    "regr_intercept",
+    "regr_r2",
+    "regr_slope",
+    "regr_sxx",
+    "regr_sxy",
+    "regr_syy",
+    "percentile_cont",
+    "percentile_disc",
+    "mode",
 ];
 
 /// Functions that turn whole tables, or what a text asks for, into one value.
 const DOCUMENTS: [&str; 14] = [
-    "query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "cursor_to_xml", "cursor_to_xmlschema",
-    "table_to_xml", "table_to_xmlschema", "table_to_xml_and_xmlschema", "schema_to_xml", "schema_to_xmlschema",
-    "schema_to_xml_and_xmlschema", "database_to_xml", "database_to_xmlschema", "database_to_xml_and_xmlschema",
+    "query_to_xml",
+    "query_to_xmlschema",
+    "query_to_xml_and_xmlschema",
+    "cursor_to_xml",
+    "cursor_to_xmlschema",
+    "table_to_xml",
+    "table_to_xmlschema",
+    "table_to_xml_and_xmlschema",
+    "schema_to_xml",
+    "schema_to_xmlschema",
+    "schema_to_xml_and_xmlschema",
+    "database_to_xml",
+    "database_to_xmlschema",
+    "database_to_xml_and_xmlschema",
 ];
 
 /// Functions that read large objects.
@@ -58,7 +99,11 @@ pub(super) struct Asked<'a> {
 }
 
 /// The bulk ways that the names in a statement tell of.
-pub(super) fn exports(functions: &BTreeSet<String>, read: &BTreeSet<RelationName>, copies: bool) -> BTreeSet<Export> {
+pub(super) fn exports(
+    functions: &BTreeSet<String>,
+    read: &BTreeSet<RelationName>,
+    copies: bool,
+) -> BTreeSet<Export> {
     let mut exports = BTreeSet::new();
     if copies {
         exports.insert(Export::Copy);
@@ -87,7 +132,8 @@ pub(super) fn extent(asked: &Asked<'_>) -> Option<Extent> {
     if sources.names.is_empty() && !sources.unknown {
         return None;
     }
-    let at_most = if asked.anything { None } else { statement_bound(asked.node, asked.catalogue, asked.lookup) };
+    let at_most =
+        if asked.anything { None } else { statement_bound(asked.node, asked.catalogue, asked.lookup) };
     let mut largest = Some(TableSize::default());
     let mut stored = sources.unknown;
     for name in &sources.names {
@@ -284,7 +330,11 @@ fn whole_size(catalogue: &CatalogueSnapshot, relation: &Relation) -> Option<Tabl
     Some(total)
 }
 
-fn statement_bound(node: &NodeEnum, catalogue: Option<&CatalogueSnapshot>, lookup: &Lookup) -> Option<RowBound> {
+fn statement_bound(
+    node: &NodeEnum,
+    catalogue: Option<&CatalogueSnapshot>,
+    lookup: &Lookup,
+) -> Option<RowBound> {
     let query = |node: &Option<Box<Node>>| {
         let node = node.as_ref().and_then(|node| node.node.as_ref())?;
         statement_bound(node, catalogue, lookup)
@@ -308,14 +358,18 @@ fn accumulates(node: &NodeEnum) -> bool {
                     _ => None,
                 });
                 name.is_none_or(|name| {
-                    name.ends_with("agg") || name.ends_with("_agg_strict") || name.ends_with("_agg_unique")
+                    name.ends_with("agg")
+                        || name.ends_with("_agg_strict")
+                        || name.ends_with("_agg_unique")
                         || DOCUMENTS.contains(&name)
                         || LARGE_OBJECTS.contains(&name)
                 })
             }
             NodeEnum::SubLink(link) => link.sub_link_type == SubLinkType::ArraySublink as i32,
             // JSON_ARRAY(SELECT …), JSON_ARRAYAGG, JSON_OBJECTAGG, XMLAGG.
-            NodeEnum::JsonArrayQueryConstructor(_) | NodeEnum::JsonArrayAgg(_) | NodeEnum::JsonObjectAgg(_) => true,
+            NodeEnum::JsonArrayQueryConstructor(_)
+            | NodeEnum::JsonArrayAgg(_)
+            | NodeEnum::JsonObjectAgg(_) => true,
             _ => false,
         };
         !found
@@ -335,7 +389,11 @@ fn bound(select: &SelectStmt, catalogue: Option<&CatalogueSnapshot>, lookup: &Lo
     }
 }
 
-fn unlimited(select: &SelectStmt, catalogue: Option<&CatalogueSnapshot>, lookup: &Lookup) -> Option<RowBound> {
+fn unlimited(
+    select: &SelectStmt,
+    catalogue: Option<&CatalogueSnapshot>,
+    lookup: &Lookup,
+) -> Option<RowBound> {
     let side = |side: &Option<Box<SelectStmt>>| match bound(side.as_deref()?, catalogue, lookup)? {
         RowBound::Rows(rows) => Some(rows),
         RowBound::Parameter(_) => None,
@@ -425,7 +483,8 @@ fn by_key(select: &SelectStmt, catalogue: &CatalogueSnapshot, relation: &Relatio
             equal.push((column.attnum, values));
         }
     });
-    let values = |attnum: &i16| equal.iter().filter(|(known, _)| known == attnum).map(|(_, values)| *values).min();
+    let values =
+        |attnum: &i16| equal.iter().filter(|(known, _)| known == attnum).map(|(_, values)| *values).min();
     catalogue
         .keys(relation.oid)
         .iter()
@@ -437,7 +496,10 @@ fn by_key(select: &SelectStmt, catalogue: &CatalogueSnapshot, relation: &Relatio
 fn conjuncts<'a>(node: &'a NodeEnum, visit: &mut dyn FnMut(&'a NodeEnum)) {
     match node {
         NodeEnum::BoolExpr(expr) if expr.boolop == BoolExprType::AndExpr as i32 => {
-            expr.args.iter().filter_map(|argument| argument.node.as_ref()).for_each(|node| conjuncts(node, visit));
+            expr.args
+                .iter()
+                .filter_map(|argument| argument.node.as_ref())
+                .for_each(|node| conjuncts(node, visit));
         }
         node => visit(node),
     }
@@ -455,7 +517,9 @@ fn equality(node: &NodeEnum) -> Option<(&str, u64)> {
         (Ok(AExprKind::AexprOp), Some(name), None) if is_value(right) => Some((name, 1)),
         (Ok(AExprKind::AexprOp), None, Some(name)) if is_value(left) => Some((name, 1)),
         (Ok(AExprKind::AexprIn), Some(name), None) => match right {
-            NodeEnum::List(list) if list.items.iter().all(|item| item.node.as_ref().is_some_and(is_value)) => {
+            NodeEnum::List(list)
+                if list.items.iter().all(|item| item.node.as_ref().is_some_and(is_value)) =>
+            {
                 Some((name, u64::try_from(list.items.len()).ok()?))
             }
             _ => None,

@@ -84,7 +84,9 @@ pub(super) fn harmless(
                 None | Some(false) => None,
                 Some(true) => match builtin {
                     Some(builtin) => Some(Harmless { own: true, ..builtin }),
-                    None => (!catalogue.is_some_and(|catalogue| catalogue.shadows_builtin(name))).then_some(OWN),
+                    None => {
+                        (!catalogue.is_some_and(|catalogue| catalogue.shadows_builtin(name))).then_some(OWN)
+                    }
                 },
             }
         }
@@ -117,7 +119,8 @@ pub(super) fn is_listed(name: &str) -> bool {
 /// Whether a built-in function that is not volatile can be trusted where no statement calls it by name: inside an
 /// aggregate, or under another name.
 pub(super) fn is_inner(name: &str) -> bool {
-    is_listed(name) || matches!(harm(name), Harm { class: SqlClass::Write, effects: [SqlEffect::UnknownFunction] })
+    is_listed(name)
+        || matches!(harm(name), Harm { class: SqlClass::Write, effects: [SqlEffect::UnknownFunction] })
 }
 
 fn builtin(name: &str, state: &SessionState) -> Option<Harmless> {

@@ -110,7 +110,8 @@ impl Inspector {
             None => &[Reading::Standard, Reading::Escapes],
         };
         let levels = readings.iter().map(|reading| depth::levels(text, *reading)).max().unwrap_or(0);
-        let understood = depth::with_room(levels, || self.understand(text, readings, levels, state, catalogue));
+        let understood =
+            depth::with_room(levels, || self.understand(text, readings, levels, state, catalogue));
         understood.unwrap_or_else(|why| opaque(text, why))
     }
 

@@ -430,7 +430,9 @@ fn grammatical_texts() -> Vec<String> {
     let mut texts: Vec<String> = [STATEMENTS, ADVERSARIAL]
         .iter()
         .flat_map(|corpus| corpus.lines())
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()?["sql"].as_str().map(str::to_owned))
+        .filter_map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).ok()?["sql"].as_str().map(str::to_owned)
+        })
         .filter(|sql| sql.len() < 4_000)
         .collect();
     texts.extend(PLACES.iter().map(|place| place.replace('@', "public.hidden(1)")));
@@ -552,7 +554,8 @@ fn no_function_hides_in_a_field_that_the_tree_does_not_know() {
                 note(node);
                 true
             });
-            let names = ["FuncCall(FuncCall {", "ColumnRef(ColumnRef {", "SubLink(SubLink {", "AExpr(AExpr {"];
+            let names =
+                ["FuncCall(FuncCall {", "ColumnRef(ColumnRef {", "SubLink(SubLink {", "AExpr(AExpr {"];
             let there = names.map(|name| printed.matches(name).count());
             assert_eq!(seen, there, "{text}");
         }
@@ -562,18 +565,25 @@ fn no_function_hides_in_a_field_that_the_tree_does_not_know() {
 /// The walk may have words of its own for a node, and must not forget a place.
 #[test]
 fn a_function_counts_wherever_it_stands() {
-    let pieces = ["public.hidden(1)", "nextval('s')", "lower('a') operator(public.+#) 1", "'1'::public.guarded"];
+    let pieces =
+        ["public.hidden(1)", "nextval('s')", "lower('a') operator(public.+#) 1", "'1'::public.guarded"];
     for place in PLACES {
         for piece in pieces {
             let text = place.replace('@', piece);
             let script = inspect(&text);
             // A bare operator or cast is no function in FROM, and so on: those texts are opaque.
             // A plan is made and not run: what is called volatile is not called.
-            if place.starts_with("explain") && !place.starts_with("explain analyze") && piece.starts_with("nextval") {
+            if place.starts_with("explain")
+                && !place.starts_with("explain analyze")
+                && piece.starts_with("nextval")
+            {
                 continue;
             }
-            let later = place.starts_with("create ") && !place.contains(" as select") || place.starts_with("alter ");
-            if script.class() == SqlClass::Opaque || later && !place.starts_with("create table n (a int default") {
+            let later =
+                place.starts_with("create ") && !place.contains(" as select") || place.starts_with("alter ");
+            if script.class() == SqlClass::Opaque
+                || later && !place.starts_with("create table n (a int default")
+            {
                 continue;
             }
             assert!(

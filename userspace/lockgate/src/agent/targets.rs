@@ -35,8 +35,9 @@ impl Targets {
         let secrets = secrets(config).await?;
         let mut prepared = Vec::with_capacity(config.targets.len());
         for target in &config.targets {
-            let settings =
-                settings(target, &secrets).await.with_context(|| format!("targets: {}", target.target.name))?;
+            let settings = settings(target, &secrets)
+                .await
+                .with_context(|| format!("targets: {}", target.target.name))?;
             prepared.push(settings);
         }
         Ok(Self { prepared, secrets })
@@ -114,7 +115,8 @@ pub(crate) async fn catalogue(
             (SocketAddr::new(*ip, *port), ip.to_string())
         }
         Some(Address::Host { name, port }) => {
-            let mut found = tokio::net::lookup_host((name.as_str(), *port)).await.with_context(|| name.clone())?;
+            let mut found =
+                tokio::net::lookup_host((name.as_str(), *port)).await.with_context(|| name.clone())?;
             (found.next().with_context(|| format!("{name} has no address"))?, name.clone())
         }
         Some(Address::Net { .. }) | None => {

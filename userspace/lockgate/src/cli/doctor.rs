@@ -185,7 +185,8 @@ fn masks(config: &Config, databases: &[String], findings: &mut Findings) {
                     continue;
                 }
                 Err(error) => {
-                    let remedy = Some("without the catalogue every statement that could show a mask is refused");
+                    let remedy =
+                        Some("without the catalogue every statement that could show a mask is refused");
                     findings.add(SECTION, Status::Failed, &name, format!("{error:#}"), remedy);
                     continue;
                 }

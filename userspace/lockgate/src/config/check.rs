@@ -5,8 +5,8 @@
 mod credential;
 
 use super::{
-    Address, Api, Client, Config, DEFAULT_RUN_CGROUP, DEFAULT_STORE, Store, TargetConfig,
-    UpstreamTls, Webhook,
+    Address, Api, Client, Config, DEFAULT_RUN_CGROUP, DEFAULT_STORE, Store, TargetConfig, UpstreamTls,
+    Webhook,
     raw::{self, PathOrSecret, Raw, SecretText, Spanned},
 };
 use lockgate_intercept::{Governed, Instance};
@@ -102,7 +102,13 @@ impl Checker {
         };
         // Absolute, so that nothing depends on where the agent happens to run.
         let base = std::path::absolute(&base).unwrap_or(base);
-        Self { file: path.display().to_string(), base, errors: Vec::new(), warnings: Vec::new(), has_vault: false }
+        Self {
+            file: path.display().to_string(),
+            base,
+            errors: Vec::new(),
+            warnings: Vec::new(),
+            has_vault: false,
+        }
     }
 
     fn error(&mut self, at: Position, message: impl Into<String>, help: Option<&str>) {
@@ -464,8 +470,9 @@ impl Checker {
     }
 
     fn inline(&mut self, at: Position, key: &str) {
-        let help =
-            format!("write {key}: {{ file: PATH }}, {{ env: NAME }}, {{ command: [PROGRAM, ARGUMENT] }} or {{ vault: PATH#FIELD }}");
+        let help = format!(
+            "write {key}: {{ file: PATH }}, {{ env: NAME }}, {{ command: [PROGRAM, ARGUMENT] }} or {{ vault: PATH#FIELD }}"
+        );
         self.error(at, format!("{key} is written out; only a reference to it may stand here"), Some(&help));
     }
 

@@ -19,8 +19,8 @@ use lockgate_model::{
     id::{GroupName, NodeName},
     session::Target,
 };
-use lockgate_proxy::credential::{CertificateSource, CredentialSettings, VaultAuth};
 use lockgate_policy::{Diagnostic, diagnostic::suggest, yaml::Spanned};
+use lockgate_proxy::credential::{CertificateSource, CredentialSettings, VaultAuth};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -89,12 +89,15 @@ impl TargetConfig {
         let mut secrets: Vec<&SecretRef> = self.credential.password.iter().collect();
         match &self.credential.certificate {
             Some(
-                CertificateSource::Given { certificate: public, key } | CertificateSource::Issued { ca: public, key, .. },
+                CertificateSource::Given { certificate: public, key }
+                | CertificateSource::Issued { ca: public, key, .. },
             ) => secrets.extend([public, key]),
             Some(CertificateSource::Vault { .. }) | None => {}
         }
         match &self.client_tls {
-            Some(ClientTls::Certificate { chain: public, key } | ClientTls::Issue { ca: public, key, .. }) => {
+            Some(
+                ClientTls::Certificate { chain: public, key } | ClientTls::Issue { ca: public, key, .. },
+            ) => {
                 secrets.extend([public, key]);
             }
             None => {}

@@ -39,7 +39,13 @@ fn view(oid: u32, name: &str, text: &str, depends_on: &[u32]) -> Relation {
 
 fn catalogue() -> CatalogueSnapshot {
     use RelationKind::{ForeignTable, PartitionedTable, Table};
-    let sizes = [(1, 1_000_000, 90_000_000), (2, 10, 8192), (4, 600_000, 50_000_000), (5, 600_000, 50_000_000), (10, 5, 100)];
+    let sizes = [
+        (1, 1_000_000, 90_000_000),
+        (2, 10, 8192),
+        (4, 600_000, 50_000_000),
+        (5, 600_000, 50_000_000),
+        (10, 5, 100),
+    ];
     CatalogueSnapshot::new(CatalogueParts {
         relations: vec![
             relation(1, "public", "big", Table, &[]),
@@ -55,9 +61,21 @@ fn catalogue() -> CatalogueSnapshot {
             relation(11, "pg_catalog", "pg_class", Table, &[]),
         ],
         code: vec![
-            FunctionCode { name: "peek".into(), language: "sql".into(), text: "SELECT note FROM audit.log".into() },
-            FunctionCode { name: "calls_peek".into(), language: "plpgsql".into(), text: "BEGIN RETURN peek(); END".into() },
-            FunctionCode { name: "dynamic".into(), language: "plpgsql".into(), text: "BEGIN EXECUTE x; END".into() },
+            FunctionCode {
+                name: "peek".into(),
+                language: "sql".into(),
+                text: "SELECT note FROM audit.log".into(),
+            },
+            FunctionCode {
+                name: "calls_peek".into(),
+                language: "plpgsql".into(),
+                text: "BEGIN RETURN peek(); END".into(),
+            },
+            FunctionCode {
+                name: "dynamic".into(),
+                language: "plpgsql".into(),
+                text: "BEGIN EXECUTE x; END".into(),
+            },
             FunctionCode { name: "clean".into(), language: "sql".into(), text: "SELECT 1".into() },
             FunctionCode { name: "snake".into(), language: "plpython3u".into(), text: "return 1".into() },
         ],
@@ -193,9 +211,15 @@ fn sizes_are_those_of_the_largest_table_that_rows_come_from() {
         assert_eq!(reach(text).extent.map(|extent| extent.rows), expected, "{text}");
     }
     let texts = ["BEGIN", "DECLARE c CURSOR FOR SELECT * FROM big", "FETCH 10 FROM c"];
-    assert_eq!(reach_after(&texts).extent.map(|extent| (extent.at_most, extent.rows)), Some((None, Some(1_000_000))));
+    assert_eq!(
+        reach_after(&texts).extent.map(|extent| (extent.at_most, extent.rows)),
+        Some((None, Some(1_000_000)))
+    );
     let texts = ["PREPARE p(int) AS SELECT * FROM big LIMIT $1", "EXECUTE p(10)"];
-    assert_eq!(reach_after(&texts).extent.map(|extent| (extent.at_most, extent.rows)), Some((None, Some(1_000_000))));
+    assert_eq!(
+        reach_after(&texts).extent.map(|extent| (extent.at_most, extent.rows)),
+        Some((None, Some(1_000_000)))
+    );
 }
 
 #[test]

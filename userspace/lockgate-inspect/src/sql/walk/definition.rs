@@ -37,7 +37,10 @@ impl Walk<'_> {
                     Some(NodeEnum::SelectStmt(select)) => Some(Box::new(self.query(select))),
                     Some(_) | None => None,
                 };
-                Told::new("create_view", Lineage::Define { what: "a view", body: None, query, foreign: false })
+                Told::new(
+                    "create_view",
+                    Lineage::Define { what: "a view", body: None, query, foreign: false },
+                )
             }
             NodeEnum::RefreshMatViewStmt(refresh) => {
                 self.written(refresh.relation.as_ref());
@@ -369,7 +372,11 @@ impl Walk<'_> {
                     Lineage::Rows(query) => Lineage::Store(query),
                     _ => Lineage::Unknown,
                 };
-                Told { opaque: told.opaque, control: super::utility::only_settings(told.control), ..Told::new(kind, lineage) }
+                Told {
+                    opaque: told.opaque,
+                    control: super::utility::only_settings(told.control),
+                    ..Told::new(kind, lineage)
+                }
             }
             _ => Told::new(kind, Lineage::Unknown),
         }

@@ -307,7 +307,8 @@ impl<'a> Walk<'a> {
         }
         let Some(catalogue) = self.catalogue else { return };
         let runs_more = found.candidates().iter().any(|found| {
-            catalogue.is_ruled(found.oid) || catalogue.family(found.oid).any(|oid| !catalogue.triggers(oid).is_empty())
+            catalogue.is_ruled(found.oid)
+                || catalogue.family(found.oid).any(|oid| !catalogue.triggers(oid).is_empty())
         });
         if runs_more {
             self.effect(SqlEffect::UnknownFunction);

@@ -203,9 +203,14 @@ impl Walk<'_> {
             NodeEnum::RangeTableSample(sample) => {
                 let mut arguments = Expr::default();
                 self.all(&sample.args, None, &mut arguments);
-                self.all(sample.repeatable.as_deref().map(std::slice::from_ref).unwrap_or_default(), None, &mut arguments);
+                self.all(
+                    sample.repeatable.as_deref().map(std::slice::from_ref).unwrap_or_default(),
+                    None,
+                    &mut arguments,
+                );
                 match super::qualified(&sample.method) {
-                    (None, "system" | "bernoulli") if self.state.search_path.catalog_first() || self.catalogue.is_some() => {}
+                    (None, "system" | "bernoulli")
+                        if self.state.search_path.catalog_first() || self.catalogue.is_some() => {}
                     (Some("pg_catalog"), "system" | "bernoulli") => {}
                     (None, "system_rows" | "system_time") if self.catalogue.is_some() => {}
                     _ => self.unknown(SqlClass::Write, &[SqlEffect::UnknownFunction]),

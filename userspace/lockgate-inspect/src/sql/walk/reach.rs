@@ -52,7 +52,12 @@ pub(super) fn reach(
     let named = gathered.named.iter().chain(&gathered.read).chain(&gathered.written).cloned().collect();
     let found = match catalogue {
         Some(catalogue) => behind::behind(
-            &behind::Asked { named: &named, written: &gathered.written, calls: &gathered.calls, lookup: &lookup },
+            &behind::Asked {
+                named: &named,
+                written: &gathered.written,
+                calls: &gathered.calls,
+                lookup: &lookup,
+            },
             catalogue,
         ),
         None => Behind { unseen: calls_own, ..Behind::default() },

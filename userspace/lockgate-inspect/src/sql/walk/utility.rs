@@ -164,7 +164,9 @@ impl Walk<'_> {
         if self.gathered.setting.is_some() && !only_sets(select) {
             // Whether it was called is the query's secret.
             self.gathered.setting = match self.gathered.setting.take() {
-                Some(Control::Set { name, local, .. }) => Some(Control::Set { name, value: Setting::Unknown, local }),
+                Some(Control::Set { name, local, .. }) => {
+                    Some(Control::Set { name, value: Setting::Unknown, local })
+                }
                 other => other,
             };
         }
@@ -476,7 +478,9 @@ pub(super) fn only_settings(control: Control) -> Control {
 /// `SELECT set_config(name, …) FROM pg_settings WHERE name = 'x'`: how pg_dump sets what not every server has. The condition
 /// says which setting it is; whether it is set at all, the rows do.
 fn fixed_name(select: &protobuf::SelectStmt) -> Option<String> {
-    let [Node { node: Some(NodeEnum::RangeVar(relation)) }] = select.from_clause.as_slice() else { return None };
+    let [Node { node: Some(NodeEnum::RangeVar(relation)) }] = select.from_clause.as_slice() else {
+        return None;
+    };
     if relation.relname != "pg_settings" || relation.alias.is_some() || select.with_clause.is_some() {
         return None;
     }
@@ -487,7 +491,9 @@ fn fixed_name(select: &protobuf::SelectStmt) -> Option<String> {
         if matches!(column.fields.as_slice(), [field] if string(field) == "name"));
     let value = condition.rexpr.as_deref().and_then(super::expr::literal)?;
     // Nothing but the call: a subquery has names of its own.
-    let [Node { node: Some(NodeEnum::ResTarget(target)) }] = select.target_list.as_slice() else { return None };
+    let [Node { node: Some(NodeEnum::ResTarget(target)) }] = select.target_list.as_slice() else {
+        return None;
+    };
     let Some(NodeEnum::FuncCall(call)) = inner(&target.val) else { return None };
     let plain = call.args.iter().skip(1).all(|argument| super::expr::literal(argument).is_some())
         && call.agg_filter.is_none()
