@@ -183,7 +183,7 @@ fn is_inert(command: &Node) -> bool {
 fn dropped(object: &Node) -> Option<String> {
     match object.node.as_ref()? {
         NodeEnum::List(list) => {
-            list.items.iter().map(string).filter(|name| !name.is_empty()).last().map(str::to_owned)
+            list.items.iter().map(string).rfind(|name| !name.is_empty()).map(str::to_owned)
         }
         NodeEnum::TypeName(name) => name.names.last().map(|name| string(name).to_owned()),
         NodeEnum::ObjectWithArgs(object) => object.objname.last().map(|name| string(name).to_owned()),

@@ -371,7 +371,7 @@ impl<'a> Walk<'a> {
 
     /// Operators that a construct of the grammar stands for, and that the server looks up by name.
     fn implied(&mut self, names: &[&str]) -> bool {
-        names.iter().fold(true, |known, name| self.operator_of(None, name) && known)
+        names.iter().filter(|name| !self.operator_of(None, name)).count() == 0
     }
 }
 
