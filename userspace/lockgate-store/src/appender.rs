@@ -69,7 +69,7 @@ pub(crate) enum Now {
     /// They are written, and will be synced.
     Later(oneshot::Receiver<Result<Receipt, RecordError>>),
     /// Writing them could take long; here they are, encoded.
-    NotNow(Vec<(Encoded, Fact)>),
+    Deferred(Vec<(Encoded, Fact)>),
 }
 
 /// What it takes to write at the log's end.
@@ -180,7 +180,7 @@ impl Appender {
         let bytes: usize = mine.iter().map(|(encoded, _)| encoded.line_len()).sum();
         let room = self.room().checked_sub(bytes);
         let Some(work) = room.and_then(|room| queue.drain_within(room)) else {
-            return Ok(Now::NotNow(mine.to_vec()));
+            return Ok(Now::Deferred(mine.to_vec()));
         };
         let batch = Vec::from(work.entries);
         let written = self.put(&batch, own);

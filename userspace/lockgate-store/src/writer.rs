@@ -67,7 +67,7 @@ impl Writer {
                 self.write_queued();
                 return Ok(Answered::Later(answered));
             }
-            Some(Now::NotNow(events)) => events,
+            Some(Now::Deferred(events)) => events,
             None => events.iter().map(encode).collect::<Result<_, _>>()?,
         };
         let (answer, answered) = oneshot::channel();
