@@ -49,7 +49,7 @@ impl Rates {
     pub async fn round(&mut self, ground: &Ground, loads: &[Load], round: u32, seconds: u32) -> Result<()> {
         for load in loads {
             let mut routes = Route::ALL;
-            if round % 2 == 0 {
+            if round.is_multiple_of(2) {
                 routes.reverse();
             }
             for route in routes {

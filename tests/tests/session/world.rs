@@ -284,8 +284,11 @@ pub(crate) struct Options {
     /// Another server than the usual one.
     pub(crate) server: Option<PostgresOptions>,
     /// More about the target, once its server is there.
-    pub(crate) target: Option<Box<dyn FnOnce(&mut TargetSettings, &TestPostgres)>>,
+    pub(crate) target: Option<Adjust>,
 }
+
+/// What a test changes about its target.
+pub(crate) type Adjust = Box<dyn FnOnce(&mut TargetSettings, &TestPostgres)>;
 
 impl World {
     pub(crate) fn start(tags: &[(&str, &str)]) -> Result<Self> {

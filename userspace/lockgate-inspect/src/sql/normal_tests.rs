@@ -218,6 +218,10 @@ fn agrees(text: &str, other: &str, state: &SessionState) -> bool {
     true
 }
 
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a test reads a corpus that is too large to be committed, where it is at hand"
+)]
 fn corpus() -> Vec<String> {
     let mut texts: BTreeSet<String> = STATEMENTS
         .lines()
