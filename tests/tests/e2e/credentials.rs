@@ -8,7 +8,13 @@ use lockgate_tests::{
     postgres::{PostgresOptions, TestPostgres},
     scratch::Scratch,
 };
-use std::process::Command;
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+/// A closing record is queued, and written with the next one or soon after.
+const RECORDED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Reads pass, as a role that can do no more.
 const POLICY: &str = r#"
@@ -105,7 +111,11 @@ async fn a_job_without_a_credential_works_as_the_role_that_policy_names() -> Res
     let command = job::psql("billing-db", &port, "postgres", &["select 1"]);
     let done = job::run(job::governed(&agent, JOB_UID, &environment, &command)).await?;
     ensure!(done.code == Some(2), "{done:?}");
-    ensure!(agent.log_text()?.contains("client_tls.names"));
+    let until = Instant::now() + RECORDED_WITHIN;
+    while !agent.log_text()?.contains("client_tls.names") {
+        ensure!(Instant::now() < until, "the refusal is not in the record");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     // The job cannot use what the agent uses: without a certificate the server lets nobody in.
     let direct = Command::new(pg.program("psql"))
         .args([
