@@ -23,6 +23,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Lanes of one proxy at most: more threads than that meet on the audit log, not on their sockets.
 pub const MAX_LANES: usize = 64;
+/// Threads beside a lane for what blocks (who a process is, a long text, a name's address): more would only wait for the
+/// cores, and each keeps a stack and a heap of its own.
+const BLOCKING_THREADS: usize = 32;
 /// How often the end of the threads is looked for.
 const END_POLL: Duration = Duration::from_millis(2);
 
@@ -70,6 +73,7 @@ impl Lanes {
                     .enable_all()
                     .thread_name(format!("{name}-blocking"))
                     .thread_stack_size(stack_bytes)
+                    .max_blocking_threads(BLOCKING_THREADS)
                     .build();
                 let runtime = match runtime {
                     Ok(runtime) => {
