@@ -1,5 +1,8 @@
 //! The log's end: links what it is given, writes it in one go, answers. Who drives it: [`crate::writer`].
 //!
+//! Linking and writing are apart ([`Group`]): what several sessions record in the same turn of a thread is linked one by
+//! one and written with one call, by the first of them that comes back for its answer.
+//!
 //! A batch is written whole or not at all: when a write fails, the segment is cut back to where the batch
 //! began and the chain goes back with it, so whoever was refused left nothing behind. Refused requests are
 //! their askers' business; submitted events wait in a backlog and are tried again.
@@ -25,7 +28,8 @@ use std::{
     collections::VecDeque,
     fs::File,
     io::{self, Read},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    task::Waker,
     time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
@@ -43,8 +47,11 @@ pub(crate) const RETRY_EVERY: Duration = Duration::from_millis(500);
 /// A segment is not made anew more often than this: each try copies it.
 const HEAL_EVERY: Duration = Duration::from_millis(250);
 
-/// A write to the page cache that took this long met a disk that throttles.
+/// A write to the page cache that took this long met a disk that throttles, or lost its core in the midst of it.
 const SLOW_WRITE: Duration = Duration::from_millis(2);
+
+/// So many slow writes one after the other are the disk's: on a busy machine one alone is the scheduler's.
+const SLOW_RUN: u32 = 2;
 
 /// After a slow write only the writing thread writes, for this long: tasks then wait instead of blocking the
 /// thread they share.
@@ -64,12 +71,68 @@ const KEPT_BYTES: usize = 64 << 10;
 
 /// What became of events that were to be written at once.
 pub(crate) enum Now {
-    /// They are as safe as asked.
-    Done(Receipt),
+    /// They are linked, the last under this number, and written with their group.
+    Staged(Arc<Group>, u64),
     /// They are written, and will be synced.
     Later(oneshot::Receiver<Result<Receipt, RecordError>>),
     /// Writing them could take long; here they are, encoded.
     Deferred(Vec<(Encoded, Fact)>),
+}
+
+/// What becomes of events that are written together.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    ended: OnceLock<Result<(), RecordError>>,
+    waiting: Mutex<Vec<Waker>>,
+}
+
+impl Group {
+    /// What became of them, once it is known.
+    pub(crate) fn ended(&self) -> Option<Result<(), RecordError>> {
+        self.ended.get().cloned()
+    }
+
+    /// Wakes a task when they have ended; at once when they have.
+    pub(crate) fn wait(&self, waker: &Waker) {
+        self.waiting().push(waker.clone());
+        if self.ended.get().is_some() {
+            self.wake();
+        }
+    }
+
+    fn end(&self, result: Result<(), RecordError>) {
+        // The first word counts; there is a second only behind a panic.
+        let _ = self.ended.set(result);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        let waiting = std::mem::take(&mut *self.waiting());
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waker>> {
+        // Nothing panics while holding it.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Linked, in `buffer`, and not yet written.
+struct Staged {
+    group: Arc<Group>,
+    /// Where the chain goes back to if they cannot be written.
+    before: Tip,
+    /// What came from the queue, each with the number of its last event.
+    entries: Vec<(u64, Entry)>,
+}
+
+impl Drop for Staged {
+    /// Never written, since something panicked: whoever waits hears of it.
+    fn drop(&mut self) {
+        if self.group.ended.get().is_none() {
+            self.group.end(Err(RecordError::Stopped));
+        }
+    }
 }
 
 /// What it takes to write at the log's end.
@@ -91,11 +154,15 @@ pub(crate) struct Appender {
     overhang: bool,
     healed_at: Option<Instant>,
     slow_at: Option<Instant>,
+    /// Slow writes one after the other, up to now.
+    slow_run: u32,
     backlog: VecDeque<Entry>,
     backlog_events: usize,
     backlog_bytes: usize,
     /// Submitted events that are gone for good, not yet told.
     lost: u64,
+    staged: Option<Staged>,
+    /// The lines of `staged`.
     buffer: Vec<u8>,
     memo: Memo,
     /// Events of whoever writes, encoded: the first so many of them, the others are room.
@@ -143,10 +210,12 @@ impl Appender {
             overhang: false,
             healed_at: None,
             slow_at: None,
+            slow_run: 0,
             backlog: VecDeque::new(),
             backlog_events: 0,
             backlog_bytes: 0,
             lost: 0,
+            staged: None,
             buffer: Vec::new(),
             memo: Memo::default(),
             own: Vec::new(),
@@ -160,14 +229,15 @@ impl Appender {
             return Ok(());
         }
         // Not in a new segment, however full this one is: nobody is there yet to sync it.
-        self.put(&[Entry { events, reply: None }], 0).map_err(io::Error::other)?;
+        self.stage([Entry { events, reply: None }], 0);
+        self.flush().map_err(io::Error::other)?;
         self.file.sync_data()?;
         self.adopt(self.segment.clone(), self.file.clone(), self.len);
-        self.feed.push(&mut self.resting);
         Ok(())
     }
 
-    /// Writes events there and then, with what is queued before them, unless that could take long.
+    /// Links events behind what is queued before them, unless writing them could take long. Those that must be synced
+    /// are written there and then.
     pub(crate) fn record_now(
         &mut self,
         queue: &Queue,
@@ -182,17 +252,21 @@ impl Appender {
         let Some(work) = room.and_then(|room| queue.drain_within(room)) else {
             return Ok(Now::Deferred(mine.to_vec()));
         };
-        let batch = Vec::from(work.entries);
-        let written = self.put(&batch, own);
+        let (group, seq) = self.stage(work.entries, own);
         if bytes > KEPT_BYTES {
             self.own.clear();
         }
-        match written {
-            Ok(()) => Ok(self.answer(batch, Some(durability))),
-            Err(error) => {
-                let error = self.io_error(&error);
-                batch.into_iter().for_each(|entry| self.refuse(entry, &error));
-                Err(error)
+        match durability {
+            Durability::Written => Ok(Now::Staged(group, seq)),
+            Durability::Synced => {
+                let (answer, answered) = oneshot::channel();
+                let reply = Some((Durability::Synced, Answer::Task(answer)));
+                if let Some(staged) = &mut self.staged {
+                    staged.entries.push((seq, Entry { events: Vec::new(), reply }));
+                }
+                // A failure is told to everybody in the group, whoever asked here too.
+                let _ = self.flush();
+                Ok(Now::Later(answered))
             }
         }
     }
@@ -237,11 +311,18 @@ impl Appender {
             return 0;
         }
         let in_segment = usize::try_from(self.segment_bytes.saturating_sub(self.len)).unwrap_or(usize::MAX);
-        in_segment.min(UNSYNCED_BYTES.saturating_sub(self.tail.len())).min(BATCH_BYTES)
+        let room = in_segment.min(UNSYNCED_BYTES.saturating_sub(self.tail.len())).min(BATCH_BYTES);
+        room.saturating_sub(self.staged_bytes())
+    }
+
+    fn staged_bytes(&self) -> usize {
+        if self.staged.is_some() { self.buffer.len() } else { 0 }
     }
 
     /// Writes what waits, in order, in as few writes as the bounds allow.
     pub(crate) fn commit(&mut self, work: Work) {
+        // Told to those it concerns.
+        let _ = self.flush();
         self.lost += work.lost;
         let mut waiting = std::mem::take(&mut self.backlog);
         (self.backlog_events, self.backlog_bytes) = (0, 0);
@@ -262,43 +343,70 @@ impl Appender {
                 })
                 .count();
             let batch: Vec<Entry> = waiting.drain(..fits.max(1)).collect();
-            match self.write(&batch) {
-                Ok(()) => drop(self.answer(batch, None)),
-                Err(error) => {
-                    let error = self.io_error(&error);
-                    for entry in batch.into_iter().chain(waiting.drain(..)) {
-                        self.refuse(entry, &error);
-                    }
-                }
+            if let Err(error) = self.write(batch) {
+                waiting.drain(..).for_each(|entry| self.refuse(entry, &error));
             }
         }
     }
 
-    /// Links and writes one batch.
-    fn write(&mut self, batch: &[Entry]) -> Result<(), String> {
-        self.heal_if_poisoned()?;
+    /// Links and writes one batch, or refuses it.
+    fn write(&mut self, batch: Vec<Entry>) -> Result<(), RecordError> {
         let estimate: usize = batch.iter().map(Entry::bytes).sum();
-        if self.len > 0 && self.len + estimate as u64 > self.segment_bytes {
-            self.rotate()?;
+        let mut ready = self.heal_if_poisoned();
+        if ready.is_ok() && self.len > 0 && self.len + estimate as u64 > self.segment_bytes {
+            ready = self.rotate();
         }
-        self.put(batch, 0)
+        if let Err(error) = ready {
+            let error = self.io_error(&error);
+            batch.into_iter().for_each(|entry| self.refuse(entry, &error));
+            return Err(error);
+        }
+        self.stage(batch, 0);
+        self.flush()
     }
 
-    /// Links and writes at the segment's end, whole or not at all: a batch, then so many of the writer's own events.
-    fn put(&mut self, batch: &[Entry], own: usize) -> Result<(), String> {
-        let before = self.chain.tip();
-        self.buffer.clear();
-        self.resting.clear();
-        let mine = self.own.get(..own).unwrap_or_default();
-        for (encoded, fact) in batch.iter().flat_map(|entry| &entry.events).chain(mine) {
-            let offset = self.len + self.buffer.len() as u64;
-            let Tip { seq, .. } = self.chain.append(encoded, &mut self.buffer);
-            let segment = self.segment.first_seq;
-            self.resting.push(Resting { seq, segment, offset, fact: fact.clone() });
+    /// Links a batch, then so many of the writer's own events. Answers their group, and the number of the last event.
+    fn stage(&mut self, batch: impl IntoIterator<Item = Entry>, own: usize) -> (Arc<Group>, u64) {
+        let Self { staged, buffer, resting, chain, segment, len, own: room, .. } = self;
+        let staged = staged.get_or_insert_with(|| {
+            buffer.clear();
+            resting.clear();
+            Staged { group: Arc::default(), before: chain.tip(), entries: Vec::new() }
+        });
+        let mut link = |events: &[(Encoded, Fact)]| {
+            for (encoded, fact) in events {
+                let offset = *len + buffer.len() as u64;
+                let Tip { seq, .. } = chain.append(encoded, buffer);
+                resting.push(Resting { seq, segment: segment.first_seq, offset, fact: fact.clone() });
+            }
+            chain.tip().seq
+        };
+        for entry in batch {
+            let seq = link(&entry.events);
+            staged.entries.push((seq, entry));
         }
+        let seq = link(room.get(..own).unwrap_or_default());
+        (staged.group.clone(), seq)
+    }
+
+    /// Writes what is linked at the segment's end, whole or not at all, and answers.
+    pub(crate) fn flush(&mut self) -> Result<(), RecordError> {
+        let Some(mut staged) = self.staged.take() else { return Ok(()) };
+        let entries = std::mem::take(&mut staged.entries);
+        let written = self.write_buffer(staged.before).map_err(|error| self.io_error(&error));
+        match &written {
+            Ok(()) => self.answer(entries),
+            Err(error) => entries.into_iter().for_each(|(_, entry)| self.refuse(entry, error)),
+        }
+        staged.group.end(written.clone());
+        written
+    }
+
+    fn write_buffer(&mut self, before: Tip) -> Result<(), String> {
         let begin = Instant::now();
         let written = write_all(&*self.file, &self.buffer);
-        if begin.elapsed() > SLOW_WRITE {
+        self.slow_run = if begin.elapsed() > SLOW_WRITE { self.slow_run + 1 } else { 0 };
+        if self.slow_run >= SLOW_RUN {
             self.slow_at = Some(begin);
         }
         if let Err(error) = written {
@@ -311,27 +419,18 @@ impl Appender {
         Ok(())
     }
 
-    /// Answers a batch that rests, and whoever wrote their own events behind it.
-    fn answer(&mut self, batch: Vec<Entry>, own: Option<Durability>) -> Now {
-        let last = self.chain.tip().seq;
+    /// Answers those whose events rest now, or hands them to the syncer.
+    fn answer(&mut self, entries: Vec<(u64, Entry)>) {
+        // Before anybody is answered: what they list next has their events in it.
+        self.feed.push(&mut self.resting);
         let mut waiters = Vec::new();
-        let mut seq = last - self.resting.len() as u64;
-        for Entry { events, reply } in batch {
-            seq += events.len() as u64;
+        for (seq, Entry { reply, .. }) in entries {
             match reply {
                 Some((Durability::Written, answer)) => answer.give(Ok(Receipt::new(seq))),
                 Some((Durability::Synced, answer)) => waiters.push(Waiter { seq, answer }),
                 None => {}
             }
         }
-        let now = match own {
-            Some(Durability::Written) | None => Now::Done(Receipt::new(last)),
-            Some(Durability::Synced) => {
-                let (answer, answered) = oneshot::channel();
-                waiters.push(Waiter { seq: last, answer: Answer::Task(answer) });
-                Now::Later(answered)
-            }
-        };
         let synced_len = self.syncer.advance(self.chain.tip(), self.len, waiters);
         self.forget_synced(synced_len);
         if self.tail.len() > UNSYNCED_BYTES {
@@ -339,8 +438,6 @@ impl Appender {
             let _ = self.syncer.wait();
             self.forget_synced(self.syncer.synced_len());
         }
-        self.feed.push(&mut self.resting);
-        now
     }
 
     fn forget_synced(&mut self, synced_len: u64) {

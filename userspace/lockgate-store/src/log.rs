@@ -189,7 +189,7 @@ impl Recorder for Log {
         durability: Durability,
     ) -> BoxFuture<'_, Result<Receipt, RecordError>> {
         match self.writer.record(&events, durability) {
-            Ok(Answered::Now(receipt)) => Box::pin(std::future::ready(Ok(receipt))),
+            Ok(Answered::Turn(turn)) => Box::pin(turn),
             Ok(Answered::Later(answered)) => {
                 Box::pin(async move { answered.await.unwrap_or(Err(RecordError::Stopped)) })
             }

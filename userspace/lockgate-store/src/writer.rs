@@ -1,13 +1,14 @@
 //! Who writes at the log's end: one at a time, usually whoever records, there and then.
 //!
 //! A write to the page cache takes less than waking another thread twice. Whoever writes takes along what others have
-//! queued. Who finds the writer taken, and not let go of within a moment, queues, and the one who holds it writes that
+//! queued. Tasks that only need their records written link them and step back once ([`Turn`]): what the other tasks of
+//! the thread have to record in the same turn goes with the same write. Who finds the writer taken, and not let go of within a moment, queues, and the one who holds it writes that
 //! too before leaving. So no thread is woken for a record as a rule. The writing thread ([`Writer::run`]) sees to the rest:
 //! what nobody waits for and no later record took along, and whatever is likely to block: a full or slow disk, a new
 //! segment, a backlog.
 
 use crate::{
-    appender::{Appender, Now, RETRY_EVERY},
+    appender::{Appender, Group, Now, RETRY_EVERY},
     fact::Fact,
     queue::{Answer, Entry, Queue},
 };
@@ -16,9 +17,14 @@ use lockgate_model::{
     event::Event,
     port::{Durability, Receipt, RecordError},
 };
-use std::sync::{
-    Arc, Mutex, MutexGuard, TryLockError,
-    atomic::{Ordering, fence},
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, TryLockError,
+        atomic::{Ordering, fence},
+    },
+    task::{Context, Poll},
 };
 use tokio::sync::oneshot;
 
@@ -32,10 +38,57 @@ pub(crate) struct Writer {
     appender: Mutex<Option<Appender>>,
 }
 
+/// Somebody whose events are linked and not yet written. Steps back once, so that others' events go with the same write,
+/// then sees to it. Dropped before, it has them written all the same.
+pub(crate) struct Turn {
+    writer: Arc<Writer>,
+    group: Arc<Group>,
+    seq: u64,
+    stepped_back: bool,
+}
+
+impl Future for Turn {
+    type Output = Result<Receipt, RecordError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let ended = |group: &Group| group.ended().map(|ended| ended.map(|()| Receipt::new(self.seq)));
+        if let Some(ended) = ended(&self.group) {
+            return Poll::Ready(ended);
+        }
+        if !self.stepped_back {
+            self.stepped_back = true;
+            // Behind the tasks that are ready now.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if !self.writer.flush() {
+            return Poll::Ready(Err(RecordError::Stopped));
+        }
+        if let Some(ended) = ended(&self.group) {
+            return Poll::Ready(ended);
+        }
+        // Another thread holds the writer: it either writes, or has just linked events to this group and comes back.
+        self.group.wait(cx.waker());
+        Poll::Pending
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.group.ended().is_none() {
+            self.writer.flush();
+            // Another thread is at it, and might only link.
+            if self.group.ended().is_none() {
+                self.writer.queue.alarm();
+            }
+        }
+    }
+}
+
 /// An answer that is there, or will be.
 pub(crate) enum Answered {
-    /// It is there.
-    Now(Receipt),
+    /// It is there with its turn.
+    Turn(Turn),
     /// Another thread gives it.
     Later(oneshot::Receiver<Result<Receipt, RecordError>>),
 }
@@ -46,7 +99,11 @@ impl Writer {
     }
 
     /// Writes events, or sees to it that they are written.
-    pub(crate) fn record(&self, events: &[Event], durability: Durability) -> Result<Answered, RecordError> {
+    pub(crate) fn record(
+        self: &Arc<Self>,
+        events: &[Event],
+        durability: Durability,
+    ) -> Result<Answered, RecordError> {
         let now = match self.take_soon() {
             Ok(mut guard) => guard.as_mut().map(|appender| {
                 let now = appender.record_now(&self.queue, events, durability);
@@ -59,9 +116,9 @@ impl Writer {
             Err(_) => None,
         };
         let events = match now.transpose()? {
-            Some(Now::Done(receipt)) => {
+            Some(Now::Staged(group, seq)) => {
                 self.write_queued();
-                return Ok(Answered::Now(receipt));
+                return Ok(Answered::Turn(Turn { writer: self.clone(), group, seq, stepped_back: false }));
             }
             Some(Now::Later(answered)) => {
                 self.write_queued();
@@ -102,6 +159,28 @@ impl Writer {
             }
         }
         self.appender.try_lock()
+    }
+
+    /// Writes what is linked, unless somebody else is at it. False when nobody will any more.
+    fn flush(&self) -> bool {
+        let unfinished = match self.take_soon() {
+            Ok(mut guard) => guard.as_mut().is_some_and(|appender| {
+                // Told to everybody in the group.
+                let _ = appender.flush();
+                appender.unfinished()
+            }),
+            Err(TryLockError::WouldBlock) => return true,
+            Err(TryLockError::Poisoned(_)) => {
+                // The writing thread says what is to be said.
+                self.queue.alarm();
+                return false;
+            }
+        };
+        if unfinished {
+            self.queue.alarm();
+        }
+        self.write_queued();
+        true
     }
 
     /// Writes what somebody waits for, unless whoever holds the writer will: they look here after letting go of it, and

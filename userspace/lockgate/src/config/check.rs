@@ -16,8 +16,10 @@ use lockgate_model::{
     session::{DefaultEffect, Mode, Target},
 };
 use lockgate_policy::{Diagnostic, yaml::Position};
+use lockgate_proxy::MAX_LANES;
 use std::{
     collections::{BTreeMap, HashMap},
+    num::NonZeroUsize,
     path::{Component, Path, PathBuf},
     sync::Arc,
 };
@@ -48,6 +50,7 @@ pub(super) fn check(path: &Path, raw: Raw) -> Result<Config, Vec<Diagnostic>> {
         );
     }
     let node = checker.node(&raw.node);
+    let data_plane_threads = raw.data_plane.threads.as_ref().and_then(|threads| checker.threads(threads));
     if !checker.errors.is_empty() {
         return Err(checker.errors);
     }
@@ -64,6 +67,7 @@ pub(super) fn check(path: &Path, raw: Raw) -> Result<Config, Vec<Diagnostic>> {
         vault,
         run_uids: raw.run.allow_uids.into_iter().collect(),
         run_cgroup,
+        data_plane_threads,
         warnings: checker.warnings,
     })
 }
@@ -157,6 +161,15 @@ impl Checker {
         };
         let head = raw.store_head.as_ref().map(|path| self.resolve(path));
         Place { store: Store { dir, head }, socket, instance }
+    }
+
+    fn threads(&mut self, threads: &Spanned<usize>) -> Option<NonZeroUsize> {
+        let count = NonZeroUsize::new(threads.value).filter(|count| count.get() <= MAX_LANES);
+        if count.is_none() {
+            let what = format!("expected 1 to {MAX_LANES} threads, got {}", threads.value);
+            self.error(threads.at, what, Some("leave it out for half of the cores"));
+        }
+        count
     }
 
     fn node(&mut self, raw: &raw::Node) -> NodeName {

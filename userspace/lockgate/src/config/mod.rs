@@ -25,6 +25,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -59,6 +60,8 @@ pub(crate) struct Config {
     pub(crate) run_uids: BTreeSet<u32>,
     /// Under which cgroup `lockgate run` gives each command one of its own.
     pub(crate) run_cgroup: String,
+    /// Threads of the data plane; None: half of the cores.
+    pub(crate) data_plane_threads: Option<NonZeroUsize>,
     /// What is odd, but no error.
     pub(crate) warnings: Vec<Diagnostic>,
 }

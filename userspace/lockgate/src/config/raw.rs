@@ -35,6 +35,15 @@ pub(crate) struct Raw {
     pub(crate) run: Run,
     #[serde(default)]
     pub(crate) vault: Option<Spanned<Vault>>,
+    #[serde(default)]
+    pub(crate) data_plane: DataPlane,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DataPlane {
+    #[serde(default)]
+    pub(crate) threads: Option<Spanned<usize>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -181,6 +181,8 @@ fn every_mistake_is_placed_and_told() {
             "rests in a vault, and `vault:` does not say which",
         ),
         ("password: { file: secret }", "vault: \"database/../x\"", "is not a path of the vault"),
+        ("run: {", "data_plane: { threads: 0 }\nrun: {", "expected 1 to 64 threads, got 0"),
+        ("run: {", "data_plane: { threads: 65 }\nrun: {", "expected 1 to 64 threads, got 65"),
         (
             "run: {",
             "vault: { address: vault.internal, auth: { token: { file: secret } } }\nrun: {",
