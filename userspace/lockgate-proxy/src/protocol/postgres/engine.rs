@@ -8,8 +8,8 @@
 
 use super::{
     CancelTarget,
+    batch::Batch,
     caps::Caps,
-    extended::Batch,
     flight::{Answer, Expected},
     follow::Followed,
     leg::Leg,

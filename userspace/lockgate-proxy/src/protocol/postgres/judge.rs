@@ -1,5 +1,6 @@
 //! Deciding what a client asked for: policy and masks over every operation of a message or batch, waiting for people where
-//! policy says so, and one answer for all: they pass together or not at all.
+//! policy says so. The statements of a message pass together or not at all; of a batch passes what stands before the first
+//! that does not.
 //!
 //! Nothing is sent from here. While it waits, the engine goes on relaying answers to what was sent before.
 
@@ -70,12 +71,24 @@ pub(crate) struct Passed {
     pub(crate) granted: Option<Granted>,
 }
 
+/// What stands or falls together.
+#[derive(Clone, Copy)]
+pub(crate) enum Unit<'a> {
+    /// One message: all of it or nothing.
+    Message,
+    /// A batch: a refusal ends it where the server's own would. How many operations still run when only so many pass: fewer
+    /// where their messages are entangled.
+    Batch(&'a (dyn Fn(usize) -> usize + Sync)),
+}
+
 /// What becomes of a message or batch.
 pub(crate) enum Judgement {
     /// All of it passes.
     Passed(Vec<Passed>),
     /// Nothing of it passes; the words for the client.
     Refused(ReportFields),
+    /// Of a batch: these pass, in order; the next one is refused, with these words, and the others behind it do not run.
+    Cut(Vec<Passed>, ReportFields),
 }
 
 /// An operation on its way through the judgement.
@@ -206,8 +219,9 @@ fn is_dataless(statement: &Statement) -> bool {
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
-    /// Decides all of it. Returns when nothing is left to wait for.
-    pub(crate) async fn judge(&mut self, asked: Vec<Asked>) -> Result<Judgement, Ending> {
+    /// Decides all of it. Returns when nothing is left to wait for. A denial anywhere asks nobody: what is held before it is
+    /// refused with it. While people think nothing of it is sent, not even what stands before.
+    pub(crate) async fn judge(&mut self, asked: Vec<Asked>, unit: Unit<'_>) -> Result<Judgement, Ending> {
         self.refresh_masks().await?;
         let mut cases: Vec<Case> = Vec::with_capacity(asked.len());
         for asked in asked {
@@ -226,8 +240,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 self.cancel.cancel();
             }
         }
-        if self.server_leg.status() == TransactionStatus::Failed {
-            // The server will refuse it anyway: people are not asked for nothing.
+        if self.server_leg.status() == TransactionStatus::Failed || self.server_leg.is_skipping() {
+            // The server will refuse or drop it anyway: people are not asked for nothing.
             for case in &mut cases {
                 if matches!(case.verdict.effect, Effect::Hold(_)) {
                     let denial = Denial {
@@ -241,7 +255,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             }
         }
         if let Some(at) = cases.iter().position(|case| matches!(case.verdict.effect, Effect::Deny(_))) {
-            return self.refuse(cases, at).await;
+            return self.refuse(cases, at, unit).await;
         }
         let mut waited = false;
         for at in 0..cases.len() {
@@ -265,19 +279,19 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                     let Some(case) = cases.get_mut(at) else { break };
                     (case.verdict, case.mask) = (verdict, mask);
                     if matches!(case.verdict.effect, Effect::Deny(_)) {
-                        return self.refuse(cases, at).await;
+                        return self.refuse_waited(cases, at, unit).await;
                     }
                     case.cleared = Some((cleared, Some(granted)));
                 }
                 Held::Refused(verdict, denial) => {
                     let Some(case) = cases.get_mut(at) else { break };
                     case.verdict = self.gate.overrule(*verdict, denial);
-                    return self.refuse(cases, at).await;
+                    return self.refuse_waited(cases, at, unit).await;
                 }
             }
         }
         if waited && let Some(at) = self.ask_again(&mut cases) {
-            return self.refuse(cases, at).await;
+            return self.refuse(cases, at, unit).await;
         }
         Ok(pass(cases))
     }
@@ -308,8 +322,22 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         refused
     }
 
-    /// Records that nothing of it passes, and why; answers the words for the client.
-    async fn refuse(&mut self, cases: Vec<Case>, at: usize) -> Result<Judgement, Ending> {
+    /// A wait ended with a refusal: what stands before it passes only if policy still says so.
+    async fn refuse_waited(
+        &mut self,
+        mut cases: Vec<Case>,
+        at: usize,
+        unit: Unit<'_>,
+    ) -> Result<Judgement, Ending> {
+        let earlier = match unit {
+            Unit::Message => None,
+            Unit::Batch(_) => cases.get_mut(..at).and_then(|before| self.ask_again(before)),
+        };
+        self.refuse(cases, earlier.unwrap_or(at), unit).await
+    }
+
+    /// Records what does not pass, and why; answers the words for the client.
+    async fn refuse(&mut self, mut cases: Vec<Case>, at: usize, unit: Unit<'_>) -> Result<Judgement, Ending> {
         let many = cases.len() > 1;
         let mut words = None;
         let mut own = None;
@@ -337,9 +365,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             reason: format!("refused together with statement {} of the same message or batch", at + 1),
             remedy: None,
         };
-        let events: Vec<Event> = cases
-            .into_iter()
-            .enumerate()
+        let passing = match unit {
+            Unit::Message => 0,
+            Unit::Batch(runs) => runs(cases.iter().take(at).take_while(|case| may_pass(case)).count()),
+        };
+        let refused = cases.split_off(passing.min(cases.len()));
+        let events: Vec<Event> = (passing..)
+            .zip(refused)
             .flat_map(|(index, case)| {
                 let denial = match (&case.verdict.effect, index == at) {
                     (Effect::Deny(denial), _) => denial.clone(),
@@ -363,7 +395,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         } else {
             words
         };
-        Ok(Judgement::Refused(words))
+        if cases.is_empty() {
+            return Ok(Judgement::Refused(words));
+        }
+        Ok(match pass(cases) {
+            Judgement::Passed(passed) => Judgement::Cut(passed, words),
+            Judgement::Refused(words) | Judgement::Cut(_, words) => Judgement::Refused(words),
+        })
     }
 
     /// Records what is refused anyway: a recorder that fails changes nothing for the client, and is said aloud.
@@ -540,6 +578,15 @@ enum Interruption {
 async fn withdraw(pending: Box<dyn PendingApproval>, reason: WithdrawReason) {
     if timeout(FAREWELL_TIME, pending.withdraw(reason)).await.is_err() {
         tracing::error!("the withdrawal of a request was not recorded in time");
+    }
+}
+
+/// Nothing is left to ask for it.
+fn may_pass(case: &Case) -> bool {
+    match case.verdict.effect {
+        Effect::Allow => true,
+        Effect::Hold(_) => case.cleared.is_some(),
+        Effect::Deny(_) => false,
     }
 }
 

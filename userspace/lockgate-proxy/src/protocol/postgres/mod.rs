@@ -5,6 +5,7 @@
 //!   engine: simple, extended, copy (what the client asks)  judge (may it pass?)  respond (what the target answers)
 //! ```
 
+mod batch;
 mod caps;
 mod client_auth;
 mod copy;

@@ -4,7 +4,7 @@
 use super::{
     engine::{Engine, client_fault},
     flight::{Answer, Flight},
-    judge::{Asked, Judgement, Passed},
+    judge::{Asked, Judgement, Passed, Unit},
     operation::TransactionWalk,
     replication, words,
 };
@@ -117,8 +117,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         if let Some(before) = before {
             self.settings.state = before;
         }
-        match self.judge(asked).await? {
-            Judgement::Refused(words) => Ok(Err(words)),
+        match self.judge(asked, Unit::Message).await? {
+            Judgement::Refused(words) | Judgement::Cut(_, words) => Ok(Err(words)),
             Judgement::Passed(passed) => {
                 let mut flights = VecDeque::with_capacity(passed.len());
                 let mut batch = Vec::with_capacity(passed.len());

@@ -3,6 +3,7 @@
 
 mod model;
 mod opening;
+mod release;
 mod scenarios;
 mod server;
 
@@ -269,4 +270,8 @@ fn copy_data(size: usize) -> Frontend {
 /// Parse, Bind, Execute of the unnamed statement and portal.
 fn run(sql: &str) -> [Frontend; 3] {
     [parse("", sql), bind("", ""), execute("", 0)]
+}
+
+fn batch(parts: &[&[Frontend]]) -> Vec<Frontend> {
+    parts.iter().flat_map(|part| part.iter().cloned()).collect()
 }
