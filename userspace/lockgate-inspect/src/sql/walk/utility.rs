@@ -294,7 +294,7 @@ impl Walk<'_> {
 
     /// What a name that is given here will stand for.
     fn inner_statement(&self, node: &NodeEnum) -> Arc<Statement> {
-        let understood = Walk::statement(node, self.texts, self.state, self.catalogue);
+        let understood = Walk::statement(node, self.texts, self.state, self.catalogue, self.budget);
         Arc::new(Statement::of(understood, self.texts, self.state))
     }
 
