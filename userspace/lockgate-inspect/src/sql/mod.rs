@@ -23,6 +23,7 @@ pub mod jsonl;
 mod behind;
 mod bounded;
 mod control;
+pub(crate) mod copy;
 mod depth;
 mod digest;
 mod dump;
