@@ -124,7 +124,7 @@ impl Tree {
 
     /// Whether it is still there.
     pub(crate) fn exists(&self, id: CgroupId) -> bool {
-        sys::cgroup_path(self.root.as_fd(), id.0).is_ok()
+        sys::cgroup_path(self.root.as_fd(), id.0).is_ok_and(|directory| directory.exists())
     }
 
     /// All cgroups below the root, as (relative path, directory), at most `bound` of them.
@@ -158,6 +158,19 @@ impl Tree {
                 .filter(|path| path.extension().is_some_and(|kind| kind == "slice"));
             let room = FOLLOWED_SLICES.saturating_sub(found.len());
             found.extend(slices.take(room));
+        }
+        found
+    }
+
+    /// These directories and all below them, at most `bound`.
+    pub(crate) fn below(&self, mut found: Vec<PathBuf>, bound: usize) -> Vec<PathBuf> {
+        let mut next = 0;
+        while let Some(directory) = found.get(next).cloned() {
+            next += 1;
+            let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+            let cgroups = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            let room = bound.saturating_sub(found.len());
+            found.extend(cgroups.map(|entry| entry.path()).take(room));
         }
         found
     }

@@ -11,6 +11,7 @@ mod placement;
 mod process;
 mod unit;
 mod user;
+mod witness;
 
 use crate::cgroup::{CgroupId, Tree};
 use lockgate_model::{
@@ -21,6 +22,7 @@ use placement::Placement;
 pub(crate) use process::stat_start_ticks;
 use process::{Live, Processes};
 use user::Users;
+pub use witness::ProcWitness;
 
 /// Reads workloads. What it remembers is checked against the process each time.
 #[derive(Debug, Default)]

@@ -27,7 +27,7 @@ const ARGV_ITEMS: usize = 256;
 /// Parents that are shown; CI jobs are rarely nested deeper.
 const ANCESTORS: usize = 16;
 /// Bytes of environment that are searched for CI variables; execve allows a few times more.
-const ENVIRON_BYTES: u64 = 256 * 1024;
+pub(super) const ENVIRON_BYTES: u64 = 256 * 1024;
 /// `/proc/<pid>/stat` and cgroup are short; anything longer is not them.
 const SMALL_FILE_BYTES: u64 = 64 * 1024;
 
@@ -203,7 +203,7 @@ fn ancestry(parent: u32) -> Vec<Ancestor> {
     parents
 }
 
-fn bounded(path: &str, bytes: u64) -> io::Result<Vec<u8>> {
+pub(super) fn bounded(path: &str, bytes: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     File::open(path)?.take(bytes).read_to_end(&mut content)?;
     Ok(content)
