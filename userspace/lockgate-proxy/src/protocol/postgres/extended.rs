@@ -279,9 +279,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         self.refresh_masks().await?;
         for item in &items {
             if let Item::Parse(parse, _) = item
-                && let Ok(text) = parse.sql.to_str("the statement")
+                && let Ok(text) = words::statement(&parse.sql, &self.settings.state)
             {
-                self.understand_aside(text).await?;
+                self.understand_aside(&text).await?;
             }
         }
         // What a statement of the batch sets is in doubt for those behind it; the session itself learns of it from the
@@ -382,14 +382,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     }
 
     fn plan_parse(&mut self, parse: &Parse, bytes: Bytes) -> Result<Planned, Unfit> {
-        let text = parse
-            .sql
-            .to_str("the statement")
+        let text = words::statement(&parse.sql, &self.settings.state)
             .map_err(|fault| Unfit::new(NOT_IN_REPERTOIRE, &fault.to_string()))?;
         self.names
             .admit_prepared(&parse.statement, text.len())
             .map_err(|error| Unfit::new(sqlstate::LIMIT_EXCEEDED, &error.to_string()))?;
-        let script = self.script(text);
+        let script = self.script(&text);
         let statement = match script.statements.as_slice() {
             [] => None,
             [one] => Some(one.clone()),
@@ -408,7 +406,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             })?,
         };
         let prepared = Arc::new(Prepared {
-            names_something: names_something(text),
+            names_something: names_something(&text),
             statement,
             generation,
             declared: parse.parameter_types.clone(),

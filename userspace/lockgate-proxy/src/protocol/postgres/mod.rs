@@ -9,6 +9,7 @@ mod batch;
 mod caps;
 mod client_auth;
 mod copy;
+mod copy_out;
 mod engine;
 mod extended;
 mod flight;
@@ -419,6 +420,18 @@ impl CatalogueSource for SideConnection {
                 tracing::warn!(%error, kind = error.kind(), "the target's functions cannot be read");
                 None
             })
+    fn confirm(&self) -> BoxFuture<'_, Option<Arc<CatalogueSnapshot>>> {
+        Box::pin(async move {
+            match self.0.confirm().await {
+                Ok(snapshot) => Some(snapshot),
+                Err(error) => {
+                    tracing::warn!(%error, kind = error.kind(), "the target's catalogue cannot be compared");
+                    None
+                }
+            }
+        })
+    }
+
         })
     }
 }

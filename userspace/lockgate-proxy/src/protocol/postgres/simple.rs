@@ -44,7 +44,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         // Simple queries do not overlap: each is judged in the state that the one before left.
         self.settle().await?;
         self.strange &= self.batch.is_open();
-        let text = match sql.to_str("the statement") {
+        let text = match words::statement(sql, &self.settings.state) {
             Ok(text) => text,
             Err(fault) => {
                 let words =
@@ -53,8 +53,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             }
         };
         self.refresh_masks().await?;
-        self.understand_aside(text).await?;
-        let mut script = self.script(text);
+        self.understand_aside(&text).await?;
+        let mut script = self.script(&text);
         self.scripts.forget_aside();
         if self.replicates {
             script = replication::read(script);

@@ -299,22 +299,22 @@ impl Wishes {
             }
         }
         wishes.parameters.retain(|(name, _)| name != "client_encoding");
-        wishes.parameters.push(("client_encoding".to_owned(), "UTF8".to_owned()));
+        let usual = || ("client_encoding".to_owned(), "UTF8".to_owned());
+        wishes.parameters.push(encoding.unwrap_or_else(usual));
         Ok(wishes)
     }
 
     fn admit(&mut self, name: &str, value: String) -> Result<(), Unwelcome> {
         let name = name.to_ascii_lowercase();
         match name.as_str() {
-            // Statements are judged as UTF-8. A client that names no encoding of its own (C locale) speaks ASCII.
-            "client_encoding" if is_utf8(&value) || folded(&value) == "sqlascii" => {}
-            "client_encoding" => {
-                return Err(Unwelcome {
-                    code: sqlstate::FEATURE_NOT_SUPPORTED,
-                    text: format!("lockgate: client_encoding {value:?} is not supported, use UTF8"),
-                });
+            // A client that names no encoding of its own (C locale) speaks ASCII. In any other than UTF-8 every statement is
+            // opaque: a byte of a character can be a backslash or a quote.
+            "client_encoding" if is_utf8(&value) || folded(&value) == "sqlascii" => {
+                self.parameters.push((name, "UTF8".to_owned()));
             }
             "standard_conforming_strings" if value.eq_ignore_ascii_case("on") => {}
+        // The last one counts, as it does for the server.
+        let encoding = wishes.parameters.iter().rfind(|(name, _)| name == "client_encoding").cloned();
             _ if ALLOWED.contains(&name.as_str()) => self.parameters.push((name, value)),
             _ => {
                 return Err(Unwelcome {
@@ -331,6 +331,7 @@ impl Wishes {
 
 fn folded(value: &str) -> String {
     value.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase()
+            "client_encoding" => self.parameters.push((name, value)),
 }
 
 fn is_utf8(value: &str) -> bool {
@@ -401,8 +402,24 @@ mod tests {
             (&[("options", r"-c search_path=a\ b")], Ok(&[("search_path", "a b")])),
             (&[("replication", "false"), ("standard_conforming_strings", "on")], Ok(&[])),
             (&[("_pq_.something", "1")], Ok(&[])),
-            (&[("client_encoding", "GBK")], Err("client_encoding")),
             (&[("options", "-c standard_conforming_strings=off")], Err("standard_conforming_strings")),
+    #[test]
+    fn other_encodings_than_utf8_go_on_as_they_are() {
+        for (parameters, expected) in [
+            (&[("client_encoding", "GBK")][..], "GBK"),
+            (&[("options", "-c client_encoding=LATIN1")], "LATIN1"),
+            (&[("client_encoding", "SJIS"), ("options", "-c client_encoding=utf8")], "UTF8"),
+        ] {
+            let all: Vec<_> = [("user", "job")].iter().chain(parameters).copied().collect();
+            let got = wishes(&all).unwrap();
+            assert_eq!(
+                got.parameters,
+                [("client_encoding".to_owned(), expected.to_owned())],
+                "{parameters:?}"
+            );
+        }
+    }
+
             (&[("Standard_Conforming_Strings", "off")], Err("standard_conforming_strings")),
             (&[("options", "-d 5")], Err("-d")),
             (&[("options", "-c")], Err("-c")),

@@ -188,6 +188,10 @@ impl CatalogueSource for EmptyCatalogue {
         Box::pin(async { None })
     }
 
+    fn confirm(&self) -> BoxFuture<'_, Option<Arc<CatalogueSnapshot>>> {
+        Box::pin(async { None })
+    }
+
     fn fresh(&self) -> Option<Arc<CatalogueSnapshot>> {
         None
     }
