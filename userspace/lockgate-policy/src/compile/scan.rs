@@ -90,7 +90,7 @@ impl Compiler {
         let matches = &block.matches;
         let effect = block.effect.value;
         let stated = matches.identity.as_ref().and_then(|identity| identity.assurance);
-        let ci = stated.map_or(default_assurance(effect), |stated| stated.0);
+        let ci = stated.map_or(default_assurance(strictness), |stated| stated.0);
         // uid, unit and executable are never surer than `kernel`; asking for more is asking for CI facts.
         let trust = Trust { ci, kernel: ci.min(Assurance::Kernel) };
         let mut scan = Scan { compiler: self, file, strictness, session: Vec::new(), operation: Vec::new() };
@@ -101,7 +101,7 @@ impl Compiler {
             scan.target(target, block);
         }
         if let Some(session) = &matches.session {
-            if effect == RuleEffect::Allow {
+            if strictness == Strictness::Permits {
                 let message = "`match.session` is written by the job, and cannot allow anything";
                 let help = Some("match on identity or target".to_owned());
                 scan.compiler.report.error(file, session.at, message, help);

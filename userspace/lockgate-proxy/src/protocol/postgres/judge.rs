@@ -25,9 +25,9 @@ use lockgate_model::{
     port::{Durability, PendingApproval},
     session::Mode,
     sql::{SqlClass, is_replication},
-    verdict::{ApprovalSpec, Denial, DenialCause, Effect, Verdict},
+    verdict::{ApprovalSpec, Denial, DenialCause, Effect},
 };
-use lockgate_policy::permit::Cleared;
+use lockgate_policy::{Judged, permit::Cleared};
 use lockgate_wire::postgres::{TransactionStatus, backend::ReportFields};
 use std::sync::Arc;
 use tokio::{
@@ -94,7 +94,7 @@ pub(crate) enum Judgement {
 /// An operation on its way through the judgement.
 struct Case {
     asked: Asked,
-    verdict: Verdict,
+    verdict: Judged,
     mask: Option<Arc<StatementMask>>,
     /// Its hold was recorded; a refusal is then an event of its own.
     held: bool,
@@ -104,7 +104,7 @@ struct Case {
 /// How a hold ended.
 enum Held {
     Approved(Box<(Cleared, Granted)>),
-    Refused(Box<Verdict>, Denial),
+    Refused(Box<Judged>, Denial),
 }
 
 impl Gate {
@@ -116,7 +116,7 @@ impl Gate {
         let known = self.known.of(&asked.statement, masks.catalogue(), &keys).filter(|_| plain);
         let known = known.and_then(|known| known.allowed.clone());
         if let Some((verdict, mask)) = known {
-            let verdict = self.again(verdict);
+            let verdict = self.again(verdict, &asked.operation);
             return Case { asked, verdict, mask, held: false, cleared: None };
         }
         let verdict = self.evaluate(&asked.operation);
@@ -133,10 +133,10 @@ impl Gate {
     /// What the masks of a verdict mean for the statement; a use that they forbid refuses it.
     fn masked(
         &self,
-        verdict: Verdict,
+        verdict: Judged,
         statement: &Statement,
         masks: &mut super::masks::Masks,
-    ) -> (Verdict, Option<Arc<StatementMask>>) {
+    ) -> (Judged, Option<Arc<StatementMask>>) {
         let asked = verdict.obligations.mask.as_ref();
         // Rows of a cursor or a prepared statement are another statement's: a mask that policy puts on SELECT alone must
         // hold for them too, so every mask of the session does.
@@ -152,7 +152,7 @@ impl Gate {
         }
         if is_replication(&statement.sql().kind) {
             let denial = super::replication::unmaskable(spec);
-            return (self.overrule(verdict, denial), None);
+            return (verdict.refused(denial), None);
         }
         let Some(plan) = masks.plan(spec, &self.ports.mask_keys.load_full()) else {
             let denial = Denial {
@@ -162,7 +162,7 @@ impl Gate {
                     .to_owned(),
                 remedy: Some("try again; if it stays so, lockgate's log says why".to_owned()),
             };
-            return (self.overrule(verdict, denial), None);
+            return (verdict.refused(denial), None);
         };
         match plan.judge(statement) {
             Ok(mask) => (verdict, Some(Arc::new(mask))),
@@ -171,41 +171,28 @@ impl Gate {
                     (Ok(mask), Some(approval)) => {
                         (also_held(verdict, approval, &violation.reason), Some(Arc::new(mask)))
                     }
-                    (Err(violation), _) => (self.overrule(verdict, violation.denial()), None),
-                    (Ok(_), None) => (self.overrule(verdict, violation.denial()), None),
+                    (Err(violation), _) => (verdict.refused(violation.denial()), None),
+                    (Ok(_), None) => (verdict.refused(violation.denial()), None),
                 }
             }
             Err(violation) => {
                 let mut denial = violation.denial();
                 denial.rule = denial.rule.or_else(|| spec.rules.first().cloned());
-                (self.overrule(verdict, denial), None)
+                (verdict.refused(denial), None)
             }
         }
     }
 }
 
-/// A verdict that waits for these people too, and tells them why. Adding the same twice changes nothing: policy is asked
-/// again when a hold ends.
-fn also_held(mut verdict: Verdict, mut approval: ApprovalSpec, why: &str) -> Verdict {
+/// A verdict that waits for these people too, and tells them why.
+fn also_held(verdict: Judged, mut approval: ApprovalSpec, why: &str) -> Judged {
     for requirement in &mut approval.requirements {
         requirement.description = Some(match &requirement.description {
             Some(description) => format!("{description}: {why}"),
             None => why.to_owned(),
         });
     }
-    match &mut verdict.effect {
-        Effect::Deny(_) => {}
-        Effect::Allow => verdict.effect = Effect::Hold(approval),
-        Effect::Hold(held) => {
-            let new = approval.requirements.into_iter().filter(|new| !held.requirements.contains(new));
-            let new: Vec<_> = new.collect();
-            held.requirements.extend(new);
-            held.timeout = held.timeout.min(approval.timeout);
-            held.max_wait_in_transaction =
-                [held.max_wait_in_transaction, approval.max_wait_in_transaction].into_iter().flatten().min();
-        }
-    }
-    verdict
+    verdict.also_held(approval)
 }
 
 /// EXECUTE and FETCH answer what PREPARE and DECLARE said.
@@ -250,7 +237,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                         reason: "the transaction has failed already, so nothing is asked for it".to_owned(),
                         remedy: Some("end it with ROLLBACK and run it again".to_owned()),
                     };
-                    case.verdict = self.gate.overrule(case.verdict.clone(), denial);
+                    case.verdict = case.verdict.clone().refused(denial);
                 }
             }
         }
@@ -285,7 +272,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 }
                 Held::Refused(verdict, denial) => {
                     let Some(case) = cases.get_mut(at) else { break };
-                    case.verdict = self.gate.overrule(*verdict, denial);
+                    case.verdict = (*verdict).refused(denial);
                     return self.refuse_waited(cases, at, unit).await;
                 }
             }
@@ -296,12 +283,25 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         Ok(pass(cases))
     }
 
-    /// While one operation waited, policy may have changed for its neighbours.
+    /// While one operation waited, policy may have changed for its neighbours, those that people had approved included.
     fn ask_again(&mut self, cases: &mut [Case]) -> Option<usize> {
         let mut refused = None;
-        for (at, case) in cases.iter_mut().enumerate().filter(|(_, case)| case.cleared.is_none()) {
+        for (at, case) in cases.iter_mut().enumerate() {
             let verdict = self.gate.evaluate(&case.asked.operation);
             let (verdict, mask) = self.gate.masked(verdict, &case.asked.statement, &mut self.masks);
+            let approved = match case.cleared.take() {
+                Some((_, granted)) => granted.and_then(|granted| {
+                    let Granted { request, resolution, .. } = &granted;
+                    let operation = case.asked.operation.clone();
+                    let cleared = Cleared::approved(operation, verdict.clone(), request, resolution).ok()?;
+                    Some((cleared, Some(granted)))
+                }),
+                None => None,
+            };
+            if approved.is_some() {
+                (case.verdict, case.mask, case.cleared) = (verdict, mask, approved);
+                continue;
+            }
             let verdict = match verdict.effect {
                 Effect::Allow | Effect::Deny(_) => verdict,
                 Effect::Hold(_) => {
@@ -311,7 +311,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                         reason: "the policy changed while another statement of the message waited".to_owned(),
                         remedy: Some("run it again".to_owned()),
                     };
-                    self.gate.overrule(verdict, denial)
+                    verdict.refused(denial)
                 }
             };
             if matches!(verdict.effect, Effect::Deny(_)) {
@@ -419,7 +419,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         &mut self,
         operation: &Arc<Operation>,
         statement: &Statement,
-        verdict: Verdict,
+        verdict: Judged,
     ) -> Result<Held, Ending> {
         let mut verdict = verdict;
         for _ in 0..HOLD_ROUNDS {

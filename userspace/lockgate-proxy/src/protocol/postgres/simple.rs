@@ -267,7 +267,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             remedy: Some("use a statement instead".to_owned()),
         };
         let verdict = self.gate.evaluate(&operation);
-        let verdict = self.gate.overrule(verdict, denial.clone());
+        let verdict = verdict.refused(denial.clone());
         let words = words::denied(&operation, verdict.decision, &denial);
         let events = self.gate.decided(&operation, verdict, Some(denial));
         let recorder = self.gate.ports.recorder.clone();
