@@ -1,7 +1,8 @@
 //! A stand-in for HashiCorp Vault, because the real one cannot be had where these tests run: it is one binary of a vendor
 //! that is not in a package registry of ours. It speaks the part of the HTTP API (version 1) that lockgate uses, written
-//! from the API's documentation, with the status codes, fields and error lists of the real one: tokens, AppRole and
-//! Kubernetes logins, key-value engines of both versions, the database engine with leases, and pki/sign.
+//! from the API's documentation, with the status codes, fields and error lists of the real one: tokens that expire and take
+//! with them what they asked for, AppRole and Kubernetes logins, key-value engines of both versions, the database engine
+//! with leases, and pki/sign.
 //!
 //! It can also misbehave on purpose. It keeps no secret; everything in it is the test's.
 
@@ -19,7 +20,7 @@ use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 
@@ -58,15 +59,27 @@ struct Inner {
     mood: Mutex<Mood>,
     /// Path (without `data/`) and fields of key-value secrets.
     secrets: Mutex<BTreeMap<String, Value>>,
-    /// Tokens of logins.
-    tokens: Mutex<Vec<String>>,
-    /// Lease ids and their users.
-    leases: Mutex<BTreeMap<String, String>>,
+    /// Tokens of logins, and when each expires.
+    tokens: Mutex<BTreeMap<String, Instant>>,
+    /// For how long a login is good.
+    token_life: Mutex<Duration>,
+    /// How long an account takes to be made.
+    slowness: Mutex<Duration>,
+    /// By lease id.
+    leases: Mutex<BTreeMap<String, Held>>,
     /// `METHOD path` of every request, and the namespace.
     seen: Mutex<Vec<String>>,
     lease_seconds: u64,
     accounts: Accounts,
     ca: crate::certificate::TestCa,
+}
+
+/// An account that somebody has.
+struct Held {
+    user: String,
+    /// The token that asked for it.
+    token: String,
+    expires: Instant,
 }
 
 /// A running stand-in; ends with its guard.
@@ -84,6 +97,8 @@ impl Vault {
             mood: Mutex::default(),
             secrets: Mutex::default(),
             tokens: Mutex::default(),
+            token_life: Mutex::new(Duration::from_secs(3600)),
+            slowness: Mutex::default(),
             leases: Mutex::default(),
             seen: Mutex::default(),
             lease_seconds,
@@ -124,6 +139,16 @@ impl Vault {
         lock(&self.inner.tokens).clear();
     }
 
+    /// Logins are good for so long from now on, unless they are renewed.
+    pub fn set_token_life(&self, life: Duration) {
+        *lock(&self.inner.token_life) = life;
+    }
+
+    /// Accounts take so long to be made from now on.
+    pub fn set_slowness(&self, slowness: Duration) {
+        *lock(&self.inner.slowness) = slowness;
+    }
+
     /// Every request so far: method, path, namespace.
     pub fn seen(&self) -> Vec<String> {
         lock(&self.inner.seen).clone()
@@ -131,7 +156,24 @@ impl Vault {
 
     /// Users of the accounts that exist now.
     pub fn users(&self) -> Vec<String> {
-        lock(&self.inner.leases).values().cloned().collect()
+        self.inner.expire();
+        lock(&self.inner.leases).values().map(|held| held.user.clone()).collect()
+    }
+}
+
+impl Inner {
+    /// Takes back what is over: leases, and whatever an expired token asked for.
+    fn expire(&self) {
+        let now = Instant::now();
+        let tokens = lock(&self.tokens);
+        let dead = |token: &String| tokens.get(token).is_some_and(|expires| *expires <= now);
+        lock(&self.leases).retain(|_, held| {
+            let lives = held.expires > now && !dead(&held.token);
+            if !lives {
+                (self.accounts)(&held.user, None);
+            }
+            lives
+        });
     }
 }
 
@@ -154,6 +196,7 @@ async fn answer(
 ) -> Response {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     lock(&vault.seen).push(format!("{method} {path} {}", header("x-vault-namespace")).trim_end().to_owned());
+    vault.expire();
     let mood = *lock(&vault.mood);
     match mood {
         Mood::Well => {}
@@ -177,11 +220,17 @@ async fn answer(
         return login(&vault, mount, &body);
     }
     let token = header("x-vault-token");
-    if token != TOKEN && !lock(&vault.tokens).iter().any(|known| known == token) {
+    let known = lock(&vault.tokens).get(token).is_some_and(|expires| *expires > Instant::now());
+    if token != TOKEN && !known {
         return errors(StatusCode::FORBIDDEN, &["permission denied", "invalid token"]);
     }
     match (method.as_str(), path.as_str()) {
-        ("GET", path) if path.starts_with("database/creds/") => account(&vault, path),
+        ("GET", path) if path.starts_with("database/creds/") => {
+            let slowness = *lock(&vault.slowness);
+            tokio::time::sleep(slowness).await;
+            account(&vault, path, token)
+        }
+        ("POST", "auth/token/renew-self") => renew_token(&vault, token),
         ("PUT", "sys/leases/renew") => renew(&vault, &body),
         ("PUT", "sys/leases/revoke") => revoke(&vault, &body),
         ("POST", path) if path.starts_with("pki/sign/") => sign(&vault, &body),
@@ -203,11 +252,28 @@ fn login(vault: &Inner, mount: &str, body: &Value) -> Response {
     if !good {
         return errors(StatusCode::BAD_REQUEST, &["invalid role or secret ID"]);
     }
-    let mut tokens = lock(&vault.tokens);
-    let token = format!("hvs.login-{}", tokens.len());
-    tokens.push(token.clone());
-    let auth =
-        json!({ "client_token": token, "lease_duration": 3600, "renewable": true, "policies": ["lockgate"] });
+    // Never the same again, however many were forgotten.
+    let token = format!("hvs.login-{}", lock(&vault.seen).len());
+    said_of(vault, &token)
+}
+
+fn renew_token(vault: &Inner, token: &str) -> Response {
+    match token {
+        TOKEN => errors(StatusCode::BAD_REQUEST, &["lease is not renewable"]),
+        token => said_of(vault, token),
+    }
+}
+
+/// A token is good from now on.
+fn said_of(vault: &Inner, token: &str) -> Response {
+    let life = *lock(&vault.token_life);
+    lock(&vault.tokens).insert(token.to_owned(), Instant::now() + life);
+    let auth = json!({
+        "client_token": token,
+        "lease_duration": life.as_secs(),
+        "renewable": true,
+        "policies": ["lockgate"],
+    });
     axum::Json(json!({ "request_id": "x", "data": null, "auth": auth })).into_response()
 }
 
@@ -223,14 +289,15 @@ fn read(vault: &Inner, path: &str) -> Response {
         .into_response()
 }
 
-fn account(vault: &Inner, path: &str) -> Response {
+fn account(vault: &Inner, path: &str, token: &str) -> Response {
     let mut leases = lock(&vault.leases);
     // Never the same again, however many were taken back.
     let number = lock(&vault.seen).len();
     let (user, password) = (format!("v-token-{number}"), format!("A1a-{number}-secret"));
     (vault.accounts)(&user, Some(&password));
     let lease = format!("{path}/{number}");
-    leases.insert(lease.clone(), user.clone());
+    let expires = Instant::now() + Duration::from_secs(vault.lease_seconds);
+    leases.insert(lease.clone(), Held { user: user.clone(), token: token.to_owned(), expires });
     let data = json!({ "username": user, "password": password });
     axum::Json(
         json!({ "lease_id": lease, "lease_duration": vault.lease_seconds, "renewable": true, "data": data }),
@@ -240,8 +307,9 @@ fn account(vault: &Inner, path: &str) -> Response {
 
 fn renew(vault: &Inner, body: &Value) -> Response {
     let lease = body["lease_id"].as_str().unwrap_or_default();
-    if !lock(&vault.leases).contains_key(lease) {
-        return errors(StatusCode::BAD_REQUEST, &["lease not found"]);
+    match lock(&vault.leases).get_mut(lease) {
+        Some(held) => held.expires = Instant::now() + Duration::from_secs(vault.lease_seconds),
+        None => return errors(StatusCode::BAD_REQUEST, &["lease not found"]),
     }
     axum::Json(json!({ "lease_id": lease, "lease_duration": vault.lease_seconds, "renewable": true }))
         .into_response()
@@ -249,8 +317,8 @@ fn renew(vault: &Inner, body: &Value) -> Response {
 
 fn revoke(vault: &Inner, body: &Value) -> Response {
     let lease = body["lease_id"].as_str().unwrap_or_default();
-    if let Some(user) = lock(&vault.leases).remove(lease) {
-        (vault.accounts)(&user, None);
+    if let Some(held) = lock(&vault.leases).remove(lease) {
+        (vault.accounts)(&held.user, None);
     }
     StatusCode::NO_CONTENT.into_response()
 }

@@ -19,6 +19,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("lockgate-audit", &["lockgate-model"]),
     ("lockgate-store", &["lockgate-model", "lockgate-audit"]),
     ("lockgate-intercept", &["lockgate-model", "lockgate-ebpf-common"]),
+    ("lockgate-identity", &["lockgate-model"]),
     (
         "lockgate-proxy",
         &[

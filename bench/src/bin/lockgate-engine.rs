@@ -161,6 +161,7 @@ impl Attributor for OneJob {
             cgroup: None,
             unit: None,
             container: None,
+            pod: None,
             ci: None,
         }
     }

@@ -25,6 +25,26 @@ pub mod protocol {
     pub const ICMP: u32 = 1;
     /// ICMPv6.
     pub const ICMPV6: u32 = 58;
+    /// Those whose header begins with a source and a destination port.
+    pub const UDP_LITE: u32 = 136;
+    /// See [`UDP_LITE`].
+    pub const SCTP: u32 = 132;
+    /// See [`UDP_LITE`].
+    pub const DCCP: u32 = 33;
+}
+
+/// Address families (linux/socket.h) that a governed task may have sockets of.
+pub mod family {
+    /// `AF_UNIX`.
+    pub const UNIX: u32 = 1;
+    /// `AF_INET`.
+    pub const INET: u32 = 2;
+    /// `AF_INET6`.
+    pub const INET6: u32 = 10;
+    /// `AF_NETLINK`.
+    pub const NETLINK: u32 = 16;
+    /// `AF_ALG`: the kernel's ciphers; nothing leaves the host by it.
+    pub const ALG: u32 = 38;
 }
 
 /// Deepest cgroup level a governed cgroup may have: the programs walk the ancestors 1..=12 of the
@@ -41,6 +61,8 @@ pub mod capacity {
     pub const TARGETS: u32 = 16384;
     /// Handshakes in flight between `connect()` and the accepted socket.
     pub const FLOWS: u32 = 65536;
+    /// Connections of the proxy that a packet filter lets pass.
+    pub const VOUCHED: u32 = 65536;
     /// Bytes of the denial ring; a full ring drops events and counts them.
     pub const EVENT_BYTES: u32 = 256 * 1024;
 }
@@ -67,6 +89,37 @@ pub mod state {
     pub const NONE: u32 = 0;
     /// `connect()` was rewritten to the listener.
     pub const REDIRECTED: u32 = 1;
+    /// A connection of the proxy's own to a protected destination.
+    pub const VOUCHED: u32 = 2;
+}
+
+/// Offsets of members of kernel structures, in bytes, as the running kernel's BTF tells them. Written into the
+/// object before it is loaded: rustc emits no CO-RE relocations.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KernelOffsets {
+    /// `struct file`: `f_inode`.
+    pub file_inode: u32,
+    /// `struct file`: `private_data`.
+    pub file_private: u32,
+    /// `struct inode`: `i_mode`.
+    pub inode_mode: u32,
+    /// `struct inode`: `i_rdev`.
+    pub inode_device: u32,
+    /// `struct socket`: `sk`.
+    pub socket_sk: u32,
+    /// `struct sock`: `sk_type`.
+    pub sk_type: u32,
+    /// `struct sock`: `sk_protocol`.
+    pub sk_protocol: u32,
+    /// `struct sock_common`: `skc_family`.
+    pub sk_family: u32,
+    /// `struct sock_common`: `skc_dport`.
+    pub sk_dport: u32,
+    /// `struct sock_common`: `skc_daddr`.
+    pub sk_daddr: u32,
+    /// `struct sock_common`: `skc_v6_daddr`.
+    pub sk_daddr6: u32,
 }
 
 /// What is known of a client socket; from `connect()` on it also describes the accepted socket.
@@ -199,11 +252,18 @@ pub enum Refusal {
     BindsProxyPort = 6,
     /// A governed task asked for a socket type that no hook can follow.
     SocketType = 7,
+    /// A packet of a governed socket, or from a governed namespace, to a protected destination.
+    Packet = 8,
+    /// A socket that is connected to a protected destination, or that no hook can follow, came to a governed task
+    /// from elsewhere.
+    ForeignSocket = 9,
+    /// A governed task asked for a device that sends packets.
+    Tunnel = 10,
 }
 
 impl Refusal {
     /// Every refusal, in code order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::NoConfig,
         Self::DialsProxy,
         Self::NotTcp,
@@ -211,6 +271,9 @@ impl Refusal {
         Self::NoMemory,
         Self::BindsProxyPort,
         Self::SocketType,
+        Self::Packet,
+        Self::ForeignSocket,
+        Self::Tunnel,
     ];
 
     /// The errno that the caller sees (Linux numbers, the same on every architecture aya supports but MIPS).
@@ -221,7 +284,12 @@ impl Refusal {
         match self {
             Self::NoListener | Self::NoConfig | Self::NoMemory => ECONNREFUSED,
             Self::SocketType => EPROTONOSUPPORT,
-            Self::DialsProxy | Self::NotTcp | Self::BindsProxyPort => EPERM,
+            Self::DialsProxy
+            | Self::NotTcp
+            | Self::BindsProxyPort
+            | Self::Packet
+            | Self::ForeignSocket
+            | Self::Tunnel => EPERM,
         }
     }
 
@@ -240,6 +308,9 @@ impl Refusal {
             Self::NoMemory => "no_memory",
             Self::BindsProxyPort => "binds_proxy_port",
             Self::SocketType => "socket_type",
+            Self::Packet => "packet",
+            Self::ForeignSocket => "foreign_socket",
+            Self::Tunnel => "tunnel",
         }
     }
 }
@@ -262,6 +333,11 @@ pub mod stat {
     pub const SLOTS: u32 = 32;
 }
 
+/// The agent asks for an `AF_UNIX` socket of this protocol, which no kernel has, to see whether LSM programs are called.
+pub const LSM_PROBE_PROTOCOL: u32 = 0x4c4b_4754;
+/// `ENOTUNIQ`: what the program answers, and nothing else in `socket(2)` does.
+pub const LSM_PROBE_ERRNO: i32 = 76;
+
 /// Value of `LISTENER`: this socket is lockgate's.
 pub const LISTENER_TAG: u32 = 0x4c4b_4754;
 
@@ -283,17 +359,20 @@ pub mod map {
     pub const ACC: &str = "ACC";
     /// Listener → [`LISTENER_TAG`](super::LISTENER_TAG).
     pub const LISTENER: &str = "LISTENER";
+    /// Address and port pairs of the proxy's own connections ([`Handshake`](super::Handshake), namespace 0) → 1.
+    pub const VOUCHED: &str = "VOUCHED";
     /// [`Denial`](super::Denial)s.
     pub const EVENTS: &str = "EVENTS";
     /// [`stat`](super::stat) counters.
     pub const STATS: &str = "STATS";
     /// All of them.
-    pub const ALL: [&str; 10] =
-        [CFG, CAPTURE_CG, CAPTURE_UID, TARGETS, CONN, FLOWS, ACC, LISTENER, EVENTS, STATS];
+    pub const ALL: [&str; 11] =
+        [CFG, CAPTURE_CG, CAPTURE_UID, TARGETS, CONN, FLOWS, ACC, LISTENER, VOUCHED, EVENTS, STATS];
 }
 
 const _: () = {
     assert!(size_of::<Config>() == 24);
+    assert!(size_of::<KernelOffsets>() == 44);
     assert!(size_of::<Flow>() == 104);
     assert!(size_of::<Handshake>() == 48);
     assert!(size_of::<TargetKey>() == 20);

@@ -5,7 +5,7 @@
 //! tested as well as their outcome. Every rule comes from a way around capture that was measured;
 //! its comment names it.
 
-use lockgate_ebpf_common::{Address, Config, Handshake, Refusal, V4_MAPPED, protocol};
+use lockgate_ebpf_common::{Address, Config, Handshake, Refusal, V4_MAPPED, family, protocol};
 
 /// One `connect()` as its caller wrote it.
 #[derive(Clone, Copy)]
@@ -63,6 +63,8 @@ pub trait World {
     fn listener(&self, at: Loopback, port: u32) -> bool;
     /// Removes a device binding, with which the loopback listener could not be reached.
     fn unbind_device(&mut self);
+    /// Remembers with the socket that the proxy itself dials a protected destination.
+    fn vouch(&mut self);
     /// Stores the flow with the socket; false when there is no memory for it.
     fn record(&mut self, config: &Config, address: &Address, port: u32) -> bool;
 }
@@ -73,7 +75,13 @@ pub fn connect<W: World>(world: &mut W, dial: &Dial) -> Result<Step, Refusal> {
     let config = world.config().ok_or(Refusal::NoConfig)?;
     // AF_UNSPEC and a second connect() would otherwise reuse the first one's attribution.
     world.forget();
-    if world.in_cgroup(config.proxy_cgroup) || !world.governed() {
+    if world.in_cgroup(config.proxy_cgroup) {
+        if world.protected(&normalise(dial.address), dial.port) {
+            world.vouch();
+        }
+        return Ok(Step::Pass);
+    }
+    if !world.governed() {
         return Ok(Step::Pass);
     }
     // 0.0.0.0, :: and ::ffff:0.0.0.0 all reach services on loopback.
@@ -149,17 +157,123 @@ pub enum Birth {
 /// `sock_create`: RAW, MPTCP, SCTP, DCCP, SMC and UDP-Lite have ways to send that no connect hook sees.
 #[inline(always)]
 pub fn create<W: World>(world: &W, kind: u32, ip_protocol: u32) -> Result<Birth, Refusal> {
-    const SOCK_RAW: u32 = 3;
     let Some(config) = world.config() else { return Ok(Birth::Untagged) };
     if world.in_cgroup(config.proxy_cgroup) || !world.governed() {
         return Ok(Birth::Untagged);
     }
+    if is_followed(kind, ip_protocol) { Ok(Birth::Tag) } else { Err(Refusal::SocketType) }
+}
+
+/// Whether the socket hooks see all that such an inet socket can send.
+#[inline(always)]
+fn is_followed(kind: u32, ip_protocol: u32) -> bool {
     match ip_protocol {
-        _ if kind == SOCK_RAW => Err(Refusal::SocketType),
-        protocol::TCP | protocol::UDP => Ok(Birth::Tag),
+        _ if kind == SOCK_RAW => false,
+        protocol::TCP | protocol::UDP => true,
         // An unprivileged ping: carries nothing to a protected service.
-        protocol::ICMP | protocol::ICMPV6 => Ok(Birth::Tag),
-        _ => Err(Refusal::SocketType),
+        protocol::ICMP | protocol::ICMPV6 => true,
+        _ => false,
+    }
+}
+
+const SOCK_RAW: u32 = 3;
+
+/// LSM `socket_create`: families that leave the host without any inet hook (AF_PACKET, AF_XDP, AF_VSOCK, AF_SMC, …).
+/// Which inet sockets may be made is `sock_create`'s to say.
+#[inline(always)]
+pub fn open<W: World>(world: &W, family: u32) -> Result<(), Refusal> {
+    if may_open(family) || !concerns(world) { Ok(()) } else { Err(Refusal::SocketType) }
+}
+
+#[inline(always)]
+fn may_open(family: u32) -> bool {
+    matches!(family, family::UNIX | family::INET | family::INET6 | family::NETLINK | family::ALG)
+}
+
+/// A socket as LSM hooks find it.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// Address family.
+    pub family: u32,
+    /// `SOCK_*`.
+    pub kind: u32,
+    /// IP protocol.
+    pub protocol: u32,
+    /// Its peer; port 0 when it is not connected.
+    pub address: Address,
+    /// The peer's port, host byte order.
+    pub port: u32,
+}
+
+/// LSM `file_receive` and `socket_sendmsg`: a socket that was connected, or made, before governance or elsewhere.
+/// What it would take the socket hooks to refuse is refused here.
+#[inline(always)]
+pub fn carry<W: World>(world: &W, found: &Found) -> Result<(), Refusal> {
+    let inet = matches!(found.family, family::INET | family::INET6);
+    let suspect = match inet {
+        true => {
+            !is_followed(found.kind, found.protocol)
+                || (found.port != 0 && world.protected(&normalise(found.address), found.port))
+        }
+        false => !may_open(found.family),
+    };
+    if suspect && concerns(world) { Err(Refusal::ForeignSocket) } else { Ok(()) }
+}
+
+/// LSM `tun_dev_create`, `tun_dev_open` and a received /dev/net/tun: a device whose packets no socket hook sees.
+#[inline(always)]
+pub fn tunnel<W: World>(world: &W) -> Result<(), Refusal> {
+    if concerns(world) { Err(Refusal::Tunnel) } else { Ok(()) }
+}
+
+/// Whether the current task is governed and not the proxy's. Without a configuration nobody is governed yet.
+#[inline(always)]
+fn concerns<W: World>(world: &W) -> bool {
+    world.config().is_some_and(|config| !world.in_cgroup(config.proxy_cgroup) && world.governed())
+}
+
+/// What a packet filter sees of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Packet {
+    /// It has ports.
+    Ports {
+        /// Where from.
+        from: End,
+        /// Where to.
+        to: End,
+    },
+    /// Nothing that a protected service would take: another protocol, or the rest of a fragmented packet whose
+    /// beginning has to pass by as well.
+    Portless,
+    /// Its ports cannot be found.
+    Unreadable,
+}
+
+/// `cgroup_skb` egress of a governed cgroup: none of its sockets sends to a protected destination itself.
+#[inline(always)]
+pub fn leave<W: World>(world: &W, packet: &Packet) -> Result<(), Refusal> {
+    match packet {
+        Packet::Ports { to, .. } if world.protected(&normalise(to.address), to.port) => Err(Refusal::Packet),
+        Packet::Ports { .. } | Packet::Portless => Ok(()),
+        Packet::Unreadable => Err(Refusal::Packet),
+    }
+}
+
+/// A network interface: only connections of the proxy pass to protected destinations. `proxy` says that the packet's
+/// socket is in the proxy's cgroup, `vouched` that a connection is the proxy's where the socket is no longer known.
+#[inline(always)]
+pub fn cross<W: World>(
+    world: &W,
+    packet: &Packet,
+    proxy: bool,
+    vouched: impl FnOnce(End, End) -> bool,
+) -> Result<(), Refusal> {
+    match packet {
+        Packet::Ports { from, to } if world.protected(&normalise(to.address), to.port) => {
+            if proxy || vouched(*from, *to) { Ok(()) } else { Err(Refusal::Packet) }
+        }
+        Packet::Ports { .. } | Packet::Portless => Ok(()),
+        Packet::Unreadable => Err(Refusal::Packet),
     }
 }
 
@@ -204,8 +318,8 @@ pub fn is_fresh(seen_ns: u64, now_ns: u64) -> bool {
     now_ns.wrapping_sub(seen_ns) <= HANDSHAKE_MAX_NS
 }
 
-/// One end of a TCP connection as sock_ops shows it.
-#[derive(Clone, Copy)]
+/// One end of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct End {
     /// Address; IPv4 v4-mapped.
     pub address: Address,

@@ -7,8 +7,11 @@
 #![no_main]
 
 mod decide;
+mod filter;
+mod lsm;
 mod maps;
 mod netns;
+mod packet;
 mod report;
 mod sock_addr;
 mod sock_create;
@@ -16,11 +19,14 @@ mod sock_ops;
 mod task;
 
 use aya_ebpf::{
-    macros::{cgroup_sock, cgroup_sock_addr, sock_ops},
-    programs::{SockAddrContext, SockContext, SockOpsContext},
+    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, lsm, sock_ops},
+    programs::{LsmContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, TcContext},
 };
 use decide::Socket;
-use report::refuse;
+use filter::{Fate, Skb, crossing, outgoing};
+use lockgate_ebpf_common::LSM_PROBE_ERRNO;
+use lsm::Refused;
+use report::{denied, refuse};
 use sock_addr::{Hook, redirect, show_original};
 
 /// Return value with which a cgroup program lets the kernel go on.
@@ -116,6 +122,85 @@ pub fn lg_sock_create(context: SockContext) -> i32 {
 pub fn lg_sock_ops(context: SockOpsContext) -> u32 {
     sock_ops::handle(&context);
     GO_ON as u32
+}
+
+#[cgroup_skb(egress)]
+pub fn lg_egress(context: SkBuffContext) -> i32 {
+    match outgoing(&Skb(context.skb.skb)) {
+        Fate::Pass => GO_ON,
+        Fate::Drop => 0,
+    }
+}
+
+/// On an Ethernet interface (a NIC, a veth).
+#[classifier]
+pub fn lg_interface(context: TcContext) -> i32 {
+    filtered(crossing(&Skb(context.skb.skb), true))
+}
+
+/// On one without link-layer header.
+#[classifier]
+pub fn lg_interface_l3(context: TcContext) -> i32 {
+    filtered(crossing(&Skb(context.skb.skb), false))
+}
+
+#[inline(always)]
+fn filtered(fate: Fate) -> i32 {
+    // linux/pkt_cls.h; unspecified lets the next program, or the kernel, go on.
+    const TC_ACT_UNSPEC: i32 = -1;
+    const TC_ACT_SHOT: i32 = 2;
+    match fate {
+        Fate::Pass => TC_ACT_UNSPEC,
+        Fate::Drop => TC_ACT_SHOT,
+    }
+}
+
+#[lsm(hook = "socket_create")]
+pub fn lg_lsm_create(context: LsmContext) -> i32 {
+    if lsm::is_probe(&context) {
+        return -LSM_PROBE_ERRNO;
+    }
+    secured(&context, 4, lsm::create)
+}
+
+#[lsm(hook = "socket_sendmsg")]
+pub fn lg_lsm_send(context: LsmContext) -> i32 {
+    secured(&context, 3, lsm::send)
+}
+
+#[lsm(hook = "file_receive")]
+pub fn lg_lsm_receive(context: LsmContext) -> i32 {
+    secured(&context, 1, lsm::receive)
+}
+
+#[lsm(hook = "tun_dev_create")]
+pub fn lg_lsm_tun_create(context: LsmContext) -> i32 {
+    secured(&context, 0, |_| lsm::tunnel())
+}
+
+#[lsm(hook = "tun_dev_open")]
+pub fn lg_lsm_tun_open(context: LsmContext) -> i32 {
+    secured(&context, 1, |_| lsm::tunnel())
+}
+
+/// `before` is the argument that holds what an earlier program of the hook said; its no stays a no.
+#[inline(always)]
+fn secured(
+    context: &LsmContext,
+    before: usize,
+    decide: impl FnOnce(&LsmContext) -> Result<(), Refused>,
+) -> i32 {
+    let said: i32 = context.arg(before);
+    if said != 0 {
+        return said;
+    }
+    match decide(context) {
+        Ok(()) => 0,
+        Err(refused) => {
+            denied(refused.refusal, &refused.address, refused.port, refused.protocol);
+            -refused.refusal.errno()
+        }
+    }
 }
 
 #[panic_handler]

@@ -5,9 +5,9 @@ use aya_ebpf::{
     btf_maps::SkStorage,
     helpers::generated::bpf_sk_storage_get,
     macros::{btf_map, map},
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
-use lockgate_ebpf_common::{Config, Flow, Handshake, TargetKey, capacity, stat};
+use lockgate_ebpf_common::{Address, Config, Flow, Handshake, TARGET_EXACT_BITS, TargetKey, capacity, stat};
 
 #[map]
 pub static CFG: Array<Config> = Array::with_max_entries(1, 0);
@@ -19,6 +19,8 @@ pub static CAPTURE_UID: HashMap<u32, u32> = HashMap::with_max_entries(capacity::
 pub static TARGETS: LpmTrie<TargetKey, u32> = LpmTrie::with_max_entries(capacity::TARGETS, BPF_F_NO_PREALLOC);
 #[map]
 pub static FLOWS: LruHashMap<Handshake, Flow> = LruHashMap::with_max_entries(capacity::FLOWS, 0);
+#[map]
+pub static VOUCHED: LruHashMap<Handshake, u32> = LruHashMap::with_max_entries(capacity::VOUCHED, 0);
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(capacity::EVENT_BYTES, 0);
 #[map]
@@ -57,6 +59,12 @@ pub unsafe fn stored_or_new<T>(map: &'static SkStorage<T>, sk: *mut bpf_sock) ->
     let value = unsafe { bpf_sk_storage_get(map, sk.cast(), core::ptr::null_mut(), create) };
     // SAFETY: as in `stored`.
     unsafe { value.cast::<T>().as_mut() }
+}
+
+/// Is this destination registered?
+#[inline(always)]
+pub fn is_protected(address: &Address, port: u32) -> bool {
+    TARGETS.get(&Key::new(TARGET_EXACT_BITS, TargetKey::new(address, port))).is_some()
 }
 
 /// Adds one to a statistic.

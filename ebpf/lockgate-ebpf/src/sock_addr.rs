@@ -5,7 +5,7 @@
 
 use crate::{
     decide::{Dial, LOCALHOST_V4, LOCALHOST_V6, Loopback, Socket, Step, World},
-    maps::{CFG, CONN, LISTENER, TARGETS, count, stored, stored_or_new},
+    maps::{CFG, CONN, LISTENER, count, is_protected, stored, stored_or_new},
     netns, task,
 };
 use aya_ebpf::{
@@ -14,13 +14,10 @@ use aya_ebpf::{
     helpers::generated::{
         bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_setsockopt, bpf_sk_lookup_tcp, bpf_sk_release,
     },
-    maps::lpm_trie::Key,
     programs::SockAddrContext,
 };
 use core::ptr::{read_volatile, write_volatile};
-use lockgate_ebpf_common::{
-    Address, Config, LISTENER_TAG, TARGET_EXACT_BITS, TargetKey, V4_MAPPED, stat, state,
-};
+use lockgate_ebpf_common::{Address, Config, LISTENER_TAG, V4_MAPPED, stat, state};
 
 /// The socket and task of one hook invocation.
 pub struct Hook<'a>(pub &'a SockAddrContext);
@@ -96,7 +93,7 @@ pub fn redirect(hook: &Hook<'_>, socket: Socket, step: Step) {
 pub fn show_original(hook: &Hook<'_>, socket: Socket) {
     // SAFETY: the context's socket.
     let Some(flow) = (unsafe { stored(&CONN, hook.sk()) }) else { return };
-    if flow.state != state::NONE {
+    if flow.state == state::REDIRECTED {
         hook.rewrite(socket, &flow.daddr, flow.dport);
     }
 }
@@ -131,8 +128,7 @@ impl World for Hook<'_> {
 
     #[inline(always)]
     fn protected(&self, address: &Address, port: u32) -> bool {
-        let key = Key::new(TARGET_EXACT_BITS, TargetKey::new(address, port));
-        TARGETS.get(&key).is_some()
+        is_protected(address, port)
     }
 
     #[inline(always)]
@@ -177,6 +173,15 @@ impl World for Hook<'_> {
         let mut any = 0i32;
         // SAFETY: a 4-byte option value of this frame. A failure leaves the binding, and the connect fails: closed.
         unsafe { bpf_setsockopt(self.0.as_ptr(), SOL_SOCKET, SO_BINDTOIFINDEX, (&raw mut any).cast(), 4) };
+    }
+
+    #[inline(always)]
+    fn vouch(&mut self) {
+        // Without memory the proxy's own connection stays behind its packet filters: closed.
+        // SAFETY: the context's socket.
+        if let Some(flow) = unsafe { stored_or_new(&CONN, self.sk()) } {
+            flow.state = state::VOUCHED;
+        }
     }
 
     #[inline(always)]

@@ -2,14 +2,14 @@
 
 use crate::{
     decide::{Birth, Loopback, World},
-    maps::{CFG, CONN, stored_or_new},
+    maps::{CFG, CONN, is_protected, stored_or_new},
     task,
 };
 use aya_ebpf::programs::SockContext;
 use core::ptr::read_volatile;
 use lockgate_ebpf_common::{Address, Config, Refusal};
 
-/// The task that makes a socket. There is no destination yet, so what asks for one says no.
+/// The current task, where there is no socket's hook: what would change or look up one says no.
 pub struct Maker;
 
 /// Type and protocol of the new socket.
@@ -54,8 +54,9 @@ impl World for Maker {
         task::is_governed()
     }
 
-    fn protected(&self, _: &Address, _: u32) -> bool {
-        false
+    #[inline(always)]
+    fn protected(&self, address: &Address, port: u32) -> bool {
+        is_protected(address, port)
     }
 
     fn listener(&self, _: Loopback, _: u32) -> bool {
@@ -63,6 +64,8 @@ impl World for Maker {
     }
 
     fn unbind_device(&mut self) {}
+
+    fn vouch(&mut self) {}
 
     fn record(&mut self, _: &Config, _: &Address, _: u32) -> bool {
         false

@@ -5,13 +5,16 @@
 
 use crate::{
     decide::{End, handshake, is_fresh, is_loopback},
-    maps::{ACC, CFG, CONN, FLOWS, count, stored, stored_or_new},
+    maps::{ACC, CFG, CONN, FLOWS, VOUCHED, count, stored, stored_or_new},
     netns,
 };
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock},
-    helpers::generated::bpf_ktime_get_boot_ns,
+    bindings::{
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock,
+    },
+    helpers::generated::{bpf_ktime_get_boot_ns, bpf_sock_ops_cb_flags_set},
     programs::SockOpsContext,
 };
 use aya_log_ebpf::{error, warn};
@@ -23,6 +26,7 @@ use lockgate_ebpf_common::{V4_MAPPED, stat, state};
 pub fn handle(context: &SockOpsContext) {
     match context.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(context),
+        BPF_SOCK_OPS_STATE_CB => changed(context),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(context),
         _ => {}
     }
@@ -33,13 +37,18 @@ pub fn handle(context: &SockOpsContext) {
 fn connecting(context: &SockOpsContext) {
     let (local, remote) = ends(context);
     let Some(config) = CFG.get(0) else { return };
+    // SAFETY: `sk` is checked for null.
+    let flow = sk(context).and_then(|sk| unsafe { stored(&CONN, sk) });
+    if let Some(flow) = &flow
+        && flow.state == state::VOUCHED
+    {
+        return vouched(context, local, remote);
+    }
     if remote.port != config.port || !is_loopback(&remote.address) {
         return;
     }
     // SAFETY: the program's own context.
     let key = handshake(unsafe { netns::cookie(context.as_ptr()) }, local, remote);
-    // SAFETY: `sk` is checked for null.
-    let flow = sk(context).and_then(|sk| unsafe { stored(&CONN, sk) });
     match flow {
         Some(flow) if flow.state == state::REDIRECTED => {
             if FLOWS.insert(&key, flow, 0).is_err() {
@@ -52,6 +61,27 @@ fn connecting(context: &SockOpsContext) {
         _ => {
             let _ = FLOWS.remove(&key);
         }
+    }
+}
+
+/// The proxy dials a protected destination: packet filters let this connection pass until it is closed.
+#[inline(always)]
+fn vouched(context: &SockOpsContext, local: End, remote: End) {
+    // Without the callback at the end the four-tuple would stay open to whoever uses it next.
+    // SAFETY: the program's own context.
+    let told = unsafe { bpf_sock_ops_cb_flags_set(context.ops, BPF_SOCK_OPS_STATE_CB_FLAG as i32) };
+    if told == 0 && VOUCHED.insert(&handshake(0, local, remote), 1, 0).is_err() {
+        count(stat::FLOWS_FULL);
+    }
+}
+
+/// A vouched connection is over.
+#[inline(always)]
+fn changed(context: &SockOpsContext) {
+    const TCP_CLOSE: u32 = 7;
+    if context.arg(1) == TCP_CLOSE {
+        let (local, remote) = ends(context);
+        let _ = VOUCHED.remove(&handshake(0, local, remote));
     }
 }
 

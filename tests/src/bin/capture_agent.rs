@@ -44,6 +44,9 @@ struct Request {
     /// Dial this address all the time: traffic of the proxy itself.
     #[serde(default)]
     dial: Option<SocketAddr>,
+    /// Dial where the client wanted to go, from the client's network namespace, and pass the answer on.
+    #[serde(default)]
+    relay: bool,
     /// Accept nothing before the command `accept`: clients can be gone by then.
     #[serde(default)]
     hold: bool,
@@ -56,6 +59,8 @@ enum Command {
     Counters,
     Health,
     Accept,
+    /// In how many other namespaces it listens.
+    Namespaces,
     SelfTest,
     Place { pid: u32, start_ticks: u64 },
 }
@@ -70,7 +75,7 @@ fn main() -> Result<()> {
     if argument == "doctor" {
         let instance = Instance::new(&std::env::args().nth(2).context("doctor INSTANCE")?)?;
         let mut checks = lockgate_intercept::probe(&instance);
-        checks.push(lockgate_intercept::prove());
+        checks.extend(lockgate_intercept::prove());
         tell(
             &json!({ "event": "checks", "checks": checks, "pid": std::process::id(), "cgroup": std::fs::read_to_string("/proc/self/cgroup")? }),
         );
@@ -127,15 +132,25 @@ fn serve(request: &Request, interceptor: Interceptor) -> Result<()> {
     if !request.hold {
         gate.open();
     }
+    let style = Style { attribute: request.attribute, quiet: request.quiet, relay: request.relay };
+    let accepting = {
+        let (interceptor, gate) = (Arc::clone(&interceptor), Arc::clone(&gate));
+        move |listener: TcpListener| {
+            let (interceptor, gate) = (Arc::clone(&interceptor), Arc::clone(&gate));
+            thread::spawn(move || {
+                gate.wait();
+                accept(&listener, &interceptor, style);
+            });
+        }
+    };
     for listener in interceptor.listeners()? {
         listener.set_nonblocking(false)?;
-        let (interceptor, gate) = (Arc::clone(&interceptor), Arc::clone(&gate));
-        let (attribute, quiet) = (request.attribute, request.quiet);
-        thread::spawn(move || {
-            gate.wait();
-            accept(&listener, &interceptor, attribute, quiet);
-        });
+        accepting(listener);
     }
+    interceptor.serve_namespaces(move |listener| match listener.set_nonblocking(false) {
+        Ok(()) => accepting(listener),
+        Err(error) => tell(&json!({ "event": "accept_failed", "error": error.to_string() })),
+    });
     tell(&json!({
         "event": "ready",
         "port": interceptor.port(),
@@ -192,6 +207,7 @@ fn answer(interceptor: &Interceptor, gate: &Gate, line: &str) -> Value {
             gate.open();
             Ok(json!({}))
         }
+        Command::Namespaces => Ok(json!(interceptor.namespaces())),
         Command::SelfTest => {
             interceptor.self_test()?;
             Ok(json!({}))
@@ -207,36 +223,62 @@ fn answer(interceptor: &Interceptor, gate: &Gate, line: &str) -> Value {
     }
 }
 
-fn accept(listener: &TcpListener, interceptor: &Interceptor, attribute: bool, quiet: bool) {
+/// How connections are answered.
+#[derive(Clone, Copy)]
+struct Style {
+    attribute: bool,
+    quiet: bool,
+    relay: bool,
+}
+
+fn accept(listener: &TcpListener, interceptor: &Interceptor, style: Style) {
     loop {
         match listener.accept() {
             // The address that accept gives is there even when the client is gone; getpeername's is not.
-            Ok((connection, peer)) => answer_one(connection, peer, interceptor, attribute, quiet),
+            Ok((connection, peer)) => answer_one(connection, peer, interceptor, style),
             // A client that was gone before accept.
             Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+            // Closed: nobody governed is left in its namespace.
+            Err(error) if error.kind() == ErrorKind::InvalidInput => return,
             Err(error) => tell(&json!({ "event": "accept_failed", "error": error.to_string() })),
         }
     }
 }
 
-fn answer_one(
-    mut connection: TcpStream,
-    peer: SocketAddr,
-    interceptor: &Interceptor,
-    attribute: bool,
-    quiet: bool,
-) {
+fn answer_one(mut connection: TcpStream, peer: SocketAddr, interceptor: &Interceptor, style: Style) {
     match interceptor.flow(connection.as_fd(), ClientAddr(peer)) {
         Ok(flow) => {
+            let answer = match style.relay {
+                true => relay(interceptor, flow.netns_cookie, flow.original_dst.addr())
+                    .unwrap_or_else(|error| format!("{error:#}")),
+                false => "proxy".to_owned(),
+            };
             // A client that did not wait is no error here.
-            let _ = connection.write_all(b"proxy\n");
-            if !quiet {
-                let workload = attribute.then(|| interceptor.attribute(&flow));
+            let _ = writeln!(connection, "{answer}");
+            if !style.quiet {
+                let workload = style.attribute.then(|| interceptor.attribute(&flow));
                 tell(&json!({ "event": "flow", "flow": flow, "workload": workload }));
             }
         }
         Err(error) => tell(&json!({ "event": "unattributed", "error": error.to_string() })),
     }
+}
+
+/// What the client's destination answers, when it is dialled from where the client is.
+fn relay(interceptor: &Interceptor, netns: u64, destination: SocketAddr) -> Result<String> {
+    use std::io::Read as _;
+    let mut upstream = match interceptor.socket(netns, destination)? {
+        Some(socket) => {
+            let socket = socket2::Socket::from(socket);
+            socket.set_nonblocking(false)?;
+            socket.connect_timeout(&destination.into(), Duration::from_secs(5))?;
+            TcpStream::from(socket)
+        }
+        None => TcpStream::connect(destination)?,
+    };
+    let mut answer = String::new();
+    upstream.read_to_string(&mut answer)?;
+    Ok(format!("relayed {}", answer.trim()))
 }
 
 /// The proxy's own connections; told each time, so that the test sees that they go on.

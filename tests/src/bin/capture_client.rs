@@ -71,6 +71,7 @@ fn main() -> Result<()> {
         "udp" => udp(parse_address(&arguments)?),
         "bind" => bind(&arguments),
         "impersonate" => impersonate(parse_address(&arguments)?),
+        "serve" => serve(parse_address(&arguments)?),
         "load" => load(&arguments),
         other => bail!("no scenario {other:?}"),
     }
@@ -300,6 +301,19 @@ fn impersonate(address: SocketAddr) -> Result<()> {
     tell(&json!({ "outcome": "bound" }));
     for connection in listener.incoming() {
         connection?.write_all(b"impostor\n")?;
+    }
+    Ok(())
+}
+
+/// A service that tells each client which address it came from, until it is killed.
+fn serve(address: SocketAddr) -> Result<()> {
+    let listener = std::net::TcpListener::bind(address)?;
+    tell(&json!({ "outcome": "bound" }));
+    for connection in listener.incoming() {
+        let mut connection = connection?;
+        let peer = connection.peer_addr()?.ip();
+        // A client that does not read is none of the service's business.
+        let _ = writeln!(connection, "served {peer}");
     }
     Ok(())
 }

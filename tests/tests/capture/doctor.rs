@@ -22,6 +22,12 @@ fn on_a_machine_that_runs_these_tests_every_check_is_fine() -> Result<()> {
     let before = std::fs::read_to_string("/proc/self/cgroup")?;
     let answer = doctor(lab.instance())?;
     for check in answer["checks"].as_array().context("checks")? {
+        // A kernel may lack this one layer; then exactly what is open is said.
+        if check["name"] == "BPF LSM" && check["status"] == "warning" {
+            let detail = check["detail"].as_str().unwrap_or_default();
+            assert!(detail.contains("Not stopped: ") && detail.contains("TUN and TAP"), "{check}");
+            continue;
+        }
         assert_eq!(check["status"], "ok", "{check}");
     }
     assert!(check(&answer, "capture")["detail"].as_str().is_some_and(|detail| detail.contains("attributed")));

@@ -322,6 +322,11 @@ impl Client {
         Self::spawn(&mut Command::new(env!("CARGO_BIN_EXE_capture_client")), cgroup, uid, arguments)
     }
 
+    /// By a command that runs the program it is given.
+    pub(crate) fn start_by(mut command: Command, cgroup: &Path, arguments: &[&str]) -> Result<Self> {
+        Self::spawn(command.arg(env!("CARGO_BIN_EXE_capture_client")), cgroup, None, arguments)
+    }
+
     fn spawn(command: &mut Command, cgroup: &Path, uid: Option<u32>, arguments: &[&str]) -> Result<Self> {
         command.arg("--cgroup").arg(cgroup);
         if let Some(uid) = uid {
@@ -375,6 +380,16 @@ pub(crate) fn outcomes(lines: &[Value]) -> Vec<&str> {
     lines.iter().map(|line| line["outcome"].as_str().unwrap_or("none")).collect()
 }
 
+/// Asks again and again until the answer is yes.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    let start = Instant::now();
+    while !holds()? {
+        ensure!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
 /// A network namespace with `lo` up; gone with its holder.
 pub(crate) struct Namespace(Child);
 
@@ -390,6 +405,11 @@ impl Namespace {
         BufReader::new(output).read_line(&mut line)?;
         ensure!(line.trim() == "ready", "the namespace could not be set up with {setup:?}");
         Ok(namespace)
+    }
+
+    /// Its holder.
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
     }
 
     pub(crate) fn command(&self, program: &str) -> Command {

@@ -5,5 +5,6 @@ mod attribution;
 mod bypass;
 mod doctor;
 mod harness;
+mod namespaces;
 mod redirect;
 mod restart;

@@ -7,7 +7,7 @@
 //! through although it is no mere read. Over-judged is what of those lockgate calls more than a read. Under-judged is what
 //! it calls a read and the server refuses as a write; one of those fails the run.
 //!
-//! What runs text that it is given (EXECUTE in PL/pgSQL) can be anything, and is counted apart: no proxy can know better.
+//! All of them count; a table at the end says why.
 //!
 //! `cargo xtask regress --judged` drives it. By hand, with the jsonlog of a run whose data files are still where they
 //! were: `cargo test -p lockgate-tests --test regress_judged -- LOG`.
@@ -130,13 +130,19 @@ struct Session {
     statements: Vec<String>,
 }
 
+/// A plain read that is judged more.
+struct Over {
+    test: String,
+    judgement: String,
+    reason: &'static str,
+    text: String,
+}
+
 #[derive(Default)]
 struct Tally {
     statements: usize,
     reads: usize,
-    /// Of those in `over`: what calls a function with EXECUTE in it.
-    runs_text: usize,
-    over: Vec<(String, String, String)>,
+    over: Vec<Over>,
     under: Vec<(String, String)>,
 }
 
@@ -252,8 +258,13 @@ async fn one_session(
                         })
                         .collect::<Vec<_>>()
                         .join("; ");
-                    tally.runs_text += usize::from(runs_text(server, &script)?);
-                    tally.over.push((session.test.clone(), why, text.clone()));
+                    let reason = reason(server, &script, state.makes_doubt())?;
+                    tally.over.push(Over {
+                        test: session.test.clone(),
+                        judgement: why,
+                        reason,
+                        text: text.clone(),
+                    });
                 }
             } else if truth == Truth::Writes && script.class() == SqlClass::Read {
                 tally.under.push((session.test.clone(), text.clone()));
@@ -302,23 +313,48 @@ async fn one_session(
     Ok(())
 }
 
-/// Whether a function of the database that the text calls runs text in its turn.
-fn runs_text(server: &TestPostgres, script: &Script) -> Result<bool> {
+/// Why a plain read is judged more, as far as the database's own functions that it calls tell.
+fn reason(server: &TestPostgres, script: &Script, in_doubt: bool) -> Result<&'static str> {
+    if in_doubt {
+        return Ok("beside something that its own transaction made");
+    }
+    if script.class() == SqlClass::Opaque {
+        return Ok("not understood, or a cursor that is not known");
+    }
     let names: Vec<String> = script
         .statements
         .iter()
         .flat_map(|one| &one.sql().functions)
         .map(|name| format!("'{}'", name.rsplit('.').next().unwrap_or_default().replace('\'', "''")))
+        .chain(["''".to_owned()])
         .collect();
-    if names.is_empty() {
-        return Ok(false);
+    let of = |condition: &str| -> Result<bool> {
+        let query = format!(
+            "SELECT count(*) FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang WHERE p.oid >= 16384 \
+             AND p.proname IN ({}) AND {condition}",
+            names.join(", ")
+        );
+        Ok(server.psql_in(DATABASE, &query)? != "0")
+    };
+    for (condition, reason) in [
+        ("l.lanname = 'c'", "calls code in C"),
+        ("p.prosrc ~* '\\yexecute\\y'", "calls code that runs text"),
+        (
+            "p.prosrc ~* '\\y(nextval|setval|set_config|lo_.*|insert|update|delete|create|drop|set)\\y'",
+            "calls code that would write, or change a setting",
+        ),
+        ("p.prosrc ~* '\\y(explain|analyze)\\y'", "calls code that explains"),
+        ("p.prosrc ~* '\\y(open|fetch|move|close)\\y'", "calls code with cursors"),
+        ("true", "calls other code of the database's own"),
+    ] {
+        if of(condition)? {
+            return Ok(reason);
+        }
     }
-    let query = format!(
-        "SELECT count(*) FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang WHERE p.oid >= 16384 \
-         AND l.lanname = 'plpgsql' AND p.prosrc ~* '\\yexecute\\y' AND p.proname IN ({})",
-        names.join(", ")
-    );
-    Ok(server.psql_in(DATABASE, &query)? != "0")
+    Ok(match script.statements.iter().any(|one| one.sql().effects.contains(&SqlEffect::Locks)) {
+        true => "locks rows",
+        false => "reads a view, a type or an operator of which one of those is true",
+    })
 }
 
 fn is_candidate(lower: &str) -> bool {
@@ -369,26 +405,27 @@ async fn runs_read_only(client: &Client, text: &str, block: bool) -> Result<Trut
 }
 
 fn report(tally: &Tally) -> Result<()> {
-    let mut per_test: BTreeMap<&str, usize> = BTreeMap::new();
+    let (mut per_test, mut per_reason) = (BTreeMap::<&str, usize>::new(), BTreeMap::<&str, usize>::new());
     let mut out = String::new();
-    for (test, why, text) in &tally.over {
+    for Over { test, judgement, reason, text } in &tally.over {
         *per_test.entry(test).or_default() += 1;
-        writeln!(out, "{test}: {why}\n    {}", text.replace('\n', " "))?;
+        *per_reason.entry(reason).or_default() += 1;
+        writeln!(out, "{test}: {judgement} [{reason}]\n    {}", text.replace('\n', " "))?;
     }
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("over-judged.txt");
     std::fs::write(&path, out)?;
-    let of = |count: usize, all: usize| 100.0 * count as f64 / all.max(1) as f64;
-    let known = tally.over.len() - tally.runs_text;
-    let share = of(known, tally.reads - tally.runs_text);
+    let share = 100.0 * tally.over.len() as f64 / tally.reads.max(1) as f64;
     println!(
-        "{} statements, {} plain reads; {} of them call code that runs text; of the others {known} judged more than a read \
-         ({share:.2} %, {PERCENT} % allowed; with those that run text {:.2} %), {} judged less than they are",
+        "{} statements, {} plain reads, {} of them judged more than a read ({share:.2} %, {PERCENT} % allowed), {} judged \
+         less than they are",
         tally.statements,
         tally.reads,
-        tally.runs_text,
-        of(tally.over.len(), tally.reads),
+        tally.over.len(),
         tally.under.len()
     );
+    for (reason, count) in per_reason {
+        println!("  {count:4} {reason}");
+    }
     let mut most: Vec<_> = per_test.into_iter().collect();
     most.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     println!(

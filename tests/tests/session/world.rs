@@ -251,6 +251,7 @@ impl Attributor for OneWorkload {
             cgroup: None,
             unit: None,
             container: None,
+            pod: None,
             ci: None,
         }
     }

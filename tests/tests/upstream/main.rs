@@ -6,6 +6,7 @@ mod catalogue;
 mod certificates;
 mod login;
 mod misbehaviour;
+mod texts;
 mod vault;
 
 use lockgate_tests::postgres::{HostAuth, PostgresOptions, TestPostgres};

@@ -57,6 +57,15 @@ impl Lab {
         self.secrets(VaultAuth::Token(self.file("token", vault::TOKEN)))
     }
 
+    fn by_approle(&self) -> VaultAuth {
+        let (role, secret) = vault::APPROLE;
+        VaultAuth::AppRole {
+            mount: "approle".into(),
+            role_id: self.file("role_id", role),
+            secret_id: self.file("secret_id", secret),
+        }
+    }
+
     fn endpoint(&self) -> Endpoint {
         Endpoint::new(UpstreamAddr(self.server.addr()), "localhost", UpstreamTls::disable())
     }
@@ -75,15 +84,10 @@ async fn a_password_comes_from_both_key_value_engines_by_every_login() {
     let lab = Lab::start(60, PostgresOptions::new().auth(HostAuth::Scram)).await;
     lab.vault.put("secret/orders", json!({ "password": "from the vault", "port": 5432 }));
     lab.vault.put("kv/orders", json!({ "password": "from the vault" }));
-    let (role, secret) = vault::APPROLE;
     let (k8s, jwt) = vault::KUBERNETES;
     for auth in [
         VaultAuth::Token(lab.file("token", vault::TOKEN)),
-        VaultAuth::AppRole {
-            mount: "approle".into(),
-            role_id: lab.file("role_id", role),
-            secret_id: lab.file("secret_id", secret),
-        },
+        lab.by_approle(),
         VaultAuth::Kubernetes { mount: "kubernetes".into(), role: k8s.into(), jwt: lab.file("jwt", jwt) },
     ] {
         let secrets = lab.secrets(auth);
@@ -188,6 +192,50 @@ async fn an_account_is_made_for_a_session_renewed_and_given_back() {
     credential.forget();
     secrets.given_back(Duration::from_secs(20)).await;
     assert_eq!(lab.vault.users(), [""; 0]);
+}
+
+/// A session that outlives the login which asked for its account, and a vault that is away for a while.
+#[tokio::test]
+async fn an_account_outlives_the_token_that_asked_for_it_and_a_vault_that_starts_again() {
+    let lab = Lab::start(4, PostgresOptions::new().auth(HostAuth::Scram)).await;
+    lab.vault.set_token_life(Duration::from_secs(3));
+    let settings = CredentialSettings {
+        database: Some("database/creds/orders".into()),
+        ..CredentialSettings::default()
+    };
+    let credential = Credential::new(settings, lab.secrets(lab.by_approle()));
+    let account = credential.account().await.expect("account");
+    let user = account.user().to_owned();
+    // Not there at the first renewals, and well again before anything ended.
+    lab.vault.set_mood(Mood::Sealed);
+    tokio::time::sleep(Duration::from_millis(2200)).await;
+    lab.vault.set_mood(Mood::Well);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(lab.vault.users(), [user], "{:?}", lab.vault.seen());
+    drop(account);
+    gone(&lab).await;
+}
+
+#[tokio::test]
+async fn whoever_stops_waiting_for_an_account_leaves_none_behind() {
+    let lab = Lab::start(60, PostgresOptions::new().auth(HostAuth::Scram)).await;
+    lab.vault.set_slowness(Duration::from_millis(300));
+    let settings = CredentialSettings {
+        database: Some("database/creds/orders".into()),
+        ..CredentialSettings::default()
+    };
+    let credential = Credential::new(settings, lab.by_token());
+    let given_up = tokio::time::timeout(Duration::from_millis(100), credential.account()).await;
+    assert!(given_up.is_err());
+    let made = || lab.vault.seen().iter().any(|line| line.starts_with("PUT sys/leases/revoke"));
+    for _ in 0..500 {
+        if made() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(made(), "{:?}", lab.vault.seen());
+    gone(&lab).await;
 }
 
 /// Every account is given back, in time.

@@ -405,6 +405,7 @@ fn a_session(id: SessionId, principal: &str, now: Timestamp) -> Session {
             cgroup: Some("/system.slice/actions.runner.acme.service".into()),
             unit: None,
             container: None,
+            pod: None,
             ci: Some(ci),
         }),
         principal: Principal {

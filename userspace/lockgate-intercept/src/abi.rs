@@ -1,6 +1,6 @@
 //! The kernel ABI's types as aya wants them: plain old data in a local wrapper.
 
-use lockgate_ebpf_common::{Config, Flow, TargetKey};
+use lockgate_ebpf_common::{Config, Flow, KernelOffsets, TargetKey};
 
 /// A value that is copied to and from the kernel byte by byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,3 +13,5 @@ unsafe impl aya::Pod for Raw<Config> {}
 unsafe impl aya::Pod for Raw<Flow> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Raw<TargetKey> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<KernelOffsets> {}

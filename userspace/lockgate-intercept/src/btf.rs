@@ -1,10 +1,10 @@
-//! Offsets of `struct task_struct` members in the running kernel, from its BTF.
+//! Offsets of members of kernel structures in the running kernel, from its BTF.
 //!
-//! rustc emits no CO-RE relocations and aya shows no members, so the two numbers that the programs
+//! rustc emits no CO-RE relocations and aya shows no members, so the numbers that the programs
 //! need are looked up here. Format: Documentation/bpf/btf.rst of the kernel.
 
 use crate::error::InterceptError;
-use lockgate_ebpf_common::Config;
+use lockgate_ebpf_common::{Config, KernelOffsets};
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 /// A distribution kernel's BTF is 5 to 15 MB; more is not BTF.
@@ -20,14 +20,8 @@ pub(crate) struct TaskOffsets {
 impl TaskOffsets {
     /// Of the running kernel.
     pub(crate) fn of_running_kernel() -> Result<Self, InterceptError> {
-        let missing = |what: String| InterceptError::Btf { what };
-        let size = std::fs::metadata(VMLINUX).map_err(|error| missing(format!("{VMLINUX}: {error}")))?.len();
-        if size > MAX_BYTES {
-            return Err(missing(format!("{VMLINUX} has {size} bytes")));
-        }
-        let bytes = std::fs::read(VMLINUX).map_err(|error| missing(format!("{VMLINUX}: {error}")))?;
-        Self::read(&bytes).ok_or_else(|| {
-            missing("task_struct has no readable start_boottime and group_leader in BTF".to_owned())
+        Self::read(&vmlinux()?).ok_or_else(|| InterceptError::Btf {
+            what: "task_struct has no readable start_boottime and group_leader in BTF".to_owned(),
         })
     }
 
@@ -47,9 +41,43 @@ impl TaskOffsets {
     }
 }
 
+fn vmlinux() -> Result<Vec<u8>, InterceptError> {
+    let missing = |what: String| InterceptError::Btf { what };
+    let size = std::fs::metadata(VMLINUX).map_err(|error| missing(format!("{VMLINUX}: {error}")))?.len();
+    if size > MAX_BYTES {
+        return Err(missing(format!("{VMLINUX} has {size} bytes")));
+    }
+    std::fs::read(VMLINUX).map_err(|error| missing(format!("{VMLINUX}: {error}")))
+}
+
+/// What the LSM programs read of sockets and files; the name of what is missing otherwise.
+pub(crate) fn kernel_offsets() -> Result<KernelOffsets, String> {
+    let bytes = vmlinux().map_err(|error| error.to_string())?;
+    let btf = Btf::parse(&bytes).ok_or_else(|| format!("{VMLINUX} cannot be read"))?;
+    let of = |record: &str, member: &str| {
+        btf.member(record, &[member]).ok_or_else(|| format!("{record} has no {member} in BTF"))
+    };
+    Ok(KernelOffsets {
+        file_inode: of("file", "f_inode")?,
+        file_private: of("file", "private_data")?,
+        inode_mode: of("inode", "i_mode")?,
+        inode_device: of("inode", "i_rdev")?,
+        socket_sk: of("socket", "sk")?,
+        sk_type: of("sock", "sk_type")?,
+        sk_protocol: of("sock", "sk_protocol")?,
+        // sock_common is the first member of sock.
+        sk_family: of("sock_common", "skc_family")?,
+        sk_dport: of("sock_common", "skc_dport")?,
+        sk_daddr: of("sock_common", "skc_daddr")?,
+        sk_daddr6: of("sock_common", "skc_v6_daddr")?,
+    })
+}
+
 struct Btf<'a> {
     types: &'a [u8],
     strings: &'a [u8],
+    /// Where each type begins; the first has number 1.
+    places: Vec<usize>,
 }
 
 /// `BTF_KIND_*`.
@@ -81,7 +109,20 @@ impl<'a> Btf<'a> {
             let start = header.checked_add(u32_at(bytes, offset)? as usize)?;
             bytes.get(start..start.checked_add(u32_at(bytes, offset + 4)? as usize)?)
         };
-        Some(Self { types: section(8)?, strings: section(16)? })
+        let mut btf = Self { types: section(8)?, strings: section(16)?, places: Vec::new() };
+        let mut at = 0;
+        while at < btf.types.len() {
+            btf.places.push(at);
+            let (kind, count, _) = btf.info(at)?;
+            at += 12 + body_size(kind, count);
+        }
+        Some(btf)
+    }
+
+    /// Kind, number of members, and whether offsets carry the size of bit fields.
+    fn info(&self, at: usize) -> Option<(u32, usize, bool)> {
+        let info = u32_at(self.types, at + 4)?;
+        Some(((info >> 24) & 0x1f, (info & 0xffff) as usize, info >> 31 == 1))
     }
 
     fn name(&self, offset: u32) -> Option<&'a [u8]> {
@@ -89,27 +130,32 @@ impl<'a> Btf<'a> {
         rest.get(..rest.iter().position(|byte| *byte == 0)?)
     }
 
-    /// Byte offset of the first member of `record` that bears one of `names`.
+    /// Byte offset of the first member of `record` that bears one of `names`, also inside anonymous members.
     fn member(&self, record: &str, names: &[&str]) -> Option<u32> {
-        let mut at = 0;
-        while at < self.types.len() {
-            let info = u32_at(self.types, at + 4)?;
-            let (kind, count, bitfields) = ((info >> 24) & 0x1f, (info & 0xffff) as usize, info >> 31 == 1);
-            let body = at + 12;
-            if kind == kind::STRUCT && self.name(u32_at(self.types, at)?)? == record.as_bytes() {
-                return (0..count)
-                    .find_map(|index| self.matching_member(body + index * 12, names, bitfields));
-            }
-            at = body + body_size(kind, count);
-        }
-        None
+        /// Anonymous members within anonymous members; the kernel's deepest are three.
+        const DEPTH: u32 = 6;
+        let is_it = |at: &&usize| {
+            matches!(self.info(**at), Some((kind::STRUCT, ..)))
+                && u32_at(self.types, **at).and_then(|name| self.name(name)) == Some(record.as_bytes())
+        };
+        let at = *self.places.iter().find(is_it)?;
+        self.member_bits(at, names, DEPTH).map(|bits| bits / 8)
     }
 
-    fn matching_member(&self, at: usize, names: &[&str], bitfields: bool) -> Option<u32> {
-        let name = self.name(u32_at(self.types, at)?)?;
-        let bits = u32_at(self.types, at + 8)?;
-        let bits = if bitfields { bits & 0x00ff_ffff } else { bits };
-        names.iter().any(|wanted| wanted.as_bytes() == name).then_some(bits / 8)
+    fn member_bits(&self, at: usize, names: &[&str], depth: u32) -> Option<u32> {
+        let (kind::STRUCT | kind::UNION, count, bitfields) = self.info(at)? else { return None };
+        (0..count).find_map(|index| {
+            let member = at + 12 + index * 12;
+            let bits = u32_at(self.types, member + 8)?;
+            let bits = if bitfields { bits & 0x00ff_ffff } else { bits };
+            match self.name(u32_at(self.types, member)?)? {
+                [] if depth > 0 => {
+                    let inner = *self.places.get((u32_at(self.types, member + 4)? as usize).checked_sub(1)?)?;
+                    Some(bits + self.member_bits(inner, names, depth - 1)?)
+                }
+                name => names.iter().any(|wanted| wanted.as_bytes() == name).then_some(bits),
+            }
+        })
     }
 }
 
@@ -144,6 +190,33 @@ mod tests {
         bytes.extend(type_bytes);
         bytes.extend(strings);
         bytes
+    }
+
+    #[test]
+    fn members_are_found_inside_anonymous_ones() {
+        let strings = b"\0sock\0first\0inner\0";
+        // An int, then `struct { int inner @ 32 }`, then `struct sock { int first; struct {…} @ 64 }`.
+        let mut types: Vec<u32> = vec![0, 1 << 24, 4, 32];
+        types.extend([0, (4 << 24) | 1, 8, 12, 1, 32]);
+        types.extend([1, (4 << 24) | 2, 16, 6, 1, 0, 0, 2, 64]);
+        let bytes: Vec<u8> = types.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let mut all = 0xeb9fu16.to_ne_bytes().to_vec();
+        all.extend([1, 0]);
+        for word in [24, 0, bytes.len() as u32, bytes.len() as u32, strings.len() as u32] {
+            all.extend(word.to_ne_bytes());
+        }
+        all.extend(bytes);
+        all.extend(strings);
+        let btf = Btf::parse(&all).unwrap();
+        assert_eq!(btf.member("sock", &["first"]), Some(0));
+        assert_eq!(btf.member("sock", &["inner"]), Some(12));
+        assert_eq!(btf.member("sock", &["other"]), None);
+    }
+
+    #[test]
+    fn the_running_kernel_tells_every_offset() {
+        let offsets = kernel_offsets().unwrap();
+        assert!(offsets.sk_dport < offsets.sk_daddr6 && offsets.sk_type != offsets.sk_protocol, "{offsets:?}");
     }
 
     #[test]

@@ -100,6 +100,33 @@ impl Tree {
         Some(path)
     }
 
+    /// How many of the outermost names of a path were given by root: each lies in a directory that root alone
+    /// can write to. One whose directory is gone counts as given by anybody.
+    pub(crate) fn root_owned_levels(&self, path: &str) -> usize {
+        let mut directory = self.mount.clone();
+        let mut levels = 0;
+        for part in Path::new(path.trim_start_matches('/')).components() {
+            if !fs::symlink_metadata(&directory).is_ok_and(|data| data.uid() == 0 && data.mode() & 0o022 == 0)
+            {
+                break;
+            }
+            levels += 1;
+            directory.push(part);
+        }
+        levels
+    }
+
+    /// An existing cgroup; ESTALE when it is gone.
+    pub(crate) fn open_by_id(&self, id: CgroupId) -> io::Result<OwnedFd> {
+        let directory = sys::cgroup_path(self.root.as_fd(), id.0)?;
+        Ok(fs::File::open(directory)?.into())
+    }
+
+    /// Whether it is still there.
+    pub(crate) fn exists(&self, id: CgroupId) -> bool {
+        sys::cgroup_path(self.root.as_fd(), id.0).is_ok_and(|directory| directory.exists())
+    }
+
     /// All cgroups below the root, as (relative path, directory), at most `bound` of them.
     pub(crate) fn walk(&self, bound: usize) -> Vec<(String, PathBuf)> {
         let mut found = Vec::new();
@@ -131,6 +158,19 @@ impl Tree {
                 .filter(|path| path.extension().is_some_and(|kind| kind == "slice"));
             let room = FOLLOWED_SLICES.saturating_sub(found.len());
             found.extend(slices.take(room));
+        }
+        found
+    }
+
+    /// These directories and all below them, at most `bound`.
+    pub(crate) fn below(&self, mut found: Vec<PathBuf>, bound: usize) -> Vec<PathBuf> {
+        let mut next = 0;
+        while let Some(directory) = found.get(next).cloned() {
+            next += 1;
+            let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+            let cgroups = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            let room = bound.saturating_sub(found.len());
+            found.extend(cgroups.map(|entry| entry.path()).take(room));
         }
         found
     }

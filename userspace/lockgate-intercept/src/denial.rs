@@ -4,7 +4,11 @@ use crate::{error::InterceptError, flow::socket_address, object::Object};
 use aya::maps::{MapData, PerCpuArray, RingBuf};
 use aya_log::EbpfLogger;
 use lockgate_ebpf_common::{self as abi, Refusal, map, stat};
-use std::net::SocketAddr;
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
 /// Events taken in one go; the rest waits in the ring for the next second.
 const EVENTS_PER_READ: usize = 4096;
@@ -29,6 +33,11 @@ pub(crate) struct Denial {
 }
 
 impl Denial {
+    /// Refused because there was no listener in its network namespace.
+    pub(crate) fn is_homeless(&self) -> bool {
+        self.reason == Refusal::NoListener.as_str()
+    }
+
     fn read(bytes: &[u8]) -> Option<Self> {
         if bytes.len() < size_of::<abi::Denial>() {
             return None;
@@ -71,6 +80,8 @@ pub struct Counters {
 pub(crate) struct Reports {
     events: RingBuf<MapData>,
     stats: PerCpuArray<MapData, u64>,
+    /// Events known to be lost.
+    lost: u64,
     log: Option<EbpfLogger<ToTracing>>,
 }
 
@@ -80,7 +91,15 @@ impl Reports {
         let stats = crate::interceptor::take(object, map::STATS)?;
         // The log is a convenience: an object without log statements has no such map.
         let log = EbpfLogger::init_with_logger(&mut object.ebpf, ToTracing).ok();
-        Ok(Self { events, stats, log })
+        let mut reports = Self { events, stats, lost: 0, log };
+        // An earlier agent's losses were its own to tell.
+        reports.newly_lost();
+        Ok(reports)
+    }
+
+    /// A descriptor that becomes readable with the ring.
+    pub(crate) fn readiness(&self) -> io::Result<OwnedFd> {
+        self.events.as_fd().try_clone_to_owned()
     }
 
     /// New denials; the programs' log lines go to tracing.
@@ -95,6 +114,14 @@ impl Reports {
             denials.extend(Denial::read(&item));
         }
         denials
+    }
+
+    /// Events that did not fit into the ring since the last call.
+    pub(crate) fn newly_lost(&mut self) -> u64 {
+        let now = self.counters().events_lost;
+        let new = now.saturating_sub(self.lost);
+        self.lost = now;
+        new
     }
 
     pub(crate) fn counters(&self) -> Counters {

@@ -102,6 +102,14 @@ pub enum InterceptError {
         /// Why not.
         reason: String,
     },
+    /// An interface got no packet filter.
+    #[error("interface {interface} cannot be guarded: {reason}")]
+    Guard {
+        /// Its number.
+        interface: u32,
+        /// Why not.
+        reason: String,
+    },
     /// A map operation failed.
     #[error("map {map}: {reason}")]
     Map {
@@ -147,6 +155,7 @@ impl InterceptError {
             Self::PortTaken { .. } => "port_taken",
             Self::TooMany { .. } => "too_many",
             Self::Place { .. } => "place",
+            Self::Guard { .. } => "guard",
             Self::Map { .. } => "map",
             Self::Privilege { .. } => "privilege",
             Self::Io { .. } => "io",

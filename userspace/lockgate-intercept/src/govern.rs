@@ -1,13 +1,13 @@
 //! Whose egress is redirected: from configuration to the kernel's sets of cgroup ids and uids.
 
 use crate::{
-    cgroup::{CgroupId, Tree},
+    cgroup::{CgroupId, Tree, path_of_process},
     error::InterceptError,
 };
 use aya::maps::{HashMap, MapData};
 use globset::{GlobBuilder, GlobMatcher};
 use lockgate_ebpf_common::{capacity, map};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::PathBuf};
 
 /// cgroups that are looked at when unit globs are resolved; a host with more needs a more exact rule.
 const WALKED_CGROUPS: usize = 65_536;
@@ -68,6 +68,24 @@ impl Rules {
         })
     }
 
+    /// The directories of governed cgroups, ancestors first, at most `bound` of them.
+    pub(crate) fn directories(&self, tree: &Tree, bound: usize) -> Vec<PathBuf> {
+        let named = self.cgroups.iter().filter_map(|path| tree.directory(path).ok());
+        let mut found = tree.below(named.collect(), bound);
+        if self.has_globs() {
+            let units = tree.walk(WALKED_CGROUPS).into_iter().filter(|(path, _)| self.covers(path));
+            found.extend(units.map(|(_, directory)| directory).take(bound.saturating_sub(found.len())));
+        }
+        found
+    }
+
+    /// Whether this process is governed by its cgroup or its user; no when it is gone.
+    pub(crate) fn governs(&self, pid: u32) -> bool {
+        let by_cgroup = || matches!(path_of_process(pid), Ok(Some(path)) if self.covers(&path));
+        let by_uid = || uid_of_process(pid).is_some_and(|uid| self.uids.contains(&uid));
+        by_cgroup() || (!self.uids.is_empty() && by_uid())
+    }
+
     /// What is governed now; missing cgroups of `Governed::Cgroup` are made.
     pub(crate) fn resolve(&self, tree: &Tree) -> Result<Resolved, InterceptError> {
         let mut cgroups = BTreeSet::new();
@@ -87,6 +105,13 @@ impl Rules {
         }
         Ok(Resolved { cgroups, uids: self.uids.clone() })
     }
+}
+
+/// The real uid, which is the one that the programs ask for.
+fn uid_of_process(pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    ids.split_whitespace().next()?.parse().ok()
 }
 
 fn glob(pattern: &str) -> Result<GlobMatcher, InterceptError> {

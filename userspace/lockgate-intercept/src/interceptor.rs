@@ -7,17 +7,24 @@
 
 use crate::{
     abi::Raw,
+    belt::{Belts, Direction, Lost},
     btf::TaskOffsets,
     cgroup::{CgroupId, Tree, path_of_process},
     denial::{Counters, Denial, Reports},
+    diag,
     error::{Doing as _, InterceptError, chain},
+    event::{CaptureEvent, Events},
     flow::FlowTable,
     govern::{GovernMaps, Governed, Rules},
+    layer::{Layer, LayerState, states},
     listener::Listeners,
     object::{Features, Object},
+    outpost::Outposts,
     pin::{Instance, Link, LinkState, Pins},
     run::Runs,
     self_test::Expected,
+    sweep::{Bypass, sweep},
+    sys,
     target::{TargetMap, TargetNet, local_addresses, registered_form, with_local_forms},
     watch::Watch,
     workload::Reader,
@@ -32,12 +39,23 @@ use lockgate_model::{
 };
 use rustix::fd::{AsFd as _, OwnedFd};
 use std::{
-    fs,
-    net::{IpAddr, TcpListener},
+    collections::{BTreeSet, HashMap},
+    fs, io,
+    net::{IpAddr, SocketAddr, TcpListener},
     os::fd::BorrowedFd,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
+
+/// Governed cgroups that are watched for processes that move in and out; inotify's own limit is of the same order.
+const FOLLOWED_CGROUPS: usize = 4096;
+
+/// How often connections past lockgate are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// What to attach.
 #[derive(Clone, Debug, Default)]
@@ -80,6 +98,17 @@ pub(crate) struct Core {
     reports: Mutex<Reports>,
     targets: Mutex<Targets>,
     governed: Mutex<Governance>,
+    belts: Mutex<Belts>,
+    pub(crate) events: Events,
+    /// Connections of governed processes that went past lockgate, since the start.
+    bypassed: AtomicU64,
+    can_cut: Result<(), String>,
+    swept: Mutex<Option<Instant>>,
+    /// Which programs were missing when it was last told.
+    missing: Mutex<Vec<&'static str>>,
+    outposts: Mutex<Outposts>,
+    /// The network namespace of the agent; 0 when the kernel does not tell.
+    own_netns: u64,
     /// Held for the life of the agent: the mark of "running".
     _lock: OwnedFd,
 }
@@ -97,12 +126,19 @@ struct Governance {
     /// The cgroup of a self-test, while one runs.
     probe: Option<CgroupId>,
     maps: GovernMaps,
+    /// What the maps hold.
+    cgroups: BTreeSet<CgroupId>,
 }
 
 impl Interceptor {
     /// Attaches, or adopts what an earlier agent of this instance pinned. Moves the calling process
     /// into the instance's own cgroup, whose traffic is never redirected.
     pub fn attach(settings: Settings) -> Result<Self, InterceptError> {
+        Self::take_over(settings, Vec::new())
+    }
+
+    /// The same, with listeners that a [`keeper`](crate::keeper) held since the last agent of this instance left.
+    pub fn take_over(settings: Settings, kept: Vec<TcpListener>) -> Result<Self, InterceptError> {
         let rules = Rules::compile(&settings.governed, settings.run_cgroup.as_deref())?;
         let offsets = TaskOffsets::of_running_kernel()?;
         let tree = Tree::open()?;
@@ -118,8 +154,21 @@ impl Interceptor {
         let mut config_map: Array<MapData, Raw<Config>> = take(&mut object, map::CFG)?;
         // The bind guard reads the proxy's cgroup from here; the port is still the old one, or none.
         write_config(&mut config_map, config)?;
-        let listeners = bind(settings.port, config.port)?;
-        tag(&mut object, &listeners)?;
+        let mut kept = match u16::try_from(config.port) {
+            Ok(port) if port != 0 => Listeners::adopt(kept, port),
+            Ok(_) | Err(_) => HashMap::new(),
+        };
+        let own_netns = netns_cookie().doing(|| "read the own network namespace".to_owned())?;
+        let listeners = match kept.remove(&own_netns) {
+            Some(listeners) => listeners,
+            None => bind(settings.port, config.port)?,
+        };
+        let tags = tag(&mut object, &listeners)?;
+        let mut outposts =
+            Outposts::new(listeners.port, tags).doing(|| "read the own network namespace".to_owned())?;
+        for (cookie, listeners) in kept {
+            outposts.adopt(cookie, listeners)?;
+        }
         config.port = u32::from(listeners.port);
         write_config(&mut config_map, config)?;
         let mut targets = Targets {
@@ -133,12 +182,15 @@ impl Interceptor {
             cgroups: take(&mut object, map::CAPTURE_CG)?,
             uids: take(&mut object, map::CAPTURE_UID)?,
         };
-        let mut governance = Governance { rules, probe: None, maps };
+        let mut governance = Governance { rules, probe: None, maps, cgroups: BTreeSet::new() };
         governance.apply(&tree)?;
         let runs = settings.run_cgroup.as_deref().map(|path| Runs::new(&tree, path)).transpose()?;
         let flows = FlowTable::new(take(&mut object, map::ACC)?);
         let reports = Reports::take(&mut object)?;
         let links = pins.attach(&object, tree.root().as_fd())?;
+        let mut belts = Belts::attach(&object, &pins);
+        belts.prove_lsm();
+        belts.follow(&tree, &governance.cgroups);
         undo.disarm();
         let core = Arc::new(Core {
             instance: settings.instance,
@@ -155,6 +207,14 @@ impl Interceptor {
             reports: Mutex::new(reports),
             targets: Mutex::new(targets),
             governed: Mutex::new(governance),
+            belts: Mutex::new(belts),
+            events: Events::default(),
+            bypassed: AtomicU64::new(0),
+            can_cut: diag::can_destroy(),
+            swept: Mutex::default(),
+            missing: Mutex::default(),
+            outposts: Mutex::new(outposts),
+            own_netns,
             _lock: lock,
         });
         let watch = Watch::start(Arc::clone(&core)).doing(|| "start the watch thread".to_owned())?;
@@ -200,6 +260,37 @@ impl Interceptor {
             .collect()
     }
 
+    /// Hands over each listener that is opened in another network namespace: those that are open, and each that is
+    /// opened from now on. One whose accept fails with EINVAL has been closed and is to be dropped, since it keeps its
+    /// namespace alive. `serve` is called by the thread that opens them and must not wait.
+    pub fn serve_namespaces(&self, serve: impl Fn(TcpListener) + Send + 'static) {
+        self.core.outposts().serve_with(Box::new(serve));
+    }
+
+    /// In how many other network namespaces it listens.
+    pub fn namespaces(&self) -> usize {
+        self.core.outposts().len()
+    }
+
+    /// Duplicates of every listener, for a [`keeper`](crate::keeper). None is opened or closed from now on.
+    pub fn hand_over(&self) -> io::Result<Vec<TcpListener>> {
+        let mut outposts = self.core.outposts();
+        outposts.freeze();
+        let own = self.core.listeners.all().map(TcpListener::try_clone);
+        own.chain(outposts.listeners()).collect()
+    }
+
+    /// Closes the listening sockets themselves, whoever holds duplicates: governed connects are refused from now on,
+    /// and do not wait in a backlog that nobody reads. Accepted connections go on.
+    pub fn refuse(&self) {
+        self.core.outposts().close();
+        for listener in self.core.listeners.all() {
+            if let Err(error) = rustix::net::shutdown(listener, rustix::net::Shutdown::Both) {
+                tracing::warn!(%error, "closing a listener");
+            }
+        }
+    }
+
     /// Replaces the protected destinations: new ones are in force before old ones go.
     pub fn set_targets(&self, targets: Vec<TargetNet>) -> Result<(), InterceptError> {
         let mut current = self.core.targets();
@@ -213,7 +304,10 @@ impl Interceptor {
         let rules = Rules::compile(governed, run)?;
         let mut current = self.core.governance();
         current.rules = rules;
-        current.apply(&self.core.tree)
+        current.apply(&self.core.tree)?;
+        drop(current);
+        self.core.follow();
+        Ok(())
     }
 
     /// Gives a process a governed cgroup of its own, as `lockgate run` asks. The caller has made sure
@@ -248,6 +342,38 @@ impl Interceptor {
         self.core.health()
     }
 
+    /// What the kernel side tells, from now on; one receiver at a time.
+    pub fn events(&self) -> tokio::sync::mpsc::Receiver<CaptureEvent> {
+        self.core.events.subscribe()
+    }
+
+    /// Which layers are in force, and what is open because one is not.
+    pub fn layers(&self) -> Vec<LayerState> {
+        self.core.layers()
+    }
+
+    /// Lets only the proxy's connections pass an interface of this network namespace to protected destinations. Packets
+    /// of others are dropped, whoever sends them and by whatever socket. In force until [`Interceptor::unguard`], also
+    /// without the agent.
+    pub fn guard(&self, interface: u32, direction: Direction) -> Result<(), InterceptError> {
+        self.core.belts().guard(interface, direction).map_err(|reason| InterceptError::Guard { interface, reason })
+    }
+
+    /// Takes the filter off an interface.
+    pub fn unguard(&self, interface: u32, direction: Direction) {
+        self.core.belts().unguard(interface, direction);
+    }
+
+    /// Looks for connections of governed processes that went past lockgate, and cuts them. The watch does so every second.
+    pub fn sweep(&self) -> Vec<Bypass> {
+        self.core.sweep()
+    }
+
+    /// How many such connections were found since the start. It should be zero.
+    pub fn bypassed(&self) -> u64 {
+        self.core.bypassed.load(Ordering::Relaxed)
+    }
+
     /// What the kernel lets the programs do, in words for `doctor` and the log.
     pub fn abilities(&self) -> String {
         describe(self.core.features)
@@ -265,19 +391,26 @@ pub struct Health {
     pub detached: Vec<&'static str>,
     /// Programs whose state could not be read or repaired.
     pub unknown: Vec<(&'static str, String)>,
+    /// Links of the other layers that are attached.
+    pub belts: usize,
+    /// Links of the other layers that were gone since the last look, and whether they are back.
+    pub lost: Vec<(String, bool)>,
 }
 
 impl Health {
     /// Everything attached and pinned.
     pub fn is_whole(&self) -> bool {
-        self.detached.is_empty() && self.unknown.is_empty()
+        self.detached.is_empty() && self.unknown.is_empty() && self.lost.iter().all(|(_, repaired)| *repaired)
     }
 }
 
 impl Attributor for Interceptor {
     fn flow(&self, accepted: BorrowedFd<'_>, client: ClientAddr) -> Result<Flow, FlowError> {
         let mut flow = self.core.flows.read(accepted, client)?;
-        flow.original_dst = self.core.registered_form(flow.original_dst);
+        // Elsewhere, this host's addresses and loopback are other services.
+        if !self.is_elsewhere(flow.netns_cookie) {
+            flow.original_dst = self.core.registered_form(flow.original_dst);
+        }
         if self.core.expected.take(&flow) {
             return Err(FlowError::Mismatch("this is a self-test, there is nothing to serve".to_owned()));
         }
@@ -286,6 +419,18 @@ impl Attributor for Interceptor {
 
     fn attribute(&self, flow: &Flow) -> Workload {
         self.core.reader.read(&self.core.tree, flow)
+    }
+
+    fn is_elsewhere(&self, netns_cookie: u64) -> bool {
+        // Before 5.15 there are no cookies, and no listeners but in the own namespace.
+        netns_cookie != 0 && netns_cookie != self.core.own_netns
+    }
+
+    fn socket(&self, netns_cookie: u64, destination: SocketAddr) -> io::Result<Option<OwnedFd>> {
+        if !self.is_elsewhere(netns_cookie) {
+            return Ok(None);
+        }
+        self.core.outposts().socket(netns_cookie, destination).map(Some)
     }
 }
 
@@ -301,7 +446,78 @@ impl Core {
         if let Some(runs) = &self.runs {
             runs.sweep();
         }
-        self.reports().read()
+        self.follow();
+        self.sweep_when_due();
+        let governed = self.governance();
+        self.outposts().look(|pid| governed.rules.governs(pid));
+        drop(governed);
+        self.refused()
+    }
+
+    /// What was refused since; whoever was refused for want of a listener in its network namespace gets one there.
+    pub(crate) fn refused(&self) -> Vec<Denial> {
+        let (denials, lost) = {
+            let mut reports = self.reports();
+            (reports.read(), reports.newly_lost())
+        };
+        self.events.tell_refusals(&denials);
+        if lost > 0 {
+            self.events.tell(CaptureEvent::Lost { count: lost });
+        }
+        let homeless: BTreeSet<u32> = denials.iter().filter(|d| d.is_homeless()).map(|d| d.tgid).collect();
+        if !homeless.is_empty() {
+            let mut outposts = self.outposts();
+            homeless.into_iter().for_each(|pid| outposts.admit(pid));
+        }
+        denials
+    }
+
+    /// The packet filters follow what is governed.
+    fn follow(&self) {
+        let cgroups = self.governance().cgroups.clone();
+        self.belts().follow(&self.tree, &cgroups);
+    }
+
+    fn layers(&self) -> Vec<LayerState> {
+        let health = self.health();
+        let socket = match health.detached.is_empty() && health.unknown.is_empty() {
+            true => Ok(format!("{} programs", health.whole)),
+            false => Err(format!("gone: {:?}, unknown: {:?}", health.detached, health.unknown)),
+        };
+        let [packet, lsm, interface] = self.belts().layers();
+        let cut = self.can_cut.clone().map(|()| "every second".to_owned());
+        states([(Layer::Socket, socket), packet, lsm, (Layer::Sweep, cut), interface])
+    }
+
+    fn sweep_when_due(&self) {
+        let mut last = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|last| last.elapsed() >= SWEEP_EVERY) {
+            self.sweep();
+            *last = Some(Instant::now());
+        }
+    }
+
+    /// Finds and cuts what went past lockgate.
+    pub(crate) fn sweep(&self) -> Vec<Bypass> {
+        let targets: Vec<TargetNet> = {
+            let targets = self.targets();
+            with_local_forms(&targets.configured, &targets.local).into_iter().collect()
+        };
+        let elsewhere = self.outposts().len() > 0;
+        let found = sweep(&targets, elsewhere, || self.governed_processes());
+        self.bypassed.fetch_add(found.len() as u64, Ordering::Relaxed);
+        for bypass in &found {
+            self.events.tell(CaptureEvent::Bypass(bypass.clone()));
+        }
+        found
+    }
+
+    fn governed_processes(&self) -> Vec<u32> {
+        let governed = self.governance();
+        let own = std::process::id();
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| *pid != own && governed.rules.governs(*pid)).collect()
     }
 
     fn registered_form(&self, destination: OriginalDst) -> OriginalDst {
@@ -312,6 +528,20 @@ impl Core {
     /// The slices in which units can appear; none while nothing is governed by unit.
     pub(crate) fn slices(&self) -> Vec<PathBuf> {
         if self.has_globs() { self.tree.slices() } else { Vec::new() }
+    }
+
+    /// Governed cgroups and those below them, at most [`FOLLOWED_CGROUPS`].
+    pub(crate) fn governed_directories(&self) -> Vec<PathBuf> {
+        let governed = self.governance();
+        governed.rules.directories(&self.tree, FOLLOWED_CGROUPS)
+    }
+
+    /// Readable when the kernel has refused somebody.
+    pub(crate) fn refusals(&self) -> Option<OwnedFd> {
+        self.reports()
+            .readiness()
+            .inspect_err(|error| tracing::warn!(%error, "refusals are read with a delay"))
+            .ok()
     }
 
     /// Where a self-test puts its child: inside what is governed, if that is a cgroup.
@@ -340,6 +570,39 @@ impl Core {
     }
 
     pub(crate) fn health(&self) -> Health {
+        let mut health = self.socket_health();
+        let mut belts = self.belts();
+        if health.detached.len() == self.links.len() {
+            // An operator took everything off: what only this process holds goes too.
+            belts.drop_all();
+        }
+        let (whole, lost) = belts.check(&self.tree);
+        drop(belts);
+        health.belts = whole;
+        health.lost = lost.into_iter().map(|Lost { what, repaired }| (what, repaired)).collect();
+        self.tell(&health);
+        health
+    }
+
+    /// What has changed since the last look goes to the record.
+    fn tell(&self, health: &Health) {
+        let back = health.repinned.iter().map(|name| (format!("pin of {name}"), true));
+        for (what, repaired) in back.chain(health.lost.iter().cloned()) {
+            self.events.tell(CaptureEvent::HookLost { what, repaired });
+        }
+        let missing: Vec<&'static str> =
+            health.detached.iter().copied().chain(health.unknown.iter().map(|(name, _)| *name)).collect();
+        let mut told = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in missing.iter().filter(|name| !told.contains(name)) {
+            self.events.tell(CaptureEvent::HookLost { what: (*name).to_owned(), repaired: false });
+        }
+        if missing.is_empty() && !told.is_empty() {
+            self.events.tell(CaptureEvent::HooksWhole);
+        }
+        *told = missing;
+    }
+
+    fn socket_health(&self) -> Health {
         let mut health = Health::default();
         for link in &self.links {
             match link.check(&self.pins) {
@@ -361,6 +624,14 @@ impl Core {
 
     fn governance(&self) -> MutexGuard<'_, Governance> {
         self.governed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn belts(&self) -> MutexGuard<'_, Belts> {
+        self.belts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn outposts(&self) -> MutexGuard<'_, Outposts> {
+        self.outposts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn reports(&self) -> MutexGuard<'_, Reports> {
@@ -399,7 +670,9 @@ impl Governance {
     fn apply(&mut self, tree: &Tree) -> Result<(), InterceptError> {
         let mut resolved = self.rules.resolve(tree)?;
         resolved.cgroups.extend(self.probe);
-        self.maps.set(&resolved)
+        self.maps.set(&resolved)?;
+        self.cgroups = resolved.cgroups;
+        Ok(())
     }
 
     fn refresh(&mut self, tree: &Tree) -> Result<(), InterceptError> {
@@ -451,12 +724,18 @@ fn bind(asked: Option<u16>, pinned: u32) -> Result<Listeners, InterceptError> {
     }
 }
 
-fn tag(object: &mut Object, listeners: &Listeners) -> Result<(), InterceptError> {
+/// 0 where the kernel does not tell (before 5.14): then nothing is taken over.
+fn netns_cookie() -> io::Result<u64> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None)?;
+    Ok(sys::netns_cookie(socket.as_fd()).unwrap_or_default())
+}
+
+fn tag(object: &mut Object, listeners: &Listeners) -> Result<SkStorage<MapData, u32>, InterceptError> {
     let mut tags: SkStorage<MapData, u32> = take(object, map::LISTENER)?;
     for listener in listeners.all() {
         tags.insert(listener, LISTENER_TAG, 0).map_err(InterceptError::map(map::LISTENER))?;
     }
-    Ok(())
+    Ok(tags)
 }
 
 fn write_config(map: &mut Array<MapData, Raw<Config>>, config: Config) -> Result<(), InterceptError> {

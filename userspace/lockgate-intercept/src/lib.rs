@@ -74,32 +74,45 @@
 //! [`FlowError::Unattributed`]: lockgate_model::port::FlowError::Unattributed
 
 mod abi;
+mod belt;
 mod btf;
 mod cgroup;
 mod denial;
+mod diag;
 mod error;
+mod event;
 mod flow;
 mod govern;
 mod interceptor;
+pub mod keeper;
+mod layer;
 mod listener;
 mod mount;
+mod netns;
 mod notice;
 mod object;
+mod outpost;
 mod pin;
 mod probe;
 mod run;
 mod self_test;
+mod sweep;
 mod sys;
 mod target;
 mod watch;
 mod workload;
 
+pub use belt::Direction;
 pub use denial::Counters;
 pub use error::InterceptError;
+pub use event::{CaptureEvent, Refused};
 pub use govern::Governed;
+pub use layer::{Layer, LayerState, TECHNIQUES, Technique, table};
 pub use interceptor::{Health, Interceptor, Settings, detach};
 pub use pin::Instance;
 pub use probe::{Check, Status, probe, prove};
 pub use run::RunCgroup;
 pub use self_test::SelfTestError;
+pub use sweep::Bypass;
 pub use target::TargetNet;
+pub use workload::ProcWitness;

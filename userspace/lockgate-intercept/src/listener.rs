@@ -2,9 +2,14 @@
 //!
 //! No SO_REUSEPORT: with it a process of the same uid could join the group.
 
-use crate::error::{Doing as _, InterceptError};
+use crate::{
+    error::{Doing as _, InterceptError},
+    sys,
+};
+use rustix::fd::AsFd as _;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
+    collections::HashMap,
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
 };
@@ -46,6 +51,26 @@ impl Listeners {
             }
         }
         Err(last.unwrap_or(InterceptError::PortTaken { address: Ipv4Addr::LOCALHOST.into(), port: 0 }))
+    }
+
+    /// Those of an earlier agent, by the network namespace (its cookie) that they live in. What is not on `port`, or
+    /// not on loopback, is none of them, and is dropped.
+    pub(crate) fn adopt(kept: Vec<TcpListener>, port: u16) -> HashMap<u64, Self> {
+        let mut v4 = HashMap::new();
+        let mut v6 = HashMap::new();
+        for listener in kept {
+            let Ok(cookie) = sys::netns_cookie(listener.as_fd()) else { continue };
+            match listener.local_addr() {
+                Ok(address) if address == SocketAddr::from((Ipv4Addr::LOCALHOST, port)) => {
+                    v4.insert(cookie, listener);
+                }
+                Ok(address) if address == SocketAddr::from((Ipv6Addr::LOCALHOST, port)) => {
+                    v6.insert(cookie, listener);
+                }
+                Ok(_) | Err(_) => {}
+            }
+        }
+        v4.into_iter().map(|(cookie, v4)| (cookie, Self { v4, v6: v6.remove(&cookie), port })).collect()
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &TcpListener> {

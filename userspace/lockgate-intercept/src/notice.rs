@@ -1,5 +1,6 @@
-//! Waiting for the next round of the watch: until time is up, until somebody stops it, or until a unit
-//! appears. systemd makes units in slices, so the slices are watched; what appears elsewhere is found by time.
+//! Waiting for the next round of the watch: until time is up, until somebody stops it, until the kernel refuses
+//! somebody, or until a unit or a container appears or is left. systemd makes units in slices, so the slices are
+//! watched, and so are governed cgroups; what appears elsewhere is found by time.
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -13,8 +14,10 @@ use std::{path::PathBuf, time::Duration};
 pub(crate) enum Wake {
     /// The owner is gone.
     Stop,
-    /// Something was made in a slice.
+    /// Something was made, or somebody moved in or out.
     Change,
+    /// The kernel refused somebody.
+    Refusal,
     /// Nothing happened.
     Time,
 }
@@ -43,9 +46,29 @@ impl Notice {
         }
     }
 
-    /// Waits. `stop` becomes readable, or hangs up, when the owner is gone.
-    pub(crate) fn wait(&self, stop: BorrowedFd<'_>, pause: Duration) -> Wake {
+    /// Watches these cgroups too: their first and last process, their children.
+    pub(crate) fn follow_members(&self, cgroups: &[PathBuf]) {
+        let Some(fd) = &self.0 else { return };
+        for cgroup in cgroups {
+            let made = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::ONLYDIR;
+            let _ = add_watch(fd, cgroup.as_path(), made);
+            // The kernel marks this file modified when `populated` in it changes (cgroup-v2.rst).
+            let _ = add_watch(fd, cgroup.join("cgroup.events"), WatchFlags::MODIFY);
+        }
+    }
+
+    /// Waits. `stop` becomes readable, or hangs up, when the owner is gone; `refusals` when there are some to read.
+    pub(crate) fn wait(
+        &self,
+        stop: BorrowedFd<'_>,
+        refusals: Option<BorrowedFd<'_>>,
+        pause: Duration,
+    ) -> Wake {
+        let quiet = stop;
         let mut fds = vec![PollFd::from_borrowed_fd(stop, PollFlags::IN)];
+        // Asked for nothing, the second place of a wait without refusals stays silent until the owner is gone.
+        let asked = if refusals.is_some() { PollFlags::IN } else { PollFlags::empty() };
+        fds.push(PollFd::from_borrowed_fd(refusals.unwrap_or(quiet), asked));
         fds.extend(self.0.as_ref().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
         let pause = Timespec { tv_sec: pause.as_secs() as i64, tv_nsec: i64::from(pause.subsec_nanos()) };
         if poll(&mut fds, Some(&pause)).is_err() {
@@ -53,13 +76,14 @@ impl Notice {
             return Wake::Time;
         }
         let ready = |index: usize| fds.get(index).is_some_and(|fd| !fd.revents().is_empty());
-        match (ready(0), ready(1)) {
-            (true, _) => Wake::Stop,
-            (false, true) => {
+        match (ready(0), ready(1), ready(2)) {
+            (true, ..) => Wake::Stop,
+            (false, true, _) => Wake::Refusal,
+            (false, false, true) => {
                 self.drain();
                 Wake::Change
             }
-            (false, false) => Wake::Time,
+            (false, false, false) => Wake::Time,
         }
     }
 
@@ -86,15 +110,26 @@ mod tests {
         notice.follow(&[slice.path().to_owned(), slice.path().to_owned(), "/nowhere".into()]);
         std::fs::create_dir(slice.path().join("runner.service")).unwrap();
         std::fs::create_dir(slice.path().join("other.service")).unwrap();
-        assert_eq!(notice.wait(stop.as_fd(), LONG), Wake::Change);
-        assert_eq!(notice.wait(stop.as_fd(), Duration::from_millis(1)), Wake::Time);
+        assert_eq!(notice.wait(stop.as_fd(), None, LONG), Wake::Change);
+        assert_eq!(notice.wait(stop.as_fd(), None, Duration::from_millis(1)), Wake::Time);
+    }
+
+    #[test]
+    fn refusals_wake() {
+        let (stop, _owner) = pipe().unwrap();
+        let (refusals, kernel) = pipe().unwrap();
+        let notice = Notice::open();
+        let wait = |pause| notice.wait(stop.as_fd(), Some(refusals.as_fd()), pause);
+        assert_eq!(wait(Duration::from_millis(1)), Wake::Time);
+        rustix::io::write(&kernel, b"x").unwrap();
+        assert_eq!(wait(LONG), Wake::Refusal);
     }
 
     #[test]
     fn an_owner_that_is_gone_stops() {
         let (stop, owner) = pipe().unwrap();
         drop(owner);
-        assert_eq!(Notice::open().wait(stop.as_fd(), LONG), Wake::Stop);
-        assert_eq!(Notice(None).wait(stop.as_fd(), LONG), Wake::Stop);
+        assert_eq!(Notice::open().wait(stop.as_fd(), None, LONG), Wake::Stop);
+        assert_eq!(Notice(None).wait(stop.as_fd(), None, LONG), Wake::Stop);
     }
 }

@@ -1,12 +1,17 @@
 //! The embedded eBPF object: loading it, and finding out by loading what this kernel allows.
 
-use crate::error::{InterceptError, chain};
+use crate::{
+    abi::Raw,
+    btf::kernel_offsets,
+    error::{InterceptError, chain},
+};
 use aya::{
-    Ebpf, EbpfLoader,
+    Btf, Ebpf, EbpfLoader,
     programs::{Program, ProgramFd},
 };
 use lockgate_ebpf_common::map;
-use std::path::Path;
+use rustix::fd::{AsFd as _, OwnedFd};
+use std::{collections::HashMap, path::Path};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lockgate.bpf.o"));
 
@@ -33,6 +38,25 @@ pub(crate) const PROGRAMS: [Spec; 10] = [
     Spec { name: "lg_connect6", attach_type: 11, job: "redirects connect() (IPv6)" },
 ];
 
+/// A program that a kernel may refuse without capture being lost.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Belt {
+    pub(crate) name: &'static str,
+    /// The LSM hook, of a program of that kind.
+    hook: Option<&'static str>,
+}
+
+pub(crate) const PACKET: Belt = Belt { name: "lg_egress", hook: None };
+pub(crate) const INTERFACE: Belt = Belt { name: "lg_interface", hook: None };
+pub(crate) const INTERFACE_L3: Belt = Belt { name: "lg_interface_l3", hook: None };
+pub(crate) const LSM: [Belt; 5] = [
+    Belt { name: "lg_lsm_create", hook: Some("socket_create") },
+    Belt { name: "lg_lsm_send", hook: Some("socket_sendmsg") },
+    Belt { name: "lg_lsm_receive", hook: Some("file_receive") },
+    Belt { name: "lg_lsm_tun_create", hook: Some("tun_dev_create") },
+    Belt { name: "lg_lsm_tun_open", hook: Some("tun_dev_open") },
+];
+
 /// What the programs may use on this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Features {
@@ -55,6 +79,8 @@ impl Features {
 pub(crate) struct Object {
     pub(crate) ebpf: Ebpf,
     pub(crate) features: Features,
+    /// Why a belt is not loaded.
+    refused: HashMap<&'static str, String>,
 }
 
 impl Object {
@@ -64,12 +90,25 @@ impl Object {
         let mut first_error = None;
         for features in Features::LADDER {
             match try_load(Some(maps), features) {
-                Ok(ebpf) => return Ok(Self { ebpf, features }),
+                Ok(mut ebpf) => {
+                    let refused = load_belts(&mut ebpf);
+                    return Ok(Self { ebpf, features, refused });
+                }
                 // The newest set's refusal is the one worth telling.
                 Err(error) => drop(first_error.get_or_insert(error)),
             }
         }
         Err(InterceptError::Load { reason: first_error.unwrap_or_default() })
+    }
+
+    /// The descriptor of a belt's program, or why there is none.
+    pub(crate) fn belt(&self, belt: Belt) -> Result<OwnedFd, String> {
+        if let Some(why) = self.refused.get(belt.name) {
+            return Err(format!("{}: {why}", belt.name));
+        }
+        let program = self.ebpf.program(belt.name).ok_or_else(|| format!("{} is not in the object", belt.name))?;
+        let fd = program_fd(program).map_err(|error| chain(&error))?;
+        fd.as_fd().try_clone_to_owned().map_err(|error| error.to_string())
     }
 
     /// The descriptor of one loaded program.
@@ -90,9 +129,34 @@ fn program_fd(program: &Program) -> Result<&ProgramFd, aya::programs::ProgramErr
     program.fd()
 }
 
+fn load_belts(ebpf: &mut Ebpf) -> HashMap<&'static str, String> {
+    let btf = Btf::from_sys_fs().map_err(|error| chain(&error));
+    let offsets = kernel_offsets().map(drop);
+    let all = [PACKET, INTERFACE, INTERFACE_L3].into_iter().chain(LSM);
+    let mut load = |belt: &Belt| {
+        let program = ebpf.program_mut(belt.name).ok_or_else(|| "not in the object".to_owned())?;
+        match (program, belt.hook) {
+            (Program::Lsm(program), Some(hook)) => {
+                offsets.clone()?;
+                program.load(hook, btf.as_ref().map_err(Clone::clone)?).map_err(|error| brief(&error))
+            }
+            (program, _) => load_program(program),
+        }
+    };
+    all.filter_map(|belt| Some((belt.name, load(&belt).err()?))).collect()
+}
+
+/// An error without the verifier's log, which can be as long as the program.
+fn brief(error: &dyn std::error::Error) -> String {
+    chain(error).split(". Verifier output").next().unwrap_or_default().to_owned()
+}
+
 fn try_load(maps: Option<&Path>, features: Features) -> Result<Ebpf, String> {
     let (retval, cookie) = (u8::from(features.set_retval), u8::from(features.netns_cookie));
+    // Zeroes where the kernel does not tell: then the programs that use them are not loaded.
+    let offsets = Raw(kernel_offsets().unwrap_or_default());
     let mut loader = EbpfLoader::new();
+    loader.override_global("KERNEL_OFFSETS", &offsets, true);
     loader.override_global("HAVE_SET_RETVAL", &retval, true).override_global(
         "HAVE_NETNS_COOKIE",
         &cookie,
@@ -117,6 +181,8 @@ fn load_program(program: &mut Program) -> Result<(), String> {
         Program::CgroupSockAddr(program) => program.load(),
         Program::CgroupSock(program) => program.load(),
         Program::SockOps(program) => program.load(),
+        Program::CgroupSkb(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
         other => return Err(format!("unexpected program type {:?}", other.prog_type())),
     }
     .map_err(|error| chain(&error))

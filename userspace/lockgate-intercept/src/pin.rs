@@ -4,6 +4,7 @@
 
 use crate::{
     abi::Raw,
+    cgroup::CgroupId,
     error::{Doing as _, InterceptError, chain},
     mount,
     object::{Object, PROGRAMS, Spec},
@@ -96,6 +97,29 @@ impl Pins {
         self.base.join("links").join(name)
     }
 
+    /// Packet filters, by cgroup id.
+    pub(crate) fn egress_directory(&self) -> PathBuf {
+        self.base.join("egress")
+    }
+
+    pub(crate) fn egress(&self, id: CgroupId) -> PathBuf {
+        self.egress_directory().join(id.0.to_string())
+    }
+
+    /// LSM programs.
+    pub(crate) fn lsm(&self) -> PathBuf {
+        self.base.join("lsm")
+    }
+
+    /// Packet filters of interfaces.
+    pub(crate) fn interfaces(&self) -> PathBuf {
+        self.base.join("interfaces")
+    }
+
+    pub(crate) fn interface(&self, name: &str) -> PathBuf {
+        self.interfaces().join(name)
+    }
+
     /// Makes the directories.
     pub(crate) fn create(&self) -> Result<(), InterceptError> {
         for directory in [self.maps(), self.base.join("links")] {
@@ -143,7 +167,7 @@ impl Pins {
         let path = self.link(spec.name);
         let program = object.program(spec)?.as_fd();
         let pinned = match sys::open_pinned(&path) {
-            Ok(fd) if sys::link_cgroup(fd.as_fd()).is_ok_and(|cgroup| cgroup != 0) => Some(fd),
+            Ok(fd) if sys::link_target(fd.as_fd()).is_ok_and(|cgroup| cgroup != 0) => Some(fd),
             // Somebody detached it: what is left is only a name.
             Ok(_) => {
                 fs::remove_file(&path).doing(|| format!("remove {}", path.display()))?;
@@ -184,6 +208,11 @@ impl Pins {
             detach_pinned(&self.link(spec.name));
         }
         self.remove_foreign_links();
+        for directory in [self.egress_directory(), self.interfaces()] {
+            for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+                detach_pinned(&entry.path());
+            }
+        }
         remove_tree(&self.base).doing(|| format!("remove {}", self.base.display()))?;
         // Shared with other instances: only the last one removes it.
         let _ = fs::remove_dir(&self.parent);
@@ -199,7 +228,7 @@ fn detach_pinned(path: &Path) {
 }
 
 /// `fs::remove_dir_all` wants file types that bpffs does not give in readdir on every kernel.
-fn remove_tree(directory: &Path) -> io::Result<()> {
+pub(crate) fn remove_tree(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         if fs::symlink_metadata(&path)?.is_dir() { remove_tree(&path)? } else { fs::remove_file(&path)? }
@@ -229,7 +258,7 @@ impl Link {
     /// Checks the link and puts back a pin that somebody removed: without it a dying agent would
     /// leave the targets open.
     pub(crate) fn check(&self, pins: &Pins) -> io::Result<LinkState> {
-        if sys::link_cgroup(self.fd.as_fd())? == 0 {
+        if sys::link_target(self.fd.as_fd())? == 0 {
             return Ok(LinkState::Detached);
         }
         let path = pins.link(self.spec.name);

@@ -9,13 +9,14 @@ use crate::{
     cgroup::{Tree, path_of_process},
     govern::Governed,
     interceptor::{Interceptor, Settings, describe, detach},
+    layer::{Layer, LayerState},
     mount, object,
     pin::{Instance, Pins},
     sys,
 };
 use lockgate_model::{addr::ClientAddr, port::Attributor as _};
 use rustix::fd::AsFd as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{
     fs,
     net::{Ipv6Addr, TcpListener},
@@ -29,7 +30,7 @@ use std::{
 };
 
 /// How a check ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// As it should be.
@@ -41,7 +42,7 @@ pub enum Status {
 }
 
 /// One check.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     /// What was looked at.
     pub name: String,
@@ -50,7 +51,7 @@ pub struct Check {
     /// What was found.
     pub detail: String,
     /// What to do, when something is to be done.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }
 
@@ -266,27 +267,49 @@ fn pins(instance: &Instance) -> Check {
 }
 
 fn is_attached(link: &Path) -> bool {
-    sys::open_pinned(link).and_then(|fd| sys::link_cgroup(fd.as_fd())).is_ok_and(|cgroup| cgroup != 0)
+    sys::open_pinned(link).and_then(|fd| sys::link_target(fd.as_fd())).is_ok_and(|cgroup| cgroup != 0)
 }
 
-/// Proves capture end to end with an instance of its own, which is gone afterwards. The calling process is in
-/// another cgroup while it runs, and back in its own when this returns.
-pub fn prove() -> Check {
+/// Proves capture end to end with an instance of its own, which is gone afterwards, and says which layers this kernel
+/// allows. The calling process is in another cgroup while it runs, and back in its own when this returns.
+pub fn prove() -> Vec<Check> {
     const NAME: &str = "capture";
     match prove_or_say_why() {
-        Ok(()) => {
-            Check::ok(NAME, "a probe in a governed cgroup came in at the listener, attributed to its process")
+        Ok(layers) => {
+            let proof = "a probe in a governed cgroup came in at the listener, attributed to its process";
+            std::iter::once(Check::ok(NAME, proof)).chain(layers.iter().map(LayerState::check)).collect()
         }
-        Err(reason) => Check::not(
+        Err(reason) => vec![Check::not(
             Status::Failed,
             NAME,
             reason,
             "see the checks above; each failed one explains this one",
-        ),
+        )],
     }
 }
 
-fn prove_or_say_why() -> Result<(), String> {
+impl LayerState {
+    /// The layer as `doctor` shows it: exactly what is open without it.
+    pub fn check(&self) -> Check {
+        let name = self.layer.as_str();
+        if self.active {
+            return Check::ok(name, self.detail.clone());
+        }
+        if self.open.is_empty() {
+            return Check::ok(name, format!("not in force ({}); nothing is open because of it", self.detail));
+        }
+        let open = self.open.join("; ");
+        let status = if self.layer == Layer::Socket { Status::Failed } else { Status::Warning };
+        Check::not(
+            status,
+            name,
+            format!("not in force ({}). Not stopped: {open}", self.detail),
+            self.layer.remedy(),
+        )
+    }
+}
+
+fn prove_or_say_why() -> Result<Vec<LayerState>, String> {
     let instance =
         Instance::new(&format!("doctor-{}", std::process::id())).map_err(|error| error.to_string())?;
     // Last: the cgroup can be removed only after this process has left it.
@@ -307,7 +330,7 @@ fn prove_or_say_why() -> Result<(), String> {
     let result = interceptor.self_test().map_err(|error| error.to_string());
     done.store(true, Ordering::Relaxed);
     let _ = acceptor.join();
-    result
+    result.map(|()| interceptor.layers())
 }
 
 /// The least that a proxy does: accept, and ask whose it is.

@@ -10,6 +10,7 @@ mod command {
     pub(super) const OBJ_PIN: i32 = 6;
     pub(super) const OBJ_GET: i32 = 7;
     pub(super) const OBJ_GET_INFO_BY_FD: i32 = 15;
+    pub(super) const RAW_TRACEPOINT_OPEN: i32 = 17;
     pub(super) const LINK_CREATE: i32 = 28;
     pub(super) const LINK_UPDATE: i32 = 29;
     pub(super) const LINK_DETACH: i32 = 34;
@@ -61,6 +62,32 @@ pub(crate) fn link_create(
     cgroup: BorrowedFd<'_>,
     attach_type: u32,
 ) -> io::Result<OwnedFd> {
+    link_to(program, cgroup.as_raw_fd() as u32, attach_type)
+}
+
+/// Attaches a program to an interface (TCX, 6.6), beside others' programs.
+pub(crate) fn link_create_on_interface(
+    program: BorrowedFd<'_>,
+    interface: u32,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    link_to(program, interface, attach_type)
+}
+
+/// Attaches an LSM program to the hook that it was loaded for.
+pub(crate) fn raw_tracepoint_open(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        name: u64,
+        prog_fd: u32,
+        reserved: u32,
+    }
+    let mut attr = Attr { name: 0, prog_fd: program.as_raw_fd() as u32, reserved: 0 };
+    bpf(command::RAW_TRACEPOINT_OPEN, &mut attr).map(owned)
+}
+
+/// `target` is a descriptor or an interface, as the attach type has it.
+fn link_to(program: BorrowedFd<'_>, target: u32, attach_type: u32) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Attr {
         prog_fd: u32,
@@ -68,12 +95,8 @@ pub(crate) fn link_create(
         attach_type: u32,
         flags: u32,
     }
-    let mut attr = Attr {
-        prog_fd: program.as_raw_fd() as u32,
-        target_fd: cgroup.as_raw_fd() as u32,
-        attach_type,
-        flags: 0,
-    };
+    let mut attr =
+        Attr { prog_fd: program.as_raw_fd() as u32, target_fd: target, attach_type, flags: 0 };
     bpf(command::LINK_CREATE, &mut attr).map(owned)
 }
 
@@ -106,9 +129,10 @@ pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// The cgroup that a link is attached to; 0 once it was detached.
-pub(crate) fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
-    /// `struct bpf_link_info` with its cgroup member.
+/// What a link is attached to (a cgroup's id, an interface's number); 0 once it was detached.
+pub(crate) fn link_target(link: BorrowedFd<'_>) -> io::Result<u64> {
+    const BPF_LINK_TYPE_TCX: u32 = 11;
+    /// `struct bpf_link_info` with its cgroup member, or its tcx one.
     #[repr(C)]
     #[derive(Default)]
     struct Info {
@@ -116,7 +140,8 @@ pub(crate) fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
         id: u32,
         prog_id: u32,
         padding: u32,
-        cgroup_id: u64,
+        /// A cgroup's id, or an interface's number and the attach type.
+        target: [u32; 2],
         attach_type: u32,
         reserved: u32,
     }
@@ -133,7 +158,45 @@ pub(crate) fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
         info: std::ptr::from_mut(&mut info) as u64,
     };
     bpf(command::OBJ_GET_INFO_BY_FD, &mut attr)?;
-    Ok(info.cgroup_id)
+    let [low, high] = info.target;
+    match info.kind {
+        BPF_LINK_TYPE_TCX => Ok(low.into()),
+        _ => Ok(u64::from_ne_bytes(cast([low.to_ne_bytes(), high.to_ne_bytes()]))),
+    }
+}
+
+fn cast([[a, b, c, d], [e, f, g, h]]: [[u8; 4]; 2]) -> [u8; 8] {
+    [a, b, c, d, e, f, g, h]
+}
+
+/// Whether packets on this interface begin with an Ethernet header; a device that cannot be asked counts as one.
+pub(crate) fn has_link_layer(interface: u32) -> bool {
+    const ARPHRD_ETHER: &str = "1"; // linux/if_arp.h
+    const ARPHRD_LOOPBACK: &str = "772";
+    let Some(name) = interface_name(interface) else { return true };
+    let kind = std::fs::read_to_string(format!("/sys/class/net/{name}/type")).unwrap_or_default();
+    kind.is_empty() || matches!(kind.trim(), ARPHRD_ETHER | ARPHRD_LOOPBACK)
+}
+
+/// The name of an interface in the caller's network namespace.
+pub(crate) fn interface_name(interface: u32) -> Option<String> {
+    let name = nix::net::if_::if_indextoname(interface).ok()?;
+    name.into_string().ok()
+}
+
+/// Whether LSM programs are called: the agent's own ask for a socket that cannot be is answered with
+/// [`LSM_PROBE_ERRNO`](lockgate_ebpf_common::LSM_PROBE_ERRNO).
+pub(crate) fn ask_lsm() -> Result<(), String> {
+    use lockgate_ebpf_common::{LSM_PROBE_ERRNO, LSM_PROBE_PROTOCOL};
+    // SAFETY: socket(2) takes three numbers; a descriptor that it should not have returned is closed.
+    let fd = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_RAW, LSM_PROBE_PROTOCOL as i32) };
+    if fd >= 0 {
+        drop(owned(fd));
+    }
+    match io::Error::last_os_error().raw_os_error() {
+        Some(LSM_PROBE_ERRNO) if fd < 0 => Ok(()),
+        _ => Err("attached, but never called: the kernel was booted without `bpf` in `lsm=`".to_owned()),
+    }
 }
 
 /// `SO_NETNS_COOKIE` of a socket.
@@ -180,4 +243,12 @@ pub(crate) fn has_exited(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
     let mut poll = [rustix::event::PollFd::from_borrowed_fd(pidfd, rustix::event::PollFlags::IN)];
     let ready = rustix::event::poll(&mut poll, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 }))?;
     Ok(ready > 0)
+}
+
+/// The network namespace that a socket lives in, as nsfs shows it (`SIOCGSKNS`, linux/sockios.h).
+pub(crate) fn netns_of_socket(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const SIOCGSKNS: libc::Ioctl = 0x894C;
+    // SAFETY: the request takes no argument and returns a new descriptor (O_CLOEXEC).
+    let fd = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) };
+    if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(owned(fd)) }
 }

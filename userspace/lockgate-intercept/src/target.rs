@@ -47,6 +47,11 @@ impl TargetNet {
         Self::new(address, if address.is_ipv4() { 32 } else { 128 }, port)
     }
 
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Does it cover this address?
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();

@@ -18,11 +18,21 @@ use std::{
     time::Duration,
 };
 
-/// Without globs nothing is urgent.
-const CALM: Duration = Duration::from_secs(1);
+/// Without globs nothing is urgent, but that a hook that goes is told within a second.
+const CALM: Duration = Duration::from_millis(800);
 /// A restarted unit has a new cgroup; until it is found its egress is direct. A slice that is watched wakes
 /// sooner than this.
 const WITH_GLOBS: Duration = Duration::from_millis(200);
+/// Rounds after a change: whoever moved into a cgroup enters its network namespace a moment later, and whoever was
+/// missed by one look is looked for again.
+const AFTER_A_CHANGE: [Duration; 4] = [
+    Duration::from_millis(5),
+    Duration::from_millis(20),
+    Duration::from_millis(60),
+    Duration::from_millis(200),
+];
+/// Between two rounds that something woke: a host that makes cgroups all the time must not keep a core busy.
+const BREATH: Duration = Duration::from_millis(4);
 
 /// Refusals that are told one by one in a round; the rest is counted.
 const TOLD_PER_ROUND: usize = 20;
@@ -56,26 +66,46 @@ impl Drop for Watch {
 fn run(core: &Core, stopped: &OwnedFd) {
     let mut last = Health::default();
     let notice = Notice::open();
+    let refusals = core.refusals();
+    let mut next = AFTER_A_CHANGE.iter();
+    let mut stale = true;
     loop {
         // Followed before the tree is looked through: a unit made in between still wakes.
-        notice.follow(&core.slices());
-        let pause = if core.has_globs() { WITH_GLOBS } else { CALM };
-        match notice.wait(stopped.as_fd(), pause) {
+        if stale {
+            notice.follow(&core.slices());
+            notice.follow_members(&core.governed_directories());
+        }
+        let calm = if core.has_globs() { WITH_GLOBS } else { CALM };
+        let pause = next.next().copied().unwrap_or(calm);
+        match notice.wait(stopped.as_fd(), refusals.as_ref().map(|fd| fd.as_fd()), pause) {
             Wake::Stop => return,
-            Wake::Change | Wake::Time => last = wake_safely(core, last),
+            Wake::Change => {
+                next = AFTER_A_CHANGE.iter();
+                last = safely(|| wake(core, &last)).unwrap_or(last);
+                thread::sleep(BREATH);
+                stale = true;
+            }
+            // A job that is refused in a loop has each round cost little.
+            Wake::Refusal => {
+                let _ = safely(|| report(&core.refused()));
+                thread::sleep(BREATH);
+                stale = false;
+            }
+            Wake::Time => {
+                last = safely(|| wake(core, &last)).unwrap_or(last);
+                stale = true;
+            }
         }
     }
 }
 
 /// A watch that died would leave restarted units ungoverned, so a bug in one round does not end it.
-fn wake_safely(core: &Core, last: Health) -> Health {
-    match catch_unwind(AssertUnwindSafe(|| wake(core, &last))) {
-        Ok(health) => health,
-        Err(_) => {
-            tracing::error!("a round of the capture watch panicked; please report it");
-            last
-        }
+fn safely<T>(round: impl FnOnce() -> T) -> Option<T> {
+    let done = catch_unwind(AssertUnwindSafe(round)).ok();
+    if done.is_none() {
+        tracing::error!("a round of the capture watch panicked; please report it");
     }
+    done
 }
 
 fn wake(core: &Core, last: &Health) -> Health {

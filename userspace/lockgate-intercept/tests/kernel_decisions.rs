@@ -4,10 +4,13 @@
 #[path = "../../../ebpf/lockgate-ebpf/src/decide.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the kernel programs use what these tests do not")]
 mod decide;
+#[path = "../../../ebpf/lockgate-ebpf/src/packet.rs"]
+#[allow(unreachable_pub, reason = "a module of the kernel programs")]
+mod packet;
 
 use decide::{
-    Birth, Dial, End, HANDSHAKE_MAX_NS, LOCALHOST_V4, LOCALHOST_V6, Loopback, Socket, Step, World, bind,
-    connect, create, handshake, is_fresh, is_loopback, normalise, send,
+    Birth, Dial, End, Found, Packet, HANDSHAKE_MAX_NS, LOCALHOST_V4, LOCALHOST_V6, Loopback, Socket, Step, World, bind,
+    carry, connect, create, cross, handshake, is_fresh, is_loopback, leave, normalise, open, send, tunnel,
 };
 use lockgate_ebpf_common::{ABI_VERSION, Address, Config, Refusal, V4_MAPPED, protocol};
 use std::net::{IpAddr, Ipv6Addr};
@@ -69,6 +72,10 @@ impl World for Script {
 
     fn unbind_device(&mut self) {
         self.done.push("unbind");
+    }
+
+    fn vouch(&mut self) {
+        self.done.push("vouch");
     }
 
     fn record(&mut self, _: &Config, _: &Address, _: u32) -> bool {
@@ -297,4 +304,180 @@ fn a_flow_is_believed_for_one_handshake_and_no_longer() {
     assert!(is_fresh(1_000, 1_000) && is_fresh(0, HANDSHAKE_MAX_NS));
     assert!(!is_fresh(0, HANDSHAKE_MAX_NS + 1));
     assert!(!is_fresh(2_000, 1_000), "from the future");
+}
+
+#[test]
+fn the_proxy_s_own_dial_of_a_protected_address_is_vouched_for() {
+    let proxy = Script { cgroup: PROXY_CGROUP, ..Script::default() };
+    for (to, port, expected) in [
+        ("10.0.0.1", 5432, &["forget", "vouch"][..]),
+        ("0.0.0.0", 5432, &["forget", "vouch"]),
+        ("10.0.0.1", 443, &["forget"]),
+    ] {
+        let (result, done) = decide(&proxy, &dial(to, port));
+        assert_eq!((result, done.as_slice()), (Ok(Step::Pass), expected), "{to}:{port}");
+    }
+}
+
+#[test]
+fn governed_tasks_open_no_family_that_leaves_unseen() {
+    let governed = Script::default();
+    for (family, name, made) in [
+        (1, "unix", true),
+        (2, "inet", true),
+        (10, "inet6", true),
+        (16, "netlink", true),
+        (38, "alg", true),
+        (17, "packet", false),
+        (40, "vsock", false),
+        (43, "smc", false),
+        (44, "xdp", false),
+        (30, "tipc", false),
+        (21, "rds", false),
+    ] {
+        let expected = if made { Ok(()) } else { Err(Refusal::SocketType) };
+        assert_eq!(open(&governed, family), expected, "{name}");
+        for script in [
+            Script { governed: false, ..Script::default() },
+            Script { cgroup: PROXY_CGROUP, ..Script::default() },
+            Script { config: None, ..Script::default() },
+        ] {
+            assert_eq!(open(&script, family), Ok(()), "{name}");
+        }
+    }
+    assert_eq!(tunnel(&governed), Err(Refusal::Tunnel));
+    assert_eq!(tunnel(&Script { governed: false, ..Script::default() }), Ok(()));
+}
+
+#[test]
+fn sockets_that_come_from_elsewhere_carry_nothing_to_protected_addresses() {
+    let (stream, raw) = (1, 3);
+    for (family, kind, ip_protocol, peer, port, carried) in [
+        (2, stream, protocol::TCP, "10.0.0.1", 5432, false),
+        (2, stream, protocol::TCP, "10.0.0.1", 443, true),
+        (2, stream, protocol::TCP, "0.0.0.0", 0, true),
+        (10, stream, protocol::TCP, "2001:db8::1", 5432, false),
+        (10, stream, protocol::TCP, "::ffff:10.0.0.1", 5432, false),
+        (2, 2, protocol::UDP, "10.0.0.1", 5432, false),
+        (2, raw, 255, "0.0.0.0", 0, false),
+        (2, 1, protocol::SCTP, "0.0.0.0", 0, false),
+        (17, raw, 0, "::", 0, false),
+        (40, stream, 0, "::", 0, false),
+        (1, stream, 0, "::", 0, true),
+        (16, raw, 0, "::", 0, true),
+    ] {
+        let found = Found { family, kind, protocol: ip_protocol, address: address(peer), port };
+        let expected = if carried { Ok(()) } else { Err(Refusal::ForeignSocket) };
+        assert_eq!(carry(&Script::default(), &found), expected, "{found:?}");
+        assert_eq!(carry(&Script { governed: false, ..Script::default() }, &found), Ok(()), "{found:?}");
+    }
+}
+
+/// The bytes of a packet, as long as they are.
+struct Wire(Vec<u8>);
+
+impl packet::Bytes for Wire {
+    fn byte(&self, at: u32) -> Option<u8> {
+        self.0.get(at as usize).copied()
+    }
+
+    fn half(&self, at: u32) -> Option<u16> {
+        Some(u16::from_ne_bytes(*self.0.get(at as usize..)?.first_chunk()?))
+    }
+
+    fn word(&self, at: u32) -> Option<u32> {
+        Some(u32::from_ne_bytes(*self.0.get(at as usize..)?.first_chunk()?))
+    }
+}
+
+/// 192.0.2.7 to 10.0.0.1, with options of a number of words, at an offset of fragments.
+fn v4(options: u8, fragment: u16, next: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x45 + options, 0, 0, 0, 0, 0];
+    bytes.extend(fragment.to_be_bytes());
+    bytes.extend([64, next, 0, 0, 192, 0, 2, 7, 10, 0, 0, 1]);
+    bytes.extend(vec![0; usize::from(options) * 4]);
+    bytes.extend(payload);
+    bytes
+}
+
+/// 2001:db8::7 to 2001:db8::1.
+fn v6(next: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x60, 0, 0, 0, 0, 0, next, 64];
+    for last in [7, 1] {
+        bytes.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
+    }
+    bytes.extend(payload);
+    bytes
+}
+
+const PORTS: [u8; 4] = [0x82, 0x35, 0x15, 0x38];
+
+#[test]
+fn a_packet_s_destination_is_found_behind_options_and_extension_headers() {
+    let behind = |headers: &[u8]| [headers, &PORTS].concat();
+    let hop = [43, 0, 0, 0, 0, 0, 0, 0];
+    let routing = [60, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let destination = [6, 0, 0, 0, 0, 0, 0, 0];
+    let first_fragment = [17, 0, 0, 1, 0, 0, 0, 0];
+    let later_fragment = [17, 0, 0, 9, 0, 0, 0, 0];
+    let authentication = [6, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    for (name, bytes, to) in [
+        ("TCP", v4(0, 0, 6, &PORTS), "10.0.0.1"),
+        ("UDP with options", v4(10, 0, 17, &PORTS), "10.0.0.1"),
+        ("the first fragment", v4(0, 0x2000, 6, &PORTS), "10.0.0.1"),
+        ("SCTP", v4(0, 0, 132, &PORTS), "10.0.0.1"),
+        ("DCCP", v4(0, 0, 33, &PORTS), "10.0.0.1"),
+        ("UDP-Lite", v6(136, &PORTS), "2001:db8::1"),
+        ("a chain of headers", v6(0, &behind(&[&hop[..], &routing, &destination].concat())), "2001:db8::1"),
+        ("the first fragment, v6", v6(44, &behind(&first_fragment)), "2001:db8::1"),
+        ("authenticated", v6(51, &behind(&authentication)), "2001:db8::1"),
+        ("a later fragment", v4(0, 0x0001, 6, &PORTS), "none"),
+        ("a later fragment, v6", v6(44, &behind(&later_fragment)), "none"),
+        ("ICMP", v4(0, 0, 1, &PORTS), "none"),
+        ("no ports", v4(0, 0, 6, &[1]), "unreadable"),
+        ("half a header", v4(0, 0, 6, &PORTS)[..12].to_vec(), "unreadable"),
+        ("an endless chain", v6(60, &[60, 0, 0, 0, 0, 0, 0, 0].repeat(20)), "unreadable"),
+        ("another version", vec![0x15; 40], "unreadable"),
+        ("nothing", Vec::new(), "unreadable"),
+    ] {
+        // Behind an Ethernet header as well.
+        for at in [0, 14] {
+            let wire = Wire([vec![0xff; at], bytes.clone()].concat());
+            let packet = packet::read(&wire, at as u32);
+            match packet {
+                Packet::Ports { from, to: reached } => {
+                    let (from_ip, to_ip) = (show(&from.address), show(&reached.address));
+                    let expected = if to.contains(':') { to.to_owned() } else { format!("::ffff:{to}") };
+                    assert_eq!((to_ip, reached.port, from.port), (expected, 5432, 0x8235), "{name}");
+                    assert!(from_ip.ends_with('7'), "{name}: {from_ip}");
+                }
+                Packet::Portless => assert_eq!(to, "none", "{name}"),
+                Packet::Unreadable => assert_eq!(to, "unreadable", "{name}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn packet_filters_drop_what_goes_to_protected_addresses_and_what_cannot_be_read() {
+    let world = Script::default();
+    let end = |ip: &str, port| End { address: address(ip), port };
+    let to = |ip: &str, port| Packet::Ports { from: end("192.0.2.7", 40_000), to: end(ip, port) };
+    for (packet, passes) in [
+        (to("10.0.0.1", 5432), false),
+        (to("2001:db8::1", 5432), false),
+        (to("0.0.0.0", 5432), false),
+        (to("10.0.0.1", 443), true),
+        (Packet::Portless, true),
+        (Packet::Unreadable, false),
+    ] {
+        let expected = if passes { Ok(()) } else { Err(Refusal::Packet) };
+        assert_eq!(leave(&world, &packet), expected, "{packet:?}");
+        assert_eq!(cross(&world, &packet, false, |_, _| false), expected, "{packet:?}");
+    }
+    let packet = to("10.0.0.1", 5432);
+    assert_eq!(cross(&world, &packet, true, |_, _| false), Ok(()));
+    let known = |from: End, to: End| from.port == 40_000 && to.port == 5432;
+    assert_eq!(cross(&world, &packet, false, known), Ok(()));
+    assert_eq!(cross(&world, &Packet::Unreadable, true, known), Err(Refusal::Packet));
 }

@@ -6,10 +6,19 @@ use crate::{
     approval::{ApprovalRequest, Progress, WithdrawReason},
     event::Event,
     flow::Flow,
+    secret::Secret,
     time::Timestamp,
     workload::Workload,
 };
-use std::{future::Future, os::fd::BorrowedFd, pin::Pin};
+use std::{
+    collections::HashMap,
+    future::Future,
+    io,
+    net::SocketAddr,
+    os::fd::{BorrowedFd, OwnedFd},
+    pin::Pin,
+    time::Duration,
+};
 
 /// A boxed future; ports are `dyn`.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -131,4 +140,37 @@ pub trait Attributor: Send + Sync {
     fn flow(&self, accepted: BorrowedFd<'_>, client: ClientAddr) -> Result<Flow, FlowError>;
     /// The workload behind a flow. Never fails: what cannot be read is absent. May read /proc (bounded).
     fn attribute(&self, flow: &Flow) -> Workload;
+    /// Is this another network namespace than the caller's? 0, which no namespace has, is not.
+    fn is_elsewhere(&self, netns_cookie: u64) -> bool {
+        let _ = netns_cookie;
+        false
+    }
+    /// A TCP socket in another network namespace, to dial that destination with from there; `None` where the caller's
+    /// own is meant. Starts a thread: not for a thread that serves others.
+    ///
+    /// # Errors
+    /// When the namespace is gone.
+    fn socket(&self, netns_cookie: u64, destination: SocketAddr) -> io::Result<Option<OwnedFd>> {
+        let _ = (netns_cookie, destination);
+        Ok(None)
+    }
+}
+
+/// What a process carries that can prove more than the kernel knows, read only while it is still the process that
+/// connected. Bounded; may block on /proc, so never called on a thread that serves others.
+pub trait Witness: Send + Sync {
+    /// The values of these variables in the environment the process was started with. Each is text that the
+    /// process could have written; what it proves is for others to find out.
+    fn variables(&self, flow: &Flow, names: &[&str]) -> HashMap<String, Secret<String>>;
+    /// The token of its Kubernetes service account, as its own mount namespace shows it.
+    fn service_account_token(&self, flow: &Flow) -> Option<Secret<String>>;
+    /// How long before now the process was started, when it can still be read.
+    fn age(&self, flow: &Flow) -> Option<Duration>;
+}
+
+/// Who asks platforms and issuers whether a workload is what it seems, as the data plane sees it.
+pub trait Confirmer: Send + Sync {
+    /// The workload with what could be confirmed, and with why the rest could not. Never fails, and ends within a
+    /// bound of its own.
+    fn confirm<'a>(&'a self, flow: &'a Flow, workload: Workload) -> BoxFuture<'a, Workload>;
 }

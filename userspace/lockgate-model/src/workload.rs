@@ -1,6 +1,7 @@
 //! Who a flow comes from, and how sure that is.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// How an identity was established; ordered from weakest to strongest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -77,6 +78,9 @@ pub struct Workload {
     /// Container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<Container>,
+    /// The Kubernetes pod, with an assurance of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Pod>,
     /// CI job facts, with an assurance of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ci: Option<CiJob>,
@@ -149,6 +153,64 @@ pub struct Container {
     /// Kubernetes pod UID from the cgroup path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_uid: Option<String>,
+    /// True when the cgroup lies where the workload itself may make cgroups (below a unit that is no
+    /// runtime, or a user manager): then this is a name, not an identity.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub claimed: bool,
+}
+
+/// A Kubernetes pod. The uid is the kernel's word; everything else is the API server's, or absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// Its UID, from the cgroup path.
+    pub uid: String,
+    /// `guaranteed`, `burstable` or `best_effort`, from the cgroup path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qos: Option<String>,
+    /// Kernel while only the cgroup names it; platform when the API does; attested with a bound token.
+    pub assurance: PodAssurance,
+    /// Its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Its namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The service account it runs as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<String>,
+    /// The controller that owns it: `ReplicaSet/api-6f7`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// The node the API server placed it on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// The image the container was started from, by digest where the runtime reports one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Its labels, bounded. Whoever may patch the pod may write them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Why it is not surer than it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unconfirmed: Option<String>,
+}
+
+impl Pod {
+    /// Whether the API server has said which pod this is.
+    pub fn is_named(&self) -> bool {
+        self.assurance.0 >= Assurance::Platform
+    }
+}
+
+/// Assurance of a pod; a newtype so that its default is what a cgroup alone gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PodAssurance(pub Assurance);
+
+impl Default for PodAssurance {
+    fn default() -> Self {
+        Self(Assurance::Kernel)
+    }
 }
 
 /// Facts of a CI job.
@@ -197,6 +259,26 @@ pub struct CiJob {
     /// Who triggered this attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub triggering_actor: Option<String>,
+    /// The provider's id of the job, unique for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<String>,
+    /// Name of the runner the provider gave the job to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner: Option<String>,
+    /// How the facts were established, in words for an approver; absent for mere claims.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub established_by: Option<String>,
+    /// Why the facts are not confirmed, when something was there to confirm them with: a token that was
+    /// refused, a provider that did not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unconfirmed: Option<String>,
+}
+
+impl CiJob {
+    /// Whether a provider or an issuer vouches for these facts.
+    pub fn is_confirmed(&self) -> bool {
+        self.assurance.0 >= Assurance::Platform
+    }
 }
 
 /// Assurance of CI facts; a newtype so that its default is the weakest.

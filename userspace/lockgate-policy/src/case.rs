@@ -17,7 +17,9 @@ use lockgate_model::{
     session::{ClientClaims, DefaultEffect, Mode, Protocol, Session, Target},
     sql::SqlFacts,
     verdict::{Effect, Verdict},
-    workload::{Assurance, CiAssurance, CiJob, Container, IdentityKind, Process, Unit, Workload},
+    workload::{
+        Assurance, CiAssurance, CiJob, Container, IdentityKind, Pod, PodAssurance, Process, Unit, Workload,
+    },
 };
 use serde::Serialize;
 use std::{
@@ -322,6 +324,10 @@ fn workload(given: &GivenIdentity) -> Workload {
         event_name: given.event_name.clone(),
         actor: given.actor.clone(),
         triggering_actor: given.triggering_actor.clone(),
+        job_id: given.job_id.clone(),
+        runner: given.runner.clone(),
+        established_by: None,
+        unconfirmed: None,
     });
     let kind = match (given.kind, &ci) {
         (Some(kind), _) => kind.0,
@@ -352,7 +358,28 @@ fn workload(given: &GivenIdentity) -> Workload {
             id,
             runtime: "unknown".to_owned(),
             pod_uid: None,
+            claimed: false,
         }),
+        pod: given_pod(given, assurance),
         ci,
     }
+}
+
+/// A pod, when the test says anything about one.
+fn given_pod(given: &GivenIdentity, assurance: Assurance) -> Option<Pod> {
+    let says = given.pod.is_some()
+        || given.namespace.is_some()
+        || given.service_account.is_some()
+        || given.owner.is_some()
+        || !given.labels.is_empty();
+    says.then(|| Pod {
+        uid: "00000000-0000-0000-0000-000000000000".to_owned(),
+        assurance: PodAssurance(assurance.max(Assurance::Kernel)),
+        name: given.pod.clone(),
+        namespace: given.namespace.clone(),
+        service_account: given.service_account.clone(),
+        owner: given.owner.clone(),
+        labels: given.labels.clone(),
+        ..Pod::default()
+    })
 }

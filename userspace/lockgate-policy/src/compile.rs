@@ -390,10 +390,10 @@ fn place_within(text: &str, scalar: &Spanned<String>, offset: usize) -> Position
     }
 }
 
-/// What a rule believes when it does not say: an allow rule no claim, any other rule everything.
-fn default_assurance(effect: RuleEffect) -> Assurance {
-    match effect {
-        RuleEffect::Allow => Assurance::Kernel,
-        RuleEffect::Deny | RuleEffect::RequireApproval | RuleEffect::None => Assurance::Claimed,
+/// What a rule believes when it does not say: one that permits something no claim, any other everything.
+fn default_assurance(strictness: Strictness) -> Assurance {
+    match strictness {
+        Strictness::Permits => Assurance::Kernel,
+        Strictness::Restricts => Assurance::Claimed,
     }
 }

@@ -239,9 +239,34 @@ pub struct IdentityMatch {
     /// cgroup path, relative to the v2 mount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<Globs>,
-    /// Container id.
+    /// Container id. An allow rule takes only cgroups that the workload could not have made itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<Globs>,
+    /// The provider's id of the job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<Globs>,
+    /// Name of the runner the provider gave the job to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner: Option<Globs>,
+    /// Whether the job's provider (or, where no job is claimed, the Kubernetes API) vouches for who asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed: Option<bool>,
+    /// Kubernetes pod. While the API server has not named a pod, rules that deny, hold or mask by this or one of
+    /// the next four match it, and allow rules do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Globs>,
+    /// Its namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Globs>,
+    /// The service account it runs as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<Globs>,
+    /// The controller that owns it: `ReplicaSet/api-6f7`, `Job/migrate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Globs>,
+    /// Every label named here must be there and match. Whoever may patch the pod writes them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, Globs>,
 }
 
 /// Where it goes.

@@ -34,6 +34,7 @@ pub(crate) fn session() -> Session {
         cgroup: Some("/lockgate/run".to_owned()),
         unit: None,
         container: None,
+        pod: None,
         ci: Some(CiJob {
             provider: "github_actions".to_owned(),
             assurance: CiAssurance(Assurance::Claimed),

@@ -13,7 +13,7 @@ use lockgate_model::{
     operation::{Facts, Operation, ValueFormat},
     session::{Mode, Protocol, Session},
     sql::{Export, Extent, RelationName, Risk, RowBound, SqlClass, SqlEffect, SqlFacts},
-    workload::{Assurance, CiJob, IdentityKind},
+    workload::{Assurance, CiJob, IdentityKind, Pod},
 };
 use std::collections::BTreeSet;
 
@@ -44,6 +44,10 @@ pub(crate) enum SessionTest {
     Assurance(Assurance),
     Ci(fn(&CiJob) -> Option<&str>, Patterns),
     RefProtected(bool),
+    Confirmed(bool),
+    /// A pod that the API server has not named yet could be any: a rule that restricts takes it as meant.
+    Pod(fn(&Pod) -> Option<&str>, Patterns, Strictness),
+    PodLabel(String, Patterns, Strictness),
     Uid(Vec<u32>),
     User(Patterns),
     Unit(Patterns),
@@ -101,6 +105,13 @@ impl SessionTest {
             Self::RefProtected(wanted) => {
                 believed_ci(session, trust).and_then(|ci| ci.ref_protected) == Some(*wanted)
             }
+            Self::Confirmed(wanted) => is_confirmed(session) == *wanted,
+            Self::Pod(field, patterns, strictness) => {
+                pod_holds(session, trust, *strictness, |pod| text(patterns, field(pod)))
+            }
+            Self::PodLabel(label, patterns, strictness) => pod_holds(session, trust, *strictness, |pod| {
+                text(patterns, pod.labels.get(label).map(String::as_str))
+            }),
             Self::Uid(uids) => kernel && uids.contains(&process.uid),
             Self::User(patterns) => kernel && text(patterns, process.user.as_deref()),
             Self::Unit(patterns) => {
@@ -113,7 +124,11 @@ impl SessionTest {
             Self::ExeSha256(patterns) => kernel && text(patterns, process.exe_sha256.as_deref()),
             Self::Cgroup(patterns) => kernel && text(patterns, workload.cgroup.as_deref()),
             Self::Container(patterns) => {
-                kernel && text(patterns, workload.container.as_ref().map(|container| container.id.as_str()))
+                // Below a cgroup of its own the workload may make one with any container's name.
+                let container = workload.container.as_ref();
+                let container =
+                    container.filter(|container| !container.claimed || trust.kernel == Assurance::Claimed);
+                kernel && text(patterns, container.map(|container| container.id.as_str()))
             }
             Self::TargetName(patterns) => patterns.matches(session.target.name.as_str()),
             Self::Tag(tag, patterns) => text(patterns, session.target.tags.get(tag).map(String::as_str)),
@@ -145,6 +160,12 @@ impl SessionTest {
             Self::RefProtected(_) => ci
                 .and_then(|ci| ci.ref_protected)
                 .map_or_else(|| "not known".to_owned(), |got| got.to_string()),
+            Self::Confirmed(_) => is_confirmed(session).to_string(),
+            Self::Pod(field, ..) => sure(workload.pod.as_ref().and_then(field), pod_assurance(session)),
+            Self::PodLabel(label, ..) => {
+                let pod = workload.pod.as_ref();
+                sure(pod.and_then(|pod| pod.labels.get(label)).map(String::as_str), pod_assurance(session))
+            }
             Self::Uid(_) => kernel(Some(&process.uid.to_string())),
             Self::User(_) => kernel(process.user.as_deref()),
             Self::Unit(_) => match &workload.unit {
@@ -154,7 +175,12 @@ impl SessionTest {
             Self::Exe(_) => kernel(process.exe.as_deref()),
             Self::ExeSha256(_) => kernel(process.exe_sha256.as_deref()),
             Self::Cgroup(_) => kernel(workload.cgroup.as_deref()),
-            Self::Container(_) => kernel(workload.container.as_ref().map(|container| container.id.as_str())),
+            Self::Container(_) => match &workload.container {
+                Some(container) if container.claimed => {
+                    format!("{} (a name inside the workload's own cgroup: claimed)", container.id)
+                }
+                container => kernel(container.as_ref().map(|container| container.id.as_str())),
+            },
             Self::TargetName(_) => session.target.name.to_string(),
             Self::Tag(tag, _) => {
                 session.target.tags.get(tag).cloned().unwrap_or_else(|| "no such tag".to_owned())
@@ -448,10 +474,40 @@ fn believed_ci(session: &Session, trust: Trust) -> Option<&CiJob> {
     session.workload.ci.as_ref().filter(|ci| ci.assurance.0 >= trust.ci)
 }
 
-/// That something is a CI job is as sure as the facts that say so.
+/// Whether somebody besides the kernel vouches for the most exact name there is: the job's provider, or the
+/// API server for a pod that claims no job.
+pub(crate) fn is_confirmed(session: &Session) -> bool {
+    match (&session.workload.ci, &session.workload.pod) {
+        (Some(ci), _) => ci.is_confirmed(),
+        (None, Some(pod)) => pod.is_named(),
+        (None, None) => false,
+    }
+}
+
+fn pod_assurance(session: &Session) -> Assurance {
+    session.workload.pod.as_ref().map_or(Assurance::Kernel, |pod| pod.assurance.0)
+}
+
+fn pod_holds(
+    session: &Session,
+    trust: Trust,
+    strictness: Strictness,
+    test: impl Fn(&Pod) -> bool,
+) -> bool {
+    let Some(pod) = &session.workload.pod else { return false };
+    match strictness {
+        Strictness::Restricts if !pod.is_named() => true,
+        Strictness::Restricts | Strictness::Permits => pod.assurance.0 >= trust.ci && test(pod),
+    }
+}
+
+/// That something is a CI job is as sure as the facts that say so: the job's, or the unit's of its runner.
 pub(crate) fn kind_assurance(session: &Session) -> Assurance {
     let workload = &session.workload;
     match (session.principal.kind, &workload.ci) {
+        (IdentityKind::CiJob, Some(ci)) if workload.kind == IdentityKind::CiJob => {
+            ci.assurance.0.max(workload.assurance)
+        }
         (IdentityKind::CiJob, Some(ci)) => ci.assurance.0,
         (
             IdentityKind::CiJob

@@ -3,7 +3,7 @@
 //! [`Cleared`] says one operation may pass; [`permit`] records a batch of them and, only after the
 //! recorder has answered, wraps the batch's bytes in a [`Permit`]. Whoever sends upstream takes a `Permit`
 //! by value, so an undecided or unrecorded byte has no type to travel in. Nothing here decides or performs
-//! IO: verdicts come from [`crate::CompiledPolicy`], writing is the [`Recorder`]'s; the data plane drives it.
+//! IO: verdicts come from [`crate::SessionPolicy`] and from nowhere else ([`Judged`]), writing is the [`Recorder`]'s; the data plane drives it.
 //!
 //! A permit cannot be built by hand:
 //!
@@ -36,7 +36,7 @@
 //! cloneable::<lockgate_policy::permit::Permit>();
 //! ```
 
-use crate::approval;
+use crate::{Judged, approval};
 use bytes::Bytes;
 use lockgate_model::{
     OperationId, RequestId, Timestamp,
@@ -45,7 +45,7 @@ use lockgate_model::{
     operation::{Facts, Operation},
     port::{Durability, Receipt, RecordError, Recorder},
     sql::{SqlClass, SqlEffect},
-    verdict::{Effect, Obligations, Verdict},
+    verdict::{Effect, Obligations},
 };
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Cleared {
     operation: Arc<Operation>,
-    verdict: Verdict,
+    verdict: Judged,
     approval: Option<RequestId>,
 }
 
@@ -62,11 +62,11 @@ impl Cleared {
     /// Clears an operation whose verdict is `Allow` (in shadow mode: whatever `would` says).
     ///
     /// # Errors
-    /// Gives the verdict back when it is anything else: deny it or hold it.
-    pub fn allowed(operation: Arc<Operation>, verdict: Verdict) -> Result<Self, Box<Verdict>> {
+    /// Gives the verdict back when it is anything else (deny it or hold it), or another operation's.
+    pub fn allowed(operation: Arc<Operation>, verdict: Judged) -> Result<Self, Box<Judged>> {
         match verdict.effect {
-            Effect::Allow => Ok(Self { operation, verdict, approval: None }),
-            Effect::Deny(_) | Effect::Hold(_) => Err(Box::new(verdict)),
+            Effect::Allow if verdict.is_about(&operation) => Ok(Self { operation, verdict, approval: None }),
+            Effect::Allow | Effect::Deny(_) | Effect::Hold(_) => Err(Box::new(verdict)),
         }
     }
 
@@ -80,17 +80,18 @@ impl Cleared {
     /// Gives `now` back when the approval does not cover it: deny, or hold anew.
     pub fn approved(
         operation: Arc<Operation>,
-        now: Verdict,
+        now: Judged,
         request: &ApprovalRequest,
         resolution: &Resolution,
-    ) -> Result<Self, Box<Verdict>> {
+    ) -> Result<Self, Box<Judged>> {
         let votes = match resolution {
             Resolution::Approved { votes } => votes,
             Resolution::Denied { .. } | Resolution::Expired | Resolution::Withdrawn { .. } => {
                 return Err(Box::new(now));
             }
         };
-        let same = request.session.id == operation.session
+        let same = now.is_about(&operation)
+            && request.session.id == operation.session
             && request.operation.id == operation.id
             && request.operation.digest == operation.digest;
         let covered = match &now.effect {
@@ -115,7 +116,7 @@ impl Cleared {
     }
 
     /// The verdict that lets it pass.
-    pub fn verdict(&self) -> &Verdict {
+    pub fn verdict(&self) -> &Judged {
         &self.verdict
     }
 
@@ -143,7 +144,7 @@ impl Cleared {
         let Some(approval) = self.approval else {
             let statements = self.verdict.obligations.record.statements;
             let operation = RecordedOperation::of(&self.operation, statements);
-            let verdict = Box::new(self.verdict);
+            let verdict = Box::new(self.verdict.into());
             events.push(event(EventKind::OperationDecided { operation, verdict, denial: None }));
             events.extend(RecordedOperation::rest(&self.operation, statements).into_iter().map(event));
             return;

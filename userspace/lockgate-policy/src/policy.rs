@@ -10,6 +10,7 @@ use crate::{
     document::{Document, Given, RuleMode},
     eval,
     explain::{self, Explanation},
+    judged::Judged,
     lint,
     rule::Rule,
     yaml::Spanned,
@@ -115,7 +116,8 @@ impl CompiledPolicy {
         keys.into_iter().cloned().collect()
     }
 
-    /// Decides one operation. Never fails; prefer [`CompiledPolicy::for_session`] where many are decided.
+    /// What policy says of one operation, for tools: it lets nothing pass. Never fails; the data plane asks
+    /// [`CompiledPolicy::for_session`].
     pub fn evaluate(
         &self,
         session: &Session,
@@ -259,16 +261,17 @@ impl SessionPolicy {
         self.facts_alone
     }
 
-    /// Decides one operation of that session, as [`CompiledPolicy::evaluate`] would.
+    /// Decides one operation of that session, as [`CompiledPolicy::evaluate`] would, in the form that can let it pass.
     pub fn evaluate(
         &self,
         session: &Session,
         operation: &Operation,
         now: Timestamp,
         decision: DecisionId,
-    ) -> Verdict {
+    ) -> Judged {
         let candidates = self.candidates.iter().filter_map(|index| self.policy.rules.get(*index));
-        eval::evaluate(candidates, &self.policy.version, session, operation, now, decision)
+        let verdict = eval::evaluate(candidates, &self.policy.version, session, operation, now, decision);
+        Judged::new(operation.id, verdict)
     }
 }
 

@@ -37,6 +37,9 @@ pub(crate) async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => deal(&shared, stream, peer),
+            // Shut down by whoever opened it (accept(2)): nothing arrives here any more, and holding it would keep its
+            // network namespace alive.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(()),
             Err(error) => {
                 tracing::warn!(%error, "a connection cannot be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -16,7 +16,7 @@ use lockgate_model::{
     session::Session,
     verdict::{Denial, Effect, MaskSpec, Verdict},
 };
-use lockgate_policy::{SessionPolicy, approval};
+use lockgate_policy::{Judged, SessionPolicy, approval};
 use metrics::{Counter, Histogram};
 use std::sync::Arc;
 
@@ -100,7 +100,7 @@ impl Gate {
     }
 
     /// What the policy in force says of an operation.
-    pub(crate) fn evaluate(&mut self, operation: &Operation) -> Verdict {
+    pub(crate) fn evaluate(&mut self, operation: &Operation) -> Judged {
         self.follow();
         let (now, decision) = self.decision();
         let verdict = self.policy.evaluate(&self.session, operation, now, decision);
@@ -109,10 +109,9 @@ impl Gate {
     }
 
     /// The same verdict once more, for another operation with the same facts.
-    pub(crate) fn again(&self, mut verdict: Verdict) -> Verdict {
-        (_, verdict.decision) = self.decision();
+    pub(crate) fn again(&self, verdict: Judged, operation: &Operation) -> Judged {
         self.counters.count(&verdict.effect);
-        verdict
+        verdict.again(operation, self.decision().1)
     }
 
     /// Whether the policy in force looks at nothing but an operation's facts.
@@ -125,31 +124,26 @@ impl Gate {
         (now, DecisionId::from_parts(millis(now), self.ports.ambient.random()))
     }
 
-    /// A verdict that refuses for a reason that is not policy's: it quotes the rest of what policy said.
-    pub(crate) fn overrule(&self, mut verdict: Verdict, denial: Denial) -> Verdict {
-        verdict.effect = Effect::Deny(denial);
-        verdict
-    }
-
     /// An id for an operation.
     pub(crate) fn operation_id(&self) -> OperationId {
         OperationId::from_parts(millis(self.now()), self.ports.ambient.random())
     }
 
     /// The request that a held operation makes; None when the verdict does not hold.
-    pub(crate) fn request(&self, operation: &Operation, verdict: Verdict) -> Option<ApprovalRequest> {
+    pub(crate) fn request(&self, operation: &Operation, verdict: Judged) -> Option<ApprovalRequest> {
         let now = self.now();
         let id = RequestId::from_parts(millis(now), self.ports.ambient.random());
-        approval::request(id, self.session.clone(), operation.clone(), verdict, now)
+        approval::request(id, self.session.clone(), operation.clone(), verdict.into(), now)
     }
 
     /// The records of a decision that does not let pass (yet).
     pub(crate) fn decided(
         &self,
         operation: &Operation,
-        verdict: Verdict,
+        verdict: impl Into<Verdict>,
         denial: Option<Denial>,
     ) -> Vec<Event> {
+        let verdict = verdict.into();
         let statements = verdict.obligations.record.statements;
         let rest = RecordedOperation::rest(operation, statements);
         let operation = RecordedOperation::of(operation, statements);

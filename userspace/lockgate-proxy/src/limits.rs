@@ -8,9 +8,14 @@ pub const MAX_SESSIONS: usize = 6_000;
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(30);
 /// From the startup message to the client's first ReadyForQuery: recording, dialling, TLS, login, catalogue.
 pub const OPEN_TIME: Duration = Duration::from_secs(60);
-/// Extended-protocol messages kept back until their Sync or Flush decides them. psycopg's largest pipelines stay below.
+/// Bytes of a batch after which what can go on does, before its Sync or Flush: the client hears of an error while it
+/// still sends, the target works meanwhile, and memory stays small. As much as is read ahead.
+pub const RELEASE_BYTES: usize = CLIENT_READ_AHEAD;
+/// Messages of a batch after which the same holds. Some hundred executions for each time that the log is synced.
+pub const RELEASE_MESSAGES: usize = 1_024;
+/// Bytes kept back of a batch that executes nothing: a statement and its values, 16 MiB each at most.
 pub const BATCH_BYTES: usize = 32 * 1024 * 1024;
-/// Messages of one batch; executemany of a thousand rows is three thousand.
+/// Messages of a batch that executes nothing, before they are decided one by one: a driver that prepares all it knows.
 pub const BATCH_MESSAGES: usize = 50_000;
 /// Client bytes read ahead while a statement is decided, held, or waits for its turn. One TCP window or so: whoever
 /// sends more meets back pressure, and memory stays bounded while people think.
@@ -68,6 +73,10 @@ pub struct Limits {
     pub handshake_time: Duration,
     /// See [`OPEN_TIME`].
     pub open_time: Duration,
+    /// See [`RELEASE_BYTES`].
+    pub release_bytes: usize,
+    /// See [`RELEASE_MESSAGES`].
+    pub release_messages: usize,
     /// See [`BATCH_BYTES`].
     pub batch_bytes: usize,
     /// See [`BATCH_MESSAGES`].
@@ -88,6 +97,8 @@ impl Default for Limits {
             max_sessions: MAX_SESSIONS,
             handshake_time: HANDSHAKE_TIME,
             open_time: OPEN_TIME,
+            release_bytes: RELEASE_BYTES,
+            release_messages: RELEASE_MESSAGES,
             batch_bytes: BATCH_BYTES,
             batch_messages: BATCH_MESSAGES,
             client_read_ahead: CLIENT_READ_AHEAD,

@@ -250,6 +250,7 @@ fn workload(flow: &Flow) -> Workload {
         cgroup: None,
         unit: None,
         container: None,
+        pod: None,
         ci: None,
     }
 }
@@ -267,6 +268,7 @@ pub(crate) fn target(name: &str, addresses: Vec<TargetAddr>) -> TargetSettings {
         addresses,
         client_tls: None,
         client_verifiers: Arc::default(),
+        dial_from: Default::default(),
         session_in_application_name: false,
         upstream_tls: UpstreamTls::disable(),
         upstream_host: None,

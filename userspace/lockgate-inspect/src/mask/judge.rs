@@ -87,7 +87,9 @@ impl<'a> Judge<'a> {
                 CteBody::Query(query) => self.query(query, scope),
                 CteBody::Change(change) => self.change(change, scope),
             };
-            scope.put_cte(cte.name.clone(), columns.renamed(&cte.columns));
+            let columns = columns.renamed(&cte.columns);
+            let columns = if cte.adds { Columns::unnamed(columns.all.computed()) } else { columns };
+            scope.put_cte(cte.name.clone(), columns);
         }
     }
 
@@ -128,6 +130,7 @@ impl<'a> Judge<'a> {
 
     fn values(&mut self, rows: &[Vec<Expr>], scope: &Scope<'_>) -> Columns {
         let mut columns: Vec<(String, Taint)> = Vec::new();
+        let spread = rows.iter().flatten().any(|value| value.shape == Shape::Spread);
         for row in rows {
             for (index, value) in row.iter().enumerate() {
                 let taint = self.taint(value, scope).computed();
@@ -138,7 +141,10 @@ impl<'a> Judge<'a> {
                 }
             }
         }
-        Columns::known(columns)
+        match Columns::known(columns) {
+            columns if spread => Columns::unnamed(columns.all),
+            columns => columns,
+        }
     }
 
     fn set(&mut self, compares: bool, left: &Query, right: &Query, scope: &Scope<'_>) -> Columns {
@@ -279,6 +285,7 @@ impl<'a> Judge<'a> {
                             Arc::new(Origin {
                                 label: format!("{}.{}", relation.name, column.name),
                                 method: method.clone(),
+                                type_oid: Some(column.type_oid),
                             })
                         })
                         .clone(),
@@ -307,6 +314,10 @@ impl<'a> Judge<'a> {
                     let taint = self.taint(&output.value, scope);
                     self.coerced(&taint);
                     all = all.or(taint.clone());
+                    if output.value.shape == Shape::Spread {
+                        named = None;
+                        continue;
+                    }
                     let name = output.name.clone().or_else(|| column_name(&output.value)).unwrap_or_default();
                     if let Some(named) = &mut named {
                         named.push((name, taint));
@@ -389,7 +400,7 @@ impl<'a> Judge<'a> {
                 continue;
             }
             let label = format!("that {}() can read", call.name);
-            let taint = Taint::Derived(Arc::new(Origin { label, method: Method::Redact }));
+            let taint = Taint::Derived(Arc::new(Origin { label, method: Method::Redact, type_oid: None }));
             if let Some(place) = call.place {
                 self.misused(place, &taint);
             }
@@ -426,7 +437,7 @@ impl<'a> Judge<'a> {
         }
         match expr.shape {
             Shape::Column => all,
-            Shape::Computed | Shape::Star | Shape::Ordinal(_) => all.computed(),
+            Shape::Computed | Shape::Star | Shape::Spread | Shape::Ordinal(_) => all.computed(),
         }
     }
 
@@ -434,7 +445,8 @@ impl<'a> Judge<'a> {
         let method = column.name.as_deref().and_then(|name| self.cover.by_name(name));
         match (method, &column.name) {
             (Some(method), Some(name)) => {
-                Taint::Masked(Arc::new(Origin { label: name.clone(), method: method.clone() }))
+                let (label, method) = (name.clone(), method.clone());
+                Taint::Masked(Arc::new(Origin { label, method, type_oid: None }))
             }
             _ => Taint::Unknown,
         }

@@ -3,12 +3,14 @@
 //! Built per session and catalogue ([`MaskPlan`]), asked per statement ([`MaskPlan::judge`]), applied per row
 //! ([`RowMask::apply`]). It never decides whether a statement may run for other reasons, and never sees a socket.
 
+mod copy;
 mod cover;
 mod detector;
 mod grants;
 mod judge;
 mod method;
 mod plan;
+mod planned;
 mod reach;
 mod row;
 mod scope;
@@ -16,6 +18,7 @@ mod taint;
 #[cfg(test)]
 mod tests;
 
+pub use copy::{Copied, CopyError, CopyMask};
 pub use grants::Grants;
 pub use method::MaskKeys;
 pub use plan::{MaskPlan, MaskViolation, StatementMask};

@@ -12,6 +12,7 @@ use super::{
     detector::{Detectors, Shape},
     judge::{Judge, Misuse},
     method::{MaskKeys, Method},
+    planned::{CopyPlan, copies},
     row::{Field, RowMask},
     scope::Scope,
     taint::{Columns, Origin, Taint},
@@ -38,10 +39,10 @@ pub struct MaskPlan {
 }
 
 #[derive(Debug)]
-struct Inner {
-    spec: MaskSpec,
-    catalogue: Arc<CatalogueSnapshot>,
-    cover: Cover,
+pub(super) struct Inner {
+    pub(super) spec: MaskSpec,
+    pub(super) catalogue: Arc<CatalogueSnapshot>,
+    pub(super) cover: Cover,
     detectors: Option<Arc<Detectors>>,
 }
 
@@ -114,11 +115,9 @@ impl MaskPlan {
     fn judge_as(&self, statement: &Statement, approved: bool) -> Result<StatementMask, MaskViolation> {
         let inner = &self.inner;
         if inner.spec.columns.is_empty() {
-            return Ok(StatementMask {
-                plan: self.inner.clone(),
-                outputs: Columns::unnamed(Taint::Clean),
-                messages: Messages::Shown,
-            });
+            let outputs = Columns::unnamed(Taint::Clean);
+            let copy = inner.copied(&statement.usage, &outputs).map(Arc::new);
+            return Ok(StatementMask { plan: self.inner.clone(), outputs, copy, messages: Messages::Shown });
         }
         let usage = &statement.usage;
         let pass = inner.spec.on_unknown_lineage == UnknownLineage::Pass;
@@ -131,6 +130,13 @@ impl MaskPlan {
         }
         let mut judge = Judge::new(&inner.cover, &inner.catalogue, &usage.lookup);
         let outputs = inner.lineage(&mut judge, &usage.lineage, usage)?;
+        // Code that nobody knows, and what writes, could stand between the plan and the stream.
+        if let (Some(origin), true) = (outputs.all.origin(), copies(&usage.lineage))
+            && statement.class() != SqlClass::CopyOut
+        {
+            return Err(inner.uncopied(&origin.label, "by a statement that does more than read"));
+        }
+        let copy = inner.copied(usage, &outputs).map(Arc::new);
         // What is forbidden for good goes before what people may decide.
         let mut undecided = None;
         for misuse in &judge.misuses {
@@ -210,7 +216,7 @@ impl MaskPlan {
         } else {
             Messages::Shown
         };
-        Ok(StatementMask { plan: self.inner.clone(), outputs, messages })
+        Ok(StatementMask { plan: self.inner.clone(), outputs, copy, messages })
     }
 
     /// The masks for rows of a statement that nobody has seen (a cursor of unknown origin): everything that is not a known
@@ -219,6 +225,7 @@ impl MaskPlan {
         StatementMask {
             plan: self.inner.clone(),
             outputs: Columns::unnamed(Taint::Unknown),
+            copy: None,
             messages: Messages::Withheld,
         }
     }
@@ -235,7 +242,7 @@ fn wires(kind: &str) -> bool {
 }
 
 impl Inner {
-    fn resolve(&self, usage: &ColumnUsage, name: &RelationName) -> Resolution<'_> {
+    pub(super) fn resolve(&self, usage: &ColumnUsage, name: &RelationName) -> Resolution<'_> {
         self.catalogue.resolve(name.schema.as_deref(), &name.name, &usage.lookup)
     }
 
@@ -348,13 +355,13 @@ impl Inner {
                 }
                 Columns::unnamed(Taint::Clean)
             }
-            Lineage::CopyOut { relation, columns } => self.copy_out(relation, columns, usage)?,
-            Lineage::CopyQuery(inner) => {
-                let outputs = self.lineage(judge, inner, usage)?;
+            Lineage::CopyOut { relation, columns, sink } => self.copy_out(relation, columns, sink, usage)?,
+            Lineage::CopyQuery { rows, sink } => {
+                let outputs = self.lineage(judge, rows, usage)?;
                 match &outputs.all {
                     Taint::Clean => outputs,
                     Taint::Unknown => self.copy_unknown()?,
-                    Taint::Masked(origin) | Taint::Derived(origin) => return Err(self.copied(&origin.label)),
+                    Taint::Masked(_) | Taint::Derived(_) => self.copy_rows(rows, outputs, sink)?,
                 }
             }
             Lineage::Rename { what, relations, column } => {
@@ -375,6 +382,14 @@ impl Inner {
         })
     }
 
+    /// Nothing masked is in it; detectors still look.
+    pub(super) fn open(&self) -> Field {
+        match &self.detectors {
+            Some(detectors) => Field::Detect(detectors.clone(), Shape::Text),
+            None => Field::Pass,
+        }
+    }
+
     /// The first of these relations that has masked columns.
     fn masked(&self, usage: &ColumnUsage, relations: &[RelationName]) -> Option<RelationName> {
         relations.iter().find(|name| self.covers(&self.resolve(usage, name))).cloned()
@@ -382,39 +397,6 @@ impl Inner {
 
     fn covers(&self, resolution: &Resolution<'_>) -> bool {
         resolution.candidates().iter().any(|relation| self.cover.touches(relation.oid))
-    }
-
-    fn copy_out(
-        &self,
-        name: &RelationName,
-        columns: &[String],
-        usage: &ColumnUsage,
-    ) -> Result<Columns, MaskViolation> {
-        let resolution = self.resolve(usage, name);
-        if resolution.candidates().is_empty() {
-            return self.copy_unknown();
-        }
-        for relation in resolution.candidates() {
-            let masked = relation
-                .columns
-                .iter()
-                .filter(|column| columns.is_empty() || columns.contains(&column.name))
-                .find(|column| self.cover.column(relation.oid, column.attnum).is_some());
-            if let Some(column) = masked {
-                return Err(self.copied(&format!("{}.{}", relation.name, column.name)));
-            }
-        }
-        Ok(Columns::unnamed(Taint::Clean))
-    }
-
-    fn copy_unknown(&self) -> Result<Columns, MaskViolation> {
-        match self.spec.on_unknown_lineage {
-            UnknownLineage::Pass => Ok(Columns::unnamed(Taint::Clean)),
-            UnknownLineage::Redact | UnknownLineage::Deny => Err(self.refuse(
-                "COPY of something whose columns are not known, where masks apply".to_owned(),
-                "use SELECT, whose rows can be masked",
-            )),
-        }
     }
 
     fn renamed(
@@ -516,14 +498,7 @@ impl Inner {
         )
     }
 
-    fn copied(&self, column: &str) -> MaskViolation {
-        self.refuse(
-            format!("COPY of the masked column {column}: what COPY sends cannot be masked"),
-            "name the columns without masks, or use SELECT",
-        )
-    }
-
-    fn refuse(&self, reason: String, remedy: &str) -> MaskViolation {
+    pub(super) fn refuse(&self, reason: String, remedy: &str) -> MaskViolation {
         MaskViolation {
             reason,
             remedy: remedy.to_owned(),
@@ -536,8 +511,10 @@ impl Inner {
 /// The masks for one statement's results.
 #[derive(Clone, Debug)]
 pub struct StatementMask {
-    plan: Arc<Inner>,
+    pub(super) plan: Arc<Inner>,
     outputs: Columns,
+    /// What becomes of the rows of a COPY.
+    pub(super) copy: Option<Arc<CopyPlan>>,
     messages: Messages,
 }
 
@@ -609,12 +586,8 @@ impl StatementMask {
         }
     }
 
-    /// Nothing masked is in it; detectors still look.
     fn open(&self) -> Field {
-        match &self.plan.detectors {
-            Some(detectors) => Field::Detect(detectors.clone(), Shape::Text),
-            None => Field::Pass,
-        }
+        self.plan.open()
     }
 
     /// Whether errors and notices of this statement keep only severity and SQLSTATE: their texts quote values.

@@ -39,10 +39,25 @@ pub(super) enum Field {
     Detect(Arc<Detectors>, Shape),
 }
 
+impl Field {
+    /// The same for values of this type in this format.
+    pub(super) fn typed(self, type_oid: u32, format: Format) -> Self {
+        match self {
+            // Text and binary format of these types are the same bytes; of others no text may stand for a value.
+            Self::Mask(_) if !TEXT_LIKE.contains(&type_oid) => Self::Mask(Method::Null),
+            Self::Detect(detectors, _) => match shape_of(type_oid, format) {
+                Some(shape) => Self::Detect(detectors, shape),
+                None => Self::Pass,
+            },
+            other => other,
+        }
+    }
+}
+
 /// How values of a type are searched; None where a text in them cannot be told or replaced: numbers, bytea, ranges, and the
 /// binary form of types that are not the system's own.
-fn shape_of(column: &Column) -> Option<Shape> {
-    match column.type_oid {
+fn shape_of(type_oid: u32, format: Format) -> Option<Shape> {
+    match type_oid {
         oid if TEXT_LIKE.contains(&oid) => Some(Shape::Text),
         // xml.
         142 => Some(Shape::Text),
@@ -51,7 +66,7 @@ fn shape_of(column: &Column) -> Option<Shape> {
         // text[], varchar[], bpchar[], name[].
         1009 | 1015 | 1014 | 1003 => Some(Shape::Array),
         // Enumerations, citext, composites and hstore in their text form.
-        oid if oid >= 16_384 && column.format == Format::Text => Some(Shape::Text),
+        oid if oid >= 16_384 && format == Format::Text => Some(Shape::Text),
         _ => None,
     }
 }
@@ -71,15 +86,7 @@ impl RowMask {
         let fields: Vec<Field> = columns
             .iter()
             .zip(fields)
-            .map(|(column, field)| match field {
-                // Text and binary format of these types are the same bytes; of others no text may stand for a value.
-                Field::Mask(_) if !TEXT_LIKE.contains(&column.type_oid) => Field::Mask(Method::Null),
-                Field::Detect(detectors, _) => match shape_of(column) {
-                    Some(shape) => Field::Detect(detectors, shape),
-                    None => Field::Pass,
-                },
-                other => other,
-            })
+            .map(|(column, field)| field.typed(column.type_oid, column.format))
             .collect();
         let masked = columns
             .iter()

@@ -21,6 +21,8 @@ pub(super) enum Taint {
 pub(super) struct Origin {
     pub(super) label: String,
     pub(super) method: Method,
+    /// The column's type, when it is known.
+    pub(super) type_oid: Option<u32>,
 }
 
 impl Taint {

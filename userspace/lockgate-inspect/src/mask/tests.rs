@@ -191,6 +191,9 @@ fn recorded_statements_are_denied_masked_or_left_alone() {
                     verdict = "deny";
                     continue;
                 };
+                if mask.masks_copy() && verdict == "same" {
+                    verdict = "masked";
+                }
                 let columns: Vec<Column> = recorded
                     .fields
                     .iter()
@@ -277,10 +280,77 @@ fn policy_can_allow_predicates_but_not_copies() {
         ("insert into clean select id, ssn from customers", false),
         ("update customers set name = ssn", false),
         ("select ident(ssn) from customers", false),
-        ("copy customers to stdout", false),
+        ("copy customers to stdout", true),
+        ("copy customers to '/tmp/x'", false),
+        ("copy (select ssn || '' from customers) to stdout", false),
     ] {
         assert_eq!(judge(&spec, sql).is_ok(), allowed, "{sql}");
     }
+}
+
+/// What a client sees of one COPY: its columns in the target's order, and one row of these values.
+fn copied(spec: &MaskSpec, sql: &str, values: &str) -> Result<String, String> {
+    let mask = judge(spec, sql)?;
+    let mut out = BytesMut::new();
+    let columns = values.split('\t').count();
+    match mask.copy(columns, false).map_err(|error| error.to_string())? {
+        None => out.extend_from_slice(values.as_bytes()),
+        Some(mut mask) => {
+            let line = format!("{values}\n");
+            mask.feed(line.as_bytes(), &mut out).map_err(|error| error.to_string())?;
+            mask.finish().map_err(|error| error.to_string())?;
+            out.truncate(out.len() - 1);
+        }
+    }
+    Ok(String::from_utf8_lossy(&out).into_owned())
+}
+
+#[test]
+fn copies_are_masked_where_every_column_is_known_to_stand() {
+    let spec = spec();
+    for (sql, values, expected) in [
+        ("copy customers (ssn, id) to stdout", "a\tb", Some("[redacted]\tb")),
+        ("copy customers (id, ssn) to stdout", "a\tb", Some("a\t[redacted]")),
+        ("copy customers (id, ssn) to stdout", "a\tb\tc", None),
+        ("copy (select id, ssn, id from customers) to stdout", "a\tb\tc", Some("a\t[redacted]\tc")),
+        ("copy (select ssn as id, id as ssn from customers) to stdout", "a\tb", Some("[redacted]\tb")),
+        ("copy (select * from (select id, ssn x from customers) s) to stdout", "a\tb", Some("a\t[redacted]")),
+        (
+            "copy (with w(a, b) as (select ssn, id from customers) select b, a from w) to stdout",
+            "a\tb",
+            Some("a\t[redacted]"),
+        ),
+        // Salaries are numbers: no text stands for one.
+        ("copy (select salary from customers) to stdout", "5", Some("\\N")),
+        // As many columns as the row's type has, nobody knows how many.
+        ("copy (select (row(1, 2)).*, ssn from customers) to stdout", "a\tb", None),
+        ("copy (select (c).*, ssn from customers c) to stdout", "a\tb", None),
+        ("copy (select x.*, ssn from customers, json_to_record('{}') as x(a int)) to stdout", "a\tb", None),
+        (
+            "copy (with recursive w(a) as (select 1 union all select a + 1 from w where a < 3) \
+             search depth first by a set o select w.*, ssn from w, customers) to stdout",
+            "a\tb\tc",
+            None,
+        ),
+        ("copy (select ssn from customers union all select ssn from customers) to stdout", "a", None),
+        ("copy (select ssn from customers for update) to stdout", "a", None),
+        ("copy (values ((select ssn from customers limit 1))) to stdout", "a", None),
+        ("copy customers (ssn) to program 'cat'", "a", None),
+        ("copy customers (ssn) to stdout (who knows)", "a", None),
+        ("copy nobody_knows to stdout", "a", None),
+    ] {
+        let got = copied(&spec, sql, values);
+        assert_eq!(got.as_deref().ok(), expected, "{sql}: {got:?}");
+    }
+}
+
+#[test]
+fn a_row_spread_into_columns_moves_no_other_under_a_clean_one() {
+    // `(none).*` shows no column and `(two).*` shows two: what comes is as many as the select list has items.
+    let mask = judge(&spec(), "select (none).*, ssn || '', (two).* from customers").expect("computed");
+    let columns = [column(0, 0, TEXT), column(0, 0, TEXT), column(0, 0, TEXT)];
+    let after = shown(&mask, &columns, &[Some("SECRET-1"), Some("a"), Some("b")]);
+    assert_eq!(after.first().map(Option::as_deref), Some(Some("[redacted]")), "{after:?}");
 }
 
 #[test]

@@ -5,11 +5,13 @@
 //! not know is unknown, not absent.
 
 pub use super::extent::TableSize;
-pub use super::routine::{Code, FIRST_NORMAL_OID, Guard, Routine, UserCast, UserOperator, UserType};
+pub use super::routine::{
+    Argument, Code, FIRST_NORMAL_OID, Guard, Routine, UserCast, UserOperator, UserType,
+};
 
 use super::{
     Inspector, SearchPath, SessionState,
-    routine::CodeIndex,
+    routine::{CodeIndex, longer},
     usage::{Lineage, Query},
 };
 use lockgate_model::sql::SqlClass;
@@ -84,7 +86,8 @@ pub struct RelationColumn {
     pub name: String,
     /// `pg_attribute.atttypid`.
     pub type_oid: u32,
-    /// For a generated column, the columns of the same relation that its expression names, and for an ordinary one nothing.
+    /// For a generated column, the columns of the same relation that its expression names, or 0 where it names none; for an
+    /// ordinary one nothing.
     pub generated_from: Vec<i16>,
 }
 
@@ -327,10 +330,10 @@ impl CatalogueSnapshot {
 
     fn understand(&self, relation: &Relation, trail: &[u32]) -> View {
         // The text was written for an empty search path, where only pg_catalog needs no qualifier.
-        let mut state = SessionState::default();
+        // What the view's functions look up, they look up in the path of the session that reads it.
+        let mut state = SessionState::of_code(longer(trail, relation.oid).unwrap_or_else(|| trail.to_vec()));
         state.search_path = SearchPath::Known(Vec::new());
         state.standard_conforming_strings = Some(true);
-        state.trail = trail.to_vec();
         let text = relation.view.as_ref().and_then(|view| view.text.as_deref()).unwrap_or_default();
         let statements = Inspector.script(text, &state, Some(self)).statements;
         let query = match statements.as_slice() {

@@ -176,7 +176,7 @@ impl Sources {
                 self.query(query, &mut Vec::new());
                 true
             }
-            Lineage::CopyQuery(inner) => self.lineage(inner),
+            Lineage::CopyQuery { rows, .. } => self.lineage(rows),
             Lineage::CopyOut { relation, .. } => {
                 self.names.insert(relation.clone());
                 true

@@ -94,7 +94,7 @@ pub(super) fn harmless(
 }
 
 /// What is known of a harmless function of the database's own: it may return many rows.
-const OWN: Harmless = Harmless { rows: true, values: false, own: true, since: 0 };
+pub(super) const OWN: Harmless = Harmless { rows: true, values: false, own: true, since: 0 };
 
 /// Whether functions of this name, or a type that is called like one, are harmless; None when there is none.
 fn own(
@@ -123,8 +123,13 @@ pub(super) fn is_inner(name: &str) -> bool {
         || matches!(harm(name), Harm { class: SqlClass::Write, effects: [SqlEffect::UnknownFunction] })
 }
 
+/// The server's major version; the oldest that is known where nobody told.
+pub(super) fn major_of(state: &SessionState) -> u32 {
+    state.server_major.unwrap_or(OLDEST_MAJOR)
+}
+
 fn builtin(name: &str, state: &SessionState) -> Option<Harmless> {
-    let server = state.server_major.unwrap_or(OLDEST_MAJOR);
+    let server = major_of(state);
     LIST.functions.get(name).copied().filter(|harmless| harmless.since <= server)
 }
 
@@ -488,6 +493,34 @@ mod tests {
             "timezone",
         ] {
             assert_eq!(check(None, name, &SearchPath::Default), name != "coalesce_is_not_one", "{name}");
+        }
+    }
+
+    #[test]
+    fn newer_constructs_are_calls_on_older_servers() {
+        use crate::sql::Inspector;
+        for (sql, since) in [
+            ("select json_value('{}', '$')", 17),
+            ("select json_query('{}', '$')", 17),
+            ("select json_exists('{}', '$')", 17),
+            ("select json_scalar('a')", 17),
+            ("select json_serialize('{}')", 17),
+            // A cast that looks like a call.
+            ("select json('{}')", 15),
+            ("select json_array(1, 2)", 16),
+            ("select json_object()", 15),
+            ("select merge_action()", 17),
+            ("select json_arrayagg(1)", 16),
+            ("select json_array(select 1), json_objectagg('a' value 1)", 15),
+            ("select * from json_table('{}', '$' columns (a int))", 15),
+            ("with a as (select json_value('{}', '$')) select 1 from a", 17),
+        ] {
+            for major in [None, Some(15), Some(16), Some(17), Some(18)] {
+                let mut state = SessionState::default();
+                state.server_major = major;
+                let reads = Inspector.script(sql, &state, None).class() == SqlClass::Read;
+                assert_eq!(reads, major.unwrap_or(OLDEST_MAJOR) >= since, "{sql} on {major:?}");
+            }
         }
     }
 

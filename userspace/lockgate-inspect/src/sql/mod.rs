@@ -23,10 +23,12 @@ pub mod jsonl;
 mod behind;
 mod bounded;
 mod control;
+pub(crate) mod copy;
 mod depth;
 mod digest;
 mod dump;
 mod extent;
+mod fold;
 mod function;
 mod normal;
 mod parse;
@@ -38,6 +40,7 @@ mod text;
 mod tree;
 pub(crate) mod usage;
 mod walk;
+mod words;
 
 pub use control::{Control, Setting};
 pub use digest::{DigestParts, digest};
@@ -149,6 +152,7 @@ fn read(
 ) -> Result<Vec<Arc<Statement>>, Opaque> {
     let parsed = parse::parse_with_room(text, reading)?;
     let several = parsed.len() > 1;
+    let budget = fold::Budget::of(state);
     let mut state = Cow::Borrowed(state);
     let mut statements = Vec::with_capacity(parsed.len());
     for one in &parsed {
@@ -159,7 +163,7 @@ fn read(
             normalized: normalized.as_deref().unwrap_or_default(),
             fingerprint: &fingerprint,
         };
-        let mut understood = Walk::statement(&one.node, texts, &state, catalogue);
+        let mut understood = Walk::statement(&one.node, texts, &state, catalogue, &budget);
         if !keep_lineage {
             understood.forget_lineage();
         }

@@ -2,26 +2,25 @@
 //! anything.
 //!
 //! Neither a function's volatility nor its owner tells: a STABLE function may call a volatile one, and that one writes. So
-//! a function is harmless only when its code shows it. SQL bodies are judged by the grammar, like any statement.
-//! PL/pgSQL bodies are read word by word: they hold no keyword that could begin or be a command that changes something,
-//! and every name in them that is a function, relation, type or operator stands for a harmless one. Code in C counts by
-//! its library and volatility. What is called is looked for by name in all schemas, so an answer holds under every
+//! a function is harmless only when its code shows it. SQL bodies are judged by the grammar, like any statement;
+//! PL/pgSQL bodies are read word by word ([`super::words`]), and what they run besides is worked out for each call
+//! ([`super::fold`]). Code in C counts by its library and volatility. What is called is looked for by name in all schemas, so an answer holds under every
 //! search path. It is worked out when it is first asked for, and kept with the snapshot.
 
 use super::{
     Inspector, SearchPath, SessionState,
-    catalogue::{CatalogueSnapshot, Lookup, Relation, RelationKind, Resolution},
+    catalogue::{CatalogueSnapshot, Relation, RelationKind},
     function, parse,
+    words::Body,
 };
 use lockgate_model::sql::SqlClass;
-use pg_query::protobuf::{KeywordKind, Token};
 use std::{collections::HashMap, sync::OnceLock};
 
 /// How many functions and views deep code is followed; what lies deeper counts as anything.
 const MAX_TRAIL: usize = 24;
 
 /// The longest body that is read: what is longer is a program, and does something.
-const MAX_BODY_BYTES: usize = 64 * 1024;
+pub(super) const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// A function, aggregate, window function or procedure that was not there when the cluster was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,6 +57,23 @@ pub struct Routine {
     pub builtin_volatile: bool,
     /// A built-in function has the same name.
     pub shadows: bool,
+    /// Its arguments, those that only come out of it included, in order.
+    pub arguments: Vec<Argument>,
+    /// It is not run when an argument is NULL.
+    pub strict: bool,
+    /// It runs as its owner.
+    pub definer: bool,
+}
+
+/// An argument of a function.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Argument {
+    /// Its name; empty for none.
+    pub name: String,
+    /// `pg_proc.proargmodes`: i, o, b, v, t.
+    pub mode: char,
+    /// Its type.
+    pub type_oid: u32,
 }
 
 /// An operator that was not there when the cluster was made.
@@ -145,6 +161,8 @@ pub(super) struct CodeIndex {
     types_by_name: HashMap<String, Vec<usize>>,
     casts_by_type: HashMap<u32, Vec<u32>>,
     routines: Vec<OnceLock<bool>>,
+    /// Of functions that run texts: what they run.
+    bodies: Vec<OnceLock<Option<Body>>>,
     types: Vec<OnceLock<bool>>,
     relations: HashMap<u32, OnceLock<bool>>,
     changes_settings: OnceLock<bool>,
@@ -177,6 +195,7 @@ impl CodeIndex {
             types_by_name: by_name(code.types.iter().map(|one| one.name.as_str())),
             casts_by_type,
             routines: code.routines.iter().map(|_| OnceLock::new()).collect(),
+            bodies: code.routines.iter().map(|_| OnceLock::new()).collect(),
             types: code.types.iter().map(|_| OnceLock::new()).collect(),
             relations: relations.map(|oid| (oid, OnceLock::new())).collect(),
             changes_settings: OnceLock::new(),
@@ -253,20 +272,37 @@ impl CatalogueSnapshot {
         name: &str,
         state: &SessionState,
     ) -> Option<bool> {
-        let named = self.code_index.routines_by_name.get(name);
-        let mut found = named
-            .into_iter()
-            .flatten()
-            .filter(|index| {
-                let routine = self.code_index.code.routines.get(**index);
-                routine.is_some_and(|routine| schema.is_none_or(|schema| within(schema, &routine.schema)))
-            })
-            .peekable();
+        let mut found = self.routines_named(schema, name).peekable();
         if found.peek().is_none() {
             // Known by name alone: nothing is known of what it does.
             return self.has_user_function(name).then_some(false);
         }
-        Some(!state.in_doubt_at_all() && found.all(|index| self.routine(*index, &state.trail)))
+        Some(!state.in_doubt_at_all() && found.all(|index| self.routine(index, &state.trail)))
+    }
+
+    /// The functions of a name, in a schema or in any.
+    pub(super) fn routines_named(&self, schema: Option<&str>, name: &str) -> impl Iterator<Item = usize> {
+        let named = self.code_index.routines_by_name.get(name);
+        named.into_iter().flatten().copied().filter(move |index| {
+            let routine = self.code_index.code.routines.get(*index);
+            routine.is_some_and(|routine| schema.is_none_or(|schema| within(schema, &routine.schema)))
+        })
+    }
+
+    /// A function that does nothing but read and run texts, and what it runs.
+    pub(super) fn runs_texts(&self, index: usize, trail: &[u32]) -> Option<(&Routine, &Body)> {
+        let routine = self.code_index.code.routines.get(index)?;
+        if routine.kind != 'f' || routine.language != "plpgsql" || path_of(&routine.settings).is_none() {
+            return None;
+        }
+        let known = self.code_index.bodies.get(index)?;
+        if known.get().is_none() {
+            let trail = longer(trail, routine.oid)?;
+            let types = routine.types.iter().all(|oid| self.type_is_harmless(*oid, &trail));
+            let body = types.then(|| self.body(routine, &trail)).flatten();
+            known.get_or_init(|| body);
+        }
+        Some((routine, known.get()?.as_ref()?))
     }
 
     /// Whether a function of this name stands beside a built-in one.
@@ -388,7 +424,7 @@ impl CatalogueSnapshot {
             || self.code_index.routine_by_oid.get(&oid).is_some_and(|index| self.routine(*index, trail))
     }
 
-    fn routine(&self, index: usize, trail: &[u32]) -> bool {
+    pub(super) fn routine(&self, index: usize, trail: &[u32]) -> bool {
         let (Some(known), Some(routine)) =
             (self.code_index.routines.get(index), self.code_index.code.routines.get(index))
         else {
@@ -415,7 +451,7 @@ impl CatalogueSnapshot {
         if routine.kind == 'p' {
             return false;
         }
-        if !routine.defaults.is_empty() && !self.expressions_read(&routine.defaults, trail) {
+        if !self.defaults_read(routine, trail) {
             return false;
         }
         let builtin =
@@ -428,23 +464,26 @@ impl CatalogueSnapshot {
             "internal" => builtin && !routine.builtin.is_empty(),
             "c" => is_trusted(&routine.library, routine.volatile),
             "sql" => {
-                let mut state = SessionState::default();
+                let mut state = SessionState::of_code(trail.to_vec());
                 state.search_path = if routine.bound { SearchPath::Known(Vec::new()) } else { path };
-                state.trail = trail.to_vec();
                 routine.body.len() <= MAX_BODY_BYTES
                     && Inspector.script(&routine.body, &state, Some(self)).class() == SqlClass::Read
             }
-            "plpgsql" => self.words_read(&routine.body, trail),
+            "plpgsql" => self.body(routine, trail).is_some_and(|body| body.texts.is_empty()),
             _ => false,
         }
     }
 
+    /// Whether what a call computes for missing arguments reads at most.
+    pub(super) fn defaults_read(&self, routine: &Routine, trail: &[u32]) -> bool {
+        routine.defaults.is_empty() || self.expressions_read(&routine.defaults, trail)
+    }
+
     /// Whether a list of expressions, with every name qualified, reads at most.
     fn expressions_read(&self, text: &str, trail: &[u32]) -> bool {
-        let mut state = SessionState::default();
+        let mut state = SessionState::of_code(trail.to_vec());
         state.search_path = SearchPath::Known(Vec::new());
         state.standard_conforming_strings = Some(true);
-        state.trail = trail.to_vec();
         Inspector.script(&format!("SELECT {text}"), &state, Some(self)).class() == SqlClass::Read
     }
 
@@ -488,72 +527,6 @@ impl CatalogueSnapshot {
             longer(trail, routine.oid).is_some_and(|trail| self.judge_code(routine, &trail))
         })
     }
-
-    /// PL/pgSQL, word by word.
-    fn words_read(&self, body: &str, trail: &[u32]) -> bool {
-        if body.len() > MAX_BODY_BYTES || body.contains(['\\', '\0']) || parse::is_slow_to_scan(body) {
-            return false;
-        }
-        let Ok(tokens) = pg_query::scan_tokens(body) else { return false };
-        let mut state = SessionState::default();
-        state.search_path = SearchPath::Unknown;
-        state.trail = trail.to_vec();
-        // BETWEEN, IN, CASE, USING and the like look for these.
-        if IMPLICIT_OPERATORS.iter().any(|name| self.operators_harmless(None, name, &state) == Some(false)) {
-            return false;
-        }
-        let mut words = tokens
-            .iter()
-            .filter(|token| !matches!(Token::try_from(token.token), Ok(Token::SqlComment | Token::CComment)));
-        let mut next = words.next();
-        while let Some(token) = next {
-            next = words.next();
-            let (Ok(start), Ok(end)) = (usize::try_from(token.start), usize::try_from(token.end)) else {
-                return false;
-            };
-            let Some(text) = body.get(start..end) else { return false };
-            let called = next.is_some_and(|next| next.token == Token::Ascii40 as i32);
-            let harmless = match (Token::try_from(token.token), KeywordKind::try_from(token.keyword_kind)) {
-                (Ok(Token::Uident), _) | (Err(_), _) | (_, Err(_)) => false,
-                (Ok(Token::Ident), _) => self.name_reads(&unquoted(text), called, &state),
-                (_, Ok(kind)) if kind != KeywordKind::NoKeyword => {
-                    let word = text.to_ascii_lowercase();
-                    KEYWORDS.contains(&word.as_str())
-                        && (!called
-                            || kind == KeywordKind::ReservedKeyword
-                            || kind == KeywordKind::ColNameKeyword
-                            || self.name_reads(&word, called, &state))
-                }
-                _ if text.starts_with(|c: char| "+-*/<>=~!@#%^&|`?".contains(c)) => {
-                    self.operators_harmless(None, text, &state).unwrap_or(true)
-                }
-                _ => true,
-            };
-            if !harmless {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Whether a name can stand in code that only reads, whatever it names.
-    fn name_reads(&self, name: &str, called: bool, state: &SessionState) -> bool {
-        let relations_read = match self.resolve(None, name, &Lookup::Anywhere) {
-            Resolution::Unknown => true,
-            found => found.candidates().iter().all(|one| self.reads_harmlessly(one, &state.trail)),
-        };
-        let routines = self.routines_harmless(None, name, state);
-        let types = self.types_harmless(None, name, state);
-        relations_read
-            && routines != Some(false)
-            && types != Some(false)
-            // What is called and is not the database's own must be known to be built in.
-            && (!called
-                || routines == Some(true)
-                || types == Some(true)
-                || function::is_listed(name)
-                || BEFORE_BRACKETS.contains(&name))
-    }
 }
 
 /// Whether a name of pg_temp, or of a schema, is meant.
@@ -561,7 +534,7 @@ fn within(wanted: &str, schema: &str) -> bool {
     wanted == schema || (wanted == "pg_temp" && schema.starts_with("pg_temp"))
 }
 
-fn longer(trail: &[u32], oid: u32) -> Option<Vec<u32>> {
+pub(super) fn longer(trail: &[u32], oid: u32) -> Option<Vec<u32>> {
     if trail.len() >= MAX_TRAIL || trail.contains(&oid) {
         return None;
     }
@@ -571,7 +544,7 @@ fn longer(trail: &[u32], oid: u32) -> Option<Vec<u32>> {
 }
 
 /// The search path that a function's settings leave it with; None when they change what its code means.
-fn path_of(settings: &[String]) -> Option<SearchPath> {
+pub(super) fn path_of(settings: &[String]) -> Option<SearchPath> {
     let mut path = SearchPath::Unknown;
     for setting in settings {
         let (name, value) = setting.split_once('=')?;
@@ -590,33 +563,6 @@ fn is_trusted(library: &str, volatile: bool) -> bool {
     let name = name.strip_suffix(".so").unwrap_or(name);
     LIBRARIES.contains(&name) && (!volatile || RANDOM_LIBRARIES.contains(&name))
 }
-
-/// An identifier as the server keeps it.
-fn unquoted(text: &str) -> String {
-    match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
-        Some(inner) => inner.replace("\"\"", "\""),
-        None => text.to_lowercase(),
-    }
-}
-
-/// Words that stand before a bracket and call nothing: of PL/pgSQL, and types with a modifier.
-const BEFORE_BRACKETS: [&str; 15] = [
-    "if",
-    "elsif",
-    "elseif",
-    "while",
-    "return",
-    "assert",
-    "perform",
-    "by",
-    "varbit",
-    "bpchar",
-    "timestamptz",
-    "timetz",
-    "numeric",
-    "varchar",
-    "text",
-];
 
 /// Whether code in SQL or PL/pgSQL can change a setting for longer than it runs, or runs text that can.
 fn names_settings(body: &str) -> bool {
@@ -644,194 +590,3 @@ fn names_settings(body: &str) -> bool {
 
 /// Operators that a construct of the grammar stands for, and looks up by name.
 pub(super) const IMPLICIT_OPERATORS: [&str; 6] = ["=", "<>", "<", "<=", ">", ">="];
-
-/// Words of PL/pgSQL and of queries that neither begin nor are a command that changes something. What is missing here makes
-/// code count as doing anything, so words that nobody writes are left out.
-const KEYWORDS: &[&str] = &[
-    "all",
-    "alias",
-    "and",
-    "any",
-    "array",
-    "as",
-    "asc",
-    "asymmetric",
-    "at",
-    "begin",
-    "between",
-    "bigint",
-    "bit",
-    "boolean",
-    "both",
-    "by",
-    "case",
-    "cast",
-    "char",
-    "character",
-    "coalesce",
-    "collate",
-    "column",
-    "constraint",
-    "continue",
-    "cross",
-    "current",
-    "current_catalog",
-    "current_date",
-    "current_role",
-    "current_schema",
-    "current_time",
-    "current_timestamp",
-    "current_user",
-    "cursor",
-    "data",
-    "date",
-    "day",
-    "dec",
-    "decimal",
-    "declare",
-    "default",
-    "desc",
-    "distinct",
-    "double",
-    "each",
-    "else",
-    "end",
-    "error",
-    "escape",
-    "except",
-    "exists",
-    "extract",
-    "false",
-    "filter",
-    "first",
-    "float",
-    "following",
-    "for",
-    "from",
-    "full",
-    "greatest",
-    "group",
-    "grouping",
-    "groups",
-    "having",
-    "hour",
-    "if",
-    "ilike",
-    "in",
-    "inner",
-    "int",
-    "integer",
-    "intersect",
-    "interval",
-    "into",
-    "is",
-    "isnull",
-    "join",
-    "json",
-    "key",
-    "last",
-    "lateral",
-    "leading",
-    "least",
-    "left",
-    "level",
-    "like",
-    "limit",
-    "localtime",
-    "localtimestamp",
-    "match",
-    "materialized",
-    "minute",
-    "month",
-    "name",
-    "names",
-    "national",
-    "natural",
-    "nchar",
-    "new",
-    "next",
-    "no",
-    "none",
-    "not",
-    "notnull",
-    "null",
-    "nullif",
-    "nulls",
-    "numeric",
-    "of",
-    "off",
-    "offset",
-    "old",
-    "on",
-    "only",
-    "option",
-    "or",
-    "order",
-    "ordinality",
-    "others",
-    "out",
-    "outer",
-    "over",
-    "overlaps",
-    "overlay",
-    "partition",
-    "position",
-    "preceding",
-    "precision",
-    "prior",
-    "query",
-    "range",
-    "real",
-    "recursive",
-    "ref",
-    "return",
-    "returns",
-    "right",
-    "row",
-    "rows",
-    "schema",
-    "scroll",
-    "search",
-    "second",
-    "select",
-    "session_user",
-    "setof",
-    "similar",
-    "simple",
-    "smallint",
-    "some",
-    "strict",
-    "substring",
-    "symmetric",
-    "system_user",
-    "table",
-    "text",
-    "then",
-    "ties",
-    "time",
-    "timestamp",
-    "to",
-    "trailing",
-    "treat",
-    "trim",
-    "true",
-    "type",
-    "unbounded",
-    "union",
-    "unknown",
-    "user",
-    "using",
-    "value",
-    "values",
-    "varchar",
-    "variadic",
-    "varying",
-    "when",
-    "where",
-    "window",
-    "with",
-    "within",
-    "without",
-    "year",
-    "zone",
-];

@@ -8,7 +8,7 @@
 use super::{Control, Setting, Statement, catalogue::Lookup};
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
 };
 
 /// How many prepared statements and how many cursors are remembered by name; one more is simply not known, and what is
@@ -80,6 +80,8 @@ pub struct SessionState {
     made: Made,
     /// What is being judged already, outermost first: functions, views and types, while one of them is judged.
     pub(super) trail: Vec<u32>,
+    /// How much of the texts that functions run may still be inspected, while such a text is judged.
+    pub(super) texts_left: Option<Arc<AtomicUsize>>,
 }
 
 /// What the meaning of a text depends on in a session's state. Two sessions of one basis read a text alike, unless it
@@ -163,6 +165,7 @@ impl SessionState {
             cursors: _,
             other_cursors: _,
             trail,
+            texts_left: _,
         } = self;
         *standard_conforming_strings == basis.standard_conforming_strings
             && *client_encoding_utf8 == basis.client_encoding_utf8
@@ -184,6 +187,12 @@ impl SessionState {
             }
             SearchPath::Default | SearchPath::Known(_) | SearchPath::Unknown => Lookup::Anywhere,
         }
+    }
+
+    /// The state that code of the database's own is judged in, wherever it is called: nothing of a session is known, nor
+    /// which cursors it has.
+    pub(super) fn of_code(trail: Vec<u32>) -> Self {
+        Self { other_cursors: true, trail, ..Self::default() }
     }
 
     /// From the parameters of a StartupMessage (`client_encoding`, `search_path`, `options`, …).
@@ -209,6 +218,7 @@ impl SessionState {
             other_cursors: false,
             made: Made::default(),
             trail: Vec::new(),
+            texts_left: None,
         };
         for (name, value) in parameters {
             match name.as_str() {

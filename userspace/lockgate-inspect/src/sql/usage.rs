@@ -2,7 +2,7 @@
 //! our own, made once while the grammar's tree is walked; it names no table OID and knows no mask, so that it can be
 //! cached with the statement. [`crate::mask`] resolves it against a catalogue.
 
-use super::catalogue::Lookup;
+use super::{catalogue::Lookup, copy::CopySink};
 use lockgate_model::sql::RelationName;
 
 /// Where the columns of one statement stand.
@@ -65,9 +65,16 @@ pub(crate) enum Lineage {
         relation: RelationName,
         /// The column list; empty is all.
         columns: Vec<String>,
+        /// Where to, and how they are written.
+        sink: CopySink,
     },
     /// The rows of a query leave in bulk.
-    CopyQuery(Box<Lineage>),
+    CopyQuery {
+        /// Which.
+        rows: Box<Lineage>,
+        /// Where to, and how they are written.
+        sink: CopySink,
+    },
     /// A relation or column gets another name or place, so that a mask by name could lose it.
     Rename {
         /// For the message: `rename`, `set schema`, `attach partition`, …
@@ -104,6 +111,8 @@ pub(crate) struct Cte {
     pub(crate) name: String,
     pub(crate) columns: Vec<String>,
     pub(crate) recursive: bool,
+    /// SEARCH or CYCLE adds columns to those of its query.
+    pub(crate) adds: bool,
     pub(crate) body: CteBody,
 }
 
@@ -271,6 +280,8 @@ pub(crate) enum Shape {
     Column,
     /// `*` or `t.*`.
     Star,
+    /// `(row).*`: as many columns as the row's type has, none included.
+    Spread,
     /// An integer constant: in GROUP BY and ORDER BY it counts outputs.
     Ordinal(usize),
 }

@@ -9,7 +9,9 @@ mod ci;
 mod exe;
 mod placement;
 mod process;
+mod unit;
 mod user;
+mod witness;
 
 use crate::cgroup::{CgroupId, Tree};
 use lockgate_model::{
@@ -20,6 +22,7 @@ use placement::Placement;
 pub(crate) use process::stat_start_ticks;
 use process::{Live, Processes};
 use user::Users;
+pub use witness::ProcWitness;
 
 /// Reads workloads. What it remembers is checked against the process each time.
 #[derive(Debug, Default)]
@@ -32,24 +35,28 @@ impl Reader {
     /// The workload behind a flow; never fails: what cannot be read is absent.
     pub(crate) fn read(&self, tree: &Tree, flow: &Flow) -> Workload {
         let facts = &flow.process;
-        let live = self.processes.read(facts);
         let cgroup = tree.path(CgroupId(facts.cgroup_id));
-        let mut placement = cgroup.as_deref().map(Placement::of_path).unwrap_or_default();
+        let place = |path: &str| Placement::of_path(path, tree.root_owned_levels(path));
+        let mut placement = cgroup.as_deref().map(place).unwrap_or_default();
         // On a hybrid host the container may be visible in a version-1 hierarchy only.
+        let live = self.processes.read(facts, cgroup.is_some() && placement.leaves_open());
         if let Some(live) = &live {
-            placement = placement.or_from_v1(&live.image.v1_cgroups);
+            placement = placement.or_from_v1(&live.v1_cgroups);
         }
-        if let (Some(unit), Some(path)) = (&mut placement.unit, &placement.unit_cgroup) {
-            unit.invocation_id = placement::invocation_id(&tree.mount().join(path.trim_start_matches('/')));
+        if let Some(unit) = placement.unit.as_mut().filter(|unit| !unit.user_unit) {
+            unit.invocation_id = unit::invocation_id(&unit.name);
         }
+        let Placement { unit, container, pod, .. } = placement;
+        let in_container = container.as_ref().is_some_and(|container| !container.claimed) || pod.is_some();
         Workload {
-            kind: kind(placement.unit.as_ref(), placement.container.is_some()),
+            kind: kind(unit.as_ref(), in_container),
             assurance: Assurance::Kernel,
             established_by: established_by(flow, live.is_some(), cgroup.is_some()),
             process: process(flow, live.as_ref(), self.users.name_of(facts.uid)),
             cgroup,
-            unit: placement.unit,
-            container: placement.container,
+            unit,
+            container,
+            pod,
             ci: live.and_then(|live| live.image.ci.clone()),
         }
     }

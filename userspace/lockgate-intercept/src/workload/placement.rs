@@ -1,56 +1,156 @@
-//! Unit, container and pod from a cgroup path.
+//! Unit, container and pod from a cgroup path: pure, no file is read here.
 //!
-//! The *outermost* match counts, as in systemd's own `cg_path_get_unit`: who is given a subtree may
-//! name cgroups inside it as they like, and must not become another unit or container by that.
+//! The *outermost* name counts, as in systemd's own `cg_path_get_unit`: who is given a subtree may name
+//! cgroups inside it as they like, and must not become another unit, container or pod by that. Two things
+//! say where such a subtree begins: the path itself (a unit that is no container runtime, a user manager,
+//! lockgate's own cgroups, a system container), and the number of outer levels whose directories only root
+//! can write to, which [`super`] reads off the tree. What lies deeper is shown as `claimed` and identifies
+//! nobody. Root on the node makes any cgroup it likes; see the threat model.
 
-use lockgate_model::workload::{Container, Unit};
-use std::path::Path;
+use lockgate_model::workload::{Container, Pod, Unit};
 
 /// Where a process runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Placement {
     pub(super) unit: Option<Unit>,
-    /// Path of the unit's own cgroup.
-    pub(super) unit_cgroup: Option<String>,
     pub(super) container: Option<Container>,
+    pub(super) pod: Option<Pod>,
+    /// The levels whose names the workload itself could have chosen were entered.
+    delegated: bool,
+}
+
+/// Whose names are being read, from outside in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Realm {
+    /// Only root, systemd and runtimes make cgroups here.
+    Host,
+    /// Below a container runtime's own unit.
+    Runtime,
+    /// Below something that may be delegated to the workload.
+    Workload,
+    /// Below `user@N.service`, before a unit of its manager was met.
+    UserManager,
 }
 
 impl Placement {
-    pub(super) fn of_path(path: &str) -> Self {
+    /// `root_owned` is how many of the outermost names were given by somebody who is root: the directories
+    /// above each of them can be written to by root alone.
+    pub(super) fn of_path(path: &str, root_owned: usize) -> Self {
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-        let container = container(&parts);
-        // A container's own scope is the container, not a unit somebody wrote.
-        let unit = unit(&parts).filter(|(_, depth)| scope_container(parts[*depth]).is_none());
-        let unit_cgroup = unit.as_ref().map(|(_, depth)| format!("/{}", parts[..=*depth].join("/")));
-        Self { unit: unit.map(|(unit, _)| unit), unit_cgroup, container }
-    }
-
-    /// Fills what the v2 path does not tell from version-1 paths of the same process.
-    pub(super) fn or_from_v1(mut self, paths: &[String]) -> Self {
-        for path in paths {
-            let other = Self::of_path(path);
-            self.container = self.container.or(other.container);
-            // The unit's cgroup stays unknown: the path is of another hierarchy.
-            self.unit = self.unit.or(other.unit);
+        // Outside this cgroup namespace: nothing is known about whose names these are.
+        if parts.contains(&"..") {
+            return Self { delegated: true, ..Self::default() };
         }
-        self
+        let mut placement = Self::default();
+        let mut realm = Realm::Host;
+        for (depth, part) in parts.iter().enumerate() {
+            if depth >= root_owned && matches!(realm, Realm::Host | Realm::Runtime) {
+                realm = Realm::Workload;
+            }
+            placement.see_pod(part, &parts[..depth], realm);
+            if let Some((runtime, id)) = container_at(&parts, depth) {
+                placement.see_container(runtime, id, realm);
+                return placement;
+            }
+            realm = placement.enter(part, parts.get(..depth).unwrap_or_default(), realm);
+        }
+        placement.delegated = !matches!(realm, Realm::Host | Realm::Runtime);
+        placement
     }
-}
 
-/// The outermost unit that is not a slice, and its depth; below `user@N.service` it is a user's unit.
-fn unit(parts: &[&str]) -> Option<(Unit, usize)> {
-    let first =
-        (0..parts.len()).find(|depth| !is_slice(parts[*depth])).filter(|depth| is_unit(parts[*depth]))?;
-    let named = |depth: usize, user_unit| {
-        (Unit { name: parts[depth].to_owned(), invocation_id: None, user_unit }, depth)
-    };
-    if !parts[first].starts_with("user@") {
-        return Some(named(first, false));
+    fn see_pod(&mut self, part: &str, above: &[&str], realm: Realm) {
+        if self.pod.is_none()
+            && matches!(realm, Realm::Host | Realm::Runtime)
+            && let Some(uid) = pod_uid(part)
+            && above.iter().chain([&part]).any(|name| name.contains("kubepods"))
+        {
+            let qos = Some(qos(part, above).to_owned());
+            self.pod = Some(Pod { uid, qos, ..Pod::default() });
+        }
     }
-    let inner = (first + 1..parts.len())
-        .find(|depth| !is_slice(parts[*depth]))
-        .filter(|depth| is_unit(parts[*depth]));
-    Some(inner.map_or_else(|| named(first, false), |depth| named(depth, true)))
+
+    fn see_container(&mut self, runtime: &str, id: &str, realm: Realm) {
+        let claimed = match realm {
+            Realm::Host | Realm::Runtime => false,
+            Realm::Workload | Realm::UserManager => true,
+        };
+        if !claimed {
+            // The runtime's own unit is where the runtime runs, not what the container is.
+            self.unit = None;
+        }
+        self.delegated = claimed;
+        let pod_uid = self.pod.as_ref().map(|pod| pod.uid.clone());
+        self.container = Some(Container { id: id.to_owned(), runtime: runtime.to_owned(), pod_uid, claimed });
+    }
+
+    /// Notes a unit, and says whose names follow below.
+    fn enter(&mut self, part: &str, above: &[&str], realm: Realm) -> Realm {
+        if is_slice(part) {
+            return realm;
+        }
+        let named = |user_unit| Some(Unit { name: part.to_owned(), invocation_id: None, user_unit });
+        match realm {
+            // Units are made by systemd in slices; elsewhere this is only a directory with such a name.
+            Realm::Host if is_unit(part) && above.iter().all(|name| is_slice(name)) => {
+                self.unit = named(false);
+                match part {
+                    _ if part.starts_with("user@") => Realm::UserManager,
+                    _ if is_runtime(part) => Realm::Runtime,
+                    _ => Realm::Workload,
+                }
+            }
+            Realm::Host if gives_away(part, above) => Realm::Workload,
+            Realm::UserManager => {
+                if is_unit(part) {
+                    self.unit = named(true);
+                }
+                Realm::Workload
+            }
+            Realm::Host | Realm::Runtime | Realm::Workload => realm,
+        }
+    }
+
+    /// Whether version-1 hierarchies may say more: the v2 path names no container, and nothing in it
+    /// belongs to a workload. Runtimes on hybrid hosts often leave containers where the runtime is.
+    pub(super) fn leaves_open(&self) -> bool {
+        self.container.is_none() && self.pod.is_none() && !self.delegated
+    }
+
+    /// Fills what the v2 path leaves open from the lines of `/proc/<pid>/cgroup` (controllers, path). Paths
+    /// that disagree about the container name none: some hierarchy is not the runtime's alone.
+    pub(super) fn or_from_v1(self, lines: &[(String, String)]) -> Self {
+        if !self.leaves_open() {
+            return self;
+        }
+        let place = |path: &String| Self::of_path(path, usize::MAX);
+        // systemd gives `name=systemd` to user managers; controllers it gives to nobody but root.
+        let systemd = lines.iter().find(|(controllers, _)| controllers == "name=systemd");
+        let found: Vec<Self> = lines
+            .iter()
+            .filter(|(controllers, _)| !controllers.is_empty() && !controllers.starts_with("name="))
+            .map(|(_, path)| place(path))
+            .filter(|place| place.container.is_some() || place.pod.is_some())
+            .collect();
+        let agreed = found
+            .first()
+            .filter(|first| {
+                found.iter().all(|place| {
+                    place.container.as_ref().map(|c| &c.id) == first.container.as_ref().map(|c| &c.id)
+                        && place.pod.as_ref().map(|pod| &pod.uid) == first.pod.as_ref().map(|pod| &pod.uid)
+                })
+            })
+            .filter(|first| first.container.as_ref().is_none_or(|container| !container.claimed));
+        match (agreed, found.is_empty()) {
+            (Some(agreed), _) => agreed.clone(),
+            (None, false) => self,
+            // No container anywhere: the unit, where only version 1 knows it.
+            (None, true) if self.unit.is_none() => {
+                let unit = systemd.and_then(|(_, path)| place(path).unit);
+                Self { unit, ..self }
+            }
+            (None, true) => self,
+        }
+    }
 }
 
 fn is_slice(part: &str) -> bool {
@@ -61,24 +161,50 @@ fn is_unit(part: &str) -> bool {
     [".service", ".scope", ".socket", ".mount", ".swap"].iter().any(|suffix| part.ends_with(suffix))
 }
 
-fn container(parts: &[&str]) -> Option<Container> {
-    let depth = (0..parts.len()).find(|depth| container_at(parts, *depth).is_some())?;
-    let (runtime, id) = container_at(parts, depth)?;
-    let pod_uid = parts[..=depth].iter().rev().find_map(|part| pod_uid(part));
-    Some(Container { id: id.to_owned(), runtime: runtime.to_owned(), pod_uid })
+/// Units below which container runtimes and kubelets put cgroups of others.
+fn is_runtime(unit: &str) -> bool {
+    const RUNTIMES: [&str; 14] = [
+        "containerd.service",
+        "docker.service",
+        "crio.service",
+        "cri-o.service",
+        "podman.service",
+        "kubelet.service",
+        "k3s.service",
+        "k3s-agent.service",
+        "rke2-server.service",
+        "rke2-agent.service",
+        "k0scontroller.service",
+        "k0sworker.service",
+        "snap.docker.dockerd.service",
+        "snap.microk8s.daemon-containerd.service",
+    ];
+    RUNTIMES.contains(&unit)
+}
+
+/// Names outside systemd below which a workload, as root of its own system, makes cgroups: lockgate's own, and
+/// system containers (lxc, incus).
+fn gives_away(part: &str, above: &[&str]) -> bool {
+    (above.is_empty() && part == "lockgate")
+        || part.starts_with("lxc.payload")
+        || part.starts_with("lxc.monitor")
+        || (above.len() == 1 && above.first() == Some(&"lxc"))
 }
 
 fn container_at<'a>(parts: &[&'a str], depth: usize) -> Option<(&'static str, &'a str)> {
-    let part = parts[depth];
-    scope_container(part).or_else(|| colon_container(part)).or_else(|| plain_container(parts, depth))
+    let part = *parts.get(depth)?;
+    scope_container(part)
+        .or_else(|| colon_container(part))
+        .or_else(|| plain_container(part, parts.get(depth.checked_sub(1)?)?))
 }
 
 /// systemd driver: `docker-<id>.scope`; podman's and CRI-O's names also without `.scope`.
 fn scope_container(part: &str) -> Option<(&'static str, &str)> {
-    const PREFIXES: [(&str, &str); 5] = [
+    const PREFIXES: [(&str, &str); 6] = [
         ("docker-", "docker"),
         ("cri-containerd-", "containerd"),
         ("crio-", "cri-o"),
+        ("libpod-payload-", "podman"),
         ("libpod-", "podman"),
         ("nerdctl-", "containerd"),
     ];
@@ -86,7 +212,7 @@ fn scope_container(part: &str) -> Option<(&'static str, &str)> {
     PREFIXES.iter().find_map(|(prefix, runtime)| Some((*runtime, id(stem.strip_prefix(prefix)?)?)))
 }
 
-/// containerd without the systemd driver under a systemd unit: `kubepods-…:cri-containerd:<id>`.
+/// containerd without the systemd driver under a systemd kubelet: `kubepods-…:cri-containerd:<id>`.
 fn colon_container(part: &str) -> Option<(&'static str, &str)> {
     let (rest, tail) = part.rsplit_once(':')?;
     let runtime = if rest.ends_with("cri-containerd") { "containerd" } else { "unknown" };
@@ -94,9 +220,8 @@ fn colon_container(part: &str) -> Option<(&'static str, &str)> {
 }
 
 /// cgroupfs driver: `/docker/<id>`, `/kubepods/…/pod<uid>/<id>`, `/k8s.io/<id>`.
-fn plain_container<'a>(parts: &[&'a str], depth: usize) -> Option<(&'static str, &'a str)> {
-    let id = id(parts[depth])?;
-    let parent = depth.checked_sub(1).map(|above| parts[above])?;
+fn plain_container<'a>(part: &'a str, parent: &str) -> Option<(&'static str, &'a str)> {
+    let id = id(part)?;
     let runtime = match parent {
         "docker" => "docker",
         "k8s.io" | "moby" | "default" => "containerd",
@@ -123,126 +248,17 @@ fn pod_uid(part: &str) -> Option<String> {
     (fits && is_uid).then_some(uid)
 }
 
-/// systemd's InvocationID, which it writes to the unit's cgroup (`user.` since v250, `trusted.` before).
-pub(super) fn invocation_id(unit_cgroup: &Path) -> Option<String> {
-    let mut value = [0; 64];
-    ["user.invocation_id", "trusted.invocation_id"].iter().find_map(|name| {
-        let length = rustix::fs::getxattr(unit_cgroup, *name, &mut value[..]).ok()?;
-        let text = std::str::from_utf8(value.get(..length)?).ok()?;
-        (text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| text.to_owned())
-    })
+/// The kubelet puts guaranteed pods directly below its root (kubelet's pkg/kubelet/cm).
+fn qos(part: &str, above: &[&str]) -> &'static str {
+    let says = |word: &str| part.contains(word) || above.iter().any(|name| name.contains(word));
+    if says("besteffort") {
+        "best_effort"
+    } else if says("burstable") {
+        "burstable"
+    } else {
+        "guaranteed"
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ID: &str = "3f2a1b4c5d6e7f80112233445566778899aabbccddeeff00112233445566aabb";
-    const OTHER: &str = "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff";
-    const POD: &str = "0f3c1d2e-4b5a-6978-8765-43210fedcba9";
-
-    #[test]
-    fn containers_are_found_in_recorded_layouts() {
-        let under = POD.replace('-', "_");
-        for (path, expected) in [
-            (format!("/docker/{ID}"), Some(("docker", false))),
-            (format!("/system.slice/docker-{ID}.scope"), Some(("docker", false))),
-            (format!("/system.slice/docker-{ID}.scope/init.scope"), Some(("docker", false))),
-            (format!("/kubepods/besteffort/pod{POD}/{ID}"), Some(("unknown", true))),
-            (format!("/kubepods/pod{POD}/{ID}"), Some(("unknown", true))),
-            (
-                format!(
-                    "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{under}.slice/cri-containerd-{ID}.scope"
-                ),
-                Some(("containerd", true)),
-            ),
-            (
-                format!(
-                    "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{under}.slice/crio-{ID}.scope/container"
-                ),
-                Some(("cri-o", true)),
-            ),
-            (
-                format!(
-                    "/system.slice/containerd.service/kubepods-besteffort-pod{under}.slice:cri-containerd:{ID}"
-                ),
-                Some(("containerd", true)),
-            ),
-            (
-                format!(
-                    "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{under}.slice/cri-containerd-{ID}.scope"
-                ),
-                Some(("containerd", true)),
-            ),
-            (format!("/machine.slice/libpod-{ID}.scope/container"), Some(("podman", false))),
-            (format!("/libpod_parent/libpod-{ID}"), Some(("podman", false))),
-            (
-                format!("/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope"),
-                Some(("podman", false)),
-            ),
-            (format!("/k8s.io/{ID}"), Some(("containerd", false))),
-            (format!("/system.slice/docker-{}.scope", &ID[..63]), None),
-            (format!("/docker/{}", ID.to_uppercase()), None),
-            ("/system.slice/docker.service".to_owned(), None),
-            ("/".to_owned(), None),
-        ] {
-            let found = Placement::of_path(&path).container;
-            let shape =
-                found.as_ref().map(|container| (container.runtime.as_str(), container.pod_uid.is_some()));
-            assert_eq!(shape, expected, "{path}");
-            if let Some(container) = found {
-                assert_eq!(container.id, ID, "{path}");
-                assert!(container.pod_uid.is_none_or(|uid| uid == POD), "{path}");
-            }
-        }
-    }
-
-    #[test]
-    fn units_are_found_as_systemd_finds_them() {
-        for (path, expected) in [
-            (
-                "/system.slice/actions.runner.acme.box.service",
-                Some(("actions.runner.acme.box.service", false)),
-            ),
-            ("/system.slice/backup.service/worker", Some(("backup.service", false))),
-            ("/system.slice/system-getty.slice/getty@tty1.service", Some(("getty@tty1.service", false))),
-            ("/user.slice/user-1000.slice/session-3.scope", Some(("session-3.scope", false))),
-            (
-                "/user.slice/user-1000.slice/user@1000.service/app.slice/job.service",
-                Some(("job.service", true)),
-            ),
-            ("/user.slice/user-1000.slice/user@1000.service/init.scope", Some(("init.scope", true))),
-            ("/lockgate/run/run-1-2", None),
-            ("/lockgate/run/evil/fake.service", None),
-            ("/init.scope", Some(("init.scope", false))),
-            ("/", None),
-        ] {
-            let unit = Placement::of_path(path).unit;
-            let shape = unit.as_ref().map(|unit| (unit.name.as_str(), unit.user_unit));
-            assert_eq!(shape, expected, "{path}");
-        }
-    }
-
-    #[test]
-    fn names_inside_a_delegated_subtree_do_not_forge() {
-        let path = format!("/system.slice/runner.service/docker-{OTHER}.scope/admin.service");
-        let unit = Placement::of_path(&path).unit.expect("the delegating unit");
-        assert_eq!(unit.name, "runner.service");
-        let nested = format!("/docker/{ID}/docker/{OTHER}");
-        assert_eq!(Placement::of_path(&nested).container.expect("the outer one").id, ID);
-    }
-
-    #[test]
-    fn a_container_scope_is_not_a_unit_and_a_unit_knows_its_cgroup() {
-        assert_eq!(Placement::of_path(&format!("/system.slice/docker-{ID}.scope")).unit, None);
-        let placement = Placement::of_path("/system.slice/backup.service/worker");
-        assert_eq!(placement.unit_cgroup.as_deref(), Some("/system.slice/backup.service"));
-    }
-
-    #[test]
-    fn a_hybrid_host_shows_the_container_in_version_one() {
-        let paths = ["/".to_owned(), format!("/docker/{ID}")];
-        let placement = Placement::of_path("/").or_from_v1(&paths);
-        assert_eq!(placement.container.expect("from v1").id, ID);
-    }
-}
+mod tests;

@@ -27,7 +27,7 @@ const ARGV_ITEMS: usize = 256;
 /// Parents that are shown; CI jobs are rarely nested deeper.
 const ANCESTORS: usize = 16;
 /// Bytes of environment that are searched for CI variables; execve allows a few times more.
-const ENVIRON_BYTES: u64 = 256 * 1024;
+pub(super) const ENVIRON_BYTES: u64 = 256 * 1024;
 /// `/proc/<pid>/stat` and cgroup are short; anything longer is not them.
 const SMALL_FILE_BYTES: u64 = 64 * 1024;
 
@@ -39,6 +39,8 @@ const REMEMBERED: usize = 4096;
 pub(super) struct Live {
     pub(super) image: Arc<Image>,
     pub(super) cwd: Option<String>,
+    /// Its places in version-1 hierarchies (controllers, path), when they were asked for.
+    pub(super) v1_cgroups: Vec<(String, String)>,
 }
 
 /// What stays the same until the process executes another program.
@@ -48,7 +50,6 @@ pub(super) struct Image {
     pub(super) exe_sha256: Option<String>,
     pub(super) argv: Vec<String>,
     pub(super) ancestry: Vec<Ancestor>,
-    pub(super) v1_cgroups: Vec<String>,
     pub(super) ci: Option<CiJob>,
 }
 
@@ -71,19 +72,19 @@ struct Stamp {
 
 impl Processes {
     /// `None` when the process has exited or its pid belongs to another one by now.
-    pub(super) fn read(&self, facts: &ProcessFacts) -> Option<Live> {
-        if facts.start_boottime_ns == 0 {
-            return None;
-        }
-        let started = ticks(facts.start_boottime_ns);
-        let pid = i32::try_from(facts.tgid).ok().and_then(Pid::from_raw)?;
-        let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        let same = || read_stat(facts.tgid).ok().flatten().filter(|stat| stat.start_ticks == started);
-        let stat = same()?;
-        let live = Live { image: self.image(facts, stat), cwd: link(&format!("/proc/{}/cwd", facts.tgid)) };
-        // Alive until now means that the pid was never free in between.
-        let alive = sys::has_exited(pidfd.as_fd()).is_ok_and(|exited| !exited);
-        (alive || same().is_some()).then_some(live)
+    pub(super) fn read(&self, facts: &ProcessFacts, v1: bool) -> Option<Live> {
+        verified(facts, |stat| {
+            // A process changes its cgroup without executing anything: never remembered.
+            let content = v1.then(|| bounded(&format!("/proc/{}/cgroup", facts.tgid), SMALL_FILE_BYTES));
+            Live {
+                image: self.image(facts, stat),
+                cwd: link(&format!("/proc/{}/cwd", facts.tgid)),
+                v1_cgroups: content
+                    .and_then(Result::ok)
+                    .map(|content| v1_cgroups(&content))
+                    .unwrap_or_default(),
+            }
+        })
     }
 
     fn image(&self, facts: &ProcessFacts, stat: Stat) -> Arc<Image> {
@@ -111,6 +112,22 @@ impl Processes {
     }
 }
 
+/// What `read` finds, if all of it was read from the process that connected: it holds a pidfd, and the start
+/// time fits before and after.
+pub(super) fn verified<T>(facts: &ProcessFacts, read: impl FnOnce(Stat) -> T) -> Option<T> {
+    if facts.start_boottime_ns == 0 {
+        return None;
+    }
+    let started = ticks(facts.start_boottime_ns);
+    let pid = i32::try_from(facts.tgid).ok().and_then(Pid::from_raw)?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    let same = || read_stat(facts.tgid).ok().flatten().filter(|stat| stat.start_ticks == started);
+    let found = read(same()?);
+    // Alive until now means that the pid was never free in between.
+    let alive = sys::has_exited(pidfd.as_fd()).is_ok_and(|exited| !exited);
+    (alive || same().is_some()).then_some(found)
+}
+
 impl Image {
     fn read(pid: u32, parent: u32, hashes: &Hashes) -> Self {
         let directory = format!("/proc/{pid}");
@@ -120,9 +137,6 @@ impl Image {
             exe_sha256: identity.and_then(|identity| hashes.hash(identity)),
             argv: argv(&bounded(&format!("{directory}/cmdline"), ARGV_BYTES).unwrap_or_default()),
             ancestry: ancestry(parent),
-            v1_cgroups: v1_cgroups(
-                &bounded(&format!("{directory}/cgroup"), SMALL_FILE_BYTES).unwrap_or_default(),
-            ),
             ci: ci::from_environ(
                 &bounded(&format!("{directory}/environ"), ENVIRON_BYTES).unwrap_or_default(),
             ),
@@ -147,7 +161,7 @@ pub(crate) fn stat_start_ticks(pid: u32) -> io::Result<u64> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Stat {
+pub(super) struct Stat {
     name: String,
     parent: u32,
     start_ticks: u64,
@@ -189,7 +203,7 @@ fn ancestry(parent: u32) -> Vec<Ancestor> {
     parents
 }
 
-fn bounded(path: &str, bytes: u64) -> io::Result<Vec<u8>> {
+pub(super) fn bounded(path: &str, bytes: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     File::open(path)?.take(bytes).read_to_end(&mut content)?;
     Ok(content)
@@ -250,12 +264,16 @@ pub(super) fn printable(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
 }
 
-/// Paths in version-1 hierarchies: `4:memory:/docker/…`.
-fn v1_cgroups(content: &[u8]) -> Vec<String> {
+/// Lines of version-1 hierarchies, as controllers and path: `4:memory:/docker/…`.
+fn v1_cgroups(content: &[u8]) -> Vec<(String, String)> {
     let text = String::from_utf8_lossy(content);
-    let paths =
-        text.lines().filter(|line| !line.starts_with("0::")).filter_map(|line| line.splitn(3, ':').nth(2));
-    paths.map(str::to_owned).collect()
+    text.lines()
+        .filter(|line| !line.starts_with("0::"))
+        .filter_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -305,11 +323,11 @@ mod tests {
             creator_tgid: 0,
         };
         let processes = Processes::default();
-        assert!(processes.read(&facts(1)).is_none());
+        assert!(processes.read(&facts(1), true).is_none());
         let own = stat_start_ticks(std::process::id()).unwrap() * 10_000_000;
-        let live = processes.read(&facts(own)).expect("this process is alive");
+        let live = processes.read(&facts(own), true).expect("this process is alive");
         assert!(live.image.exe.is_some() && !live.image.argv.is_empty() && live.cwd.is_some());
-        let again = processes.read(&facts(own)).expect("still alive");
+        let again = processes.read(&facts(own), true).expect("still alive");
         assert!(Arc::ptr_eq(&live.image, &again.image), "nothing was executed in between");
     }
 
@@ -332,6 +350,10 @@ mod tests {
     #[test]
     fn version_one_paths_are_taken_without_the_v2_line() {
         let content = b"9:name=systemd:/a\n4:memory:/docker/ab:c\n0::/unified\n";
-        assert_eq!(v1_cgroups(content), ["/a", "/docker/ab:c"]);
+        let text = |text: &str| text.to_owned();
+        assert_eq!(
+            v1_cgroups(content),
+            [(text("name=systemd"), text("/a")), (text("memory"), text("/docker/ab:c"))]
+        );
     }
 }

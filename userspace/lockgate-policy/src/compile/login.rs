@@ -1,5 +1,5 @@
 //! `login_as:`, the role of a session. It is decided before the first statement, so nothing of a statement may stand in its
-//! rule, nor anything that the job says of itself (which `Strictness::Permits` refuses).
+//! rule, nor anything that the job says of itself: like an allow rule, it believes no claim.
 
 use super::Compiler;
 use crate::{
@@ -31,6 +31,19 @@ impl Compiler {
             let message =
                 "`login_as` is decided before the first statement: `sql` and `when` cannot stand beside it";
             self.report.error(file, role.at, message, Some(help.to_owned()));
+        }
+        // A mask for whoever claims to be something holds; a role for whoever claims it would be a gift. One rule cannot
+        // believe both more and less.
+        let restricts = block.mask.is_some() || block.limits.is_some() || block.record.is_some();
+        if restricts && block.effect.value == RuleEffect::None {
+            let message =
+                "`login_as` believes less than masks, limits and records do; give it a rule of its own";
+            self.report.error(
+                file,
+                role.at,
+                message,
+                Some("repeat the `match:` in a second rule".to_owned()),
+            );
         }
         Some(role.value.clone())
     }

@@ -14,7 +14,7 @@ use crate::{
 };
 use lockgate_model::{
     sql::{Export, SqlClass, SqlEffect, is_replication},
-    workload::{Assurance, CiJob},
+    workload::{Assurance, CiJob, Pod},
 };
 use std::collections::BTreeSet;
 
@@ -90,7 +90,7 @@ impl Compiler {
         let matches = &block.matches;
         let effect = block.effect.value;
         let stated = matches.identity.as_ref().and_then(|identity| identity.assurance);
-        let ci = stated.map_or(default_assurance(effect), |stated| stated.0);
+        let ci = stated.map_or(default_assurance(strictness), |stated| stated.0);
         // uid, unit and executable are never surer than `kernel`; asking for more is asking for CI facts.
         let trust = Trust { ci, kernel: ci.min(Assurance::Kernel) };
         let mut scan = Scan { compiler: self, file, strictness, session: Vec::new(), operation: Vec::new() };
@@ -101,7 +101,7 @@ impl Compiler {
             scan.target(target, block);
         }
         if let Some(session) = &matches.session {
-            if effect == RuleEffect::Allow {
+            if strictness == Strictness::Permits {
                 let message = "`match.session` is written by the job, and cannot allow anything";
                 let help = Some("match on identity or target".to_owned());
                 scan.compiler.report.error(file, session.at, message, help);
@@ -189,6 +189,12 @@ impl Scan<'_> {
         }
     }
 
+    fn pod(&mut self, key: &str, globs: &Option<Globs>, field: fn(&Pod) -> Option<&str>) {
+        if let Some((wanted, patterns)) = self.patterns(globs) {
+            self.push(key, wanted, SessionTest::Pod(field, patterns, self.strictness));
+        }
+    }
+
     fn identity(&mut self, identity: &IdentityMatch) {
         if let Some(kinds) = &identity.kind {
             let wanted = kinds.0.iter().map(|kind| kind.0.as_str()).collect::<Vec<_>>().join(", ");
@@ -216,6 +222,23 @@ impl Scan<'_> {
         self.ci("match.identity.run_id", &identity.run_id, |ci| ci.run_id.as_deref());
         if let Some(wanted) = identity.ref_protected {
             self.push("match.identity.ref_protected", wanted.to_string(), SessionTest::RefProtected(wanted));
+        }
+        self.ci("match.identity.job_id", &identity.job_id, |ci| ci.job_id.as_deref());
+        self.ci("match.identity.runner", &identity.runner, |ci| ci.runner.as_deref());
+        if let Some(wanted) = identity.confirmed {
+            self.push("match.identity.confirmed", wanted.to_string(), SessionTest::Confirmed(wanted));
+        }
+        self.pod("match.identity.pod", &identity.pod, |pod| pod.name.as_deref());
+        self.pod("match.identity.namespace", &identity.namespace, |pod| pod.namespace.as_deref());
+        self.pod("match.identity.service_account", &identity.service_account, |pod| {
+            pod.service_account.as_deref()
+        });
+        self.pod("match.identity.owner", &identity.owner, |pod| pod.owner.as_deref());
+        for (label, globs) in &identity.labels {
+            if let Some((wanted, patterns)) = self.patterns(&Some(globs.clone())) {
+                let test = SessionTest::PodLabel(label.clone(), patterns, self.strictness);
+                self.push(&format!("match.identity.labels.{label}"), wanted, test);
+            }
         }
         if let Some(uids) = &identity.uid {
             let wanted = uids.0.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");

@@ -6,7 +6,7 @@ use lockgate_model::{
     id::GroupName,
     port::BoxFuture,
     principal::Approver,
-    verdict::{ApprovalSpec, Denial, DenialCause, RecordSpec, RecordStatements, Requirement, Stage},
+    verdict::{ApprovalSpec, Denial, DenialCause, RecordSpec, RecordStatements, Requirement, Stage, Verdict},
 };
 use std::{
     future::Future,
@@ -66,12 +66,17 @@ fn verdict(effect: Effect) -> Verdict {
     }
 }
 
+/// As policy would give it for the fixture's operation.
+fn judged(verdict: Verdict) -> Judged {
+    Judged::new(OperationId::from_parts(1, 2), verdict)
+}
+
 fn deny() -> Effect {
     Effect::Deny(Denial { rule: None, cause: DenialCause::Rule, reason: "no".into(), remedy: None })
 }
 
 fn allowed(statement: &str) -> Cleared {
-    Cleared::allowed(Arc::new(operation(statement)), verdict(Effect::Allow)).unwrap()
+    Cleared::allowed(Arc::new(operation(statement)), judged(verdict(Effect::Allow))).unwrap()
 }
 
 fn permit_now(log: &Log, batch: Vec<Cleared>) -> Result<Permit, PermitError> {
@@ -119,10 +124,14 @@ fn held() -> ApprovalRequest {
 fn only_an_allowed_operation_is_cleared() {
     let operation = Arc::new(operation("SELECT 1"));
     for effect in [deny(), hold("dba", 1)] {
-        let back = Cleared::allowed(operation.clone(), verdict(effect.clone())).expect_err("not cleared");
+        let back =
+            Cleared::allowed(operation.clone(), judged(verdict(effect.clone()))).expect_err("not cleared");
         assert_eq!(back.effect, effect);
     }
-    assert!(Cleared::allowed(operation, verdict(Effect::Allow)).is_ok());
+    let of_another = Judged::new(OperationId::from_parts(9, 9), verdict(Effect::Allow));
+    assert!(Cleared::allowed(operation.clone(), of_another.clone()).is_err());
+    assert!(Cleared::allowed(operation.clone(), of_another.again(&operation, decision())).is_ok());
+    assert!(Cleared::allowed(operation, judged(verdict(Effect::Allow))).is_ok());
 }
 
 #[test]
@@ -152,14 +161,14 @@ fn a_failing_recorder_gives_no_permit() {
 fn what_is_not_a_plain_read_is_synced() {
     let synced = Cleared::allowed(
         Arc::new(operation("SELECT 1")),
-        Verdict {
+        judged(Verdict {
             obligations: Obligations {
                 mask: None,
                 record: RecordSpec { sync: true, ..RecordSpec::default() },
                 limits: Vec::new(),
             },
             ..verdict(Effect::Allow)
-        },
+        }),
     )
     .unwrap();
     for (batch, expected) in [
@@ -195,7 +204,8 @@ fn values_rest_only_where_policy_lets_them() {
         ..verdict(Effect::Allow)
     };
     let log = Log::default();
-    let _ = permit_now(&log, vec![Cleared::allowed(Arc::new(operation), normalized).unwrap()]).unwrap();
+    let _ =
+        permit_now(&log, vec![Cleared::allowed(Arc::new(operation), judged(normalized)).unwrap()]).unwrap();
     let batches = log.batches.lock().unwrap();
     let EventKind::OperationDecided { operation, .. } = &batches[0].0[0].kind else { panic!("{batches:?}") };
     assert_eq!(operation.text.as_ref(), "SELECT $1");
@@ -228,7 +238,7 @@ fn what_one_record_has_no_room_for_rests_whole_in_several() {
         operation.text = text.as_str().into();
         operation.parameters = values.iter().cloned().map(value).collect();
         let log = Log::default();
-        let cleared = Cleared::allowed(Arc::new(operation.clone()), verdict(Effect::Allow)).unwrap();
+        let cleared = Cleared::allowed(Arc::new(operation.clone()), judged(verdict(Effect::Allow))).unwrap();
         let _ = permit_now(&log, vec![cleared]).unwrap();
         let batches = log.batches.lock().unwrap();
         let events: Vec<_> = batches[0].0.iter().map(|event| &event.kind).collect();
@@ -290,7 +300,7 @@ fn an_approval_fits_its_operation_and_todays_policy() {
         ("expired", same(), hold("dba", 1), Resolution::Expired, false),
         ("expired, and policy allows it now", same(), Effect::Allow, Resolution::Expired, false),
     ] {
-        let result = Cleared::approved(Arc::new(operation), verdict(effect), &request, &resolution);
+        let result = Cleared::approved(Arc::new(operation), judged(verdict(effect)), &request, &resolution);
         assert_eq!(result.is_ok(), cleared, "{name}");
     }
 }
@@ -301,7 +311,7 @@ fn what_was_held_is_recorded_as_forwarded() {
     let resolution = Resolution::Approved { votes: vec![vote("x:ana", "dba")] };
     let again = Verdict { decision: DecisionId::from_parts(7, 7), ..verdict(hold("dba", 1)) };
     let cleared =
-        Cleared::approved(Arc::new(operation("DROP TABLE t")), again, &request, &resolution).unwrap();
+        Cleared::approved(Arc::new(operation("DROP TABLE t")), judged(again), &request, &resolution).unwrap();
     let log = Log::default();
     let _ = permit_now(&log, vec![cleared]).unwrap();
     let batches = log.batches.lock().unwrap();

@@ -98,8 +98,8 @@ proptest! {
         other.touches_masked = touches_masked;
         other.parameters = vec![Parameter { type_oid: 23, format: ValueFormat::Text, value }];
         let later = now() + std::time::Duration::from_secs(3600 * hours);
-        let first = cut.evaluate(&session, &one, now(), decision());
-        prop_assert_eq!(first, cut.evaluate(&session, &other, later, decision()));
+        let first = Verdict::from(cut.evaluate(&session, &one, now(), decision()));
+        prop_assert_eq!(first, Verdict::from(cut.evaluate(&session, &other, later, decision())));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `login_as`: for whom, for nobody else, and what may not stand beside it.
 
 use crate::{CompiledPolicy, SourceFile, fixture};
-use lockgate_model::session::Mode;
+use lockgate_model::{session::Mode, workload::Assurance};
 use std::sync::Arc;
 
 fn policy(rules: &str) -> Result<CompiledPolicy, String> {
@@ -44,6 +44,29 @@ fn a_rule_names_the_role_of_a_session() {
 }
 
 #[test]
+fn what_a_job_claims_to_be_leads_to_no_role() {
+    let mut session = fixture::session();
+    let claims = |session: &mut lockgate_model::session::Session, assurance| {
+        let workload = Arc::make_mut(&mut session.workload);
+        workload.ci.as_mut().unwrap().assurance.0 = assurance;
+    };
+    let rule = |identity: &str| {
+        format!("- {{ id: deploy, match: {{ identity: {identity} }}, effect: none, login_as: app_rw }}\n")
+    };
+    let repository = session.workload.ci.as_ref().unwrap().repository.clone().unwrap();
+    for (identity, assurance, expected) in [
+        (format!("{{ repository: {repository} }}"), Assurance::Claimed, None),
+        (format!("{{ repository: {repository} }}"), Assurance::Platform, Some("app_rw")),
+        // Said so by whoever wrote the policy.
+        (format!("{{ repository: {repository}, assurance: claimed }}"), Assurance::Claimed, Some("app_rw")),
+    ] {
+        claims(&mut session, assurance);
+        let policy = policy(&rule(&identity)).unwrap();
+        assert_eq!(policy.login_as(&session), Ok(expected), "{identity} {assurance:?}");
+    }
+}
+
+#[test]
 fn what_is_not_known_before_the_first_statement_may_not_stand_beside_it() {
     for (old, new, expected) in [
         ("effect: none", "effect: deny", "`login_as` is for rules that let pass"),
@@ -51,7 +74,15 @@ fn what_is_not_known_before_the_first_statement_may_not_stand_beside_it() {
         ("effect: none", "effect: none, when: \"true\"", "decided before the first statement"),
         ("app_ro", "\"\"", "is not the name of a role"),
         // What the job says of itself leads to no role.
-        ("match: {", "match: { client: { user: admin }, ", ""),
+        ("match: {", "match: { session: { user: admin }, ", "is written by the job"),
+        ("match: {", "match: { session: { database: admin }, ", "is written by the job"),
+        (
+            "effect: none",
+            "effect: none, mask: { columns: [{ match: ssn, method: redact }] }",
+            "a rule of its own",
+        ),
+        ("effect: none", "effect: none, limits: { rows: 5 }", "a rule of its own"),
+        ("effect: none", "effect: none, record: { statements: full }", "a rule of its own"),
     ] {
         let error = policy(&READER.replace(old, new)).expect_err(new);
         assert!(error.contains(expected), "{error}");

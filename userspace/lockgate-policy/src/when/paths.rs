@@ -3,14 +3,14 @@
 //! This table is the one definition: the checker, the evaluator and the reference in the documentation all
 //! read it. CI facts below the assurance a rule asks for are absent, as are facts nobody knows.
 
-use crate::matcher::kind_assurance;
+use crate::matcher::{is_confirmed, kind_assurance};
 use jiff::tz::TimeZone;
 use lockgate_model::{
     Timestamp,
     operation::{Facts, Operation},
     session::Session,
     sql::SqlFacts,
-    workload::{Assurance, CiJob},
+    workload::{Assurance, CiJob, Pod},
 };
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -132,7 +132,15 @@ paths! {
     identity.exe: Text = "executable path", |asked| text(kernel(asked)?.process.exe.as_ref());
     identity.exe_sha256: Text = "SHA-256 of the executable", |asked| text(kernel(asked)?.process.exe_sha256.as_ref());
     identity.cgroup: Text = "cgroup path", |asked| text(kernel(asked)?.cgroup.as_ref());
-    identity.container: Text = "container id", |asked| text(kernel(asked)?.container.as_ref().map(|container| &container.id));
+    identity.container: Text = "container id", |asked| text(kernel(asked)?.container.as_ref().filter(|container| !container.claimed).map(|container| &container.id));
+    identity.job_id: Text = "the provider's id of the job", |asked| text(ci(asked)?.job_id.as_ref());
+    identity.runner: Text = "the runner the provider gave the job to", |asked| text(ci(asked)?.runner.as_ref());
+    identity.confirmed: Bool = "whether the job's provider, or the API server for a pod, vouches for who asks", |asked| Some(Datum::Bool(is_confirmed(asked.session)));
+    identity.pod: Text = "Kubernetes pod", |asked| text(pod(asked)?.name.as_ref());
+    identity.namespace: Text = "its namespace", |asked| text(pod(asked)?.namespace.as_ref());
+    identity.service_account: Text = "the service account it runs as", |asked| text(pod(asked)?.service_account.as_ref());
+    identity.owner: Text = "the controller that owns it: `Job/migrate`", |asked| text(pod(asked)?.owner.as_ref());
+    identity.labels: Map = "its labels, which whoever may patch the pod writes", |asked| Some(Datum::Map(&pod(asked)?.labels));
     target.name: Text = "its name in configuration", |asked| word(asked.session.target.name.as_str());
     target.protocol: Text = "postgres", |asked| word(asked.session.target.protocol.as_str());
     target.tags: Map = "its tags", |asked| Some(Datum::Map(&asked.session.target.tags));
@@ -175,6 +183,10 @@ fn texts(texts: &[String]) -> Datum<'_> {
 
 fn ci<'a>(asked: &Asked<'a>) -> Option<&'a CiJob> {
     asked.session.workload.ci.as_ref().filter(|ci| ci.assurance.0 >= asked.ci_trust)
+}
+
+fn pod<'a>(asked: &Asked<'a>) -> Option<&'a Pod> {
+    asked.session.workload.pod.as_ref().filter(|pod| pod.is_named() && pod.assurance.0 >= asked.ci_trust)
 }
 
 fn kernel<'a>(asked: &Asked<'a>) -> Option<&'a lockgate_model::workload::Workload> {

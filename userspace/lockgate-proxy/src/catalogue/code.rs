@@ -4,7 +4,7 @@
 //! These statements come after `search_path` was emptied: names and operators without a schema can only be pg_catalog's.
 
 use super::{CatalogueError, load::Row};
-use lockgate_inspect::sql::catalogue::{Code, Guard, Routine, UserCast, UserOperator, UserType};
+use lockgate_inspect::sql::catalogue::{Argument, Code, Guard, Routine, UserCast, UserOperator, UserType};
 
 /// Questions about code. Only what was not there when the cluster was made is asked for (FirstNormalObjectId, 16384).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,10 @@ impl CodeQuery {
                   WHERE s.oid = ANY (inner_functions.oids) AND s.oid < 16384), \
                  (SELECT coalesce(pg_catalog.bool_or(s.provolatile = 'v'), false) FROM pg_catalog.pg_proc AS s \
                   WHERE s.oid = ANY (inner_functions.oids) AND s.oid < 16384), \
-                 EXISTS (SELECT FROM pg_catalog.pg_proc AS s WHERE s.proname = p.proname AND s.oid < 16384) \
+                 EXISTS (SELECT FROM pg_catalog.pg_proc AS s WHERE s.proname = p.proname AND s.oid < 16384), \
+                 pg_catalog.array_to_string(coalesce(p.proallargtypes, p.proargtypes::oid[]), ' '), \
+                 pg_catalog.array_to_string(p.proargmodes, ''), \
+                 pg_catalog.array_to_string(p.proargnames, E'\\x01'), p.proisstrict, p.prosecdef \
                  FROM pg_catalog.pg_proc AS p \
                  JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace \
                  JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang \
@@ -155,6 +158,9 @@ impl CodeQuery {
                         .unwrap_or_default(),
                     builtin_volatile: row.text("volatility of built-in functions")? != "f",
                     shadows: row.text("whether it shadows")? != "f",
+                    arguments: arguments(row)?,
+                    strict: row.text("whether it is strict")? == "t",
+                    definer: row.text("whether it runs as its owner")? != "f",
                 };
                 code.routines.push(routine);
             }
@@ -199,6 +205,22 @@ impl CodeQuery {
         }
         Ok(())
     }
+}
+
+/// Types, modes and names of a function's arguments. Modes and names are NULL when all are plain, or none has a name.
+fn arguments(row: &mut Row<'_>) -> Result<Vec<Argument>, CatalogueError> {
+    let types = numbers(row, "argument types")?;
+    let modes = row.optional_text("argument modes")?.unwrap_or_default();
+    let names = row.optional_text("argument names")?.unwrap_or_default();
+    let mut modes = modes.chars();
+    // One without a name is an empty piece.
+    let mut names = names.split('\u{1}');
+    let argument = |type_oid| Argument {
+        name: names.next().unwrap_or_default().to_owned(),
+        mode: modes.next().unwrap_or('i'),
+        type_oid,
+    };
+    Ok(types.into_iter().map(argument).collect())
 }
 
 /// OIDs with blanks between them; NULL is none.

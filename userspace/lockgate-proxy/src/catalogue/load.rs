@@ -3,7 +3,7 @@
 use super::{CatalogueError, MAX_CATALOGUE_BYTES};
 use super::{code::CodeQuery, query::CatalogueQuery, routine::Routine};
 use crate::upstream::{
-    Connected, Credential, Endpoint, Housekeeping, SessionRequest, UpstreamError, connect,
+    Account, Connected, Credential, Endpoint, Housekeeping, SessionRequest, UpstreamError, connect,
 };
 use lockgate_inspect::sql::catalogue::{
     CatalogueParts, CatalogueSnapshot, FunctionCode, Relation, RelationColumn, RelationKind, TableSize,
@@ -120,6 +120,8 @@ pub(super) async fn routines(
 /// The side connection.
 struct Side {
     connected: Connected,
+    /// Given back, if a vault made it, when this is over: its role must not be dropped before.
+    _account: Account,
     budget: usize,
 }
 
@@ -137,10 +139,9 @@ impl Side {
         ];
         let request =
             SessionRequest { database: database.clone(), parameters, session: None, replication: None };
-        // Given back, if a vault made it, when this is over.
         let account = credential.account().await.map_err(UpstreamError::from)?;
         let connected = connect(endpoint, &account, &request).await?;
-        Ok(Self { connected, budget: MAX_CATALOGUE_BYTES })
+        Ok(Self { connected, _account: account, budget: MAX_CATALOGUE_BYTES })
     }
 
     /// Runs one query to its ReadyForQuery, giving each row away as it comes.

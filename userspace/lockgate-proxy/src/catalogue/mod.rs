@@ -267,6 +267,40 @@ impl Catalogue {
         }
     }
 
+    /// The snapshot as the target's definitions are at some moment after the call: compared now, however lately they were,
+    /// and read anew where they differ.
+    pub(crate) async fn confirm(&self) -> Result<Arc<CatalogueSnapshot>, CatalogueError> {
+        for _ in 0..ROUNDS {
+            let began = Instant::now();
+            let read = load::mark(&self.endpoint, &self.credential, &self.database);
+            let mark = match tokio::time::timeout(LOAD_TIME, read).await {
+                Err(_) => return Err(CatalogueError::Slow { limit: LOAD_TIME }),
+                Ok(mark) => mark?,
+            };
+            {
+                let mut held = self.held();
+                if let Some(loaded) = &mut held.snapshot {
+                    if loaded.mark == mark {
+                        loaded.seen = loaded.seen.max(began);
+                    } else if loaded.seen < began {
+                        held.generation += 1;
+                    }
+                }
+            }
+            let snapshot = self.load().await?;
+            let held = self.held();
+            // Another load that began before may have put its result in the place of the one that was compared.
+            if held
+                .snapshot
+                .as_ref()
+                .is_some_and(|loaded| Arc::ptr_eq(&loaded.snapshot, &snapshot) && loaded.seen >= began)
+            {
+                return Ok(snapshot);
+            }
+        }
+        Err(CatalogueError::Slow { limit: LOAD_TIME })
+    }
+
     /// The function of an OID. The system's own are remembered; any other is read anew, since its name may have changed.
     pub(crate) async fn routine(&self, oid: u32) -> Result<Option<Routine>, CatalogueError> {
         let known = self.routines.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -300,6 +334,8 @@ struct CatalogueKey {
     /// The same server may be two targets with two roles.
     target: String,
     addr: UpstreamAddr,
+    /// The same address can be another server in another network namespace.
+    netns: u64,
     /// Policy may name another role than the target's usual one.
     user: String,
     database: PgString,
@@ -323,6 +359,7 @@ impl Catalogues {
         let key = CatalogueKey {
             target: target.to_owned(),
             addr: endpoint.addr,
+            netns: endpoint.origin.cookie(),
             user: credential.user().to_owned(),
             database: database.clone(),
         };

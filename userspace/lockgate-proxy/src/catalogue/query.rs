@@ -18,7 +18,7 @@ pub(crate) enum CatalogueQuery {
     Columns,
     /// What inherits from what; partitions are children too.
     Parents,
-    /// Which columns a generated column is made of.
+    /// Which columns a generated column is made of; 0 where of none.
     Generated,
     /// Which columns a view's rule needs.
     ViewColumns,
@@ -150,11 +150,11 @@ impl CatalogueQuery {
             }
             // PostgreSQL 15 records the dependency for the expression (pg_attrdef), older servers for the column.
             Self::Generated => {
-                "SELECT f.adrelid, f.adnum, d.refobjsubid \
+                "SELECT f.adrelid, f.adnum, COALESCE(d.refobjsubid, 0) \
                  FROM pg_catalog.pg_attrdef AS f \
                  JOIN pg_catalog.pg_attribute AS a \
                  ON a.attrelid OPERATOR(pg_catalog.=) f.adrelid AND a.attnum OPERATOR(pg_catalog.=) f.adnum \
-                 JOIN pg_catalog.pg_depend AS d \
+                 LEFT JOIN pg_catalog.pg_depend AS d \
                  ON d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid \
                  AND d.refobjid OPERATOR(pg_catalog.=) f.adrelid \
                  AND d.refobjsubid OPERATOR(pg_catalog.>) 0 \

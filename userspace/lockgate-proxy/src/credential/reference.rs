@@ -44,8 +44,15 @@ fn program(argv: &[String]) -> &str {
 
 async fn from_file(path: &str) -> Result<Zeroizing<Vec<u8>>, CredentialError> {
     let failed = |error: io::Error| CredentialError::File { path: path.to_owned(), kind: error.kind() };
-    let file = tokio::fs::File::open(path).await.map_err(failed)?;
-    read_bounded(file).await.map_err(failed)
+    let owned = path.to_owned();
+    // Not by tokio's File: that reads through a buffer of its own, which nobody wipes.
+    let read = tokio::task::spawn_blocking(move || {
+        use io::Read as _;
+        let mut buffer = Zeroizing::new(Vec::with_capacity(MAX_SECRET + 1));
+        std::fs::File::open(owned)?.take(MAX_SECRET as u64 + 1).read_to_end(&mut buffer)?;
+        Ok(buffer)
+    });
+    read.await.unwrap_or_else(|error| Err(error.into())).map_err(failed)
 }
 
 fn from_variable(name: &str) -> Result<Zeroizing<Vec<u8>>, CredentialError> {

@@ -1,16 +1,14 @@
 //! The client's leg: lockgate is the server, and shows a certificate that was configured for the target or one that it
 //! signs itself for the name that the client asked for.
 //!
-//! It never takes a name that is not the target's, and no handshake that says it is for another protocol. It asks for no
+//! It signs for no name that is not the target's, and takes no handshake that says it is for another protocol. It asks for no
 //! client certificate: who the job is, the kernel says.
 
-use super::issue::{Authority, Issued, Names};
+use super::issue::{Authority, Issued, Names, private_key};
 use super::upstream::ALPN;
 use super::{TlsError, certificates, provider, server_end_point};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{AlertDescription, ServerConfig, crypto::ring::sign::any_supported_type};
-use rustls_pki_types::PrivateKeyDer;
-use rustls_pki_types::pem::PemObject;
 use std::{
     collections::HashMap,
     net::IpAddr,
@@ -67,21 +65,16 @@ pub struct Accepted<S> {
     pub stream: TlsStream<S>,
     /// What SCRAM is bound to: a hash of the certificate that the client was shown.
     pub binding: Option<Vec<u8>>,
+    /// What it means if the client leaves now: it asked for a name that is not the target's. In TLS 1.3 a client says only
+    /// behind the handshake that it does not like the certificate.
+    pub disliked: Option<TlsError>,
 }
 
 impl ClientTls {
     /// From a certificate chain and its private key, both PEM.
     pub fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Self, TlsError> {
         let chain = certificates("client_tls.certificate", certificate)?;
-        let mut key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
-            rustls_pki_types::pem::Error::NoItemsFound => {
-                TlsError::Missing { what: "client_tls.key", expected: "PRIVATE KEY" }
-            }
-            // The reader's own words may quote a line of the key.
-            _ => {
-                TlsError::Pem { what: "client_tls.key", detail: "the private key cannot be read".to_owned() }
-            }
-        })?;
+        let mut key = private_key("client_tls.key", key)?;
         let refused = |source| TlsError::Rustls { what: "use client_tls", source };
         let signing = any_supported_type(&key).map_err(refused);
         key.zeroize();
@@ -139,12 +132,26 @@ impl ClientTls {
         let shown = match self.shown(name.as_deref(), dialled) {
             Ok(shown) => shown,
             Err(error) => {
-                alert(&mut start.io, AlertDescription::UnrecognisedName).await;
+                // A CA that cannot sign: nothing that the client did.
+                alert(&mut start.io, AlertDescription::InternalError).await;
                 return Err(error);
             }
         };
-        let stream = start.into_stream(shown.config).await.map_err(failed)?;
-        Ok(Accepted { stream, binding: shown.binding })
+        let disliked = name.and_then(|name| self.foreign(name));
+        match start.into_stream(shown.config).await {
+            Ok(stream) => Ok(Accepted { stream, binding: shown.binding, disliked }),
+            Err(error) => Err(disliked.unwrap_or_else(|| failed(error))),
+        }
+    }
+
+    /// The error that a name is, if the client minds.
+    fn foreign(&self, name: String) -> Option<TlsError> {
+        match &*self.0 {
+            Source::Issuing(issuing) if !issuing.names.contains(&name) => {
+                Some(TlsError::ForeignName { name, target: issuing.title.clone() })
+            }
+            Source::Issuing(_) | Source::Fixed(_) => None,
+        }
     }
 
     fn shown(&self, name: Option<&str>, dialled: IpAddr) -> Result<Shown, TlsError> {
@@ -156,18 +163,22 @@ impl ClientTls {
 }
 
 impl Issuing {
+    /// All names of the target, and the address that the client dialled.
+    fn all(&self, dialled: IpAddr) -> Names {
+        Names::All {
+            title: self.title.clone(),
+            names: self.names.clone(),
+            address: Some(dialled.to_canonical()),
+        }
+    }
+
     fn shown(&self, name: Option<&str>, dialled: IpAddr) -> Result<Shown, TlsError> {
         let names = match name {
             Some(name) if self.names.iter().any(|known| known == name) => Names::One(name.to_owned()),
-            Some(name) => {
-                let name = name.chars().take(255).collect();
-                return Err(TlsError::ForeignName { name, target: self.title.clone() });
-            }
-            None => Names::All {
-                title: self.title.clone(),
-                names: self.names.clone(),
-                address: Some(dialled.to_canonical()),
-            },
+            // A server does not refuse a client for the name that it uses, and a client that does not look at names (or
+            // has another one for this target) is served. One that looks finds that the certificate is for others.
+            // Nothing is signed for the other name: a client that believes to be elsewhere has to notice.
+            Some(_) | None => self.all(dialled),
         };
         let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();

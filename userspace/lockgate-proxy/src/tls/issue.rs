@@ -3,11 +3,11 @@
 //! Short-lived, with keys that never leave memory. It does not decide for whom; the client's leg knows the target's names,
 //! the credential the role.
 
-use super::{TlsError, certificates};
+use super::{TlsError, certificates, key::OwnKey};
 use lockgate_model::Secret;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType, SerialNumber, string::Ia5String,
+    KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, string::Ia5String,
 };
 use rustls::{crypto::ring::sign::any_supported_type, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -25,7 +25,8 @@ const MAX_COMMON_NAME: usize = 64;
 
 /// A CA that signs.
 pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
+    what: &'static str,
+    issuer: Issuer<'static, OwnKey>,
     certificate: CertificateDer<'static>,
     not_after: OffsetDateTime,
 }
@@ -50,16 +51,15 @@ impl Authority {
         if parsed.key_usage().is_ok_and(|usage| usage.is_some_and(|usage| !usage.value.key_cert_sign())) {
             return Err(unfit("`ca` may not sign certificates (key usage keyCertSign)"));
         }
-        if parsed.public_key().subject_public_key.data.as_ref() != rcgen::PublicKeyData::der_bytes(&key) {
+        if parsed.public_key().subject_public_key.data.as_ref() != PublicKeyData::der_bytes(&key) {
             return Err(unfit("`ca_key` is not the key of `ca`"));
         }
         let not_after = parsed.validity().not_after.to_datetime();
-        if not_after <= OffsetDateTime::now_utc() {
-            return Err(unfit("`ca` has expired; make a new one and have it trusted"));
-        }
         let issuer =
             Issuer::from_ca_cert_der(&certificate, key).map_err(|error| unfit(&error.to_string()))?;
-        Ok(Self { issuer, certificate, not_after })
+        let authority = Self { what, issuer, certificate, not_after };
+        authority.is_valid()?;
+        Ok(authority)
     }
 
     /// A certificate for a login on a target.
@@ -68,11 +68,12 @@ impl Authority {
         subject: &Subject<'_>,
         validity: Duration,
     ) -> Result<ClientIdentity, TlsError> {
+        self.is_valid()?;
         let (mut params, key) = subject.prepared()?;
         self.validity(&mut params, validity);
         params.serial_number = Some(serial()?);
         let signed = params.signed_by(&key, &self.issuer).map_err(|error| failed(&error))?;
-        Ok(ClientIdentity(certified(vec![signed.der().clone()], key)?))
+        Ok(ClientIdentity(key.certified(vec![signed.der().clone()])?))
     }
 
     /// A certificate for lockgate as a server by these names.
@@ -81,6 +82,7 @@ impl Authority {
         names: &Names,
         validity: Duration,
     ) -> Result<(CertifiedKey, Duration), TlsError> {
+        self.is_valid()?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, cut(names.title()));
@@ -90,11 +92,20 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         let good_for = self.validity(&mut params, validity);
         params.serial_number = Some(serial()?);
-        let key = KeyPair::generate().map_err(|error| failed(&error))?;
+        let key = OwnKey::generate()?;
         let signed = params.signed_by(&key, &self.issuer).map_err(|error| failed(&error))?;
         // Whoever trusts an intermediate's root needs the intermediate; whoever trusts this one ignores it.
         let chain = vec![signed.der().clone(), self.certificate.clone()];
-        Ok((certified(chain, key)?, good_for))
+        Ok((key.certified(chain)?, good_for))
+    }
+
+    /// An agent runs for longer than a CA may last: then the words are about the CA, not about a leaf of it.
+    fn is_valid(&self) -> Result<(), TlsError> {
+        if self.not_after <= OffsetDateTime::now_utc() {
+            let detail = "`ca` has expired; make a new one, have it trusted, and restart lockgate".to_owned();
+            return Err(TlsError::Authority { what: self.what, detail });
+        }
+        Ok(())
     }
 
     /// Never longer than the CA itself. Answers how long from now.
@@ -133,11 +144,9 @@ pub fn new_authority(name: &str, validity: Duration) -> Result<NewAuthority, Tls
     let now = OffsetDateTime::now_utc();
     (params.not_before, params.not_after) = (now - BACKDATED, now + validity);
     params.serial_number = Some(serial()?);
-    let mut key = KeyPair::generate().map_err(|error| failed(&error))?;
+    let key = OwnKey::generate()?;
     let signed = params.self_signed(&key).map_err(|error| failed(&error))?;
-    let pem = Secret::new(key.serialize_pem());
-    key.zeroize();
-    Ok(NewAuthority { certificate: signed.pem(), key: pem })
+    Ok(NewAuthority { certificate: signed.pem(), key: Secret::new(key.to_pem()) })
 }
 
 /// Whom a client certificate is for.
@@ -150,7 +159,7 @@ pub(crate) struct Subject<'a> {
 }
 
 impl Subject<'_> {
-    fn prepared(&self) -> Result<(CertificateParams, KeyPair), TlsError> {
+    fn prepared(&self) -> Result<(CertificateParams, OwnKey), TlsError> {
         if self.role.is_empty() || self.role.len() > MAX_COMMON_NAME {
             return Err(TlsError::CommonName { name: self.role.to_owned(), limit: MAX_COMMON_NAME });
         }
@@ -165,8 +174,7 @@ impl Subject<'_> {
         }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let key = KeyPair::generate().map_err(|error| failed(&error))?;
-        Ok((params, key))
+        Ok((params, OwnKey::generate()?))
     }
 
     /// A request for somebody else's CA.
@@ -179,7 +187,7 @@ impl Subject<'_> {
 /// A key and a request to certify it.
 pub(crate) struct Request {
     params: CertificateParams,
-    key: KeyPair,
+    key: OwnKey,
 }
 
 impl Request {
@@ -192,7 +200,7 @@ impl Request {
     /// What the CA answered.
     pub(crate) fn certified(self, chain: &[u8]) -> Result<ClientIdentity, TlsError> {
         let chain = certificates("the issued client certificate", chain)?;
-        Ok(ClientIdentity(certified(chain, self.key)?))
+        Ok(ClientIdentity(self.key.certified(chain)?))
     }
 }
 
@@ -255,17 +263,7 @@ impl Names {
     }
 }
 
-/// Makes the certified key rustls uses, and wipes the copy that rcgen has.
-fn certified(chain: Vec<CertificateDer<'static>>, mut key: KeyPair) -> Result<CertifiedKey, TlsError> {
-    let mut der = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-    key.zeroize();
-    let signing = any_supported_type(&der)
-        .map_err(|source| TlsError::Rustls { what: "use an issued certificate's key", source });
-    der.zeroize();
-    Ok(CertifiedKey::new(chain, signing?))
-}
-
-fn private_key(what: &'static str, key: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+pub(super) fn private_key(what: &'static str, key: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
         rustls_pki_types::pem::Error::NoItemsFound => TlsError::Missing { what, expected: "PRIVATE KEY" },
         // The reader's own words may quote a line of the key.
@@ -273,13 +271,15 @@ fn private_key(what: &'static str, key: &[u8]) -> Result<PrivateKeyDer<'static>,
     })
 }
 
-fn key_pair(what: &'static str, pem: &[u8]) -> Result<KeyPair, TlsError> {
+fn key_pair(what: &'static str, pem: &[u8]) -> Result<OwnKey, TlsError> {
     let mut key = private_key(what, pem)?;
     let pair = match &key {
-        PrivateKeyDer::Pkcs8(der) => KeyPair::try_from(der).map_err(|_| TlsError::Authority {
-            what,
-            detail: "`ca_key` is not an ECDSA P-256 or P-384, Ed25519 or RSA key".to_owned(),
-        }),
+        PrivateKeyDer::Pkcs8(der) => {
+            KeyPair::try_from(der).map(OwnKey::from).map_err(|_| TlsError::Authority {
+                what,
+                detail: "`ca_key` is not an ECDSA P-256 or P-384, Ed25519 or RSA key".to_owned(),
+            })
+        }
         _ => Err(TlsError::Authority {
             what,
             detail: "`ca_key` is not PKCS #8; convert it: openssl pkcs8 -topk8 -nodes -in OLD -out NEW"

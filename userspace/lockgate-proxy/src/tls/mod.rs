@@ -6,6 +6,7 @@
 mod binding;
 mod client;
 mod issue;
+mod key;
 mod upstream;
 
 pub use binding::server_end_point;
@@ -70,9 +71,9 @@ pub enum TlsError {
         /// Why not.
         detail: String,
     },
-    /// A name that is not the target's.
+    /// A name that is not the target's, and a client that looks at names.
     #[error(
-        "the client asked for a certificate for {name:?}, which is no name of {target}; add it to client_tls.names if it is"
+        "the client asked for a certificate for {name:?}, which is no name of {target}, and did not take the target's own; add it to client_tls.names if it is"
     )]
     ForeignName {
         /// The name.

@@ -5,13 +5,13 @@ use super::{Connected, DIAL_TIME, LOGIN_TIME, Stream, UpstreamError};
 use crate::credential::Account;
 use crate::tls::{ClientIdentity, UpstreamTls, server_end_point};
 use bytes::BytesMut;
-use lockgate_model::addr::UpstreamAddr;
+use lockgate_model::{addr::UpstreamAddr, port::Attributor};
 use lockgate_wire::postgres::backend::BackendKeyData;
 use lockgate_wire::postgres::startup::{CancelRequest, StartupPacket};
 use socket2::TcpKeepalive;
-use std::{future::Future, time::Duration};
+use std::{fmt, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// A target that vanished without a word (power, network) is noticed after two minutes, not after the system's two hours:
@@ -32,6 +32,8 @@ pub struct Endpoint {
     pub tls: UpstreamTls,
     /// How long it may take.
     pub bounds: Bounds,
+    /// Where connections leave from.
+    pub origin: Origin,
 }
 
 /// How long a target may take to open a session.
@@ -52,7 +54,42 @@ impl Default for Bounds {
 impl Endpoint {
     /// An endpoint with the usual bounds.
     pub fn new(addr: UpstreamAddr, host: impl Into<String>, tls: UpstreamTls) -> Self {
-        Self { addr, host: host.into(), tls, bounds: Bounds::default() }
+        Self { addr, host: host.into(), tls, bounds: Bounds::default(), origin: Origin::Here }
+    }
+
+    /// Dialled from a client's network namespace.
+    #[must_use]
+    pub fn from(self, origin: Origin) -> Self {
+        Self { origin, ..self }
+    }
+}
+
+/// In which network namespace a target is dialled: the same address can be another service in another one.
+#[derive(Clone, Default)]
+pub enum Origin {
+    /// Where lockgate runs.
+    #[default]
+    Here,
+    /// Where a client is; by its namespace's cookie, and who knows the way there.
+    Client(u64, Arc<dyn Attributor>),
+}
+
+impl Origin {
+    /// What tells namespaces apart; 0 is lockgate's own.
+    pub fn cookie(&self) -> u64 {
+        match self {
+            Self::Here => 0,
+            Self::Client(cookie, _) => *cookie,
+        }
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Here => f.write_str("Here"),
+            Self::Client(cookie, _) => f.debug_tuple("Client").field(cookie).finish(),
+        }
     }
 }
 
@@ -127,7 +164,7 @@ impl Deadline {
 
 async fn dial(endpoint: &Endpoint) -> Result<TcpStream, UpstreamError> {
     let (addr, limit) = (endpoint.addr, endpoint.bounds.dial);
-    let tcp = match timeout(limit, TcpStream::connect(addr.0)).await {
+    let tcp = match timeout(limit, reach(addr.0, &endpoint.origin)).await {
         Err(_) => return Err(UpstreamError::DialSlow { addr, limit }),
         Ok(Err(error)) => return Err(UpstreamError::Dial { addr, kind: error.kind() }),
         Ok(Ok(tcp)) => tcp,
@@ -137,6 +174,20 @@ async fn dial(endpoint: &Endpoint) -> Result<TcpStream, UpstreamError> {
     tcp.set_nodelay(true).map_err(failed)?;
     socket2::SockRef::from(&tcp).set_tcp_keepalive(&KEEPALIVE).map_err(failed)?;
     Ok(tcp)
+}
+
+async fn reach(addr: SocketAddr, origin: &Origin) -> io::Result<TcpStream> {
+    let made = match origin {
+        Origin::Here => None,
+        Origin::Client(cookie, attributor) => {
+            let (cookie, attributor) = (*cookie, attributor.clone());
+            tokio::task::spawn_blocking(move || attributor.socket(cookie, addr)).await??
+        }
+    };
+    match made {
+        None => TcpStream::connect(addr).await,
+        Some(socket) => TcpSocket::from_std_stream(socket.into()).connect(addr).await,
+    }
 }
 
 /// A connection that is as safe as the target's settings demand.

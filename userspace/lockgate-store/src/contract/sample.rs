@@ -69,6 +69,7 @@ pub fn session(n: u32) -> Session {
         cgroup: Some("/system.slice/runner.service".into()),
         unit: Some(Unit { name: "runner.service".into(), invocation_id: None, user_unit: true }),
         container: None,
+        pod: None,
         ci: None,
     };
     Session {

@@ -30,6 +30,10 @@ impl Walk<'_> {
                 Some(Val::Ival(value)) => usize::try_from(value.ival).map_or(Shape::Computed, Shape::Ordinal),
                 _ => Shape::Computed,
             },
+            NodeEnum::AIndirection(indirection) => {
+                let last = indirection.indirection.last().and_then(|node| node.node.as_ref());
+                if matches!(last, Some(NodeEnum::AStar(_))) { Shape::Spread } else { Shape::Computed }
+            }
             _ => Shape::Computed,
         };
         out
@@ -120,6 +124,9 @@ impl Walk<'_> {
 
     /// A node without words of its own: whatever hangs below it counts.
     fn below(&mut self, node: &NodeEnum, place: Option<Place>, out: &mut Expr) {
+        for name in self.older_calls(node) {
+            self.call_by_name(name, place, out);
+        }
         let mut made = None;
         let catalog_first = self.state.search_path.catalog_first();
         tree::children(node, &mut |child| {
@@ -129,6 +136,39 @@ impl Walk<'_> {
         });
         let place = place.or(made).or_else(|| (!types::is_total(node)).then_some(Place::Fallible));
         tree::children(node, &mut |child| self.child(child, place, out));
+    }
+
+    /// Constructs of newer servers that are calls of a function on this one: the grammar is PostgreSQL 18's. Left out are
+    /// those with words in them that no call has, such as JSON_TABLE's COLUMNS: an older server refuses them.
+    fn older_calls(&self, node: &NodeEnum) -> &'static [&'static str] {
+        let (since, names): (u32, &[&str]) = match node {
+            NodeEnum::JsonObjectConstructor(one) if one.exprs.is_empty() => (16, &["json_object"]),
+            NodeEnum::JsonArrayConstructor(_) => (16, &["json_array"]),
+            NodeEnum::JsonArrayAgg(_) => (16, &["json_arrayagg"]),
+            NodeEnum::JsonParseExpr(_) => (17, &["json"]),
+            NodeEnum::JsonScalarExpr(_) => (17, &["json_scalar"]),
+            NodeEnum::JsonSerializeExpr(_) => (17, &["json_serialize"]),
+            NodeEnum::JsonFuncExpr(_) => (17, &["json_exists", "json_query", "json_value"]),
+            NodeEnum::MergeSupportFunc(_) => (17, &["merge_action"]),
+            _ => return &[],
+        };
+        if function::major_of(self.state) < since { names } else { &[] }
+    }
+
+    /// A function that is called without being written as a call.
+    fn call_by_name(&mut self, name: &str, place: Option<Place>, out: &mut Expr) {
+        self.gathered.functions.insert(name.to_owned());
+        match function::harmless(None, name, self.state, self.catalogue) {
+            Some(harmless) if !harmless.own => {}
+            Some(_) => {
+                self.gathered.calls.insert(name.to_owned());
+                out.calls.push(Call { name: name.to_owned(), place });
+            }
+            None => {
+                self.unknown_call(name, SqlClass::Write, &[SqlEffect::UnknownFunction]);
+                out.calls.push(Call { name: name.to_owned(), place });
+            }
+        }
     }
 
     fn child(&mut self, child: Child<'_>, place: Option<Place>, out: &mut Expr) {
@@ -223,12 +263,19 @@ impl Walk<'_> {
     }
 
     fn call(&mut self, call: &protobuf::FuncCall, place: Option<Place>, out: &mut Expr) {
-        let (schema, name) = qualified(&call.funcname);
+        let (schema, name) = match qualified(&call.funcname) {
+            // The grammar makes a construct of it, which it is not on older servers.
+            (Some("pg_catalog"), "json_object") if function::major_of(self.state) < 16 => {
+                (None, "json_object")
+            }
+            name => name,
+        };
         self.gathered.functions.insert(match schema {
             Some(schema) => format!("{schema}.{name}"),
             None => name.to_owned(),
         });
-        let argument_place = match function::harmless(schema, name, self.state, self.catalogue) {
+        let known = function::harmless(schema, name, self.state, self.catalogue);
+        let argument_place = match known.or_else(|| self.runs_reads(call)) {
             Some(harmless) if harmless.own => {
                 // It changes nothing, but what it shows is its own affair.
                 self.gathered.calls.insert(name.to_owned());
@@ -268,6 +315,21 @@ impl Walk<'_> {
                 out.absorb(expr, place.unwrap_or(inner_place));
             }
         }
+    }
+
+    /// A function of the database's own that runs texts, and with these arguments none that does more than read.
+    fn runs_reads(&mut self, call: &protobuf::FuncCall) -> Option<function::Harmless> {
+        let ran = self.catalogue?.call_reads(call, self.state, self.budget)?;
+        for statement in ran {
+            let facts = statement.sql();
+            self.gathered.read.extend(facts.tables_read.iter().cloned());
+            self.gathered.named.extend(statement.usage.relations.iter().cloned());
+            self.gathered.functions.extend(facts.functions.iter().cloned());
+            self.gathered.calls.extend(statement.usage.calls.iter().cloned());
+            self.gathered.columns.extend(facts.columns.iter().cloned());
+            self.gathered.effects.extend(facts.effects.iter().copied());
+        }
+        Some(function::OWN)
     }
 
     /// set_config('name', 'value', is_local): a SET in a function's clothes. Whether it is called at all, and how often,

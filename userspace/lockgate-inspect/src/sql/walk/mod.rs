@@ -16,6 +16,7 @@ mod utility;
 use super::{
     Control, Makes, SessionState,
     catalogue::{CatalogueSnapshot, Lookup, RelationKind, Resolution},
+    fold::Budget,
     function::{self, Operator},
     usage::{Defined, Lineage},
 };
@@ -159,6 +160,8 @@ pub(super) struct Walk<'a> {
     aliases: Vec<(String, Option<RelationName>)>,
     /// What the column `name` is equal to wherever the statement's rows come from.
     fixed_name: Option<String>,
+    /// How much of the texts that functions run may still be inspected.
+    budget: &'a Budget,
 }
 
 impl<'a> Walk<'a> {
@@ -168,6 +171,7 @@ impl<'a> Walk<'a> {
         texts: Texts<'a>,
         state: &'a SessionState,
         catalogue: Option<&'a CatalogueSnapshot>,
+        budget: &'a Budget,
     ) -> Understood {
         let mut walk = Self {
             texts,
@@ -178,6 +182,7 @@ impl<'a> Walk<'a> {
             ctes: Vec::new(),
             aliases: Vec::new(),
             fixed_name: None,
+            budget,
         };
         let utility::Told { kind, bounded, lineage, control, opaque } = walk.dispatch(node);
         let gathered = walk.gathered;
@@ -400,7 +405,7 @@ fn string(node: &Node) -> &str {
     }
 }
 
-fn strings(nodes: &[Node]) -> Vec<String> {
+pub(in crate::sql) fn strings(nodes: &[Node]) -> Vec<String> {
     nodes.iter().map(|node| string(node).to_owned()).collect()
 }
 

@@ -126,6 +126,7 @@ impl Walk<'_> {
                     name: cte.ctename.clone(),
                     columns: strings(&cte.aliascolnames),
                     recursive: with.recursive,
+                    adds: cte.search_clause.is_some() || cte.cycle_clause.is_some(),
                     body,
                 }
             })

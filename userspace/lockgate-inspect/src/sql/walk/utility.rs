@@ -6,6 +6,7 @@
 use super::{Walk, definition, inner, query, string};
 use crate::sql::{
     Control, Makes, Setting, Statement,
+    copy::CopySink,
     usage::{Body, Expr, Lineage, Output, Query, Select},
 };
 use lockgate_model::sql::{SqlClass, SqlEffect, SqlFacts};
@@ -217,6 +218,7 @@ impl Walk<'_> {
             self.gathered.columns.insert(string(name).to_owned());
         }
         let columns = super::strings(&copy.attlist);
+        let sink = || CopySink::of(copy);
         let mut lineage = Lineage::Nothing;
         match (&copy.relation, inner(&copy.query)) {
             (Some(relation), _) if copy.is_from => {
@@ -230,19 +232,21 @@ impl Walk<'_> {
                 let relation = self.read(relation);
                 self.raise(SqlClass::CopyOut);
                 self.effect(SqlEffect::Exports);
-                lineage = Lineage::CopyOut { relation, columns };
+                lineage = Lineage::CopyOut { relation, columns, sink: sink() };
             }
             (None, Some(query)) => {
                 self.raise(SqlClass::CopyOut);
                 self.effect(SqlEffect::Exports);
                 lineage = match query {
                     NodeEnum::SelectStmt(select) => {
-                        Lineage::CopyQuery(Box::new(Lineage::Rows(self.query(select))))
+                        let rows = Box::new(Lineage::Rows(self.query(select)));
+                        Lineage::CopyQuery { rows, sink: sink() }
                     }
                     other => match self.change(other) {
                         Some((kind, bounded, change)) => {
                             self.verb(kind, bounded);
-                            Lineage::CopyQuery(Box::new(Lineage::Change(Box::new(change))))
+                            let rows = Box::new(Lineage::Change(Box::new(change)));
+                            Lineage::CopyQuery { rows, sink: sink() }
                         }
                         None => Lineage::Unknown,
                     },
@@ -294,7 +298,7 @@ impl Walk<'_> {
 
     /// What a name that is given here will stand for.
     fn inner_statement(&self, node: &NodeEnum) -> Arc<Statement> {
-        let understood = Walk::statement(node, self.texts, self.state, self.catalogue);
+        let understood = Walk::statement(node, self.texts, self.state, self.catalogue, self.budget);
         Arc::new(Statement::of(understood, self.texts, self.state))
     }
 

@@ -3,21 +3,20 @@
 use super::{
     super::{MAX_SECRET, reference},
     VaultAuth, VaultError, VaultSettings, parse,
+    token::Token,
 };
 use crate::tls;
 use lockgate_model::Secret;
 use reqwest::{StatusCode, Url, header, header::HeaderValue, redirect::Policy};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::time::Duration;
-use tokio::{sync::Mutex, time::Instant};
+use std::sync::Arc;
+use tokio::sync::Mutex;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
 /// An answer holds one secret, a certificate chain at most, and its metadata.
 const MAX_ANSWER: usize = 4 * MAX_SECRET;
-/// A token that expires sooner is not worth keeping.
-const MIN_TOKEN_LIFE: Duration = Duration::from_secs(10);
 
 /// The requests that lockgate makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,15 +32,9 @@ pub(super) struct Client {
     base: Url,
     settings: VaultSettings,
     /// One login at a time; whoever comes meanwhile takes its token.
-    token: Mutex<Option<Token>>,
+    token: Mutex<Option<Arc<Token>>>,
     /// Accounts that somebody has, or that are being given back.
     pub(super) leases: TaskTracker,
-}
-
-struct Token {
-    value: Secret<String>,
-    /// When to log in again.
-    until: Instant,
 }
 
 impl Client {
@@ -76,25 +69,52 @@ impl Client {
         &self.settings.address
     }
 
-    /// The body of an answer with status 200 or 204. A token that the server does not know any more is replaced once.
+    /// The body of an answer with status 200 or 204.
     pub(super) async fn ask(
         &self,
         method: Method,
         path: &str,
         body: Option<&Value>,
     ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+        self.ask_by(method, path, body).await.map(|(body, _)| body)
+    }
+
+    /// The same, and the token that it was asked with: what the answer names ends with that one. A token that the server
+    /// does not know any more is replaced once.
+    pub(super) async fn ask_by(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(Zeroizing<Vec<u8>>, Arc<Token>), VaultError> {
         let (token, kept) = self.token().await?;
-        let first = self.send(method, path, body, Some(&token)).await;
+        let first = self.send(method, path, body, Some(&token.value)).await;
         if !kept || !matches!(first, Err(VaultError::Denied { .. })) {
-            return first;
+            return first.map(|body| (body, token));
         }
-        *self.token.lock().await = None;
+        {
+            let mut held = self.token.lock().await;
+            // Whoever asks at the same time may have logged in again already.
+            if held.as_ref().is_some_and(|held| Arc::ptr_eq(held, &token)) {
+                *held = None;
+            }
+        }
         let (token, _) = self.token().await?;
-        self.send(method, path, body, Some(&token)).await
+        let body = self.send(method, path, body, Some(&token.value)).await?;
+        Ok((body, token))
+    }
+
+    /// Has the server keep a token for longer.
+    pub(super) async fn renew(&self, token: &Token) -> Result<(), VaultError> {
+        let path = "auth/token/renew-self";
+        let answer = self.send(Method::Post, path, Some(&json!({})), Some(&token.value)).await?;
+        let Login { auth } = parse(path, &answer)?;
+        token.said(auth.lease_duration, auth.renewable);
+        Ok(())
     }
 
     /// A token, and whether it is one of an earlier login.
-    async fn token(&self) -> Result<(Secret<String>, bool), VaultError> {
+    async fn token(&self) -> Result<(Arc<Token>, bool), VaultError> {
         let own = |error: super::super::CredentialError| VaultError::Own(error.to_string());
         let text = async |what| {
             let bytes = reference::resolve(what).await.map_err(own)?;
@@ -103,16 +123,14 @@ impl Client {
             Ok::<_, VaultError>(Secret::new(text.to_owned()))
         };
         let (mount, credentials) = match &self.settings.auth {
-            VaultAuth::Token(token) => return Ok((text(token).await?, false)),
+            VaultAuth::Token(token) => return Ok((Arc::new(Token::foreign(text(token).await?)), false)),
             VaultAuth::AppRole { mount, .. } | VaultAuth::Kubernetes { mount, .. } => {
                 (mount, &self.settings.auth)
             }
         };
         let mut held = self.token.lock().await;
-        if let Some(token) = &*held
-            && token.until > Instant::now()
-        {
-            return Ok((token.value.clone(), true));
+        if let Some(token) = held.as_ref().filter(|token| token.is_fresh()) {
+            return Ok((token.clone(), true));
         }
         let body = match credentials {
             VaultAuth::AppRole { role_id, secret_id, .. } => {
@@ -133,14 +151,10 @@ impl Client {
                 other => other,
             })?;
         let Login { auth } = parse(&path, &answer)?;
-        let life = Duration::from_secs(auth.lease_duration) * 2 / 3;
         let value = Secret::new(auth.client_token.to_string());
-        // A duration of 0 is a token without an end (a root token).
-        if auth.lease_duration == 0 || life >= MIN_TOKEN_LIFE {
-            let life = if auth.lease_duration == 0 { Duration::from_secs(3600) } else { life };
-            *held = Some(Token { value: value.clone(), until: Instant::now() + life });
-        }
-        Ok((value, false))
+        let token = Arc::new(Token::own(value, auth.lease_duration, auth.renewable));
+        *held = token.is_fresh().then(|| token.clone());
+        Ok((token, false))
     }
 
     async fn send(
@@ -237,6 +251,8 @@ struct Auth {
     client_token: Zeroizing<String>,
     #[serde(default)]
     lease_duration: u64,
+    #[serde(default)]
+    renewable: bool,
 }
 
 /// A body that holds secrets.

@@ -7,12 +7,14 @@
 mod client;
 mod lease;
 mod settings;
+mod token;
 
 pub use lease::Lease;
 pub use settings::{VaultAuth, VaultError, VaultSettings};
 
 use super::{MAX_SECRET, SecretBytes};
 use client::{Client, Method};
+use lease::Given;
 use lockgate_model::Secret;
 use serde::{
     Deserialize, Deserializer,
@@ -69,7 +71,15 @@ impl Vault {
     }
 
     /// An account of the database engine: user, password, and the lease on both.
+    ///
+    /// Cancel-safe: whoever stops waiting leaves no account behind. It is made all the same, and given back.
     pub(super) async fn database(&self, path: &str) -> Result<(String, SecretBytes, Lease), VaultError> {
+        let (vault, path) = (self.clone(), path.to_owned());
+        let made = self.0.leases.spawn(async move { vault.make_account(&path).await });
+        made.await.unwrap_or_else(|_| Err(VaultError::Client("the agent is ending".to_owned())))
+    }
+
+    async fn make_account(&self, path: &str) -> Result<(String, SecretBytes, Lease), VaultError> {
         #[derive(Deserialize)]
         struct Account {
             username: String,
@@ -84,10 +94,14 @@ impl Vault {
             renewable: bool,
             data: Account,
         }
-        let body = self.0.ask(Method::Get, path, None).await?;
+        let (body, token) = self.0.ask_by(Method::Get, path, None).await?;
         let answer: Answer = parse(path, &body)?;
-        let length = Duration::from_secs(answer.lease_duration);
-        let lease = Lease::keep(self.0.clone(), answer.lease_id, length, answer.renewable);
+        let given = Given {
+            id: answer.lease_id,
+            length: Duration::from_secs(answer.lease_duration),
+            renewable: answer.renewable,
+        };
+        let lease = Lease::keep(self.0.clone(), token, given);
         let Account { username, password } = answer.data;
         if username.is_empty() || password.is_empty() || password.len() > MAX_SECRET {
             let expected = "a user name and a password";

@@ -8,8 +8,8 @@
 
 use super::{
     CancelTarget,
+    batch::Batch,
     caps::Caps,
-    extended::Batch,
     flight::{Answer, Expected},
     follow::Followed,
     leg::Leg,
@@ -104,6 +104,8 @@ pub(crate) struct Engine<C> {
     pub(crate) expected: VecDeque<Expected>,
     /// Bytes of the current server message that go to the client without being looked at.
     pub(crate) passing: usize,
+    /// The copy that goes to the client under masks.
+    pub(crate) copy_out: super::copy_out::CopyOut,
     /// Bytes of the current CopyData of the client that go to the target without being looked at.
     pub(crate) copying: usize,
     /// The right to send the data of the copy that is running.
@@ -153,6 +155,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             server_leg: ServerLeg::new(parts.status),
             expected: VecDeque::new(),
             passing: 0,
+            copy_out: super::copy_out::CopyOut::default(),
             copying: 0,
             stream: None,
             unsettled: 0,
@@ -414,6 +417,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             Poll::Ready(Err(ending)) => return Poll::Ready(Err(ending)),
             Poll::Pending => false,
         };
+        moved |= self.copy_out.poll(cx);
         if self.upstream_dirty {
             let was_high = self.upstream.pending() >= UPSTREAM_WRITE_HIGH;
             if let Err(ending) = self.poll_upstream(cx) {
@@ -422,7 +426,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             // Whoever stopped taking messages from the client goes on.
             moved |= was_high && self.upstream.pending() < UPSTREAM_WRITE_HIGH;
         }
-        if !self.reader_ended && self.client.output.len() < self.limits.client_write_high {
+        let reads = !self.reader_ended && !self.copy_out.is_waiting();
+        if reads && self.client.output.len() < self.limits.client_write_high {
             match pin!(self.reader.fill(self.read_chunk)).poll(cx) {
                 Poll::Ready(Ok(0)) => (self.reader_ended, moved) = (true, true),
                 Poll::Ready(Ok(count)) => {

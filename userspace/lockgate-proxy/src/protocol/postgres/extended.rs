@@ -1,14 +1,19 @@
-//! The extended protocol: Parse, Bind, Describe, Execute, Close, kept back until Sync or Flush, then decided as one batch
-//! before its first byte goes on.
+//! The extended protocol: Parse, Bind, Describe, Execute, Close, kept back until Sync or Flush, or until enough have come,
+//! then decided as one batch before its first byte goes on.
 //!
 //! What is decided: every Execute, with its bound values; a Bind that nothing in the batch executes; a Parse that nothing
 //! in the batch binds. Describe, Close, Sync and Flush travel with them. Inside a batch each message may count on the ones
 //! before it: had one of them failed, the server would skip the rest.
+//!
+//! A refusal is an error of the server's at the first message that belongs to the refused operation alone. What stands
+//! before it goes on; behind it goes a message that must fail ([`Housekeeping::PoisonBatch`]), so that the server aborts
+//! the transaction, implicit or not, and skips to Sync by its own rules. That error becomes the denial's words.
 
 use super::{
+    batch::Item,
     engine::Engine,
     flight::{Answer, Flight},
-    judge::{Asked, Granted, Judgement},
+    judge::{Asked, Granted, Judgement, Unit},
     operation::{self, TransactionWalk},
     prepared::{Portal, Prepared},
     scripts::names_something,
@@ -24,10 +29,10 @@ use lockgate_model::{
 };
 use lockgate_wire::postgres::{
     Format, PgString, Target, TransactionStatus,
-    automaton::{MAX_OUTSTANDING, Request},
+    automaton::{ClientPhase, MAX_OUTSTANDING, Request},
     backend::{Backend, ReportFields, Severity, sqlstate},
     frame::Frame,
-    frontend::{Bind, Execute, Frontend, Parse},
+    frontend::{Bind, Frontend, Parse},
 };
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -41,52 +46,6 @@ const SYNTAX_ERROR: &str = "42601";
 /// character_not_in_repertoire.
 const NOT_IN_REPERTOIRE: &str = "22021";
 
-/// One message that waits for its batch's end.
-enum Item {
-    Parse(Parse, Bytes),
-    Bind(Bind, Bytes),
-    Describe(Target, Bytes),
-    Execute(Execute, Bytes),
-    Close(Target, Bytes),
-}
-
-/// Messages since the last Sync or Flush.
-#[derive(Default)]
-pub(crate) struct Batch {
-    items: Vec<Item>,
-    bytes: usize,
-    /// An earlier part of this segment (up to a Flush) is at the target already.
-    sent: bool,
-}
-
-impl Batch {
-    /// Nothing waits.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.items.is_empty()
-    }
-
-    /// The rest of the segment is dropped.
-    pub(crate) fn clear(&mut self) {
-        self.items.clear();
-        self.bytes = 0;
-    }
-
-    /// The segment is over; whether a part of it had been sent.
-    pub(crate) fn end(&mut self) -> bool {
-        std::mem::take(&mut self.sent)
-    }
-
-    /// Whether a segment is under way.
-    pub(crate) fn is_open(&self) -> bool {
-        self.sent || !self.items.is_empty()
-    }
-
-    fn take(&mut self) -> Vec<Item> {
-        self.bytes = 0;
-        std::mem::take(&mut self.items)
-    }
-}
-
 /// A message of the batch, resolved: what it names is known, what it asks has a place in the list of operations.
 enum Planned {
     Parse {
@@ -95,10 +54,14 @@ enum Planned {
         bytes: Bytes,
         bound: bool,
         asked: Option<usize>,
+        /// The first operation that needs it.
+        first: Option<usize>,
     },
     Bind {
         name: PgString,
         portal: Portal,
+        /// Where the Parse stands that it binds, when that is in the batch.
+        parse: Option<usize>,
         /// The prepared statement's name, and the formats of the result.
         from: PgString,
         formats: Vec<Format>,
@@ -106,6 +69,8 @@ enum Planned {
         bytes: Bytes,
         executed: bool,
         asked: Option<usize>,
+        /// The first operation that needs it.
+        first: Option<usize>,
     },
     Describe {
         target: Target,
@@ -156,7 +121,6 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     /// Takes a message of the extended protocol.
     pub(crate) async fn extended(&mut self, message: Frontend, frame: Frame) -> Result<(), Ending> {
         let bytes = frame.into_bytes();
-        self.batch.bytes += bytes.len();
         let item = match message {
             Frontend::Sync => return self.close_batch(true).await,
             Frontend::Flush => return self.close_batch(false).await,
@@ -173,22 +137,33 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             | Frontend::Query(_)
             | Frontend::Terminate => return Err(Ending::plain(CloseReason::Internal)),
         };
-        self.batch.items.push(item);
-        if self.batch.items.len() > self.limits.batch_messages || self.batch.bytes > self.limits.batch_bytes {
-            self.batch.clear();
-            let text = format!(
-                "lockgate: a batch may have {} messages and {} bytes before its Sync; send Sync more often",
-                self.limits.batch_messages, self.limits.batch_bytes
-            );
-            let words = ReportFields::new(Severity::Error, sqlstate::LIMIT_EXCEEDED, &text);
-            return self.refuse_batch(words, false).await;
+        // Only now, since a Sync right behind would have asked for the same with less to say.
+        if self.batch.is_due(&self.limits) {
+            self.release().await?;
+            if self.client_leg.phase() == ClientPhase::Skipping {
+                return Ok(());
+            }
+        }
+        self.batch.push(item);
+        Ok(())
+    }
+
+    /// Decides and sends what waits, although the client has not asked for answers yet.
+    async fn release(&mut self) -> Result<(), Ending> {
+        let rest = self.batch.split();
+        self.close_batch(false).await?;
+        if self.client_leg.phase() != ClientPhase::Skipping {
+            rest.into_iter().for_each(|item| self.batch.push(item));
         }
         Ok(())
     }
 
-    /// Sync or Flush: what waits is decided and sent.
+    /// Sync, Flush or enough: what waits is decided and sent.
     pub(crate) async fn close_batch(&mut self, sync: bool) -> Result<(), Ending> {
         let items = self.batch.take();
+        if self.server_leg.outstanding() + 2 * items.len() + 1 > MAX_OUTSTANDING {
+            self.settle().await?;
+        }
         if self.server_leg.is_skipping() {
             // An earlier part of the segment failed, and the client was told.
             return if sync { self.sync() } else { Ok(()) };
@@ -199,13 +174,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         if items.iter().all(|item| matches!(item, Item::Describe(..) | Item::Close(..))) {
             return self.keep_house(items, sync);
         }
-        let crowded = self.server_leg.outstanding() + 2 * items.len() + 1 > MAX_OUTSTANDING;
-        if self.unsettled > 0
-            || self.strange
-            || crowded
-            || self.caps.is_in_force()
-            || leans_on_earlier(&items)
-        {
+        if self.unsettled > 0 || self.strange || self.caps.is_in_force() || leans_on_earlier(&items) {
             self.settle().await?;
             // All segments before are answered; of this one, no ReadyForQuery has come.
             self.strange &= self.batch.sent;
@@ -216,13 +185,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         match judged? {
             Fate::Answered => Ok(()),
             Fate::Refused(words) => self.refuse_batch(words, sync).await,
-            Fate::Permitted { permit, requests } if cancelled => {
+            Fate::Permitted { permit, requests, .. } if cancelled => {
                 drop(permit);
                 let flights = requests.into_iter().flat_map(|(_, answer)| answer.into_flights());
                 let words = self.cancelled(flights);
                 self.refuse_batch(words, sync).await
             }
-            Fate::Permitted { permit, requests } => {
+            Fate::Permitted { permit, requests, fails } => {
                 if self.server_leg.is_skipping() {
                     // While it was decided, an earlier part of the segment failed: the server would drop this.
                     drop(permit);
@@ -232,7 +201,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                     return if sync { self.sync() } else { Ok(()) };
                 }
                 self.batch.sent = !sync;
-                self.send(permit, requests)
+                self.send(permit, requests)?;
+                if fails && !sync {
+                    // Whatever the client still sends of this segment, the target will skip it.
+                    self.client_leg.handle_failed();
+                }
+                Ok(())
             }
         }
     }
@@ -272,7 +246,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         }
     }
 
-    /// Refuses a batch: nothing of it was sent. Where the server holds a transaction, or an earlier part of the segment, it
+    /// Refuses what waits: nothing of it was sent. Where the server holds a transaction, or an earlier part of the segment, it
     /// is made to fail as well, so that no later Sync or COMMIT keeps what came before.
     async fn refuse_batch(&mut self, words: ReportFields, sync: bool) -> Result<(), Ending> {
         self.settle().await?;
@@ -305,9 +279,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         self.refresh_masks().await?;
         for item in &items {
             if let Item::Parse(parse, _) = item
-                && let Ok(text) = parse.sql.to_str("the statement")
+                && let Ok(text) = words::statement(&parse.sql, &self.settings.state)
             {
-                self.understand_aside(text).await?;
+                self.understand_aside(&text).await?;
             }
         }
         // What a statement of the batch sets is in doubt for those behind it; the session itself learns of it from the
@@ -326,24 +300,32 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         if asked.is_empty() {
             return self.pass_empty(planned, unfit, sync);
         }
-        match self.judge(asked).await? {
-            Judgement::Refused(words) => Ok(Fate::Refused(words)),
-            Judgement::Passed(passed) => {
-                let mut seats: Vec<Option<(Flight, Option<Granted>)>> = Vec::with_capacity(passed.len());
-                let mut cleared = Vec::with_capacity(passed.len());
-                for passed in passed {
-                    seats.push(Some((passed.flight, passed.granted.clone())));
-                    cleared.push(passed.cleared);
-                }
-                let (payload, requests) = match self.pack(planned, &mut seats, unfit, sync) {
-                    Ok(packed) => packed,
-                    Err(fault) => return Err(super::engine::internal(fault)),
-                };
-                match self.permit(cleared, payload).await? {
-                    Ok(permit) => Ok(Fate::Permitted { permit, requests }),
-                    Err(words) => Ok(Fate::Refused(words)),
-                }
-            }
+        let runs = |passing| runs_of(&planned, passing);
+        let (passed, unfit) = match self.judge(asked, Unit::Batch(&runs)).await? {
+            Judgement::Passed(passed) => (passed, unfit),
+            Judgement::Refused(words) => (Vec::new(), Some(words)),
+            Judgement::Cut(passed, words) => (passed, Some(words)),
+        };
+        // Denied, or it had not been asked for.
+        planned.truncate(end_of(&planned, passed.len()));
+        if passed.is_empty() {
+            return match unfit {
+                Some(words) if planned.is_empty() => Ok(Fate::Refused(words)),
+                unfit => self.pass_empty(planned, unfit, sync),
+            };
+        }
+        let mut seats: Vec<Option<(Flight, Option<Granted>)>> = Vec::with_capacity(passed.len());
+        let mut cleared = Vec::with_capacity(passed.len());
+        for passed in passed {
+            seats.push(Some((passed.flight, passed.granted.clone())));
+            cleared.push(passed.cleared);
+        }
+        let fails = unfit.is_some();
+        let (payload, requests) =
+            self.pack(planned, &mut seats, unfit, sync).map_err(super::engine::internal)?;
+        match self.permit(cleared, payload).await? {
+            Ok(permit) => Ok(Fate::Permitted { permit, requests, fails }),
+            Err(words) => Ok(Fate::Refused(words)),
         }
     }
 
@@ -371,7 +353,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             Item::Bind(bind, bytes) => self.plan_bind(&bind, bytes, planned)?,
             Item::Describe(target, bytes) => {
                 let prepared = match &target {
-                    Target::Statement(name) => self.find_prepared(name, planned, false),
+                    Target::Statement(name) => {
+                        self.find_prepared(name, planned, false).map(|(prepared, _)| prepared)
+                    }
                     Target::Portal(name) => {
                         self.find_portal(name, planned, false).map(|(portal, _)| portal.prepared)
                     }
@@ -398,14 +382,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     }
 
     fn plan_parse(&mut self, parse: &Parse, bytes: Bytes) -> Result<Planned, Unfit> {
-        let text = parse
-            .sql
-            .to_str("the statement")
+        let text = words::statement(&parse.sql, &self.settings.state)
             .map_err(|fault| Unfit::new(NOT_IN_REPERTOIRE, &fault.to_string()))?;
         self.names
             .admit_prepared(&parse.statement, text.len())
             .map_err(|error| Unfit::new(sqlstate::LIMIT_EXCEEDED, &error.to_string()))?;
-        let script = self.script(text);
+        let script = self.script(&text);
         let statement = match script.statements.as_slice() {
             [] => None,
             [one] => Some(one.clone()),
@@ -424,7 +406,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             })?,
         };
         let prepared = Arc::new(Prepared {
-            names_something: names_something(text),
+            names_something: names_something(&text),
             statement,
             generation,
             declared: parse.parameter_types.clone(),
@@ -432,14 +414,15 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             strip: Default::default(),
             approval: Default::default(),
         });
-        Ok(Planned::Parse { name: parse.statement.clone(), prepared, bytes, bound: false, asked: None })
+        let name = parse.statement.clone();
+        Ok(Planned::Parse { name, prepared, bytes, bound: false, asked: None, first: None })
     }
 
     fn plan_bind(&mut self, bind: &Bind, bytes: Bytes, planned: &mut [Planned]) -> Result<Planned, Unfit> {
         self.names
             .admit_portal(&bind.portal)
             .map_err(|error| Unfit::new(sqlstate::LIMIT_EXCEEDED, &error.to_string()))?;
-        let Some(prepared) = self.find_prepared(&bind.statement, planned, true) else {
+        let Some((prepared, parse)) = self.find_prepared(&bind.statement, planned, true) else {
             return Err(Unfit::no_statement(&bind.statement));
         };
         let bytes = match &prepared.statement {
@@ -457,12 +440,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         Ok(Planned::Bind {
             name: bind.portal.clone(),
             portal,
+            parse,
             from: bind.statement.clone(),
             formats: bind.result_formats.clone(),
             statement,
             bytes,
             executed: false,
             asked: None,
+            first: None,
         })
     }
 
@@ -478,19 +463,24 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         self.script(&statement.text).statements.first().or(Some(statement)).cloned()
     }
 
-    /// The prepared statement of this name as it will be when the batch has come this far.
-    fn find_prepared(&self, name: &PgString, planned: &mut [Planned], binds: bool) -> Option<Arc<Prepared>> {
-        for earlier in planned.iter_mut().rev() {
+    /// The prepared statement of this name as it will be when the batch has come this far, and the Parse that makes it.
+    fn find_prepared(
+        &self,
+        name: &PgString,
+        planned: &mut [Planned],
+        binds: bool,
+    ) -> Option<(Arc<Prepared>, Option<usize>)> {
+        for (index, earlier) in planned.iter_mut().enumerate().rev() {
             match earlier {
                 Planned::Parse { name: parsed, prepared, bound, .. } if parsed == name => {
                     *bound |= binds;
-                    return Some(prepared.clone());
+                    return Some((prepared.clone(), Some(index)));
                 }
                 Planned::Close { target: Target::Statement(closed), .. } if closed == name => return None,
                 _ => {}
             }
         }
-        self.names.prepared(name).cloned()
+        self.names.prepared(name).map(|prepared| (prepared.clone(), None))
     }
 
     /// The portal of this name as it will be when the batch has come this far, and the Bind that makes it.
@@ -516,8 +506,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     /// The operations of the batch, in the order they would run.
     fn list_operations(&mut self, planned: &mut [Planned]) -> Vec<Asked> {
         let mut walk = TransactionWalk::from(self.server_leg.status());
+        // What went on before keeps its locks until the segment ends.
+        let waits_for_sync = self.batch.is_sent();
         let mut asked = Vec::new();
-        for item in planned {
+        for item in planned.iter_mut() {
             let (statement, parameters, approval, seat, runs) = match item {
                 Planned::Parse { prepared, bound: false, asked, .. } => {
                     (prepared.statement.clone(), Arc::from([]), None, asked, false)
@@ -537,13 +529,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 | Planned::Close { .. } => continue,
             };
             let Some(statement) = &statement else { continue };
-            let fresh = self.operation(statement, parameters.to_vec(), walk.is_open());
+            let fresh = self.operation(statement, parameters.to_vec(), walk.is_open() || waits_for_sync);
             if runs {
                 walk.pass(statement);
             }
             *seat = Some(asked.len());
             asked.push(ask(fresh, statement, approval, self.gate.now()));
         }
+        note_first(planned);
         asked
     }
 
@@ -686,6 +679,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 }
             }
         }
+        let fails = unfit.is_some();
         if let Some(words) = unfit {
             self.tend(Housekeeping::PoisonBatch, Request::Parse, Answer::Poison(words))?;
         }
@@ -694,6 +688,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         } else {
             self.batch.sent = true;
             self.say_upstream(Housekeeping::Flush)?;
+            if fails {
+                self.client_leg.handle_failed();
+            }
         }
         Ok(Fate::Answered)
     }
@@ -706,10 +703,23 @@ enum Fate {
     /// The words for the client.
     Refused(ReportFields),
     /// It may go on.
-    Permitted { permit: lockgate_policy::permit::Permit, requests: Vec<(Request, Answer)> },
+    Permitted {
+        permit: lockgate_policy::permit::Permit,
+        requests: Vec<(Request, Answer)>,
+        /// At its end the target is made to fail.
+        fails: bool,
+    },
 }
 
 impl Planned {
+    /// The operation that it is.
+    fn asked(&self) -> Option<usize> {
+        match self {
+            Self::Parse { asked, .. } | Self::Bind { asked, .. } | Self::Execute { asked, .. } => *asked,
+            Self::Describe { .. } | Self::Close { .. } => None,
+        }
+    }
+
     fn len(&self) -> usize {
         match self {
             Self::Parse { bytes, .. }
@@ -718,6 +728,59 @@ impl Planned {
             | Self::Execute { bytes, .. }
             | Self::Close { bytes, .. } => bytes.len(),
         }
+    }
+}
+
+/// Says of every Parse and Bind which operation is the first that needs it.
+fn note_first(planned: &mut [Planned]) {
+    for index in 0..planned.len() {
+        let (seat, bind, parse) = match planned.get_mut(index) {
+            Some(Planned::Parse { asked: Some(seat), first, .. }) => {
+                *first = Some(*seat);
+                continue;
+            }
+            Some(Planned::Bind { asked: Some(seat), parse, first, .. }) => {
+                *first = Some(*seat);
+                (*seat, None, *parse)
+            }
+            Some(Planned::Execute { asked: Some(seat), bind, .. }) => (*seat, *bind, None),
+            Some(_) | None => continue,
+        };
+        let parse = match bind.and_then(|bind| planned.get_mut(bind)) {
+            Some(Planned::Bind { first, parse, .. }) => {
+                first.get_or_insert(seat);
+                *parse
+            }
+            Some(_) | None => parse,
+        };
+        if let Some(Planned::Parse { first, .. }) = parse.and_then(|parse| planned.get_mut(parse)) {
+            first.get_or_insert(seat);
+        }
+    }
+}
+
+/// Where the first message stands that none of so many operations needs: there ends what of the batch goes on when only they
+/// pass.
+fn end_of(planned: &[Planned], passing: usize) -> usize {
+    let refused = |item: &Planned| match item {
+        Planned::Parse { first, .. } | Planned::Bind { first, .. } => first.is_some_and(|it| it >= passing),
+        Planned::Execute { asked, .. } => asked.is_some_and(|it| it >= passing),
+        Planned::Describe { .. } | Planned::Close { .. } => false,
+    };
+    planned.iter().position(refused).unwrap_or(planned.len())
+}
+
+/// How many operations run when only so many pass. Where the Parse of one that does not stands before the Execute of one
+/// that would, the error comes first.
+fn runs_of(planned: &[Planned], passing: usize) -> usize {
+    let mut runs = passing;
+    loop {
+        let sent = planned.iter().take(end_of(planned, runs));
+        let left = sent.filter(|item| item.asked().is_some()).count();
+        if left >= runs {
+            return runs;
+        }
+        runs = left;
     }
 }
 

@@ -327,6 +327,17 @@ impl Flight {
         self.outcome.bytes_out += bytes as u64;
     }
 
+    /// Copy data went to the client, with this many fields changed.
+    pub(crate) fn count_masked_copy(&mut self, bytes: usize, masked: u64) {
+        self.outcome.bytes_out += bytes as u64;
+        self.outcome.masked_fields += masked;
+    }
+
+    /// What its masks are.
+    pub(crate) fn mask(&self) -> Option<&Arc<StatementMask>> {
+        self.mask.as_ref()
+    }
+
     /// Copy data came from the client.
     pub(crate) fn count_in(&mut self, bytes: usize) {
         self.outcome.bytes_in += bytes as u64;

@@ -6,7 +6,7 @@
 use super::{
     engine::{Engine, internal, target_fault},
     flight::{Answer, Flight, Rows},
-    judge::{Asked, Judgement, Passed},
+    judge::{Asked, Judgement, Passed, Unit},
     operation::{self, TransactionWalk},
     respond::unasked,
     simple::{NOT_SQL, unsupported},
@@ -74,8 +74,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         column: &Column,
         frame: Frame,
     ) -> Result<Result<(lockgate_policy::permit::Permit, Flight), ReportFields>, Ending> {
-        let passed = match self.judge(vec![asked]).await? {
-            Judgement::Refused(words) => return Ok(Err(words)),
+        let passed = match self.judge(vec![asked], Unit::Message).await? {
+            Judgement::Refused(words) | Judgement::Cut(_, words) => return Ok(Err(words)),
             Judgement::Passed(passed) => passed,
         };
         let Some(Passed { cleared, mut flight, granted: _ }) = passed.into_iter().next() else {

@@ -1,5 +1,6 @@
 //! Deciding what a client asked for: policy and masks over every operation of a message or batch, waiting for people where
-//! policy says so, and one answer for all: they pass together or not at all.
+//! policy says so. The statements of a message pass together or not at all; of a batch passes what stands before the first
+//! that does not.
 //!
 //! Nothing is sent from here. While it waits, the engine goes on relaying answers to what was sent before.
 
@@ -24,9 +25,9 @@ use lockgate_model::{
     port::{Durability, PendingApproval},
     session::Mode,
     sql::{SqlClass, is_replication},
-    verdict::{ApprovalSpec, Denial, DenialCause, Effect, Verdict},
+    verdict::{ApprovalSpec, Denial, DenialCause, Effect},
 };
-use lockgate_policy::permit::Cleared;
+use lockgate_policy::{Judged, permit::Cleared};
 use lockgate_wire::postgres::{TransactionStatus, backend::ReportFields};
 use std::sync::Arc;
 use tokio::{
@@ -70,18 +71,30 @@ pub(crate) struct Passed {
     pub(crate) granted: Option<Granted>,
 }
 
+/// What stands or falls together.
+#[derive(Clone, Copy)]
+pub(crate) enum Unit<'a> {
+    /// One message: all of it or nothing.
+    Message,
+    /// A batch: a refusal ends it where the server's own would. How many operations still run when only so many pass: fewer
+    /// where their messages are entangled.
+    Batch(&'a (dyn Fn(usize) -> usize + Sync)),
+}
+
 /// What becomes of a message or batch.
 pub(crate) enum Judgement {
     /// All of it passes.
     Passed(Vec<Passed>),
     /// Nothing of it passes; the words for the client.
     Refused(ReportFields),
+    /// Of a batch: these pass, in order; the next one is refused, with these words, and the others behind it do not run.
+    Cut(Vec<Passed>, ReportFields),
 }
 
 /// An operation on its way through the judgement.
 struct Case {
     asked: Asked,
-    verdict: Verdict,
+    verdict: Judged,
     mask: Option<Arc<StatementMask>>,
     /// Its hold was recorded; a refusal is then an event of its own.
     held: bool,
@@ -91,7 +104,7 @@ struct Case {
 /// How a hold ended.
 enum Held {
     Approved(Box<(Cleared, Granted)>),
-    Refused(Box<Verdict>, Denial),
+    Refused(Box<Judged>, Denial),
 }
 
 impl Gate {
@@ -103,7 +116,7 @@ impl Gate {
         let known = self.known.of(&asked.statement, masks.catalogue(), &keys).filter(|_| plain);
         let known = known.and_then(|known| known.allowed.clone());
         if let Some((verdict, mask)) = known {
-            let verdict = self.again(verdict);
+            let verdict = self.again(verdict, &asked.operation);
             return Case { asked, verdict, mask, held: false, cleared: None };
         }
         let verdict = self.evaluate(&asked.operation);
@@ -120,10 +133,10 @@ impl Gate {
     /// What the masks of a verdict mean for the statement; a use that they forbid refuses it.
     fn masked(
         &self,
-        verdict: Verdict,
+        verdict: Judged,
         statement: &Statement,
         masks: &mut super::masks::Masks,
-    ) -> (Verdict, Option<Arc<StatementMask>>) {
+    ) -> (Judged, Option<Arc<StatementMask>>) {
         let asked = verdict.obligations.mask.as_ref();
         // Rows of a cursor or a prepared statement are another statement's: a mask that policy puts on SELECT alone must
         // hold for them too, so every mask of the session does.
@@ -139,7 +152,7 @@ impl Gate {
         }
         if is_replication(&statement.sql().kind) {
             let denial = super::replication::unmaskable(spec);
-            return (self.overrule(verdict, denial), None);
+            return (verdict.refused(denial), None);
         }
         let Some(plan) = masks.plan(spec, &self.ports.mask_keys.load_full()) else {
             let denial = Denial {
@@ -149,7 +162,7 @@ impl Gate {
                     .to_owned(),
                 remedy: Some("try again; if it stays so, lockgate's log says why".to_owned()),
             };
-            return (self.overrule(verdict, denial), None);
+            return (verdict.refused(denial), None);
         };
         match plan.judge(statement) {
             Ok(mask) => (verdict, Some(Arc::new(mask))),
@@ -158,41 +171,28 @@ impl Gate {
                     (Ok(mask), Some(approval)) => {
                         (also_held(verdict, approval, &violation.reason), Some(Arc::new(mask)))
                     }
-                    (Err(violation), _) => (self.overrule(verdict, violation.denial()), None),
-                    (Ok(_), None) => (self.overrule(verdict, violation.denial()), None),
+                    (Err(violation), _) => (verdict.refused(violation.denial()), None),
+                    (Ok(_), None) => (verdict.refused(violation.denial()), None),
                 }
             }
             Err(violation) => {
                 let mut denial = violation.denial();
                 denial.rule = denial.rule.or_else(|| spec.rules.first().cloned());
-                (self.overrule(verdict, denial), None)
+                (verdict.refused(denial), None)
             }
         }
     }
 }
 
-/// A verdict that waits for these people too, and tells them why. Adding the same twice changes nothing: policy is asked
-/// again when a hold ends.
-fn also_held(mut verdict: Verdict, mut approval: ApprovalSpec, why: &str) -> Verdict {
+/// A verdict that waits for these people too, and tells them why.
+fn also_held(verdict: Judged, mut approval: ApprovalSpec, why: &str) -> Judged {
     for requirement in &mut approval.requirements {
         requirement.description = Some(match &requirement.description {
             Some(description) => format!("{description}: {why}"),
             None => why.to_owned(),
         });
     }
-    match &mut verdict.effect {
-        Effect::Deny(_) => {}
-        Effect::Allow => verdict.effect = Effect::Hold(approval),
-        Effect::Hold(held) => {
-            let new = approval.requirements.into_iter().filter(|new| !held.requirements.contains(new));
-            let new: Vec<_> = new.collect();
-            held.requirements.extend(new);
-            held.timeout = held.timeout.min(approval.timeout);
-            held.max_wait_in_transaction =
-                [held.max_wait_in_transaction, approval.max_wait_in_transaction].into_iter().flatten().min();
-        }
-    }
-    verdict
+    verdict.also_held(approval)
 }
 
 /// EXECUTE and FETCH answer what PREPARE and DECLARE said.
@@ -206,8 +206,9 @@ fn is_dataless(statement: &Statement) -> bool {
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
-    /// Decides all of it. Returns when nothing is left to wait for.
-    pub(crate) async fn judge(&mut self, asked: Vec<Asked>) -> Result<Judgement, Ending> {
+    /// Decides all of it. Returns when nothing is left to wait for. A denial anywhere asks nobody: what is held before it is
+    /// refused with it. While people think nothing of it is sent, not even what stands before.
+    pub(crate) async fn judge(&mut self, asked: Vec<Asked>, unit: Unit<'_>) -> Result<Judgement, Ending> {
         self.refresh_masks().await?;
         let mut cases: Vec<Case> = Vec::with_capacity(asked.len());
         for asked in asked {
@@ -226,8 +227,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 self.cancel.cancel();
             }
         }
-        if self.server_leg.status() == TransactionStatus::Failed {
-            // The server will refuse it anyway: people are not asked for nothing.
+        if self.server_leg.status() == TransactionStatus::Failed || self.server_leg.is_skipping() {
+            // The server will refuse or drop it anyway: people are not asked for nothing.
             for case in &mut cases {
                 if matches!(case.verdict.effect, Effect::Hold(_)) {
                     let denial = Denial {
@@ -236,12 +237,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                         reason: "the transaction has failed already, so nothing is asked for it".to_owned(),
                         remedy: Some("end it with ROLLBACK and run it again".to_owned()),
                     };
-                    case.verdict = self.gate.overrule(case.verdict.clone(), denial);
+                    case.verdict = case.verdict.clone().refused(denial);
                 }
             }
         }
         if let Some(at) = cases.iter().position(|case| matches!(case.verdict.effect, Effect::Deny(_))) {
-            return self.refuse(cases, at).await;
+            return self.refuse(cases, at, unit).await;
         }
         let mut waited = false;
         for at in 0..cases.len() {
@@ -265,29 +266,42 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                     let Some(case) = cases.get_mut(at) else { break };
                     (case.verdict, case.mask) = (verdict, mask);
                     if matches!(case.verdict.effect, Effect::Deny(_)) {
-                        return self.refuse(cases, at).await;
+                        return self.refuse_waited(cases, at, unit).await;
                     }
                     case.cleared = Some((cleared, Some(granted)));
                 }
                 Held::Refused(verdict, denial) => {
                     let Some(case) = cases.get_mut(at) else { break };
-                    case.verdict = self.gate.overrule(*verdict, denial);
-                    return self.refuse(cases, at).await;
+                    case.verdict = (*verdict).refused(denial);
+                    return self.refuse_waited(cases, at, unit).await;
                 }
             }
         }
         if waited && let Some(at) = self.ask_again(&mut cases) {
-            return self.refuse(cases, at).await;
+            return self.refuse(cases, at, unit).await;
         }
         Ok(pass(cases))
     }
 
-    /// While one operation waited, policy may have changed for its neighbours.
+    /// While one operation waited, policy may have changed for its neighbours, those that people had approved included.
     fn ask_again(&mut self, cases: &mut [Case]) -> Option<usize> {
         let mut refused = None;
-        for (at, case) in cases.iter_mut().enumerate().filter(|(_, case)| case.cleared.is_none()) {
+        for (at, case) in cases.iter_mut().enumerate() {
             let verdict = self.gate.evaluate(&case.asked.operation);
             let (verdict, mask) = self.gate.masked(verdict, &case.asked.statement, &mut self.masks);
+            let approved = match case.cleared.take() {
+                Some((_, granted)) => granted.and_then(|granted| {
+                    let Granted { request, resolution, .. } = &granted;
+                    let operation = case.asked.operation.clone();
+                    let cleared = Cleared::approved(operation, verdict.clone(), request, resolution).ok()?;
+                    Some((cleared, Some(granted)))
+                }),
+                None => None,
+            };
+            if approved.is_some() {
+                (case.verdict, case.mask, case.cleared) = (verdict, mask, approved);
+                continue;
+            }
             let verdict = match verdict.effect {
                 Effect::Allow | Effect::Deny(_) => verdict,
                 Effect::Hold(_) => {
@@ -297,7 +311,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                         reason: "the policy changed while another statement of the message waited".to_owned(),
                         remedy: Some("run it again".to_owned()),
                     };
-                    self.gate.overrule(verdict, denial)
+                    verdict.refused(denial)
                 }
             };
             if matches!(verdict.effect, Effect::Deny(_)) {
@@ -308,8 +322,22 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         refused
     }
 
-    /// Records that nothing of it passes, and why; answers the words for the client.
-    async fn refuse(&mut self, cases: Vec<Case>, at: usize) -> Result<Judgement, Ending> {
+    /// A wait ended with a refusal: what stands before it passes only if policy still says so.
+    async fn refuse_waited(
+        &mut self,
+        mut cases: Vec<Case>,
+        at: usize,
+        unit: Unit<'_>,
+    ) -> Result<Judgement, Ending> {
+        let earlier = match unit {
+            Unit::Message => None,
+            Unit::Batch(_) => cases.get_mut(..at).and_then(|before| self.ask_again(before)),
+        };
+        self.refuse(cases, earlier.unwrap_or(at), unit).await
+    }
+
+    /// Records what does not pass, and why; answers the words for the client.
+    async fn refuse(&mut self, mut cases: Vec<Case>, at: usize, unit: Unit<'_>) -> Result<Judgement, Ending> {
         let many = cases.len() > 1;
         let mut words = None;
         let mut own = None;
@@ -337,9 +365,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             reason: format!("refused together with statement {} of the same message or batch", at + 1),
             remedy: None,
         };
-        let events: Vec<Event> = cases
-            .into_iter()
-            .enumerate()
+        let passing = match unit {
+            Unit::Message => 0,
+            Unit::Batch(runs) => runs(cases.iter().take(at).take_while(|case| may_pass(case)).count()),
+        };
+        let refused = cases.split_off(passing.min(cases.len()));
+        let events: Vec<Event> = (passing..)
+            .zip(refused)
             .flat_map(|(index, case)| {
                 let denial = match (&case.verdict.effect, index == at) {
                     (Effect::Deny(denial), _) => denial.clone(),
@@ -363,7 +395,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         } else {
             words
         };
-        Ok(Judgement::Refused(words))
+        if cases.is_empty() {
+            return Ok(Judgement::Refused(words));
+        }
+        Ok(match pass(cases) {
+            Judgement::Passed(passed) => Judgement::Cut(passed, words),
+            Judgement::Refused(words) | Judgement::Cut(_, words) => Judgement::Refused(words),
+        })
     }
 
     /// Records what is refused anyway: a recorder that fails changes nothing for the client, and is said aloud.
@@ -381,7 +419,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         &mut self,
         operation: &Arc<Operation>,
         statement: &Statement,
-        verdict: Verdict,
+        verdict: Judged,
     ) -> Result<Held, Ending> {
         let mut verdict = verdict;
         for _ in 0..HOLD_ROUNDS {
@@ -540,6 +578,15 @@ enum Interruption {
 async fn withdraw(pending: Box<dyn PendingApproval>, reason: WithdrawReason) {
     if timeout(FAREWELL_TIME, pending.withdraw(reason)).await.is_err() {
         tracing::error!("the withdrawal of a request was not recorded in time");
+    }
+}
+
+/// Nothing is left to ask for it.
+fn may_pass(case: &Case) -> bool {
+    match case.verdict.effect {
+        Effect::Allow => true,
+        Effect::Hold(_) => case.cleared.is_some(),
+        Effect::Deny(_) => false,
     }
 }
 

@@ -9,11 +9,8 @@ use lockgate_inspect::{
     mask::{MaskKeys, StatementMask},
     sql::{ColumnUsage, Control, Statement, catalogue::CatalogueSnapshot},
 };
-use lockgate_model::{
-    operation::Facts,
-    sql::SqlClass,
-    verdict::{Effect, Verdict},
-};
+use lockgate_model::{operation::Facts, sql::SqlClass, verdict::Effect};
+use lockgate_policy::Judged;
 use std::sync::Arc;
 
 /// Statements that a session knows. Looked through one by one, the last used first; a few kilobytes.
@@ -32,7 +29,7 @@ pub(crate) struct Entry {
     /// Whether it touches what is masked for the session.
     pub(crate) touches: Option<bool>,
     /// An allowing verdict and what the masks make of the rows.
-    pub(crate) allowed: Option<(Verdict, Option<Arc<StatementMask>>)>,
+    pub(crate) allowed: Option<(Judged, Option<Arc<StatementMask>>)>,
 }
 
 impl Known {
@@ -82,7 +79,7 @@ impl Known {
 
 impl Entry {
     /// Keeps a verdict that lets pass.
-    pub(crate) fn keep(&mut self, verdict: &Verdict, mask: Option<&Arc<StatementMask>>) {
+    pub(crate) fn keep(&mut self, verdict: &Judged, mask: Option<&Arc<StatementMask>>) {
         match verdict.effect {
             Effect::Allow => self.allowed = Some((verdict.clone(), mask.cloned())),
             Effect::Deny(_) | Effect::Hold(_) => {}

@@ -8,7 +8,7 @@ use lockgate_inspect::{
     mask::{MaskKeys, MaskPlan},
     sql::{Statement, catalogue::CatalogueSnapshot},
 };
-use lockgate_model::{port::BoxFuture, verdict::MaskSpec};
+use lockgate_model::{port::BoxFuture, sql::SqlEffect, verdict::MaskSpec};
 use lockgate_wire::postgres::backend::Column;
 use std::{
     collections::HashSet,
@@ -28,6 +28,8 @@ pub(crate) trait CatalogueSource: Send + Sync {
     fn load(&self) -> BoxFuture<'_, Option<Arc<CatalogueSnapshot>>>;
     /// The catalogue when it is at hand and fresh: no wait.
     fn fresh(&self) -> Option<Arc<CatalogueSnapshot>>;
+    /// The catalogue as it is at some moment after this was called, whatever is at hand. None when nobody can tell.
+    fn confirm(&self) -> BoxFuture<'_, Option<Arc<CatalogueSnapshot>>>;
     /// Somebody changed the schema.
     fn outdated(&self);
     /// The function of an OID; None when there is none, or nobody can tell.
@@ -82,11 +84,13 @@ pub(crate) struct Masks {
     catalogue: Option<Arc<CatalogueSnapshot>>,
     /// Relations that came up in results and are in no catalogue, temporary ones for example: each is asked for once.
     strangers: HashSet<u32>,
+    /// Something ran in the open transaction that may have changed the schema: nobody but the target sees it yet.
+    in_doubt: bool,
 }
 
 impl Masks {
     pub(crate) fn new(source: Arc<dyn CatalogueSource>, plans: Arc<PlanCache>) -> Self {
-        Self { source, plans, catalogue: None, strangers: HashSet::new() }
+        Self { source, plans, catalogue: None, strangers: HashSet::new(), in_doubt: false }
     }
 
     /// The catalogue in force for this message.
@@ -113,6 +117,26 @@ impl Masks {
     /// The schema changed.
     pub(crate) fn outdated(&self) {
         self.source.outdated();
+    }
+
+    /// A statement ran in the open transaction.
+    pub(crate) fn ran(&mut self, statement: &Statement, changes_schema: bool) {
+        let effects = &statement.sql().effects;
+        self.in_doubt |= changes_schema
+            || statement.unsettles
+            || [SqlEffect::UnknownFunction, SqlEffect::DynamicSql]
+                .iter()
+                .any(|effect| effects.contains(effect));
+    }
+
+    /// The transaction is over.
+    pub(crate) fn transaction_ended(&mut self) {
+        self.in_doubt = false;
+    }
+
+    /// Whether tables may be other ones inside the open transaction than the catalogue has.
+    pub(crate) fn in_doubt(&self) -> bool {
+        self.in_doubt
     }
 
     /// A result's columns come from these relations: one that is not known means that the catalogue is out of date.

@@ -5,9 +5,11 @@
 //!   engine: simple, extended, copy (what the client asks)  judge (may it pass?)  respond (what the target answers)
 //! ```
 
+mod batch;
 mod caps;
 mod client_auth;
 mod copy;
+mod copy_out;
 mod engine;
 mod extended;
 mod flight;
@@ -418,6 +420,18 @@ impl CatalogueSource for SideConnection {
                 tracing::warn!(%error, kind = error.kind(), "the target's functions cannot be read");
                 None
             })
+    fn confirm(&self) -> BoxFuture<'_, Option<Arc<CatalogueSnapshot>>> {
+        Box::pin(async move {
+            match self.0.confirm().await {
+                Ok(snapshot) => Some(snapshot),
+                Err(error) => {
+                    tracing::warn!(%error, kind = error.kind(), "the target's catalogue cannot be compared");
+                    None
+                }
+            }
+        })
+    }
+
         })
     }
 }

@@ -80,7 +80,7 @@ pub(super) async fn admit(gate: &mut Gate, database: &str, value: &str) -> Resul
     };
     let masked = gate.masks().filter(|_| acts).map(unmaskable);
     let verdict = match (masked, &verdict.effect) {
-        (Some(denial), Effect::Allow | Effect::Hold(_)) => gate.overrule(verdict, denial),
+        (Some(denial), Effect::Allow | Effect::Hold(_)) => verdict.refused(denial),
         (Some(_), Effect::Deny(_)) | (None, _) => verdict,
     };
     let (denial, allowed) = match &verdict.effect {

@@ -5,6 +5,7 @@
 
 use super::{
     caps::Exceeded,
+    copy_out::Masking,
     engine::{Engine, internal, target_fault},
     flight::{Answer, Flight, Rows},
     words,
@@ -56,6 +57,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         // Bytes at the front of the buffer that go to the client as they are.
         let mut run = 0;
         loop {
+            if self.copy_out.is_waiting() && !self.go_on_copying()? {
+                break;
+            }
             if self.caps.dropping > 0 {
                 self.client.output.take_from(self.reader.buffer(), std::mem::take(&mut run));
                 let step = self.caps.dropping.min(self.reader.buffer().len());
@@ -72,6 +76,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 self.passing -= step;
                 if self.passing > 0 {
                     break;
+                }
+            }
+            if self.copy_out.is_masking() {
+                self.client.output.take_from(self.reader.buffer(), std::mem::take(&mut run));
+                match self.mask_copy_data()? {
+                    Masking::Took => continue,
+                    Masking::Waits => break,
+                    Masking::NotCopyData => {}
                 }
             }
             let Some(rest) = self.reader.buffer().get(run..) else { break };
@@ -239,6 +251,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             // Counted and moved by header already, unless nobody expects it.
             ReplyKind::CopyData => Err(target_fault(unasked("CopyData"))),
             ReplyKind::CopyDone => {
+                self.end_copy_out();
                 self.pass(frame);
                 Ok(())
             }
@@ -402,7 +415,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 _ => {}
             }
         }
-        if changes_schema(&statement) {
+        let changes_schema = changes_schema(&statement);
+        self.masks.ran(&statement, changes_schema);
+        if changes_schema {
             self.schema_changed = true;
             // Inside a transaction block nobody else sees it yet, and its locks would be in the way of a look.
             if self.server_leg.status() == TransactionStatus::Idle {
@@ -574,6 +589,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         }
         self.settings.ready(status);
         if status == TransactionStatus::Idle {
+            self.masks.transaction_ended();
             if std::mem::take(&mut self.schema_changed) {
                 self.masks.outdated();
             }
@@ -638,8 +654,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         {
             limited.copies_binary();
         }
-        self.pass(frame);
-        Ok(())
+        self.begin_copy_out(frame)
     }
 
     fn handle_parameter(&mut self, frame: Frame) -> Result<(), Ending> {

@@ -4,7 +4,7 @@
 use super::{
     engine::{Engine, client_fault},
     flight::{Answer, Flight},
-    judge::{Asked, Judgement, Passed},
+    judge::{Asked, Judgement, Passed, Unit},
     operation::TransactionWalk,
     replication, words,
 };
@@ -44,7 +44,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         // Simple queries do not overlap: each is judged in the state that the one before left.
         self.settle().await?;
         self.strange &= self.batch.is_open();
-        let text = match sql.to_str("the statement") {
+        let text = match words::statement(sql, &self.settings.state) {
             Ok(text) => text,
             Err(fault) => {
                 let words =
@@ -53,8 +53,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             }
         };
         self.refresh_masks().await?;
-        self.understand_aside(text).await?;
-        let mut script = self.script(text);
+        self.understand_aside(&text).await?;
+        let mut script = self.script(&text);
         self.scripts.forget_aside();
         if self.replicates {
             script = replication::read(script);
@@ -117,8 +117,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         if let Some(before) = before {
             self.settings.state = before;
         }
-        match self.judge(asked).await? {
-            Judgement::Refused(words) => Ok(Err(words)),
+        match self.judge(asked, Unit::Message).await? {
+            Judgement::Refused(words) | Judgement::Cut(_, words) => Ok(Err(words)),
             Judgement::Passed(passed) => {
                 let mut flights = VecDeque::with_capacity(passed.len());
                 let mut batch = Vec::with_capacity(passed.len());
@@ -267,7 +267,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             remedy: Some("use a statement instead".to_owned()),
         };
         let verdict = self.gate.evaluate(&operation);
-        let verdict = self.gate.overrule(verdict, denial.clone());
+        let verdict = verdict.refused(denial.clone());
         let words = words::denied(&operation, verdict.decision, &denial);
         let events = self.gate.decided(&operation, verdict, Some(denial));
         let recorder = self.gate.ports.recorder.clone();

@@ -9,9 +9,9 @@ use super::{
     words,
 };
 use crate::{
-    limits::Limits,
+    limits::{Limits, NAME_BYTES},
     report::Ending,
-    tls::{self, Accepted, ClientTls, Negotiation},
+    tls::{self, Accepted, ClientTls, Negotiation, TlsError},
 };
 use bytes::{BufMut, BytesMut};
 use lockgate_model::outcome::CloseReason;
@@ -28,6 +28,8 @@ use tokio::{
     time::timeout,
 };
 
+/// invalid_catalog_name (Appendix A): what a server says of a database that is not there.
+const INVALID_CATALOG_NAME: &str = "3D000";
 /// Parameters whose value changes nothing that is judged: they go on as they are. Compared in lower case, as the server
 /// does.
 const ALLOWED: [&str; 24] = [
@@ -102,21 +104,25 @@ async fn take_packets<S: AsyncRead + AsyncWrite + Unpin>(
     let decoder = StartupDecoder::new(FrameLimits::CLIENT);
     let mut client_leg = ClientLeg::new();
     let (mut encrypted, mut binding, mut untouched, mut refused) = (false, None, true, false);
+    let mut disliked = None;
     let mut leg = Leg::new(ClientStream::Plain(stream), BytesMut::new(), limits.client_write_stall);
     loop {
         let packet = match decoder.next(&mut leg.input) {
             Ok(Some(packet)) => packet,
             Ok(None) => {
-                if leg.ended {
-                    return Err(unfinished(&leg.input, refused));
+                let read = if leg.ended { Ok(()) } else { leg.fill().await };
+                match (read, &disliked) {
+                    (Ok(()), _) if !leg.ended => {}
+                    (_, Some(why)) => return Err(away(CloseReason::ClientClosed, why)),
+                    (Ok(()), None) => return Err(unfinished(&leg.input, refused)),
+                    (Err(error), None) => return Err(client_closed(error)),
                 }
-                leg.fill().await.map_err(client_closed)?;
                 continue;
             }
             // A client may begin with TLS instead of asking for it, but only as the very first thing it says.
             Err(WireError::DirectTls) if untouched => {
                 let Some(tls) = tls else { return Err(no_direct_tls(leg).await) };
-                (leg, binding) = encrypt(leg, tls, Negotiation::Direct, dialled, limits).await?;
+                (leg, binding, disliked) = encrypt(leg, tls, Negotiation::Direct, dialled, limits).await?;
                 client_leg.handle_encrypted();
                 (encrypted, untouched) = (true, false);
                 continue;
@@ -141,7 +147,7 @@ async fn take_packets<S: AsyncRead + AsyncWrite + Unpin>(
                         return Err(Ending::because(CloseReason::ClientProtocolError, detail));
                     }
                     answer(&mut leg, b'S').await?;
-                    (leg, binding) = encrypt(leg, tls, Negotiation::Asked, dialled, limits).await?;
+                    (leg, binding, disliked) = encrypt(leg, tls, Negotiation::Asked, dialled, limits).await?;
                     client_leg.handle_encrypted();
                     encrypted = true;
                 }
@@ -162,14 +168,14 @@ async fn take_packets<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// The client's leg inside TLS, and what SCRAM can be bound to.
+/// The client's leg inside TLS, what SCRAM can be bound to, and why the client may not like it.
 async fn encrypt<S: AsyncRead + AsyncWrite + Unpin>(
     leg: Leg<ClientStream<S>>,
     tls: &ClientTls,
     negotiation: Negotiation,
     dialled: IpAddr,
     limits: &Limits,
-) -> Result<(Leg<ClientStream<S>>, Option<Vec<u8>>), Ending> {
+) -> Result<(Leg<ClientStream<S>>, Option<Vec<u8>>, Option<TlsError>), Ending> {
     let (stream, read) = leg.into_parts();
     let ClientStream::Plain(stream) = stream else { return Err(Ending::plain(CloseReason::Internal)) };
     // What was read of a client that begins with TLS is the beginning of its handshake; of others it must be nothing.
@@ -177,12 +183,16 @@ async fn encrypt<S: AsyncRead + AsyncWrite + Unpin>(
         Negotiation::Asked => (BytesMut::new(), read),
         Negotiation::Direct => (read, BytesMut::new()),
     };
-    let Accepted { stream, binding } = tls
+    let Accepted { stream, binding, disliked } = tls
         .accept(Unread::new(front, stream), &unread, negotiation, dialled)
         .await
-        .map_err(|error| Ending::because(CloseReason::ClientProtocolError, error.to_string()))?;
+        .map_err(|error| away(CloseReason::ClientProtocolError, &error))?;
     let leg = Leg::new(ClientStream::Tls(Box::new(stream)), BytesMut::new(), limits.client_write_stall);
-    Ok((leg, binding))
+    Ok((leg, binding, disliked))
+}
+
+fn away(reason: CloseReason, why: &TlsError) -> Ending {
+    Ending::because(reason, why.to_string())
 }
 
 async fn no_direct_tls<S: AsyncRead + AsyncWrite + Unpin>(leg: Leg<ClientStream<S>>) -> Ending {
@@ -278,6 +288,13 @@ impl Wishes {
             Some(database) => text(database, "database")?,
             None => user.clone(),
         };
+        // The server cuts a longer one and opens another database than the one that rules were asked about.
+        if database.len() > NAME_BYTES {
+            return Err(Unwelcome {
+                code: INVALID_CATALOG_NAME,
+                text: format!("lockgate: the name of the database has more than {NAME_BYTES} bytes"),
+            });
+        }
         let mut wishes = Self { user, database, parameters: Vec::new(), replication: None };
         for (name, value) in &startup.parameters {
             let (name, value) = (text(name, "a parameter's name")?, text(value, "a parameter's value")?);
@@ -298,22 +315,23 @@ impl Wishes {
                 _ => wishes.admit(&name, value)?,
             }
         }
+        // The last one counts, as it does for the server.
+        let encoding = wishes.parameters.iter().rfind(|(name, _)| name == "client_encoding").cloned();
         wishes.parameters.retain(|(name, _)| name != "client_encoding");
-        wishes.parameters.push(("client_encoding".to_owned(), "UTF8".to_owned()));
+        let usual = || ("client_encoding".to_owned(), "UTF8".to_owned());
+        wishes.parameters.push(encoding.unwrap_or_else(usual));
         Ok(wishes)
     }
 
     fn admit(&mut self, name: &str, value: String) -> Result<(), Unwelcome> {
         let name = name.to_ascii_lowercase();
         match name.as_str() {
-            // Statements are judged as UTF-8. A client that names no encoding of its own (C locale) speaks ASCII.
-            "client_encoding" if is_utf8(&value) || folded(&value) == "sqlascii" => {}
-            "client_encoding" => {
-                return Err(Unwelcome {
-                    code: sqlstate::FEATURE_NOT_SUPPORTED,
-                    text: format!("lockgate: client_encoding {value:?} is not supported, use UTF8"),
-                });
+            // A client that names no encoding of its own (C locale) speaks ASCII. In any other than UTF-8 every statement is
+            // opaque: a byte of a character can be a backslash or a quote.
+            "client_encoding" if is_utf8(&value) || folded(&value) == "sqlascii" => {
+                self.parameters.push((name, "UTF8".to_owned()));
             }
+            "client_encoding" => self.parameters.push((name, value)),
             "standard_conforming_strings" if value.eq_ignore_ascii_case("on") => {}
             _ if ALLOWED.contains(&name.as_str()) => self.parameters.push((name, value)),
             _ => {
@@ -387,6 +405,23 @@ mod tests {
     }
 
     #[test]
+    fn other_encodings_than_utf8_go_on_as_they_are() {
+        for (parameters, expected) in [
+            (&[("client_encoding", "GBK")][..], "GBK"),
+            (&[("options", "-c client_encoding=LATIN1")], "LATIN1"),
+            (&[("client_encoding", "SJIS"), ("options", "-c client_encoding=utf8")], "UTF8"),
+        ] {
+            let all: Vec<_> = [("user", "job")].iter().chain(parameters).copied().collect();
+            let got = wishes(&all).unwrap();
+            assert_eq!(
+                got.parameters,
+                [("client_encoding".to_owned(), expected.to_owned())],
+                "{parameters:?}"
+            );
+        }
+    }
+
+    #[test]
     fn parameters_go_on_by_an_allow_list() {
         for (extra, expected) in [
             (&[][..], Ok(&[][..])),
@@ -401,7 +436,6 @@ mod tests {
             (&[("options", r"-c search_path=a\ b")], Ok(&[("search_path", "a b")])),
             (&[("replication", "false"), ("standard_conforming_strings", "on")], Ok(&[])),
             (&[("_pq_.something", "1")], Ok(&[])),
-            (&[("client_encoding", "GBK")], Err("client_encoding")),
             (&[("options", "-c standard_conforming_strings=off")], Err("standard_conforming_strings")),
             (&[("Standard_Conforming_Strings", "off")], Err("standard_conforming_strings")),
             (&[("options", "-d 5")], Err("-d")),
@@ -428,5 +462,10 @@ mod tests {
         assert_eq!((replicating.replication, replicating.parameters.len()), (Some("true"), 1));
         assert_eq!(wishes(&[("user", "job")]).unwrap().database, "job");
         assert!(wishes(&[("database", "orders")]).is_err());
+        // The server would take the first 63 bytes of it.
+        let (fits, cut) = ("d".repeat(63), "d".repeat(64));
+        assert_eq!(wishes(&[("user", "job"), ("database", &fits)]).unwrap().database, fits);
+        assert_eq!(wishes(&[("user", "job"), ("database", &cut)]).unwrap_err().code, "3D000");
+        assert_eq!(wishes(&[("user", &cut)]).unwrap_err().code, "3D000");
     }
 }

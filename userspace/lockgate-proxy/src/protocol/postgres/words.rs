@@ -2,15 +2,27 @@
 
 use crate::{hold, limits::NAME_BYTES};
 use bytes::BytesMut;
+use lockgate_inspect::sql::SessionState;
 use lockgate_model::{
     DecisionId, SessionId,
     operation::Operation,
     verdict::{Denial, DenialCause},
 };
 use lockgate_wire::postgres::{
-    TransactionStatus,
+    PgString, TransactionStatus, WireError,
     backend::{Backend, ReportFields, Severity, sqlstate},
 };
+use std::borrow::Cow;
+
+/// A statement's text. In another encoding than UTF-8 each byte that is not ASCII becomes a character of its own (as in
+/// LATIN1): no two statements get one text, and all of them are opaque anyway.
+pub(crate) fn statement<'a>(sql: &'a PgString, state: &SessionState) -> Result<Cow<'a, str>, WireError> {
+    let bytes = sql.as_bytes();
+    if state.client_encoding_utf8 || bytes.is_ascii() {
+        return sql.to_str("the statement").map(Cow::Borrowed);
+    }
+    Ok(bytes.iter().map(|byte| char::from(*byte)).collect::<String>().into())
+}
 
 /// Quoted when a message of the target is withheld because it could carry masked values.
 pub(crate) fn withheld(decision: DecisionId) -> String {

@@ -3,6 +3,7 @@
 
 mod model;
 mod opening;
+mod release;
 mod scenarios;
 mod server;
 
@@ -187,6 +188,10 @@ impl CatalogueSource for EmptyCatalogue {
         Box::pin(async { None })
     }
 
+    fn confirm(&self) -> BoxFuture<'_, Option<Arc<CatalogueSnapshot>>> {
+        Box::pin(async { None })
+    }
+
     fn fresh(&self) -> Option<Arc<CatalogueSnapshot>> {
         None
     }
@@ -269,4 +274,8 @@ fn copy_data(size: usize) -> Frontend {
 /// Parse, Bind, Execute of the unnamed statement and portal.
 fn run(sql: &str) -> [Frontend; 3] {
     [parse("", sql), bind("", ""), execute("", 0)]
+}
+
+fn batch(parts: &[&[Frontend]]) -> Vec<Frontend> {
+    parts.iter().flat_map(|part| part.iter().cloned()).collect()
 }

@@ -91,6 +91,7 @@ proptest! {
         approves in any::<bool>(),
         pipe in prop::sample::select(&[64_usize, 1024, 65_536][..]),
         slow_log in any::<bool>(),
+        release_messages in prop::sample::select(&[1_usize, 2, 5, 1000][..]),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(async {
@@ -103,7 +104,8 @@ proptest! {
             if slow_log {
                 *outside.recorder.delay.lock().unwrap() = Duration::from_millis(5);
             }
-            let mut stage = Stage::with(outside, Limits::default(), pipe).await;
+            let limits = Limits { release_messages, ..Limits::default() };
+            let mut stage = Stage::with(outside, limits, pipe).await;
             let mut out = BytesMut::new();
             messages.iter().flatten().for_each(|message| message.encode(&mut out).unwrap());
             Frontend::Sync.encode(&mut out).unwrap();
@@ -146,13 +148,15 @@ proptest! {
         leaves_after in prop::option::of(0..4000_usize),
         pieces in vec((1..300_usize, 0..4_u64), 1..40),
         pipe in prop::sample::select(&[16_usize, 256, 65_536][..]),
+        release_messages in prop::sample::select(&[1_usize, 3, 1000][..]),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let outside = testing::outside(super::POLICY);
             *outside.approvals.decision.lock().unwrap() = decision;
             let recorder = outside.recorder.clone();
-            let mut stage = Stage::with(outside, Limits::default(), pipe).await;
+            let limits = Limits { release_messages, ..Limits::default() };
+            let mut stage = Stage::with(outside, limits, pipe).await;
             let mut out = BytesMut::new();
             messages.iter().flatten().for_each(|message| message.encode(&mut out).unwrap());
             Frontend::Sync.encode(&mut out).unwrap();

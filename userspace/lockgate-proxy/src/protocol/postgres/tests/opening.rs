@@ -113,7 +113,6 @@ async fn every_opening_ends_in_one_closing_record() {
             b"E",
             CloseReason::Refused,
         ),
-        ("GBK", &startup(&[("user", "x"), ("client_encoding", "GBK")]), false, b"E", CloseReason::Refused),
     ] {
         let outside = testing::outside(super::POLICY);
         let (back, closing) = talk(&outside, bytes, close).await;

@@ -1,6 +1,6 @@
 //! Named cases: what the client sends, what it is told, what the server keeps.
 
-use super::{Stage, bind, close, copy_data, describe, execute, parse, query, run};
+use super::{Stage, batch, bind, close, copy_data, describe, execute, parse, query, run};
 use crate::{
     limits::Limits,
     testing::{self, Decision},
@@ -38,10 +38,6 @@ fn case(
 
 fn held(decision: Decision, case: Case) -> Case {
     Case { decision, ..case }
-}
-
-fn batch(parts: &[&[Frontend]]) -> Vec<Frontend> {
-    parts.iter().flat_map(|part| part.iter().cloned()).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -90,9 +86,84 @@ async fn conversations() {
             &["INSERT INTO t VALUES (1)"],
         ),
         case(
-            "a denied batch is dropped whole",
-            batch(&[&run("INSERT INTO t VALUES (1)"), &run("DELETE FROM t"), &sync, &run("SELECT 1"), &sync]),
-            "E:42501 Z:I 1 2 D D D C:SELECT_3 Z:I",
+            "of a denied batch runs what stands before the denial, and none of it is kept",
+            batch(&[
+                &run("INSERT INTO t VALUES (1)"),
+                &run("DELETE FROM t"),
+                &run("INSERT INTO t VALUES (2)"),
+                &sync,
+                &run("SELECT 1"),
+                &sync,
+            ]),
+            "1 2 C:INSERT E:42501 Z:I 1 2 D D D C:SELECT_3 Z:I",
+            &[],
+        ),
+        case(
+            "what a denied batch committed before is kept, as an error would leave it",
+            batch(&[
+                &[query("BEGIN")],
+                &run("INSERT INTO t VALUES (1)"),
+                &run("COMMIT"),
+                &run("DELETE FROM t"),
+                &sync,
+            ]),
+            "C:BEGIN Z:T 1 2 C:INSERT 1 2 C:COMMIT E:42501 Z:I",
+            &["INSERT INTO t VALUES (1)"],
+        ),
+        case(
+            "names made before a denial stay",
+            batch(&[
+                &[parse("s", "INSERT INTO t VALUES (1)"), bind("", "s"), execute("", 0)],
+                &run("DELETE FROM t"),
+                &sync,
+                &[bind("", "s"), execute("", 0)],
+                &sync,
+            ]),
+            "1 2 C:INSERT E:42501 Z:I 2 C:INSERT Z:I",
+            &["INSERT INTO t VALUES (1)"],
+        ),
+        case(
+            "a denied statement is not prepared, whatever stands between its Parse and its Execute",
+            batch(&[
+                &[parse("a", "SELECT 1"), parse("b", "DELETE FROM t"), bind("", "a"), execute("", 0)],
+                &[bind("", "b"), execute("", 0)],
+                &sync,
+                &[bind("", "a"), execute("", 0)],
+                &sync,
+                &[bind("", "b"), execute("", 0)],
+                &sync,
+            ]),
+            "E:42501 Z:I E:26000 Z:I E:26000 Z:I",
+            &[],
+        ),
+        case(
+            "what belongs to the statements before a denial goes on, what belongs to those behind does not",
+            batch(&[
+                &[parse("", "SELECT 1"), bind("", ""), describe(""), execute("", 0), parse("a", "SELECT 2")],
+                &[parse("b", "DELETE FROM t"), bind("", "b"), execute("", 0), bind("", "a"), execute("", 0)],
+                &sync,
+            ]),
+            "1 2 T D D D C:SELECT_3 E:42501 Z:I",
+            &[],
+        ),
+        case(
+            "pings before a denial are answered",
+            batch(&[&run(""), &[close("s")], &run("DELETE FROM t"), &sync]),
+            "1 2 I 3 E:42501 Z:I",
+            &[],
+        ),
+        case(
+            "a denial before a Flush lets pass what stands before it, and nothing behind",
+            batch(&[
+                &run("INSERT INTO t VALUES (1)"),
+                &run("DELETE FROM t"),
+                &flush,
+                &run("INSERT INTO t VALUES (2)"),
+                &flush,
+                &[query("INSERT INTO t VALUES (3)")],
+                &sync,
+            ]),
+            "1 2 C:INSERT E:42501 Z:I",
             &[],
         ),
         case(
@@ -293,6 +364,48 @@ async fn conversations() {
                 "a denial beside a hold asks nobody",
                 [query("DROP TABLE t; DELETE FROM t")],
                 "E:42501 Z:I",
+                &[],
+            ),
+        ),
+        held(
+            Decision::Approve(SECOND),
+            case(
+                "a denial behind a hold in a batch asks nobody, and ends it at the hold",
+                batch(&[
+                    &run("SELECT 1"),
+                    &run("DROP TABLE t"),
+                    &run("SELECT 2"),
+                    &run("DELETE FROM t"),
+                    &sync,
+                ]),
+                "1 2 D D D C:SELECT_3 E:42501 Z:I",
+                &[],
+            ),
+        ),
+        held(
+            Decision::Approve(SECOND),
+            case(
+                "a batch with a hold waits whole, then runs whole",
+                batch(&[&run("INSERT INTO t VALUES (1)"), &run("DROP TABLE t"), &run("SELECT 1"), &sync]),
+                "N N 1 2 C:INSERT 1 2 C:DROP 1 2 D D D C:SELECT_3 Z:I",
+                &["INSERT INTO t VALUES (1)", "DROP TABLE t"],
+            ),
+        ),
+        held(
+            Decision::Deny(SECOND),
+            case(
+                "a hold that is denied ends its batch there",
+                batch(&[&run("INSERT INTO t VALUES (1)"), &run("DROP TABLE t"), &run("SELECT 1"), &sync]),
+                "N 1 2 C:INSERT E:42501 Z:I",
+                &[],
+            ),
+        ),
+        held(
+            Decision::Approve(SECOND),
+            case(
+                "nobody is asked for what the server will skip",
+                batch(&[&run("SELECT 1/0"), &flush, &run("DROP TABLE t"), &sync]),
+                "1 2 E:22012 Z:I",
                 &[],
             ),
         ),
@@ -582,16 +695,6 @@ async fn bytes_that_are_not_the_protocol_end_the_session_with_words() {
         assert_eq!(closing.reason, reason, "{bytes:?}");
         assert!(seen.bytes <= 5, "at most Terminate: {bytes:?}");
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_batch_without_end_is_refused_within_its_bounds() {
-    let limits = Limits { batch_messages: 100, ..Limits::default() };
-    let mut stage = Stage::with(testing::outside(super::POLICY), limits, 1 << 20).await;
-    let many: Vec<Frontend> = (0..200).map(|_| parse("", "SELECT 1")).chain([Frontend::Sync]).collect();
-    stage.send(&many).await;
-    assert_eq!(stage.until_ready(1).await, "E:54000 Z:I");
-    stage.finish().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,171 @@
+//! Asks platforms and issuers whether a workload is what it seems.
+//!
+//! The kernel's facts come in ([`Confirmer::confirm`]), and go out with what could be confirmed: the pod by the API
+//! server and its own bound token, the CI job by its issuer's signature or its provider's answer. What could not be
+//! confirmed stays as sure as it was, and says why, for approvers and records. Nothing here decides: rules do, by
+//! assurance. Nothing here reads /proc either: a [`Witness`] does, for the one process that connected.
+//!
+//! What a job can write (environment, tokens, addresses) is only ever a *carrier* of proof. Addresses are asked when
+//! configuration names their hosts; proof is taken from the first workload that shows it and refused to the next.
+
+mod binding;
+mod ci;
+mod http;
+mod jwt;
+mod kind;
+mod kubernetes;
+mod memo;
+mod settings;
+mod token_file;
+
+pub use http::HttpError;
+pub use settings::{
+    BoundTokenSettings, CiProvider, IdentitySettings, Issuer, KindRule, Kubernetes, Provider, TokenCarrier,
+};
+pub(crate) use token_file::TokenFile;
+
+use binding::Place;
+use ci::Jobs;
+use kind::Kinds;
+use kubernetes::Cluster;
+use lockgate_model::{
+    flow::Flow,
+    port::{Ambient, BoxFuture, Confirmer, Witness},
+    workload::Workload,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
+
+/// Workloads that are confirmed at one time: each may wait for servers, and holds a process's secrets meanwhile.
+const AT_ONCE: usize = 64;
+/// Reading a process's files; a file system that never answers (FUSE in the job's own namespace) costs this once.
+const LOOKING: Duration = Duration::from_secs(1);
+/// Threads that may hang in such files. More wait in vain, and go unconfirmed.
+const LOOKS: usize = 8;
+
+/// Why there is no confirmer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SetUpError {
+    /// The Kubernetes part.
+    #[error("identity.kubernetes: {0}")]
+    Kubernetes(HttpError),
+    /// One issuer.
+    #[error("identity.issuers: {0}: {1}")]
+    Issuer(String, HttpError),
+    /// One provider.
+    #[error("identity.providers: {0}: {1}")]
+    Provider(String, HttpError),
+    /// One glob.
+    #[error("{0:?} is no glob: {1}")]
+    Glob(String, String),
+}
+
+/// The confirmer.
+pub struct Identity {
+    witness: Arc<dyn Witness>,
+    ambient: Arc<dyn Ambient>,
+    wait: Duration,
+    cluster: Option<Cluster>,
+    jobs: Jobs,
+    kinds: Kinds,
+    places: Semaphore,
+    looks: Arc<Semaphore>,
+}
+
+impl Identity {
+    /// Sets up, and begins to follow the node's pods; must be called on a runtime that lives as long.
+    ///
+    /// # Errors
+    /// When an address, a CA or a glob cannot be used. That a server is away is no error here.
+    pub fn start(
+        settings: IdentitySettings,
+        witness: Arc<dyn Witness>,
+        ambient: Arc<dyn Ambient>,
+    ) -> Result<Self, SetUpError> {
+        let skew = settings.skew.as_secs();
+        let cluster = settings.kubernetes.as_ref().map(|kubernetes| Cluster::start(kubernetes, skew));
+        Ok(Self {
+            witness,
+            ambient,
+            wait: settings.wait,
+            cluster: cluster.transpose()?,
+            jobs: Jobs::new(&settings)?,
+            kinds: Kinds::compile(&settings.kinds)?,
+            places: Semaphore::new(AT_ONCE),
+            looks: Arc::new(Semaphore::new(LOOKS)),
+        })
+    }
+
+    async fn confirmed(&self, flow: &Flow, workload: &mut Workload) {
+        let now = u64::try_from(self.ambient.now().as_second()).unwrap_or(0);
+        if let Some(cluster) = &self.cluster {
+            cluster.name(workload).await;
+            if let Some(pod) = workload.pod.as_mut().filter(|pod| pod.is_named() && cluster.wants_tokens()) {
+                let token = self.look(flow, |witness, flow| witness.service_account_token(flow)).await;
+                cluster.prove(pod, token.flatten(), now).await;
+            }
+        }
+        if self.jobs.is_needed() {
+            let names = self.jobs.variables();
+            let carried = self.look(flow, move |witness, flow| witness.variables(flow, &names)).await;
+            let age = self.look(flow, |witness, flow| witness.age(flow)).await.flatten();
+            let place = Place::of(flow, workload);
+            let started = age.and_then(|age| now.checked_sub(age.as_secs()));
+            self.jobs.confirm(workload, &carried.unwrap_or_default(), &place, started, now).await;
+        }
+    }
+
+    /// Reads from the process on a thread that may wait.
+    async fn look<T: Send + 'static>(
+        &self,
+        flow: &Flow,
+        read: impl FnOnce(&dyn Witness, &Flow) -> T + Send + 'static,
+    ) -> Option<T> {
+        let permit = tokio::time::timeout(LOOKING, self.looks.clone().acquire_owned()).await.ok()?.ok()?;
+        let (witness, flow) = (self.witness.clone(), flow.clone());
+        let looking = tokio::task::spawn_blocking(move || {
+            let found = read(&*witness, &flow);
+            drop(permit);
+            found
+        });
+        tokio::time::timeout(LOOKING, looking).await.ok()?.ok()
+    }
+}
+
+impl Confirmer for Identity {
+    fn confirm<'a>(&'a self, flow: &'a Flow, mut workload: Workload) -> BoxFuture<'a, Workload> {
+        Box::pin(async move {
+            let before = workload.clone();
+            let work = async {
+                let _place = self.places.acquire().await;
+                self.confirmed(flow, &mut workload).await;
+            };
+            let in_time = tokio::time::timeout(self.wait, work).await.is_ok();
+            if !in_time {
+                // What was confirmed until then may be half of it.
+                workload = before;
+                let why = format!("nothing was confirmed within {} ms", self.wait.as_millis());
+                if let Some(pod) = &mut workload.pod {
+                    pod.unconfirmed = Some(why.clone());
+                }
+                if let Some(ci) = &mut workload.ci {
+                    ci.unconfirmed = Some(why);
+                }
+                metrics::counter!("lockgate_identity_unconfirmed_total", "what" => "late").increment(1);
+            }
+            self.kinds.apply(&mut workload);
+            workload
+        })
+    }
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity").field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
