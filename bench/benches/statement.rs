@@ -70,9 +70,9 @@ fn operation(session: &Session, text: &str) -> Operation {
         facts: statement.facts.clone(),
         text: statement.text.clone(),
         normalized: statement.normalized.clone(),
-        parameters: Vec::new(),
+        parameters: Arc::default(),
         digest: Digest([0; 32]),
-        context: SqlContext::default(),
+        context: Arc::default(),
         touches_masked: false,
     }
 }

@@ -113,6 +113,16 @@ impl Encoded {
         Ok(encoded)
     }
 
+    /// What [`Chain::append`] wrote at the beginning of a line, taken back from there.
+    pub fn from_line(line: &[u8], opening_len: usize, session: Option<SessionId>) -> Self {
+        Self { opening: line.get(..opening_len).unwrap_or_default().to_vec(), session }
+    }
+
+    /// How much of its line [`Encoded::from_line`] needs to be told, and the session.
+    pub fn shape(&self) -> (usize, Option<SessionId>) {
+        (self.opening.len(), self.session)
+    }
+
     /// Encodes another event in its place, with what was written before.
     ///
     /// # Errors

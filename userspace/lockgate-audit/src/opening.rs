@@ -42,8 +42,8 @@ pub struct Memo {
 #[derive(Debug)]
 struct Words {
     effect: Effect,
-    rules: Vec<RuleHit>,
-    obligations: Obligations,
+    rules: Arc<[RuleHit]>,
+    obligations: Arc<Obligations>,
     policy: PolicyVersion,
     would: Option<Box<Effect>>,
     /// `,"effect":…,"obligations":…,"policy":…,"rules":…}`
@@ -265,9 +265,9 @@ impl Memo {
         decision.write_to(out);
         out.push(b'"');
         let known = self.verdicts.iter().find(|words| {
-            words.rules == *rules
+            (Arc::ptr_eq(&words.rules, rules) || words.rules == *rules)
                 && words.effect == *effect
-                && words.obligations == *obligations
+                && (Arc::ptr_eq(&words.obligations, obligations) || words.obligations == *obligations)
                 && words.policy == *policy
                 && words.would == *would
         });

@@ -20,9 +20,7 @@ use lockgate_model::{
     principal::Principal,
     session::{ClientClaims, DefaultEffect, Mode, Protocol, Session, Target},
     sql::{RelationName, Risk, SqlClass, SqlEffect, SqlFacts},
-    verdict::{
-        ApprovalSpec, Effect, Exclude, Obligations, Requirement, RuleHit, Stage as StageSpec, Verdict,
-    },
+    verdict::{ApprovalSpec, Effect, Exclude, Requirement, RuleHit, Stage as StageSpec, Verdict},
     workload::{Ancestor, Assurance, CiAssurance, CiJob, IdentityKind, Process, Workload},
 };
 use parking_lot::Mutex;
@@ -304,12 +302,12 @@ fn request(ambient: &dyn Ambient, ask: Ask) -> ApprovalRequest {
                 .map(|value| Parameter { type_oid: 23, format: ValueFormat::Text, value: Some(value) })
                 .collect(),
             digest: Digest([0xab; 32]),
-            context: SqlContext {
+            context: Arc::new(SqlContext {
                 role: "app".into(),
                 database: "orders".into(),
                 search_path: None,
                 in_transaction: true,
-            },
+            }),
             touches_masked: ask.touches_masked,
         },
         verdict: Verdict {
@@ -320,8 +318,9 @@ fn request(ambient: &dyn Ambient, ask: Ask) -> ApprovalRequest {
                 effect: "require_approval".into(),
                 shadow: false,
                 error: None,
-            }],
-            obligations: Obligations::default(),
+            }]
+            .into(),
+            obligations: Arc::default(),
             policy: "0123abcd".into(),
             would: None,
         },

@@ -234,14 +234,14 @@ pub struct RecordedOperation {
     /// True when `text` has its literals replaced.
     pub normalized: bool,
     /// Bound values; empty when normalized. Long ones only begin here and go on in parts.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub parameters: Vec<Parameter>,
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    pub parameters: Arc<[Parameter]>,
     /// How many bound values there were.
     pub parameter_count: u32,
     /// What an approval of it is bound to.
     pub digest: Digest,
     /// Where it would run.
-    pub context: SqlContext,
+    pub context: Arc<SqlContext>,
 }
 
 /// How much of a statement's text stands in its decision's record. A record has room for a multiple of this and of the
@@ -266,13 +266,7 @@ impl RecordedOperation {
             text: if cut { shown.into() } else { text.clone() },
             text_bytes: cut.then_some(text.len() as u64),
             normalized,
-            parameters: Beginnings::of(parameters)
-                .map(|(parameter, shown)| Parameter {
-                    type_oid: parameter.type_oid,
-                    format: parameter.format,
-                    value: shown.map(str::to_owned),
-                })
-                .collect(),
+            parameters: parameters.map_or_else(Arc::default, recorded),
             parameter_count: u32::try_from(operation.parameters.len()).unwrap_or(u32::MAX),
             digest: operation.digest,
             context: operation.context.clone(),
@@ -298,7 +292,8 @@ impl RecordedOperation {
             }
         };
         go_on(None, text, head(text, RECORDED_TEXT_BYTES).len());
-        for (number, (parameter, shown)) in Beginnings::of(parameters).enumerate() {
+        let values = parameters.map(|parameters| Beginnings::of(parameters)).into_iter().flatten();
+        for (number, (parameter, shown)) in values.enumerate() {
             if let (Some(whole), Some(shown)) = (&parameter.value, shown) {
                 go_on(Some(u32::try_from(number).unwrap_or(u32::MAX)), whole, shown.len());
             }
@@ -307,19 +302,35 @@ impl RecordedOperation {
     }
 }
 
+/// Values as their decision's record holds them: shared when there is room for all of them.
+fn recorded(parameters: &Arc<[Parameter]>) -> Arc<[Parameter]> {
+    let whole = |(parameter, shown): (&Parameter, Option<&str>)| parameter.value.as_deref() == shown;
+    if Beginnings::of(parameters).all(whole) {
+        return parameters.clone();
+    }
+    Beginnings::of(parameters)
+        .map(|(parameter, shown)| Parameter {
+            type_oid: parameter.type_oid,
+            format: parameter.format,
+            value: shown.map(str::to_owned),
+        })
+        .collect()
+}
+
 /// What of an operation may rest.
 struct Exact<'a> {
     text: &'a Arc<str>,
     normalized: bool,
-    parameters: &'a [Parameter],
+    /// None: no value may.
+    parameters: Option<&'a Arc<[Parameter]>>,
 }
 
 impl<'a> Exact<'a> {
     fn of(operation: &'a Operation, statements: RecordStatements) -> Self {
         if operation.touches_masked || statements == RecordStatements::Normalized {
-            return Self { text: &operation.normalized, normalized: true, parameters: &[] };
+            return Self { text: &operation.normalized, normalized: true, parameters: None };
         }
-        Self { text: &operation.text, normalized: false, parameters: &operation.parameters }
+        Self { text: &operation.text, normalized: false, parameters: Some(&operation.parameters) }
     }
 }
 

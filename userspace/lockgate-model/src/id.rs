@@ -26,6 +26,11 @@ macro_rules! id {
                 Self(ulid::Ulid::from_parts(unix_millis, random))
             }
 
+            /// When it was made, as it was told then.
+            pub const fn unix_millis(&self) -> u64 {
+                self.0.timestamp_ms()
+            }
+
             /// Writes what [`fmt::Display`] shows to the end of `out`; every statement's record has several.
             pub fn write_to(&self, out: &mut Vec<u8>) {
                 let mut buffer = [0; ulid::ULID_LEN];

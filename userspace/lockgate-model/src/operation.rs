@@ -73,11 +73,11 @@ pub struct Operation {
     /// the statement touches a masked table.
     pub normalized: Arc<str>,
     /// Bound values, in order.
-    pub parameters: Vec<Parameter>,
+    pub parameters: Arc<[Parameter]>,
     /// What an approval of this operation is bound to.
     pub digest: Digest,
     /// Where it would run.
-    pub context: SqlContext,
+    pub context: Arc<SqlContext>,
     /// True when it names a relation that has masked columns for this session: then no literal and no
     /// bound value of it may appear in a record or a notification.
     pub touches_masked: bool,

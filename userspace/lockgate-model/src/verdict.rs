@@ -7,9 +7,10 @@ use crate::{
     workload::Assurance,
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-/// Policy's answer to one operation. There is no default: whoever has none must deny.
+/// Policy's answer to one operation. There is no default: whoever has none must deny. What it says at length is shared: a
+/// statement that comes again is answered with a clone.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
@@ -18,9 +19,9 @@ pub struct Verdict {
     /// What happens.
     pub effect: Effect,
     /// Every rule that contributed, in file order.
-    pub rules: Vec<RuleHit>,
+    pub rules: Arc<[RuleHit]>,
     /// What must happen with it, whatever the effect; survives a hold.
-    pub obligations: Obligations,
+    pub obligations: Arc<Obligations>,
     /// The policy in force.
     pub policy: PolicyVersion,
     /// In shadow mode: what enforce would have done. `effect` is then `Allow`.

@@ -247,14 +247,14 @@ fn operation(given: &Given, session: &Session, facts: SqlFacts) -> Operation {
         facts: Arc::new(Facts::Sql(facts)),
         text: text.clone(),
         normalized: text,
-        parameters: Vec::new(),
+        parameters: Arc::default(),
         digest: Digest([0; 32]),
-        context: SqlContext {
+        context: Arc::new(SqlContext {
             role: session.upstream_user.clone(),
             database: session.client.database.clone(),
             search_path: None,
             in_transaction: given.in_transaction,
-        },
+        }),
         touches_masked: false,
     }
 }

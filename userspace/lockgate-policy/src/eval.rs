@@ -19,6 +19,7 @@ use lockgate_model::{
         MaskSpec, Obligations, RecordResults, RecordSpec, RecordStatements, RuleHit, UnknownLineage, Verdict,
     },
 };
+use std::sync::Arc;
 
 /// One rule that has something to say of an operation.
 struct Hit<'r> {
@@ -71,7 +72,7 @@ pub(crate) fn evaluate<'r>(
         obligations.record.statements = RecordStatements::Normalized;
         obligations.record.results = RecordResults::None;
     }
-    let rules = hits
+    let rules: Vec<_> = hits
         .into_iter()
         .map(|hit| RuleHit {
             rule: hit.rule.id.clone(),
@@ -80,7 +81,14 @@ pub(crate) fn evaluate<'r>(
             error: hit.error,
         })
         .collect();
-    Verdict { decision, effect, rules, obligations, policy: version.clone(), would }
+    Verdict {
+        decision,
+        effect,
+        rules: rules.into(),
+        obligations: Arc::new(obligations),
+        policy: version.clone(),
+        would,
+    }
 }
 
 fn hit<'r>(rule: &'r Rule, session: &Session, operation: &Operation, now: Timestamp) -> Option<Hit<'r>> {

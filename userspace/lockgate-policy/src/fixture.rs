@@ -108,14 +108,14 @@ pub(crate) fn operation_of(facts: SqlFacts, text: &str) -> Operation {
         facts: Arc::new(Facts::Sql(facts)),
         text: text.into(),
         normalized: text.into(),
-        parameters: Vec::new(),
+        parameters: Arc::default(),
         digest: Digest([7; 32]),
-        context: SqlContext {
+        context: Arc::new(SqlContext {
             role: "app".to_owned(),
             database: "shop".to_owned(),
             search_path: None,
             in_transaction: false,
-        },
+        }),
         touches_masked: false,
     }
 }

@@ -13,6 +13,7 @@ use lockgate_model::{
     approval::ApprovalRequest,
     event::{Event, EventKind, RecordedOperation},
     operation::Operation,
+    port::Recorder,
     session::Session,
     verdict::{Denial, Effect, MaskSpec, Verdict},
 };
@@ -34,6 +35,8 @@ pub(crate) struct Gate {
     masks: Option<MaskSpec>,
     wants_catalogue: bool,
     counters: Counters,
+    /// Events that follow answers. They go behind the answers, and before whatever is recorded next.
+    notes: Vec<Event>,
 }
 
 /// Counters of one session's target, looked up once.
@@ -74,6 +77,7 @@ impl Gate {
             masks,
             wants_catalogue,
             counters,
+            notes: Vec::new(),
         }
     }
 
@@ -111,7 +115,8 @@ impl Gate {
     /// The same verdict once more, for another operation with the same facts.
     pub(crate) fn again(&self, verdict: Judged, operation: &Operation) -> Judged {
         self.counters.count(&verdict.effect);
-        verdict.again(operation, self.decision().1)
+        let decision = DecisionId::from_parts(operation.id.unix_millis(), self.ports.ambient.random());
+        verdict.again(operation, decision)
     }
 
     /// Whether the policy in force looks at nothing but an operation's facts.
@@ -159,6 +164,30 @@ impl Gate {
     /// An event of this session, now.
     pub(crate) fn event(&self, kind: EventKind) -> Event {
         Event { at: self.now(), session: Some(self.session.id), kind }
+    }
+
+    /// Notes what happened, for the record.
+    pub(crate) fn note(&mut self, kind: EventKind) {
+        self.notes.push(self.event(kind));
+    }
+
+    /// Has the notes recorded.
+    pub(crate) fn submit_notes(&mut self) {
+        if !self.notes.is_empty() {
+            self.ports.recorder.submit(std::mem::take(&mut self.notes));
+        }
+    }
+
+    /// Has events recorded that nobody waits for, behind the notes.
+    pub(crate) fn submit(&mut self, events: Vec<Event>) {
+        self.notes.extend(events);
+        self.submit_notes();
+    }
+
+    /// For records that somebody waits for; the notes are on their way to it.
+    pub(crate) fn recorder(&mut self) -> Arc<dyn Recorder> {
+        self.submit_notes();
+        self.ports.recorder.clone()
     }
 
     /// Takes over a changed policy.

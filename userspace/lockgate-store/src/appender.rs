@@ -21,6 +21,7 @@ use crate::{
 };
 use lockgate_audit::{Chain, Encoded, Memo, Tip, record::MAX_RECORD_BYTES};
 use lockgate_model::{
+    SessionId,
     event::{Event, EventKind},
     port::{Ambient, Durability, Receipt, RecordError},
 };
@@ -124,6 +125,16 @@ struct Staged {
     before: Tip,
     /// What came from the queue, each with the number of its last event.
     entries: Vec<(u64, Entry)>,
+    /// Events that nobody waits for and that only rest in `buffer`: which they are of `resting`.
+    submitted: Vec<Submitted>,
+}
+
+/// A submitted event among those that are linked; enough to get it back if it cannot be written.
+struct Submitted {
+    /// Its place in `resting`.
+    at: usize,
+    opening_len: usize,
+    session: Option<SessionId>,
 }
 
 impl Drop for Staged {
@@ -271,6 +282,30 @@ impl Appender {
         }
     }
 
+    /// Links events that nobody waits for; somebody's write takes them along. False when they have to go through the queue.
+    pub(crate) fn submit_now(&mut self, queue: &Queue, events: &[Event]) -> bool {
+        if self.encode(events).is_err() {
+            return false;
+        }
+        let own = self.own.get(..events.len()).unwrap_or_default();
+        let bytes: usize = own.iter().map(|(encoded, _)| encoded.line_len()).sum();
+        let room = self.room().checked_sub(bytes);
+        let Some(work) = room.filter(|_| bytes <= KEPT_BYTES).and_then(|room| queue.drain_within(room))
+        else {
+            return false;
+        };
+        self.stage(work.entries, events.len());
+        let first = self.resting.len() - events.len();
+        if let Some(staged) = &mut self.staged {
+            let own = self.own.iter().take(events.len()).enumerate();
+            staged.submitted.extend(own.map(|(number, (encoded, _))| {
+                let (opening_len, session) = encoded.shape();
+                Submitted { at: first + number, opening_len, session }
+            }));
+        }
+        true
+    }
+
     /// Encodes into what is kept for it.
     fn encode(&mut self, events: &[Event]) -> Result<(), RecordError> {
         let Self { own, memo, .. } = self;
@@ -371,7 +406,7 @@ impl Appender {
         let staged = staged.get_or_insert_with(|| {
             buffer.clear();
             resting.clear();
-            Staged { group: Arc::default(), before: chain.tip(), entries: Vec::new() }
+            Staged { group: Arc::default(), before: chain.tip(), entries: Vec::new(), submitted: Vec::new() }
         });
         let mut link = |events: &[(Encoded, Fact)]| {
             for (encoded, fact) in events {
@@ -393,10 +428,21 @@ impl Appender {
     pub(crate) fn flush(&mut self) -> Result<(), RecordError> {
         let Some(mut staged) = self.staged.take() else { return Ok(()) };
         let entries = std::mem::take(&mut staged.entries);
+        let begin = self.len;
         let written = self.write_buffer(staged.before).map_err(|error| self.io_error(&error));
         match &written {
             Ok(()) => self.answer(entries),
-            Err(error) => entries.into_iter().for_each(|(_, entry)| self.refuse(entry, error)),
+            Err(error) => {
+                entries.into_iter().for_each(|(_, entry)| self.refuse(entry, error));
+                for Submitted { at, opening_len, session } in staged.submitted.drain(..) {
+                    let Some(resting) = self.resting.get(at) else { continue };
+                    let line =
+                        usize::try_from(resting.offset - begin).ok().and_then(|at| self.buffer.get(at..));
+                    let encoded = Encoded::from_line(line.unwrap_or_default(), opening_len, session);
+                    let events = vec![(encoded, resting.fact.clone())];
+                    self.keep(Entry { events, reply: None });
+                }
+            }
         }
         staged.group.end(written.clone());
         written

@@ -73,6 +73,8 @@ struct State {
     bytes: usize,
     lost: u64,
     stopping: bool,
+    /// Submitted events are linked and not yet written.
+    linked: bool,
     /// The writing thread sleeps and must be woken.
     idle: bool,
     /// It sleeps only until [`LINGER`] is over: what nobody waits for need not wake it.
@@ -118,6 +120,17 @@ impl Queue {
         }
     }
 
+    /// Submitted events were linked: the writing thread writes them when it has lingered, should nobody come before.
+    pub(crate) fn linger(&self) {
+        let mut state = self.lock();
+        let wake = state.idle && !state.linked && !state.lingering;
+        state.linked = true;
+        drop(state);
+        if wake {
+            self.wake.notify_one();
+        }
+    }
+
     /// Counts events that could not even be encoded.
     pub(crate) fn count_lost(&self, events: u64) {
         self.lock().lost += events;
@@ -148,7 +161,7 @@ impl Queue {
             if state.stopping || self.is_urgent() {
                 return state.stopping;
             }
-            let quiet = state.entries.is_empty() && state.lost == 0;
+            let quiet = state.entries.is_empty() && state.lost == 0 && !state.linked;
             let pause = if quiet { retry } else { Some(LINGER) };
             state.idle = true;
             state.lingering = !quiet;
@@ -195,6 +208,7 @@ impl Queue {
     }
 
     fn take(&self, state: &mut State) -> Work {
+        state.linked = false;
         state.events = 0;
         state.bytes = 0;
         self.urgent.store(false, Ordering::SeqCst);

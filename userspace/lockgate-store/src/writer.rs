@@ -135,6 +135,14 @@ impl Writer {
 
     /// Queues what nobody waits for.
     pub(crate) fn submit(&self, events: &[Event]) {
+        if let Ok(mut guard) = self.appender.try_lock()
+            && let Some(appender) = guard.as_mut()
+            && appender.submit_now(&self.queue, events)
+        {
+            drop(guard);
+            self.queue.linger();
+            return self.write_queued();
+        }
         let mut encoded = Vec::with_capacity(events.len());
         for event in events {
             match encode(event) {

@@ -78,11 +78,8 @@ fn any_operation() -> impl Strategy<Value = RecordedOperation> {
         },
     );
     let context = (any_text(), any_text(), proptest::option::of(any_text()), any::<bool>()).prop_map(
-        |(role, database, search_path, in_transaction)| SqlContext {
-            role,
-            database,
-            search_path,
-            in_transaction,
+        |(role, database, search_path, in_transaction)| {
+            Arc::new(SqlContext { role, database, search_path, in_transaction })
         },
     );
     let facts = (0..pool.len(), any::<bool>(), any_text()).prop_map(move |(one, shared, table)| {
@@ -115,7 +112,7 @@ fn any_operation() -> impl Strategy<Value = RecordedOperation> {
                     text: text.into(),
                     text_bytes,
                     normalized,
-                    parameters,
+                    parameters: parameters.into(),
                     parameter_count,
                     digest: Digest(digest),
                     context,
@@ -143,8 +140,8 @@ fn any_verdict() -> impl Strategy<Value = Verdict> {
         .prop_map(|(random, effect, rules, obligations, policy, would)| Verdict {
             decision: DecisionId::from_parts(1_795_000_000_000, random),
             effect,
-            rules,
-            obligations,
+            rules: rules.into(),
+            obligations: Arc::new(obligations),
             policy: format!("policy-{policy}").as_str().into(),
             would,
         })
@@ -219,10 +216,10 @@ fn decided(facts: &Arc<Facts>, verdict: Verdict) -> Event {
         text: "SELECT 1".into(),
         text_bytes: None,
         normalized: false,
-        parameters: Vec::new(),
+        parameters: Arc::default(),
         parameter_count: 0,
         digest: Digest([7; 32]),
-        context: SqlContext::default(),
+        context: Arc::default(),
     };
     let kind = EventKind::OperationDecided { operation, verdict: Box::new(verdict), denial: None };
     Event { at: Timestamp::UNIX_EPOCH, session: None, kind }
@@ -232,8 +229,8 @@ fn verdict(rule: &str) -> Verdict {
     Verdict {
         decision: DecisionId::from_parts(1, 1),
         effect: Effect::Allow,
-        rules: vec![RuleHit { rule: rule.into(), effect: "allow".into(), shadow: false, error: None }],
-        obligations: Obligations::default(),
+        rules: vec![RuleHit { rule: rule.into(), effect: "allow".into(), shadow: false, error: None }].into(),
+        obligations: Arc::default(),
         policy: "p".into(),
         would: None,
     }

@@ -260,7 +260,7 @@ async fn names_made_by_the_client_hide_nothing() {
     facts.tables_written[0].name = "srs\u{202e}edro".into();
     facts.columns = vec!["no\u{200b}te".into()];
     request.operation.facts = Facts::Sql(facts).into();
-    request.operation.context.role = "ap\u{7}p".into();
+    std::sync::Arc::make_mut(&mut request.operation.context).role = "ap\u{7}p".into();
     let pending = stage.control.open(request).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     let data = &parse(&script.sent.lock()[0].2)["data"];

@@ -1,8 +1,10 @@
 use super::*;
 use crate::fixture::{decision, operation, session, with_workload};
-use lockgate_model::verdict::Obligations;
 use proptest::prelude::*;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 fn start() -> Timestamp {
     "2026-11-21T09:00:00Z".parse().unwrap()
@@ -41,8 +43,8 @@ fn request_of(session: Session, operation: Operation, spec: ApprovalSpec) -> App
     let verdict = Verdict {
         decision: decision(),
         effect: Effect::Hold(spec),
-        rules: Vec::new(),
-        obligations: Obligations::default(),
+        rules: [].into(),
+        obligations: Arc::default(),
         policy: "p".into(),
         would: None,
     };
@@ -182,7 +184,7 @@ fn a_held_transaction_waits_less() {
     let outside = request_of(session(), operation("DROP TABLE t"), spec.clone());
     assert_eq!(outside.expires_at, at(1800));
     let mut held = operation("DROP TABLE t");
-    held.context.in_transaction = true;
+    Arc::make_mut(&mut held.context).in_transaction = true;
     let mut inside = request_of(session(), held, spec);
     assert_eq!(inside.expires_at, at(60));
     // Whoever made the request may have been generous; the machine is not.

@@ -11,7 +11,7 @@ use lockgate_model::{
 use std::{
     future::Future,
     pin::pin,
-    sync::Mutex,
+    sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -59,8 +59,8 @@ fn verdict(effect: Effect) -> Verdict {
     Verdict {
         decision: decision(),
         effect,
-        rules: Vec::new(),
-        obligations: Obligations::default(),
+        rules: [].into(),
+        obligations: Arc::default(),
         policy: "p".into(),
         would: None,
     }
@@ -162,11 +162,11 @@ fn what_is_not_a_plain_read_is_synced() {
     let synced = Cleared::allowed(
         Arc::new(operation("SELECT 1")),
         judged(Verdict {
-            obligations: Obligations {
+            obligations: Arc::new(Obligations {
                 mask: None,
                 record: RecordSpec { sync: true, ..RecordSpec::default() },
                 limits: Vec::new(),
-            },
+            }),
             ..verdict(Effect::Allow)
         }),
     )
@@ -196,11 +196,11 @@ fn values_rest_only_where_policy_lets_them() {
         value: Some(secret),
     }];
     let normalized = Verdict {
-        obligations: Obligations {
+        obligations: Arc::new(Obligations {
             mask: None,
             record: RecordSpec { statements: RecordStatements::Normalized, ..RecordSpec::default() },
             limits: Vec::new(),
-        },
+        }),
         ..verdict(Effect::Allow)
     };
     let log = Log::default();

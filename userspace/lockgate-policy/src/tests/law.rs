@@ -94,7 +94,7 @@ proptest! {
         let one = operation(statement);
         let mut other = one.clone();
         other.text = "another text".into();
-        other.context.in_transaction = in_transaction;
+        Arc::make_mut(&mut other.context).in_transaction = in_transaction;
         other.touches_masked = touches_masked;
         other.parameters = vec![Parameter { type_oid: 23, format: ValueFormat::Text, value }];
         let later = now() + std::time::Duration::from_secs(3600 * hours);

@@ -138,6 +138,17 @@ struct Held {
     watching: bool,
 }
 
+impl Held {
+    /// The snapshot, if it is neither old nor out of date.
+    fn fresh(&self, now: Instant) -> Option<Arc<CatalogueSnapshot>> {
+        let loaded = self.snapshot.as_ref()?;
+        let fresh = loaded.generation == self.generation
+            && now.saturating_duration_since(loaded.at) < MAX_AGE
+            && now.saturating_duration_since(loaded.seen) < MAX_UNSEEN;
+        fresh.then(|| loaded.snapshot.clone())
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Loaded {
     generation: u64,
@@ -163,12 +174,7 @@ impl Catalogue {
 
     /// The snapshot, if one is at hand that is neither old nor out of date.
     pub fn fresh(&self) -> Option<Arc<CatalogueSnapshot>> {
-        let held = self.held();
-        let loaded = held.snapshot.as_ref()?;
-        let fresh = loaded.generation == held.generation
-            && loaded.at.elapsed() < MAX_AGE
-            && loaded.seen.elapsed() < MAX_UNSEEN;
-        fresh.then(|| loaded.snapshot.clone())
+        self.held().fresh(Instant::now())
     }
 
     /// Compares what is at hand with the target, if that is all it needs to be fresh.
@@ -205,18 +211,24 @@ impl Catalogue {
         }
     }
 
-    /// Compares what is at hand with the target, in the background and no oftener than [`WATCH_EVERY`]. The statement at hand
-    /// does not wait for it.
-    pub(crate) fn watch(self: &Arc<Self>) {
+    /// The snapshot as [`Catalogue::fresh`] has it. Compares it with the target in the background, no oftener than
+    /// [`WATCH_EVERY`]; the statement at hand does not wait for that.
+    pub(crate) fn watched(self: &Arc<Self>) -> Option<Arc<CatalogueSnapshot>> {
         let now = Instant::now();
-        {
+        let (fresh, due) = {
             let mut held = self.held();
-            let due = held.snapshot.as_ref().is_some_and(|loaded| now - loaded.seen >= WATCH_EVERY);
-            if !due || held.watching {
-                return;
-            }
-            held.watching = true;
+            let due = !held.watching
+                && held.snapshot.as_ref().is_some_and(|loaded| now - loaded.seen >= WATCH_EVERY);
+            held.watching |= due;
+            (held.fresh(now), due)
+        };
+        if due {
+            self.watch(now);
         }
+        fresh
+    }
+
+    fn watch(self: &Arc<Self>, now: Instant) {
         let catalogue = self.clone();
         tokio::spawn(async move {
             let read = load::mark(&catalogue.endpoint, &catalogue.credential, &catalogue.database);

@@ -12,7 +12,7 @@ use lockgate_model::{
     principal::{Approver, Principal},
     session::{ClientClaims, DefaultEffect, Mode, Protocol, Session, Target},
     sql::{Risk, SqlClass, SqlFacts},
-    verdict::{Denial, DenialCause, Effect, Obligations, RuleHit, Verdict},
+    verdict::{Denial, DenialCause, Effect, RuleHit, Verdict},
     workload::{Assurance, IdentityKind, Process, Unit, Workload},
 };
 use std::{
@@ -162,10 +162,14 @@ fn decision(session: &Session, text: &str, effect: Effect) -> Event {
         text: text.into(),
         text_bytes: None,
         normalized: false,
-        parameters: vec![Parameter { type_oid: 23, format: ValueFormat::Text, value: Some("42".into()) }],
+        parameters: [Parameter { type_oid: 23, format: ValueFormat::Text, value: Some("42".into()) }].into(),
         parameter_count: 1,
         digest: Digest([0xab; 32]),
-        context: SqlContext { role: "app".into(), database: "orders".into(), ..SqlContext::default() },
+        context: Arc::new(SqlContext {
+            role: "app".into(),
+            database: "orders".into(),
+            ..SqlContext::default()
+        }),
     };
     let denial = match &effect {
         Effect::Deny(denial) => Some(denial.clone()),
@@ -174,8 +178,9 @@ fn decision(session: &Session, text: &str, effect: Effect) -> Event {
     let verdict = Verdict {
         decision: DecisionId::from_parts(1, 2),
         effect,
-        rules: vec![RuleHit { rule: "reads".into(), effect: "allow".into(), shadow: false, error: None }],
-        obligations: Obligations::default(),
+        rules: vec![RuleHit { rule: "reads".into(), effect: "allow".into(), shadow: false, error: None }]
+            .into(),
+        obligations: Arc::default(),
         policy: "9f2c".into(),
         would: None,
     };

@@ -27,7 +27,10 @@ use crate::{
     upstream::{Housekeeping, Upstream, UpstreamReader},
 };
 use lockgate_inspect::sql::{DumpWatch, SessionState};
-use lockgate_model::outcome::{CloseReason, OutcomeStatus};
+use lockgate_model::{
+    operation::SqlContext,
+    outcome::{CloseReason, OutcomeStatus},
+};
 use lockgate_policy::permit::{Permit, StreamPermit};
 use lockgate_wire::postgres::{
     Side, TransactionStatus, WireError,
@@ -123,6 +126,8 @@ pub(crate) struct Engine<C> {
     pub(crate) replicates: bool,
     pub(crate) settings: Followed,
     pub(crate) database: String,
+    /// Where the last statement ran.
+    pub(crate) context: Arc<SqlContext>,
     pub(crate) masks: Masks,
     /// Rules ask about the catalogue, and it could not be had.
     pub(crate) catalogue_missing: bool,
@@ -166,6 +171,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             gate: parts.gate,
             replicates: parts.replicates,
             settings: Followed::new(parts.state),
+            context: Arc::new(SqlContext { database: parts.database.clone(), ..SqlContext::default() }),
             database: parts.database,
             masks: parts.masks,
             catalogue_missing: false,
@@ -447,6 +453,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 Poll::Pending => {}
             }
         }
+        // The answers are on their way.
+        self.gate.submit_notes();
         if moved { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
@@ -502,9 +510,7 @@ impl<C> Drop for Engine<C> {
             .flat_map(|flight| flight.finish(OutcomeStatus::Broken))
             .map(|kind| self.gate.event(kind))
             .collect::<Vec<_>>();
-        if !events.is_empty() {
-            self.gate.ports.recorder.submit(events);
-        }
+        self.gate.submit(events);
     }
 }
 

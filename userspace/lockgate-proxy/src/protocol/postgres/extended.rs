@@ -529,7 +529,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 | Planned::Close { .. } => continue,
             };
             let Some(statement) = &statement else { continue };
-            let fresh = self.operation(statement, parameters.to_vec(), walk.is_open() || waits_for_sync);
+            let fresh = self.operation(statement, parameters, walk.is_open() || waits_for_sync);
             if runs {
                 walk.pass(statement);
             }

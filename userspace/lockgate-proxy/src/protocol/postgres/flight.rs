@@ -225,7 +225,7 @@ pub(crate) struct Flight {
     /// How much of its result may reach the client.
     pub(crate) limited: Option<Box<Limited>>,
     kept: Option<Kept>,
-    began: Instant,
+    began: Option<Instant>,
     outcome: Outcome,
 }
 
@@ -251,7 +251,6 @@ impl Flight {
             masked_fields: 0,
             elapsed_micros: 0,
         };
-        let began = Instant::now();
         Self {
             operation,
             decision: verdict.decision,
@@ -261,14 +260,14 @@ impl Flight {
             follows_describe: false,
             limited: Limited::new(&verdict.obligations.limits),
             kept,
-            began,
+            began: None,
             outcome,
         }
     }
 
     /// Its first byte leaves now.
     pub(crate) fn begin(&mut self) {
-        self.began = Instant::now();
+        self.began = Some(Instant::now());
     }
 
     /// Whether its rows have to be described before they can be passed on.
@@ -364,7 +363,8 @@ impl Flight {
     /// It ended; the events that say how.
     pub(crate) fn finish(mut self, status: OutcomeStatus) -> Vec<EventKind> {
         self.outcome.status = status;
-        self.outcome.elapsed_micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let elapsed = self.began.map_or(0, |began| began.elapsed().as_micros());
+        self.outcome.elapsed_micros = u64::try_from(elapsed).unwrap_or(u64::MAX);
         let responded = EventKind::Responded { operation: self.operation, outcome: self.outcome };
         match self.kept {
             Some(kept) if !kept.columns.is_empty() => {

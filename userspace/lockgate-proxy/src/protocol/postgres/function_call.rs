@@ -43,7 +43,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         let types = routine.as_ref().map_or(&[][..], |routine| &routine.argument_types);
         let values = operation::values(&call.arguments, &call.argument_formats, types);
         let in_transaction = TransactionWalk::from(self.server_leg.status()).is_open();
-        let operation = self.operation(&statement, values, in_transaction);
+        let operation = self.operation(&statement, values.into(), in_transaction);
         let column = Column {
             name: PgString::from_static(KIND),
             table_oid: 0,

@@ -406,7 +406,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
 
     /// Records what is refused anyway: a recorder that fails changes nothing for the client, and is said aloud.
     async fn record(&mut self, events: Vec<Event>, durability: Durability) -> Result<(), Ending> {
-        let recorder = self.gate.ports.recorder.clone();
+        let recorder = self.gate.recorder();
         if let Err(error) = self.relay_while(async move { recorder.record(events, durability).await }).await?
         {
             tracing::error!(%error, "a refusal could not be recorded");
@@ -468,7 +468,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         request: &Arc<ApprovalRequest>,
     ) -> Result<Result<Resolution, Denial>, Ending> {
         let events = self.gate.decided(operation, request.verdict.clone(), None);
-        let recorder = self.gate.ports.recorder.clone();
+        let recorder = self.gate.recorder();
         let recorded = self.relay_while(async move { recorder.record(events, Durability::Synced).await });
         if let Err(error) = recorded.await? {
             return Ok(Err(Denial {
@@ -506,7 +506,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 let denial = hold::refusal(&Resolution::Withdrawn { reason }, None);
                 if let Some(denial) = denial {
                     let refused = self.gate.refused(operation.id, request.decision(), denial);
-                    self.gate.ports.recorder.submit(vec![refused]);
+                    self.gate.submit(vec![refused]);
                 }
                 Err(ending)
             }

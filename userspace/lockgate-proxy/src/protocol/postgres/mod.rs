@@ -405,21 +405,6 @@ impl CatalogueSource for SideConnection {
         })
     }
 
-    fn fresh(&self) -> Option<Arc<CatalogueSnapshot>> {
-        self.0.watch();
-        self.0.fresh()
-    }
-
-    fn outdated(&self) {
-        self.0.outdated();
-    }
-
-    fn routine(&self, oid: u32) -> BoxFuture<'_, Option<Routine>> {
-        Box::pin(async move {
-            self.0.routine(oid).await.unwrap_or_else(|error| {
-                tracing::warn!(%error, kind = error.kind(), "the target's functions cannot be read");
-                None
-            })
     fn confirm(&self) -> BoxFuture<'_, Option<Arc<CatalogueSnapshot>>> {
         Box::pin(async move {
             match self.0.confirm().await {
@@ -432,6 +417,20 @@ impl CatalogueSource for SideConnection {
         })
     }
 
+    fn fresh(&self) -> Option<Arc<CatalogueSnapshot>> {
+        self.0.watched()
+    }
+
+    fn outdated(&self) {
+        self.0.outdated();
+    }
+
+    fn routine(&self, oid: u32) -> BoxFuture<'_, Option<Routine>> {
+        Box::pin(async move {
+            self.0.routine(oid).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, kind = error.kind(), "the target's functions cannot be read");
+                None
+            })
         })
     }
 }

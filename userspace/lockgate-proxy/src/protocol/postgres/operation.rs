@@ -56,19 +56,13 @@ impl<C> Engine<C> {
     pub(crate) fn operation(
         &mut self,
         statement: &Arc<Statement>,
-        parameters: Vec<Parameter>,
+        parameters: Arc<[Parameter]>,
         in_transaction: bool,
     ) -> Arc<Operation> {
         self.report.counters.operations += 1;
         let keys = self.gate.ports.mask_keys.load_full();
         let touches_masked = self.touches_masked(statement, &keys);
-        let session = &self.gate.session;
-        let role = self.settings.state.role.as_deref().unwrap_or(&session.upstream_user);
-        let search_path = match &self.settings.state.search_path {
-            SearchPath::Default => None,
-            SearchPath::Known(schemas) => Some(schemas.join(", ")),
-            SearchPath::Unknown => Some("(unknown)".to_owned()),
-        };
+        let context = self.context(in_transaction);
         let mut facts = statement.facts.clone();
         if self.dumps.observe(statement) {
             let Facts::Sql(sql) = Arc::make_mut(&mut facts);
@@ -79,9 +73,9 @@ impl<C> Engine<C> {
         let digest = digest(&DigestParts {
             statement: &text,
             parameters: &parameters,
-            role,
-            database: &self.database,
-            search_path: search_path.as_deref(),
+            role: &context.role,
+            database: &context.database,
+            search_path: context.search_path.as_deref(),
             target: session.target.name.as_str(),
             principal: &session.principal.id,
         });
@@ -93,14 +87,25 @@ impl<C> Engine<C> {
             normalized,
             parameters,
             digest,
-            context: SqlContext {
-                role: role.to_owned(),
-                database: self.database.clone(),
-                search_path,
-                in_transaction,
-            },
+            context,
             touches_masked,
         })
+    }
+
+    /// Where a statement would run. Few statements change it, so that most share the one before's.
+    fn context(&mut self, in_transaction: bool) -> Arc<SqlContext> {
+        let role = self.settings.state.role.as_deref().unwrap_or(&self.gate.session.upstream_user);
+        let search_path = match &self.settings.state.search_path {
+            SearchPath::Default => None,
+            SearchPath::Known(schemas) => Some(schemas.join(", ")),
+            SearchPath::Unknown => Some("(unknown)".to_owned()),
+        };
+        let last = &self.context;
+        if last.role != role || last.search_path != search_path || last.in_transaction != in_transaction {
+            let (role, database) = (role.to_owned(), self.database.clone());
+            self.context = Arc::new(SqlContext { role, database, search_path, in_transaction });
+        }
+        self.context.clone()
     }
 }
 

@@ -55,7 +55,7 @@ pub(super) async fn admit(gate: &mut Gate, database: &str, value: &str) -> Resul
         facts: Arc::new(Facts::Sql(facts(REPLICATION))),
         text: text.clone(),
         normalized: text.clone(),
-        parameters: Vec::new(),
+        parameters: Arc::default(),
         digest: digest(&DigestParts {
             statement: &text,
             parameters: &[],
@@ -65,12 +65,12 @@ pub(super) async fn admit(gate: &mut Gate, database: &str, value: &str) -> Resul
             target: session.target.name.as_str(),
             principal: &session.principal.id,
         }),
-        context: SqlContext {
+        context: Arc::new(SqlContext {
             role: session.upstream_user.clone(),
             database: database.to_owned(),
             search_path: None,
             in_transaction: false,
-        },
+        }),
         touches_masked: false,
     });
     let verdict = gate.evaluate(&operation);

@@ -106,7 +106,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         // What a statement sets is in doubt for those behind it; the session learns of it from the answers only.
         let mut before = None;
         for statement in &script.statements {
-            let operation = self.operation(statement, Vec::new(), walk.is_open());
+            let operation = self.operation(statement, Arc::default(), walk.is_open());
             walk.pass(statement);
             if !matches!(statement.control, Control::None) && script.statements.len() > 1 {
                 before.get_or_insert_with(|| self.settings.state.clone());
@@ -138,7 +138,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         payload: Bytes,
     ) -> Result<Result<Permit, ReportFields>, Ending> {
         let first = batch.first().map(|cleared| (cleared.operation().clone(), cleared.verdict().decision));
-        let recorder = self.gate.ports.recorder.clone();
+        let recorder = self.gate.recorder();
         let now = self.gate.now();
         let work = async move { permit(&*recorder, now, batch, Vec::new(), payload).await };
         let began = tokio::time::Instant::now();
@@ -154,7 +154,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 };
                 let denial = record_failed(&error);
                 let refused = self.gate.refused(operation.id, decision, denial.clone());
-                self.gate.ports.recorder.submit(vec![refused]);
+                self.gate.submit(vec![refused]);
                 Ok(Err(words::denied(&operation, decision, &denial)))
             }
         }
@@ -172,7 +172,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             .into_iter()
             .map(|flight| self.gate.refused(flight.operation, flight.decision, denial.clone()))
             .collect();
-        self.gate.ports.recorder.submit(events);
+        self.gate.submit(events);
         let text = "lockgate: canceling statement due to user request";
         ReportFields::new(Severity::Error, lockgate_wire::postgres::backend::sqlstate::QUERY_CANCELED, text)
     }
@@ -259,7 +259,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         };
         let statement = Arc::new(unsupported(name, &opaque));
         let in_transaction = TransactionWalk::from(self.server_leg.status()).is_open();
-        let operation: Arc<Operation> = self.operation(&statement, Vec::new(), in_transaction);
+        let operation: Arc<Operation> = self.operation(&statement, Arc::default(), in_transaction);
         let denial = Denial {
             rule: None,
             cause: DenialCause::Unsupported,
@@ -270,7 +270,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         let verdict = verdict.refused(denial.clone());
         let words = words::denied(&operation, verdict.decision, &denial);
         let events = self.gate.decided(&operation, verdict, Some(denial));
-        let recorder = self.gate.ports.recorder.clone();
+        let recorder = self.gate.recorder();
         let recorded =
             self.relay_while(async move { recorder.record(events, Durability::Written).await }).await?;
         if let Err(error) = recorded {
@@ -279,10 +279,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         Ok(words)
     }
 
-    /// Queues what happened to operations.
+    /// What happened to operations. Recorded when the answer is on its way ([`Engine::turn`]).
     pub(crate) fn note(&mut self, kinds: Vec<EventKind>) {
-        let events = kinds.into_iter().map(|kind| self.gate.event(kind)).collect();
-        self.gate.ports.recorder.submit(events);
+        kinds.into_iter().for_each(|kind| self.gate.note(kind));
     }
 }
 
