@@ -348,6 +348,7 @@ impl World {
             recorder: recorder.clone(),
             approvals: approvals.clone(),
             attributor: Arc::new(OneWorkload { destination: server.addr() }),
+            confirmer: None,
             ambient: Arc::new(CountingAmbient::default()),
             policy: Arc::new(ArcSwap::from_pointee(loaded.policy)),
             mask_keys: Arc::new(ArcSwap::from_pointee(MaskKeys::new())),

@@ -7,6 +7,9 @@
 
 mod ambient;
 pub(crate) mod api;
+mod capture;
+mod handover;
+mod identity;
 mod names;
 mod notify;
 pub(crate) mod policy;

@@ -67,11 +67,16 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
         run_cgroup: Some(config.run_cgroup.clone()),
         ..Settings::default()
     };
-    let interceptor = Arc::new(tokio::task::spawn_blocking(move || Interceptor::attach(settings)).await??);
+    let keeper = config.store.keeper();
+    let interceptor = tokio::task::spawn_blocking(move || attach(settings, &keeper)).await??;
+    let interceptor = Arc::new(interceptor);
+    // After attaching: this process's own questions must not be redirected.
+    let confirmer = super::identity::confirmer(config.identity.as_ref(), ambient.clone()).await?;
     let ports = Ports {
         recorder,
         approvals: control.clone(),
         attributor: interceptor.clone(),
+        confirmer,
         ambient,
         policy: policy.in_force.clone(),
         mask_keys: policy.mask_keys.clone(),

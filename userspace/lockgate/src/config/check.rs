@@ -3,6 +3,7 @@
 //! All findings are collected, so that one run shows them all.
 
 mod credential;
+mod identity;
 
 use super::{
     Address, Api, Client, Config, DEFAULT_RUN_CGROUP, DEFAULT_STORE, Store, TargetConfig, UpstreamTls,
@@ -54,6 +55,10 @@ pub(super) fn check(path: &Path, raw: Raw) -> Result<Config, Vec<Diagnostic>> {
     Ok(Config {
         path: path.to_owned(),
         node,
+    let identity = checker.identity(&raw.identity, node.as_str());
+    let restart_grace = checker
+        .bounded("node.restart_grace", raw.node.restart_grace.as_ref(), (Duration::ZERO, MAX_RESTART_GRACE))
+        .unwrap_or(RESTART_GRACE);
         instance: place.instance,
         governed,
         targets,
@@ -69,6 +74,7 @@ pub(super) fn check(path: &Path, raw: Raw) -> Result<Config, Vec<Diagnostic>> {
 }
 
 pub(super) fn client(path: &Path, raw: &Raw) -> Result<Client, Vec<Diagnostic>> {
+        identity,
     let mut checker = Checker::new(path);
     let place = checker.place(raw);
     let policies = raw.policies.iter().map(|policy| checker.resolve(&policy.value)).collect();

@@ -55,6 +55,8 @@ pub(crate) struct Config {
     pub(crate) webhooks: Vec<Webhook>,
     pub(crate) api: Api,
     pub(crate) vault: Option<VaultConfig>,
+    /// Who is asked about workloads.
+    pub(crate) identity: Option<IdentityConfig>,
     /// Besides root, who may use `lockgate run`.
     pub(crate) run_uids: BTreeSet<u32>,
     /// Under which cgroup `lockgate run` gives each command one of its own.
@@ -120,6 +122,17 @@ pub(crate) enum ClientTls {
         names: Vec<String>,
         validity: Duration,
     },
+}
+
+/// `identity:`; the settings are whole but for what the references beside them lead to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct IdentityConfig {
+    pub(crate) settings: lockgate_identity::IdentitySettings,
+    pub(crate) cluster_ca: Option<SecretRef>,
+    /// One for each issuer.
+    pub(crate) issuer_cas: Vec<Option<SecretRef>>,
+    /// CA and token, for each provider.
+    pub(crate) provider_secrets: Vec<(Option<SecretRef>, Option<SecretRef>)>,
 }
 
 /// `vault:`

@@ -3,6 +3,8 @@
 //! [`super::check`] turns this into a [`super::Config`]. The command line's client verbs read only this form,
 //! since a job's user may run `lockgate run` without being allowed to read policies and secrets.
 
+pub(crate) mod identity;
+
 use lockgate_model::SecretRef;
 pub(crate) use lockgate_policy::{document::DurationText, yaml::Spanned};
 use serde::{
@@ -35,6 +37,8 @@ pub(crate) struct Raw {
     pub(crate) run: Run,
     #[serde(default)]
     pub(crate) vault: Option<Spanned<Vault>>,
+    #[serde(default)]
+    pub(crate) identity: identity::Identity,
 }
 
 #[derive(Debug, Default, Deserialize)]

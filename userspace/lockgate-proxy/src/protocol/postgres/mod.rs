@@ -70,8 +70,10 @@ use startup::{Greeted, Opened, Wishes};
 use std::sync::Arc;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    task::JoinError,
     time::timeout,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 /// How a session's real cancellation is reached.
 #[derive(Clone)]
@@ -99,9 +101,7 @@ where
 {
     let Arrival { flow, target } = arrival;
     // The process may exit at any moment: it is looked at while the client is still saying hello.
-    let attributor = shared.ports.attributor.clone();
-    let asked = flow.clone();
-    let workload = tokio::task::spawn_blocking(move || attributor.attribute(&asked));
+    let workload = AbortOnDropHandle::new(tokio::spawn(identify(shared.clone(), flow.clone())));
     let dialled = flow.original_dst.addr().ip();
     let opened = startup::greet(stream, target.client_tls.as_ref(), dialled, &shared.limits).await;
     match opened {
@@ -112,8 +112,8 @@ where
         }
         Ok(Opened::Session(greeted)) => {
             let workload = match workload.await {
-                Ok(workload) => workload,
-                Err(error) => {
+                Ok(Ok(workload)) => workload,
+                Ok(Err(error)) | Err(error) => {
                     report
                         .end(Ending::because(CloseReason::Internal, format!("attribution failed: {error}")));
                     return;
@@ -121,6 +121,17 @@ where
             };
             open(shared, Arrival { flow, target }, workload, *greeted, report).await;
         }
+    }
+}
+
+/// Who it is: read off the host, then asked of whoever can confirm it.
+async fn identify(shared: Arc<Shared>, flow: Flow) -> Result<Workload, JoinError> {
+    let attributor = shared.ports.attributor.clone();
+    let asked = flow.clone();
+    let workload = tokio::task::spawn_blocking(move || attributor.attribute(&asked)).await?;
+    match &shared.ports.confirmer {
+        Some(confirmer) => Ok(confirmer.confirm(&flow, workload).await),
+        None => Ok(workload),
     }
 }
 
