@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod certificate;
+pub mod installed;
 pub mod job;
 pub mod postgres;
 pub mod receiver;

@@ -161,6 +161,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     /// Sync, Flush or enough: what waits is decided and sent.
     pub(crate) async fn close_batch(&mut self, sync: bool) -> Result<(), Ending> {
         let items = self.batch.take();
+        self.batch.unnamed = false;
         if self.server_leg.outstanding() + 2 * items.len() + 1 > MAX_OUTSTANDING {
             self.settle().await?;
         }
@@ -259,11 +260,15 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         }
         let status = self.server_leg.status();
         if self.batch.sent || status == TransactionStatus::InTransaction {
-            self.tend(Housekeeping::PoisonBatch, Request::Parse, Answer::Poison(words))?;
+            let poison = self.poison();
+            self.tend(poison, Request::Parse, Answer::Poison(words))?;
             if sync {
                 return self.sync();
             }
         } else {
+            if self.batch.unnamed {
+                self.names.forget_prepared(&PgString::default());
+            }
             words::say(self.client.output.tail(), &Backend::ErrorResponse(words));
             if sync {
                 words::ready(self.client.output.tail(), status);
@@ -273,6 +278,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             self.client_leg.handle_failed();
         }
         Ok(())
+    }
+
+    /// What makes the target fail in the place of the message that is refused.
+    fn poison(&self) -> Housekeeping {
+        Housekeeping::PoisonBatch { unnamed: self.batch.unnamed }
     }
 
     async fn judge_batch(&mut self, items: Vec<Item>, sync: bool) -> Result<Fate, Ending> {
@@ -307,7 +317,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             Judgement::Cut(passed, words) => (passed, Some(words)),
         };
         // Denied, or it had not been asked for.
-        planned.truncate(end_of(&planned, passed.len()));
+        let end = end_of(&planned, passed.len());
+        if let Some(refused) = planned.get(end) {
+            self.batch.unnamed = matches!(refused, Planned::Parse { name, .. } if name.is_empty());
+        }
+        planned.truncate(end);
         if passed.is_empty() {
             return match unfit {
                 Some(words) if planned.is_empty() => Ok(Fate::Refused(words)),
@@ -334,9 +348,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     fn plan(&mut self, items: Vec<Item>, before: &mut Option<SessionState>) -> (Vec<Planned>, Option<Unfit>) {
         let mut planned: Vec<Planned> = Vec::with_capacity(items.len());
         for item in items {
+            let unnamed = matches!(&item, Item::Parse(parse, _) if parse.statement.is_empty());
             match self.plan_item(item, &mut planned, before) {
                 Ok(next) => planned.push(next),
-                Err(unfit) => return (planned, Some(unfit)),
+                Err(unfit) => {
+                    self.batch.unnamed = unnamed;
+                    return (planned, Some(unfit));
+                }
             }
         }
         (planned, None)
@@ -623,7 +641,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             }
         }
         if let Some(words) = unfit {
-            Housekeeping::PoisonBatch.into_message().encode(&mut payload)?;
+            self.poison().into_message().encode(&mut payload)?;
             requests.push((Request::Parse, Answer::Poison(words)));
         }
         if sync {
@@ -681,7 +699,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         }
         let fails = unfit.is_some();
         if let Some(words) = unfit {
-            self.tend(Housekeeping::PoisonBatch, Request::Parse, Answer::Poison(words))?;
+            let poison = self.poison();
+            self.tend(poison, Request::Parse, Answer::Poison(words))?;
         }
         if sync {
             self.sync()?;
