@@ -13,7 +13,7 @@ use super::{
 use crate::config::{Config, ConfigError, Webhook};
 use anyhow::{Context as _, bail};
 use lockgate_control::{Control, ControlSettings, UnixSocket, WebhookSettings};
-use lockgate_intercept::{Interceptor, Settings};
+use lockgate_intercept::{InterceptError, Interceptor, Settings, keeper};
 use lockgate_model::{
     Secret, SecretRef, Timestamp,
     port::{Ambient, Recorder},
@@ -104,6 +104,19 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
         reload: Notify::new(),
     });
     Ok((agent, Listeners { tcp, unix }))
+}
+
+/// With the listeners that the last agent left with its keeper. The keeper goes once the hooks are in force: should
+/// this agent fail before, the next one may still take them.
+fn attach(settings: Settings, keeper: &std::path::Path) -> Result<Interceptor, InterceptError> {
+    let mut kept = keeper::take(keeper);
+    let listeners = std::mem::take(&mut kept.listeners);
+    if !listeners.is_empty() {
+        tracing::info!(listeners = listeners.len(), "the last agent's listeners were kept open");
+    }
+    let interceptor = Interceptor::take_over(settings, listeners)?;
+    kept.done();
+    Ok(interceptor)
 }
 
 async fn load_policy(config: &Config) -> anyhow::Result<Policy> {
