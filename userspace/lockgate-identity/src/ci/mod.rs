@@ -17,7 +17,7 @@ use github::Github;
 use gitlab::Gitlab;
 use lockgate_model::{
     Secret,
-    workload::{Assurance, CiAssurance, CiJob, Workload},
+    workload::{Assurance, CiAssurance, CiJob, IdentityKind, Workload},
 };
 use oidc::Oidc;
 use std::collections::HashMap;
@@ -97,6 +97,7 @@ impl Jobs {
                 Ok(()) => {
                     let mut job = vouched.job;
                     job.assurance = CiAssurance(vouched.assurance);
+                    workload.kind = IdentityKind::CiJob;
                     workload.ci = Some(job);
                     return;
                 }
