@@ -5,6 +5,7 @@
 
 mod bench;
 mod bpf;
+mod builtins;
 mod demo;
 mod drivers;
 mod fuzz;
@@ -72,6 +73,8 @@ enum Verb {
         #[arg(long)]
         judged: bool,
     },
+    /// Write the list of built-in functions that change nothing, from PostgreSQL 15 to 18
+    Builtins,
     /// The driver tests; with --suites the drivers' own suites too, directly and through lockgate, compared
     Drivers {
         /// Drivers' own suites (asyncpg: 4 minutes)
@@ -102,6 +105,7 @@ fn main() -> Result<()> {
         Verb::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref()),
         Verb::Regress { judged: true, .. } => regress::judged(),
         Verb::Regress { tests, judged: false } => regress::run(&tests),
+        Verb::Builtins => builtins::run(),
         Verb::Drivers { suites } => {
             setup::setup(setup::For::Tests)?;
             drivers::run(suites)
