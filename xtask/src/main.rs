@@ -9,6 +9,7 @@ mod builtins;
 mod demo;
 mod drivers;
 mod fuzz;
+mod guest;
 mod lint;
 mod regress;
 mod setup;
@@ -56,6 +57,10 @@ enum Verb {
     E2e {
         /// Only tests whose name contains this
         filter: Option<String>,
+        /// Instead: the capture suite in a guest with this Linux from Debian (5.10, 6.1, 6.12), where BPF LSM, SCTP, DCCP
+        /// and SMC are tested too (10 minutes without KVM)
+        #[arg(long, value_name = "VERSION")]
+        kernel: Option<String>,
     },
     /// Run the fuzz targets
     Fuzz {
@@ -98,7 +103,8 @@ fn main() -> Result<()> {
             setup::setup(setup::For::Build)?;
             bpf::build_ebpf()
         }
-        Verb::E2e { filter } => {
+        Verb::E2e { filter, kernel: Some(kernel) } => guest::run(&kernel, filter.as_deref()),
+        Verb::E2e { filter, kernel: None } => {
             setup::setup(setup::For::Tests)?;
             test::end_to_end(filter.as_deref())
         }

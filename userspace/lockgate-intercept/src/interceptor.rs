@@ -479,6 +479,9 @@ impl Core {
 
     /// The packet filters follow what is governed.
     fn follow(&self) {
+        if self.is_detached(&self.socket_health()) {
+            return self.belts().drop_all();
+        }
         let cgroups = self.governance().cgroups.clone();
         self.belts().follow(&self.tree, &cgroups);
     }
@@ -579,8 +582,7 @@ impl Core {
     pub(crate) fn health(&self) -> Health {
         let mut health = self.socket_health();
         let mut belts = self.belts();
-        if health.detached.len() == self.links.len() {
-            // An operator took everything off: what only this process holds goes too.
+        if self.is_detached(&health) {
             belts.drop_all();
         }
         let (whole, lost) = belts.check(&self.tree);
@@ -607,6 +609,11 @@ impl Core {
             self.events.tell(CaptureEvent::HooksWhole);
         }
         *told = missing;
+    }
+
+    /// An operator took everything off: what only this process holds goes too.
+    fn is_detached(&self, health: &Health) -> bool {
+        health.detached.len() == self.links.len()
     }
 
     fn socket_health(&self) -> Health {
