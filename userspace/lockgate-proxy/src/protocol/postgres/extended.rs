@@ -25,7 +25,7 @@ use lockgate_inspect::sql::{Control, SessionState, Statement};
 use lockgate_model::{
     operation::{Operation, Parameter},
     outcome::{CloseReason, OutcomeStatus},
-    sql::SqlEffect,
+    sql::{SqlClass, SqlEffect},
 };
 use lockgate_wire::postgres::{
     Format, PgString, Target, TransactionStatus,
@@ -162,7 +162,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     pub(crate) async fn close_batch(&mut self, sync: bool) -> Result<(), Ending> {
         let items = self.batch.take();
         self.batch.unnamed = false;
-        if self.server_leg.outstanding() + 2 * items.len() + 1 > MAX_OUTSTANDING {
+        let crowded = self.server_leg.outstanding() + 2 * items.len() + 1 > MAX_OUTSTANDING;
+        if crowded || self.caps.is_in_force() {
             self.settle().await?;
         }
         if self.server_leg.is_skipping() {
@@ -175,7 +176,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         if items.iter().all(|item| matches!(item, Item::Describe(..) | Item::Close(..))) {
             return self.keep_house(items, sync);
         }
-        if self.unsettled > 0 || self.strange || self.caps.is_in_force() || leans_on_earlier(&items) {
+        if self.unsettled > 0 || self.strange || leans_on_earlier(&items) {
             self.settle().await?;
             // All segments before are answered; of this one, no ReadyForQuery has come.
             self.strange &= self.batch.sent;
@@ -192,7 +193,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 let words = self.cancelled(flights);
                 self.refuse_batch(words, sync).await
             }
-            Fate::Permitted { permit, requests, fails } => {
+            Fate::Permitted { permit, requests, fails, commits } => {
                 if self.server_leg.is_skipping() {
                     // While it was decided, an earlier part of the segment failed: the server would drop this.
                     drop(permit);
@@ -203,6 +204,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 }
                 self.batch.sent = !sync;
                 self.send(permit, requests)?;
+                if commits {
+                    self.settle().await?;
+                    return self.sync();
+                }
                 if fails && !sync {
                     // Whatever the client still sends of this segment, the target will skip it.
                     self.client_leg.handle_failed();
@@ -280,6 +285,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         Ok(())
     }
 
+    /// Whether a cut of one of these results would have something to take back. A copy's data comes before any answer.
+    fn may_be_taken_back<'a>(&self, mut flights: impl Iterator<Item = &'a Flight> + Clone) -> bool {
+        flights.clone().any(|flight| flight.limited.is_some())
+            && !flights.clone().any(Flight::may_copy_in)
+            && (self.batch.is_sent() || flights.any(|flight| flight.statement.class() != SqlClass::Read))
+    }
+
     /// What makes the target fail in the place of the message that is refused.
     fn poison(&self) -> Housekeeping {
         Housekeeping::PoisonBatch { unnamed: self.batch.unnamed }
@@ -335,10 +347,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             cleared.push(passed.cleared);
         }
         let fails = unfit.is_some();
+        // A result that is cut takes back what its statement did. With the Sync behind it, the target would have committed
+        // before it heard of the cut.
+        let commits = sync && !fails && self.may_be_taken_back(seats.iter().flatten().map(|(flight, _)| flight));
         let (payload, requests) =
-            self.pack(planned, &mut seats, unfit, sync).map_err(super::engine::internal)?;
+            self.pack(planned, &mut seats, unfit, sync && !commits).map_err(super::engine::internal)?;
         match self.permit(cleared, payload).await? {
-            Ok(permit) => Ok(Fate::Permitted { permit, requests, fails }),
+            Ok(permit) => Ok(Fate::Permitted { permit, requests, fails, commits }),
             Err(words) => Ok(Fate::Refused(words)),
         }
     }
@@ -727,6 +742,8 @@ enum Fate {
         requests: Vec<(Request, Answer)>,
         /// At its end the target is made to fail.
         fails: bool,
+        /// Its Sync waits until its results are through.
+        commits: bool,
     },
 }
 

@@ -45,15 +45,16 @@ use crate::{
     report::{Ending, FlowReport},
     scram::Offer,
     session::{self, Opening},
-    settings::TargetSettings,
+    settings::{DialFrom, TargetSettings},
     target::TargetAddr,
-    upstream::{self, Account, Connected, Credential, Endpoint, SessionRequest, UpstreamError},
+    upstream::{self, Account, Connected, Credential, Endpoint, Origin, SessionRequest, UpstreamError},
 };
 use engine::{Engine, Parts};
 use leg::Leg;
 use lockgate_inspect::sql::{SessionState, catalogue::CatalogueSnapshot};
 use lockgate_model::{
     addr::{OriginalDst, UpstreamAddr},
+    flow::Flow,
     outcome::CloseReason,
     port::BoxFuture,
     session::{ClientClaims, Session},
@@ -86,8 +87,14 @@ pub(crate) struct CancelTarget {
 impl CancelTarget {
     /// Of a scripted server, which gave no key.
     pub(crate) fn scripted() -> Self {
-        let addr = UpstreamAddr(([127, 0, 0, 1], 1).into());
-        Self { endpoint: Endpoint::new(addr, "localhost", crate::tls::UpstreamTls::disable()), key: None }
+        Self { key: None, ..Self::scripted_at(([127, 0, 0, 1], 1).into()) }
+    }
+
+    /// Of a scripted server that takes cancellations here.
+    pub(crate) fn scripted_at(addr: std::net::SocketAddr) -> Self {
+        let endpoint = Endpoint::new(UpstreamAddr(addr), "localhost", crate::tls::UpstreamTls::disable());
+        let key = BackendKeyData { process_id: 1, key: vec![0; 4].into() };
+        Self { endpoint, key: Some(key) }
     }
 }
 
@@ -207,7 +214,8 @@ async fn open<S>(
         leg.farewell(FAREWELL_TIME).await;
         return;
     }
-    let endpoint = endpoint(&target, destination);
+    let origin = origin(&target, &session.flow, &shared);
+    let endpoint = endpoint(&target, destination).from(origin);
     let connected = match account {
         Ok(account) => dial(&endpoint, &account, &target, &wishes, &session, &shared).await,
         Err(error) => Err(unavailable(&error, &target)),
@@ -339,6 +347,19 @@ fn unavailable(error: &UpstreamError, target: &TargetSettings) -> Away {
     (code, text, Ending::because(CloseReason::UpstreamUnavailable, error.to_string()))
 }
 
+/// Loopback is the client's own whatever the target says: lockgate's would be another service.
+fn origin(target: &TargetSettings, flow: &Flow, shared: &Shared) -> Origin {
+    let attributor = &shared.ports.attributor;
+    let cookie = flow.netns_cookie;
+    match target.dial_from {
+        DialFrom::Host if !flow.original_dst.addr().ip().is_loopback() => Origin::Here,
+        DialFrom::Client | DialFrom::Host if attributor.is_elsewhere(cookie) => {
+            Origin::Client(cookie, attributor.clone())
+        }
+        DialFrom::Client | DialFrom::Host => Origin::Here,
+    }
+}
+
 /// Where the client wanted to go is where lockgate goes; the name to verify is the target's.
 fn endpoint(target: &TargetSettings, destination: OriginalDst) -> Endpoint {
     let dialled = destination.addr();
@@ -416,6 +437,18 @@ impl CatalogueSource for SideConnection {
         })
     }
 
+    fn confirm(&self) -> BoxFuture<'_, Option<Arc<CatalogueSnapshot>>> {
+        Box::pin(async move {
+            match self.0.confirm().await {
+                Ok(snapshot) => Some(snapshot),
+                Err(error) => {
+                    tracing::warn!(%error, kind = error.kind(), "the target's catalogue cannot be compared");
+                    None
+                }
+            }
+        })
+    }
+
     fn fresh(&self) -> Option<Arc<CatalogueSnapshot>> {
         self.0.watch();
         self.0.fresh()
@@ -431,18 +464,6 @@ impl CatalogueSource for SideConnection {
                 tracing::warn!(%error, kind = error.kind(), "the target's functions cannot be read");
                 None
             })
-    fn confirm(&self) -> BoxFuture<'_, Option<Arc<CatalogueSnapshot>>> {
-        Box::pin(async move {
-            match self.0.confirm().await {
-                Ok(snapshot) => Some(snapshot),
-                Err(error) => {
-                    tracing::warn!(%error, kind = error.kind(), "the target's catalogue cannot be compared");
-                    None
-                }
-            }
-        })
-    }
-
         })
     }
 }
