@@ -5,7 +5,9 @@
 //! production is somebody's approval tool; and [`vault`], whose real one cannot be had here.
 
 pub mod agent;
+pub mod builtins;
 pub mod certificate;
+pub mod installed;
 pub mod job;
 pub mod postgres;
 pub mod receiver;

@@ -186,9 +186,9 @@ impl TestPostgres {
         Ok(self.scratch.path().join("ca.crt"))
     }
 
-    /// One of its programs (`psql`, `pgbench`, …), of the server's own version.
+    /// One of its programs (`psql`, `pgbench`, …), of the server's own version where that comes with it.
     pub fn program(&self, name: &str) -> PathBuf {
-        self.bin.join(name)
+        program(&self.bin, name)
     }
 
     /// Runs statements as the superuser over the unix socket, in the database `postgres`; answers the unaligned rows.
@@ -249,11 +249,24 @@ impl Drop for TestPostgres {
     }
 }
 
+/// A program from a directory, or the installed one where it is not there.
+fn program(bin: &Path, name: &str) -> PathBuf {
+    let own = bin.join(name);
+    match installed_bin() {
+        Ok(installed) if !own.exists() => installed.join(name),
+        Ok(_) | Err(_) => own,
+    }
+}
+
 /// The newest PostgreSQL on this machine, or the one that LOCKGATE_PG_BIN names.
 pub fn bin_dir() -> Result<PathBuf> {
     if let Some(dir) = std::env::var_os("LOCKGATE_PG_BIN") {
         return Ok(dir.into());
     }
+    installed_bin()
+}
+
+fn installed_bin() -> Result<PathBuf> {
     let mut found: Vec<(u32, PathBuf)> = Vec::new();
     for entry in std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten() {
         let bin = entry.path().join("bin");
@@ -381,7 +394,7 @@ fn start_server(bin: &Path, dir: &Path, port: u16) -> Result<Keeper> {
         if let Some(status) = server.exited()? {
             bail!("postgres ended with {status}: {}", std::fs::read_to_string(dir.join("log"))?);
         }
-        let ready = Command::new(bin.join("pg_isready"))
+        let ready = Command::new(program(bin, "pg_isready"))
             .args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()])
             .status()
             .context("run pg_isready")?;

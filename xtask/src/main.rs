@@ -5,9 +5,11 @@
 
 mod bench;
 mod bpf;
+mod builtins;
 mod demo;
 mod drivers;
 mod fuzz;
+mod guest;
 mod lint;
 mod regress;
 mod setup;
@@ -55,6 +57,10 @@ enum Verb {
     E2e {
         /// Only tests whose name contains this
         filter: Option<String>,
+        /// Instead: the capture suite in a guest with this Linux from Debian (5.10, 6.1, 6.12), where BPF LSM, SCTP, DCCP
+        /// and SMC are tested too (10 minutes without KVM)
+        #[arg(long, value_name = "VERSION")]
+        kernel: Option<String>,
     },
     /// Run the fuzz targets
     Fuzz {
@@ -72,6 +78,8 @@ enum Verb {
         #[arg(long)]
         judged: bool,
     },
+    /// Write the list of built-in functions that change nothing, from PostgreSQL 15 to 18
+    Builtins,
     /// The driver tests; with --suites the drivers' own suites too, directly and through lockgate, compared
     Drivers {
         /// Drivers' own suites (asyncpg: 4 minutes)
@@ -95,13 +103,15 @@ fn main() -> Result<()> {
             setup::setup(setup::For::Build)?;
             bpf::build_ebpf()
         }
-        Verb::E2e { filter } => {
+        Verb::E2e { filter, kernel: Some(kernel) } => guest::run(&kernel, filter.as_deref()),
+        Verb::E2e { filter, kernel: None } => {
             setup::setup(setup::For::Tests)?;
             test::end_to_end(filter.as_deref())
         }
         Verb::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref()),
         Verb::Regress { judged: true, .. } => regress::judged(),
         Verb::Regress { tests, judged: false } => regress::run(&tests),
+        Verb::Builtins => builtins::run(),
         Verb::Drivers { suites } => {
             setup::setup(setup::For::Tests)?;
             drivers::run(suites)

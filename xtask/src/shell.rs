@@ -28,6 +28,15 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// What a command writes; an exit code other than 0 is an error.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("cannot start {}", show(command)))?;
+    if !output.status.success() {
+        bail!("{} ended with {}", show(command), output.status);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// The command as a person would type it.
 pub(crate) fn show(command: &Command) -> String {
     std::iter::once(command.get_program())

@@ -55,6 +55,7 @@ async fn serve(listener: TcpListener, server: SocketAddr, store: PathBuf) -> Res
         recorder: log.clone(),
         approvals: Arc::new(Nobody),
         attributor: Arc::new(OneJob(server)),
+        confirmer: None,
         ambient,
         policy: Arc::new(ArcSwap::from_pointee(policy)),
         mask_keys: Arc::new(ArcSwap::from_pointee(MaskKeys::new())),

@@ -7,7 +7,7 @@
 
 /// Version of every type and map below. Raise it with any change of size, meaning or map type;
 /// a pinned set of another version is refused, never reinterpreted.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// IPv4 is kept as `::ffff:a.b.c.d`; four words in network byte order, as the kernel hands them out.
 pub type Address = [u32; 4];
@@ -61,6 +61,10 @@ pub mod capacity {
     pub const TARGETS: u32 = 16384;
     /// Handshakes in flight between `connect()` and the accepted socket.
     pub const FLOWS: u32 = 65536;
+    /// Destinations that sets with a default of deny may reach (prefix and port).
+    pub const EGRESS: u32 = 16384;
+    /// Unregistered destinations that are counted apart; the least recently seen are forgotten.
+    pub const SEEN: u32 = 16384;
     /// Connections of the proxy that a packet filter lets pass.
     pub const VOUCHED: u32 = 65536;
     /// Bytes of the denial ring; a full ring drops events and counts them.
@@ -81,6 +85,73 @@ pub struct Config {
     pub start_boottime_offset: u32,
     /// Offset of `group_leader` in `struct task_struct`.
     pub group_leader_offset: u32,
+    /// Network namespace cookie of the agent; 0 when the kernel does not tell (before 5.15).
+    pub home_netns: u64,
+}
+
+/// What a value of `TARGETS` says.
+pub mod target {
+    /// Protected in every network namespace.
+    pub const EVERYWHERE: u32 = 1;
+    /// Protected in the agent's network namespace: another way to a service of this host.
+    pub const AT_HOME: u32 = 2;
+}
+
+/// What a value of `CAPTURE_CG` and `CAPTURE_UID` says; the set's number is in the upper half.
+pub mod capture {
+    /// Registered destinations are redirected.
+    pub const REGISTERED: u32 = 1;
+    /// Others are refused, unless `EGRESS` allows them.
+    pub const DENY: u32 = 2;
+    /// Bits of the flags.
+    pub const SET_SHIFT: u32 = 16;
+}
+
+/// Key of `SEEN`: somebody governed connected to a destination that is not registered.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Seen {
+    /// cgroup-v2 id of the task.
+    pub cgroup: u64,
+    /// Where to.
+    pub daddr: Address,
+    /// Port, host byte order.
+    pub dport: u32,
+    /// IP protocol.
+    pub protocol: u32,
+}
+
+/// Data part of an `EGRESS` key; a prefix of [`EGRESS_FIXED_BITS`]` + n` bits means "this set, this port, first n bits
+/// of the v6 (or v4-mapped) address". Port 0 means any.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct EgressKey {
+    /// Number of the set, big endian.
+    pub set: [u8; 2],
+    /// Port, big endian.
+    pub port: [u8; 2],
+    /// Address bytes.
+    pub address: [u8; 16],
+}
+
+/// Bits of [`EgressKey::set`] and [`EgressKey::port`].
+pub const EGRESS_FIXED_BITS: u32 = 32;
+/// Prefix length of a whole address with set and port.
+pub const EGRESS_EXACT_BITS: u32 = EGRESS_FIXED_BITS + 128;
+
+impl EgressKey {
+    /// The key of one address (words in network byte order).
+    #[inline(always)]
+    pub fn new(set: u32, address: &Address, port: u32) -> Self {
+        let TargetKey { port, address: padded } = TargetKey::new(address, port);
+        let mut key = Self { set: (set as u16).to_be_bytes(), port, address: [0; 16] };
+        let mut byte = 0;
+        while byte < 16 {
+            key.address[byte] = padded[byte];
+            byte += 1;
+        }
+        key
+    }
 }
 
 /// Where a [`Flow`] stands.
@@ -259,11 +330,13 @@ pub enum Refusal {
     ForeignSocket = 9,
     /// A governed task asked for a device that sends packets.
     Tunnel = 10,
+    /// The destination is not registered, and the set of the task allows no others.
+    Unregistered = 12,
 }
 
 impl Refusal {
     /// Every refusal, in code order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NoConfig,
         Self::DialsProxy,
         Self::NotTcp,
@@ -274,6 +347,7 @@ impl Refusal {
         Self::Packet,
         Self::ForeignSocket,
         Self::Tunnel,
+        Self::Unregistered,
     ];
 
     /// The errno that the caller sees (Linux numbers, the same on every architecture aya supports but MIPS).
@@ -289,7 +363,8 @@ impl Refusal {
             | Self::BindsProxyPort
             | Self::Packet
             | Self::ForeignSocket
-            | Self::Tunnel => EPERM,
+            | Self::Tunnel
+            | Self::Unregistered => EPERM,
         }
     }
 
@@ -311,6 +386,7 @@ impl Refusal {
             Self::Packet => "packet",
             Self::ForeignSocket => "foreign_socket",
             Self::Tunnel => "tunnel",
+            Self::Unregistered => "unregistered",
         }
     }
 }
@@ -329,6 +405,8 @@ pub mod stat {
     pub const FLOWS_FULL: u32 = 20;
     /// `EVENTS` was full.
     pub const EVENTS_LOST: u32 = 21;
+    /// Governed connections and datagrams to destinations that are not registered, let through.
+    pub const UNREGISTERED: u32 = 24;
     /// Number of slots.
     pub const SLOTS: u32 = 32;
 }
@@ -345,11 +423,11 @@ pub const LISTENER_TAG: u32 = 0x4c4b_4754;
 pub mod map {
     /// [`Config`](super::Config).
     pub const CFG: &str = "CFG";
-    /// cgroup id → 1.
+    /// cgroup id → [`capture`](super::capture).
     pub const CAPTURE_CG: &str = "CAPTURE_CG";
-    /// uid → 1.
+    /// uid → [`capture`](super::capture).
     pub const CAPTURE_UID: &str = "CAPTURE_UID";
-    /// [`TargetKey`](super::TargetKey) → 1.
+    /// [`TargetKey`](super::TargetKey) → [`target`](super::target).
     pub const TARGETS: &str = "TARGETS";
     /// Client socket → [`Flow`](super::Flow).
     pub const CONN: &str = "CONN";
@@ -359,6 +437,10 @@ pub mod map {
     pub const ACC: &str = "ACC";
     /// Listener → [`LISTENER_TAG`](super::LISTENER_TAG).
     pub const LISTENER: &str = "LISTENER";
+    /// [`EgressKey`](super::EgressKey) → 1.
+    pub const EGRESS: &str = "EGRESS";
+    /// [`Seen`](super::Seen) → how often.
+    pub const SEEN: &str = "SEEN";
     /// Address and port pairs of the proxy's own connections ([`Handshake`](super::Handshake), namespace 0) → 1.
     pub const VOUCHED: &str = "VOUCHED";
     /// [`Denial`](super::Denial)s.
@@ -366,12 +448,14 @@ pub mod map {
     /// [`stat`](super::stat) counters.
     pub const STATS: &str = "STATS";
     /// All of them.
-    pub const ALL: [&str; 11] =
-        [CFG, CAPTURE_CG, CAPTURE_UID, TARGETS, CONN, FLOWS, ACC, LISTENER, VOUCHED, EVENTS, STATS];
+    pub const ALL: [&str; 13] =
+        [CFG, CAPTURE_CG, CAPTURE_UID, TARGETS, EGRESS, SEEN, CONN, FLOWS, ACC, LISTENER, VOUCHED, EVENTS, STATS];
 }
 
 const _: () = {
-    assert!(size_of::<Config>() == 24);
+    assert!(size_of::<Config>() == 32);
+    assert!(size_of::<Seen>() == 32);
+    assert!(size_of::<EgressKey>() == 20);
     assert!(size_of::<KernelOffsets>() == 44);
     assert!(size_of::<Flow>() == 104);
     assert!(size_of::<Handshake>() == 48);

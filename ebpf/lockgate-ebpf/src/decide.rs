@@ -59,6 +59,8 @@ pub trait World {
     fn governed(&self) -> bool;
     /// Is this destination registered?
     fn protected(&self, address: &Address, port: u32) -> bool;
+    /// The destination is not registered: may whoever connects reach it all the same?
+    fn admits(&self, address: &Address, port: u32, ip_protocol: u32) -> bool;
     /// Is there a listener with lockgate's tag at this address in the socket's namespace?
     fn listener(&self, at: Loopback, port: u32) -> bool;
     /// Removes a device binding, with which the loopback listener could not be reached.
@@ -91,7 +93,10 @@ pub fn connect<W: World>(world: &mut W, dial: &Dial) -> Result<Step, Refusal> {
         return Err(Refusal::DialsProxy);
     }
     if !world.protected(&address, dial.port) {
-        return Ok(Step::Pass);
+        return match world.admits(&address, dial.port, dial.protocol) {
+            true => Ok(Step::Pass),
+            false => Err(Refusal::Unregistered),
+        };
     }
     if dial.protocol != protocol::TCP {
         return Err(Refusal::NotTcp);
@@ -131,7 +136,12 @@ pub fn send<W: World>(world: &W, address: Address, port: u32) -> Result<(), Refu
     if world.in_cgroup(config.proxy_cgroup) || !world.governed() {
         return Ok(());
     }
-    if world.protected(&normalise(address), port) { Err(Refusal::NotTcp) } else { Ok(()) }
+    let address = normalise(address);
+    match world.protected(&address, port) {
+        true => Err(Refusal::NotTcp),
+        false if world.admits(&address, port, protocol::UDP) => Ok(()),
+        false => Err(Refusal::Unregistered),
+    }
 }
 
 /// `bind4` and `bind6`: the listener's port belongs to the proxy's cgroup, also while nobody listens.
@@ -161,7 +171,12 @@ pub fn create<W: World>(world: &W, kind: u32, ip_protocol: u32) -> Result<Birth,
     if world.in_cgroup(config.proxy_cgroup) || !world.governed() {
         return Ok(Birth::Untagged);
     }
-    if is_followed(kind, ip_protocol) { Ok(Birth::Tag) } else { Err(Refusal::SocketType) }
+    // A ping carries what its sender likes to anybody who answers.
+    let ping = matches!(ip_protocol, protocol::ICMP | protocol::ICMPV6);
+    if !is_followed(kind, ip_protocol) || (ping && !world.admits(&[0; 4], 0, ip_protocol)) {
+        return Err(Refusal::SocketType);
+    }
+    Ok(Birth::Tag)
 }
 
 /// Whether the socket hooks see all that such an inet socket can send.

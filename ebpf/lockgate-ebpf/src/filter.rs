@@ -2,7 +2,7 @@
 
 use crate::{
     decide::{End, Loopback, Packet, World, cross, handshake, leave},
-    maps::{CFG, VOUCHED, is_protected},
+    maps::{CFG, VOUCHED, registered},
     packet::{self, Bytes},
     report,
 };
@@ -11,7 +11,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_skb_cgroup_id, bpf_skb_load_bytes},
 };
 use core::ptr::read_volatile;
-use lockgate_ebpf_common::{Address, Config, Refusal};
+use lockgate_ebpf_common::{Address, Config, Refusal, target};
 
 /// A packet and its context.
 pub struct Skb(pub *mut __sk_buff);
@@ -126,7 +126,11 @@ impl World for Skb {
 
     #[inline(always)]
     fn protected(&self, address: &Address, port: u32) -> bool {
-        is_protected(address, port)
+        registered(address, port) & target::EVERYWHERE != 0
+    }
+
+    fn admits(&self, _: &Address, _: u32, _: u32) -> bool {
+        true
     }
 
     fn listener(&self, _: Loopback, _: u32) -> bool {

@@ -7,7 +7,10 @@ use aya_ebpf::{
     macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
-use lockgate_ebpf_common::{Address, Config, Flow, Handshake, TARGET_EXACT_BITS, TargetKey, capacity, stat};
+use lockgate_ebpf_common::{
+    Address, Config, EGRESS_EXACT_BITS, EgressKey, Flow, Handshake, Seen, TARGET_EXACT_BITS, TargetKey, capacity,
+    stat,
+};
 
 #[map]
 pub static CFG: Array<Config> = Array::with_max_entries(1, 0);
@@ -17,6 +20,10 @@ pub static CAPTURE_CG: HashMap<u64, u32> = HashMap::with_max_entries(capacity::C
 pub static CAPTURE_UID: HashMap<u32, u32> = HashMap::with_max_entries(capacity::UIDS, 0);
 #[map]
 pub static TARGETS: LpmTrie<TargetKey, u32> = LpmTrie::with_max_entries(capacity::TARGETS, BPF_F_NO_PREALLOC);
+#[map]
+pub static EGRESS: LpmTrie<EgressKey, u32> = LpmTrie::with_max_entries(capacity::EGRESS, BPF_F_NO_PREALLOC);
+#[map]
+pub static SEEN: LruHashMap<Seen, u64> = LruHashMap::with_max_entries(capacity::SEEN, 0);
 #[map]
 pub static FLOWS: LruHashMap<Handshake, Flow> = LruHashMap::with_max_entries(capacity::FLOWS, 0);
 #[map]
@@ -61,10 +68,38 @@ pub unsafe fn stored_or_new<T>(map: &'static SkStorage<T>, sk: *mut bpf_sock) ->
     unsafe { value.cast::<T>().as_mut() }
 }
 
-/// Is this destination registered?
+/// Is this destination registered, in whatever network namespace?
 #[inline(always)]
 pub fn is_protected(address: &Address, port: u32) -> bool {
-    TARGETS.get(&Key::new(TARGET_EXACT_BITS, TargetKey::new(address, port))).is_some()
+    registered(address, port) != 0
+}
+
+/// Where this destination is protected (`target`); 0 when it is not registered.
+#[inline(always)]
+pub fn registered(address: &Address, port: u32) -> u32 {
+    let key = Key::new(TARGET_EXACT_BITS, TargetKey::new(address, port));
+    TARGETS.get(&key).copied().unwrap_or(0)
+}
+
+/// Does a set's list hold this destination, on its port or on any?
+#[inline(always)]
+pub fn may_leave(set: u32, address: &Address, port: u32) -> bool {
+    let listed =
+        |port| EGRESS.get(&Key::new(EGRESS_EXACT_BITS, EgressKey::new(set, address, port))).is_some();
+    listed(port) || listed(0)
+}
+
+/// Counts what somebody governed reached without being redirected.
+#[inline(always)]
+pub fn saw(seen: &Seen) {
+    count(stat::UNREGISTERED);
+    if let Some(times) = SEEN.get_ptr_mut(seen) {
+        // SAFETY: a value of the map; a lost increment between two CPUs makes a count a little low.
+        unsafe { *times += 1 };
+    } else {
+        // Full of entries that are in use: the sum above still counts it.
+        let _ = SEEN.insert(seen, &1, 0);
+    }
 }
 
 /// Adds one to a statistic.

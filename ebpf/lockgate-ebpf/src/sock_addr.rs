@@ -5,7 +5,7 @@
 
 use crate::{
     decide::{Dial, LOCALHOST_V4, LOCALHOST_V6, Loopback, Socket, Step, World},
-    maps::{CFG, CONN, LISTENER, count, is_protected, stored, stored_or_new},
+    maps::{CFG, CONN, LISTENER, count, may_leave, registered, saw, stored, stored_or_new},
     netns, task,
 };
 use aya_ebpf::{
@@ -17,7 +17,7 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use core::ptr::{read_volatile, write_volatile};
-use lockgate_ebpf_common::{Address, Config, LISTENER_TAG, V4_MAPPED, stat, state};
+use lockgate_ebpf_common::{Address, Config, LISTENER_TAG, Seen, V4_MAPPED, capture, stat, state, target};
 
 /// The socket and task of one hook invocation.
 pub struct Hook<'a>(pub &'a SockAddrContext);
@@ -128,7 +128,23 @@ impl World for Hook<'_> {
 
     #[inline(always)]
     fn protected(&self, address: &Address, port: u32) -> bool {
-        is_protected(address, port)
+        let registered = registered(address, port);
+        if registered & target::AT_HOME == 0 {
+            return registered != 0;
+        }
+        // SAFETY: the hook's own context.
+        let here = unsafe { netns::cookie(self.0.as_ptr()) };
+        CFG.get(0).is_none_or(|config| config.home_netns == here)
+    }
+
+    #[inline(always)]
+    fn admits(&self, address: &Address, port: u32, ip_protocol: u32) -> bool {
+        let capture = task::capture();
+        if capture & capture::DENY != 0 && !may_leave(capture >> capture::SET_SHIFT, address, port) {
+            return false;
+        }
+        saw(&Seen { cgroup: task::cgroup(), daddr: *address, dport: port, protocol: ip_protocol });
+        true
     }
 
     #[inline(always)]

@@ -7,7 +7,7 @@ use crate::{
 };
 use aya_ebpf::programs::SockContext;
 use core::ptr::read_volatile;
-use lockgate_ebpf_common::{Address, Config, Refusal};
+use lockgate_ebpf_common::{Address, Config, Refusal, capture};
 
 /// The current task, where there is no socket's hook: what would change or look up one says no.
 pub struct Maker;
@@ -57,6 +57,11 @@ impl World for Maker {
     #[inline(always)]
     fn protected(&self, address: &Address, port: u32) -> bool {
         is_protected(address, port)
+    }
+
+    #[inline(always)]
+    fn admits(&self, _: &Address, _: u32, _: u32) -> bool {
+        task::capture() & capture::DENY == 0
     }
 
     fn listener(&self, _: Loopback, _: u32) -> bool {

@@ -42,36 +42,52 @@ pub fn comm() -> [u8; 16] {
 /// By cgroup, one of its ancestors, or uid.
 #[inline(always)]
 pub fn is_governed() -> bool {
+    capture() != 0
+}
+
+/// How the task is captured (`capture`), by the nearest cgroup that says so, or by its uid; 0 when it is not.
+#[inline(always)]
+pub fn capture() -> u32 {
     let current = cgroup();
-    governs(current) || governed_ancestor(current) || governs_uid(owner().0)
+    match of_cgroup(current) {
+        0 => match of_ancestor(current) {
+            0 => of_uid(owner().0),
+            capture => capture,
+        },
+        capture => capture,
+    }
 }
 
 #[inline(always)]
-fn governed_ancestor(current: u64) -> bool {
+fn of_ancestor(current: u64) -> u32 {
+    let mut nearest = 0;
     // Level 0 is the root, which is never governed.
     let mut level = 1;
     while level <= MAX_CGROUP_LEVEL {
         // SAFETY: any level is allowed; below the current one the helper returns 0.
         let id = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
         if id == 0 || id == current {
-            return false;
+            return nearest;
         }
-        if governs(id) {
-            return true;
+        let capture = of_cgroup(id);
+        if capture != 0 {
+            nearest = capture;
         }
         level += 1;
     }
-    false
+    nearest
 }
 
 #[inline(always)]
-fn governs(cgroup: u64) -> bool {
-    CAPTURE_CG.get_ptr(&cgroup).is_some()
+fn of_cgroup(cgroup: u64) -> u32 {
+    // SAFETY: a value of the map, one word: what it held before or after an update.
+    CAPTURE_CG.get_ptr(&cgroup).map_or(0, |value| unsafe { *value })
 }
 
 #[inline(always)]
-fn governs_uid(uid: u32) -> bool {
-    CAPTURE_UID.get_ptr(&uid).is_some()
+fn of_uid(uid: u32) -> u32 {
+    // SAFETY: as above.
+    CAPTURE_UID.get_ptr(&uid).map_or(0, |value| unsafe { *value })
 }
 
 /// Start of the thread-group leader, CLOCK_BOOTTIME ns; 0 when it cannot be read. The offsets come

@@ -5,7 +5,7 @@
 //! killed. Standard input takes one command a line; its end means quit.
 
 use anyhow::{Context as _, Result};
-use lockgate_intercept::{Governed, Instance, Interceptor, Settings, TargetNet};
+use lockgate_intercept::{CaptureEvent, Direction, Egress, EgressNet, Governed, GovernedSet, Instance, Interceptor, Settings, TargetNet};
 use lockgate_model::{addr::ClientAddr, port::Attributor as _};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -31,6 +31,9 @@ struct Request {
     units: Vec<String>,
     #[serde(default)]
     targets: Vec<String>,
+    /// Refuse what is not registered, but for these.
+    #[serde(default)]
+    deny_but: Option<Vec<String>>,
     #[serde(default)]
     port: Option<u16>,
     #[serde(default)]
@@ -61,6 +64,11 @@ enum Command {
     Accept,
     /// In how many other namespaces it listens.
     Namespaces,
+    /// Puts the packet filter on an interface: `in` or `out`.
+    Guard { interface: String, direction: String },
+    Unguard { interface: String, direction: String },
+    Layers,
+    Bypassed,
     SelfTest,
     Place { pid: u32, start_ticks: u64 },
 }
@@ -85,6 +93,9 @@ fn main() -> Result<()> {
         let path = std::env::args().nth(2).context("set-abi PATH VERSION")?;
         return set_abi(&path, std::env::args().nth(3).context("set-abi PATH VERSION")?.parse()?);
     }
+    if argument == "detach-link" {
+        return detach_link(&std::env::args().nth(2).context("detach-link PATH")?);
+    }
     let request: Request = serde_json::from_str(&argument)?;
     match Interceptor::attach(settings(&request)?) {
         Ok(interceptor) => serve(&request, interceptor),
@@ -98,7 +109,9 @@ fn main() -> Result<()> {
 fn settings(request: &Request) -> Result<Settings> {
     let governed = request.cgroups.iter().cloned().map(Governed::Cgroup);
     let governed = governed.chain(request.uids.iter().copied().map(Governed::Uid));
-    let governed = governed.chain(request.units.iter().cloned().map(Governed::Unit)).collect();
+    let governed = governed.chain(request.units.iter().cloned().map(Governed::Unit));
+    let egress = egress(request.deny_but.as_deref())?;
+    let governed = governed.map(|who| GovernedSet { who, egress: egress.clone() }).collect();
     Ok(Settings {
         instance: Instance::new(&request.instance)?,
         governed,
@@ -107,6 +120,19 @@ fn settings(request: &Request) -> Result<Settings> {
         bpffs: None,
         run_cgroup: request.run_cgroup.clone(),
     })
+}
+
+/// `10.0.0.0/8:443`, or without a port.
+fn egress(deny_but: Option<&[String]>) -> Result<Egress> {
+    let Some(texts) = deny_but else { return Ok(Egress::Allow) };
+    let net = |text: &String| {
+        let (address, rest) = text.split_once('/')?;
+        let (prefix, port) = rest.split_once(':').map_or((rest, None), |(prefix, port)| (prefix, Some(port)));
+        let port = port.map(str::parse).transpose().ok()?;
+        EgressNet::new(address.parse().ok()?, prefix.parse().ok()?, port)
+    };
+    let nets = texts.iter().map(|text| net(text).with_context(|| format!("destination {text:?}")));
+    Ok(Egress::Deny(nets.collect::<Result<_>>()?))
 }
 
 /// `10.0.0.0/8:5432`
@@ -151,6 +177,12 @@ fn serve(request: &Request, interceptor: Interceptor) -> Result<()> {
         Ok(()) => accepting(listener),
         Err(error) => tell(&json!({ "event": "accept_failed", "error": error.to_string() })),
     });
+    let mut events = interceptor.events();
+    thread::spawn(move || {
+        while let Some(event) = events.blocking_recv() {
+            tell(&capture_event(&event));
+        }
+    });
     tell(&json!({
         "event": "ready",
         "port": interceptor.port(),
@@ -158,6 +190,7 @@ fn serve(request: &Request, interceptor: Interceptor) -> Result<()> {
         "pins": interceptor.pin_directory(),
         "listeners": interceptor.listeners()?.len(),
         "abilities": interceptor.abilities(),
+        "layers": interceptor.layers(),
     }));
     for line in std::io::stdin().lock().lines() {
         tell(&answer(&interceptor, &gate, &line?));
@@ -197,6 +230,7 @@ fn answer(interceptor: &Interceptor, gate: &Gate, line: &str) -> Value {
                 "attributed": counters.attributed,
                 "unattributed": counters.unattributed,
                 "refused": counters.refused,
+                "unregistered": counters.unregistered,
             }))
         }
         Command::Health => {
@@ -207,6 +241,16 @@ fn answer(interceptor: &Interceptor, gate: &Gate, line: &str) -> Value {
             gate.open();
             Ok(json!({}))
         }
+        Command::Guard { interface, direction } => {
+            interceptor.guard(number_of(&interface)?, direction_of(&direction)?)?;
+            Ok(json!({}))
+        }
+        Command::Unguard { interface, direction } => {
+            interceptor.unguard(number_of(&interface)?, direction_of(&direction)?);
+            Ok(json!({}))
+        }
+        Command::Layers => Ok(json!(interceptor.layers())),
+        Command::Bypassed => Ok(json!(interceptor.bypassed())),
         Command::Namespaces => Ok(json!(interceptor.namespaces())),
         Command::SelfTest => {
             interceptor.self_test()?;
@@ -220,6 +264,38 @@ fn answer(interceptor: &Interceptor, gate: &Gate, line: &str) -> Value {
     match result {
         Ok(answer) => json!({ "event": "answer", "answer": answer }),
         Err(error) => json!({ "event": "answer", "error": format!("{error:#}") }),
+    }
+}
+
+/// In the network namespace of the agent; /sys may show another one.
+fn number_of(interface: &str) -> Result<u32> {
+    Ok(nix::net::if_::if_nametoindex(interface)?)
+}
+
+fn direction_of(text: &str) -> Result<Direction> {
+    match text {
+        "in" => Ok(Direction::In),
+        "out" => Ok(Direction::Out),
+        other => anyhow::bail!("no direction {other:?}"),
+    }
+}
+
+fn capture_event(event: &CaptureEvent) -> Value {
+    match event {
+        CaptureEvent::Refused(refused) => json!({
+            "event": "refused", "reason": refused.reason, "pid": refused.pid, "count": refused.count,
+            "destination": refused.destination,
+        }),
+        CaptureEvent::More { count } => json!({ "event": "more", "count": count }),
+        CaptureEvent::Lost { count } => json!({ "event": "lost", "count": count }),
+        CaptureEvent::HookLost { what, repaired } => {
+            json!({ "event": "hook_lost", "what": what, "repaired": repaired })
+        }
+        CaptureEvent::HooksWhole => json!({ "event": "hooks_whole" }),
+        CaptureEvent::Bypass(bypass) => json!({
+            "event": "bypass", "pid": bypass.pid, "destination": bypass.destination,
+            "protocol": bypass.protocol, "cut": bypass.cut,
+        }),
     }
 }
 
@@ -315,6 +391,22 @@ fn set_abi(path: &str, abi: u32) -> Result<()> {
     bpf(1, &mut [map, key, pointer, 0])?;
     value[..4].copy_from_slice(&abi.to_ne_bytes());
     bpf(2, &mut [map, key, value.as_ptr() as u64, 0])?;
+    Ok(())
+}
+
+/// Takes a pinned link off what it is attached to, as root on the node can, and leaves the pin.
+#[allow(unsafe_code, reason = "bpf(2) has no safe wrapper")]
+fn detach_link(path: &str) -> Result<()> {
+    let bpf = |command: i64, attr: &mut [u64; 4]| {
+        // SAFETY: 32 zero-padded bytes of union bpf_attr; the path outlives the call.
+        let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), size_of_val(attr)) };
+        if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(result) }
+    };
+    const OBJ_GET: i64 = 7;
+    const LINK_DETACH: i64 = 34;
+    let path = std::ffi::CString::new(path)?;
+    let link = u64::try_from(bpf(OBJ_GET, &mut [path.as_ptr() as u64, 0, 0, 0])?)?;
+    bpf(LINK_DETACH, &mut [link, 0, 0, 0])?;
     Ok(())
 }
 

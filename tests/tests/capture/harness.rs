@@ -292,6 +292,19 @@ impl Agent {
         Ok(())
     }
 
+    /// Stops or continues it.
+    pub(crate) fn signal(&self, name: &str) -> Result<()> {
+        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status()?;
+        ensure!(status.success(), "kill -s {name}: {status}");
+        Ok(())
+    }
+
+    /// Whether a layer is in force.
+    pub(crate) fn has(&self, layer: &str) -> bool {
+        let layers = self.ready["layers"].as_array().into_iter().flatten();
+        layers.clone().any(|state| state["layer"] == layer && state["active"] == true)
+    }
+
     /// End of input: leaves in order, pins stay.
     pub(crate) fn quit(mut self) -> Result<()> {
         drop(self.input.take());
@@ -375,6 +388,129 @@ impl Drop for Client {
     }
 }
 
+/// A job that does what it is told, line by line (`capture_evader`).
+pub(crate) struct Evader(Client);
+
+impl Evader {
+    /// In a cgroup.
+    pub(crate) fn start(cgroup: &Path) -> Result<Self> {
+        Self::spawn(&mut Command::new(env!("CARGO_BIN_EXE_capture_evader")), cgroup)
+    }
+
+    /// In another network namespace as well.
+    pub(crate) fn start_in(namespace: &Namespace, cgroup: &Path) -> Result<Self> {
+        Self::spawn(&mut namespace.command(env!("CARGO_BIN_EXE_capture_evader")), cgroup)
+    }
+
+    fn spawn(command: &mut Command, cgroup: &Path) -> Result<Self> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let lines = Lines::of(&mut child)?;
+        let mut evader = Self(Client { child, lines });
+        let joined = evader.act(&format!("join {}", cgroup.display()))?;
+        ensure!(joined == "done", "the job cannot join its cgroup: {joined}");
+        Ok(evader)
+    }
+
+    /// Does one thing; gives what came of it.
+    pub(crate) fn act(&mut self, line: &str) -> Result<String> {
+        self.begin(line)?;
+        self.outcome()
+    }
+
+    /// Begins something whose first outcome is not its last.
+    pub(crate) fn begin(&mut self, line: &str) -> Result<()> {
+        Ok(writeln!(self.0.child.stdin.as_mut().context("standard input")?, "{line}")?)
+    }
+
+    pub(crate) fn outcome(&mut self) -> Result<String> {
+        Ok(self.0.line()?["outcome"].as_str().context("an outcome")?.to_owned())
+    }
+}
+
+/// A service on every address of this host that says back what it hears.
+pub(crate) struct Echo {
+    pub(crate) port: u16,
+    listener: TcpListener,
+}
+
+impl Echo {
+    pub(crate) fn start() -> Result<Self> {
+        let listener = TcpListener::bind("[::]:0")?;
+        let port = listener.local_addr()?.port();
+        let accepting = listener.try_clone()?;
+        thread::spawn(move || {
+            for connection in accepting.incoming() {
+                let Ok(connection) = connection else { return };
+                thread::spawn(move || {
+                    // A client that is cut off is what the test is about.
+                    let _ = std::io::copy(&mut &connection, &mut &connection);
+                });
+            }
+        });
+        Ok(Self { port, listener })
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// As a protected target.
+    pub(crate) fn target(&self) -> String {
+        format!("127.0.0.1/32:{}", self.port)
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
+    }
+}
+
+/// A hook that a test takes away, as root on the node could.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hook<'a> {
+    /// One of the programs at the root.
+    Socket(&'a str),
+    /// The packet filters of all governed cgroups.
+    Packet,
+    /// All LSM programs.
+    Lsm,
+}
+
+impl Lab {
+    /// Kills the agent, which would put it back, and takes hooks away.
+    pub(crate) fn take_away(&self, agent: &mut Agent, hooks: &[Hook<'_>]) -> Result<()> {
+        agent.kill()?;
+        for hook in hooks {
+            self.detach(*hook)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a hook away; a living agent may put it back.
+    pub(crate) fn detach(&self, hook: Hook<'_>) -> Result<()> {
+        let base = Path::new("/sys/fs/bpf/lockgate").join(format!("v1-{}", self.instance));
+        match hook {
+            Hook::Socket(name) => detach_link(&base.join("links").join(name)),
+            Hook::Packet => {
+                let filters = fs::read_dir(base.join("egress"))?.collect::<Result<Vec<_>, _>>()?;
+                ensure!(!filters.is_empty(), "there is no packet filter to take away");
+                filters.iter().try_for_each(|filter| detach_link(&filter.path()))
+            }
+            // These links end with their last holder, which is the pin.
+            Hook::Lsm => {
+                fs::read_dir(base.join("lsm")).into_iter().flatten().try_for_each(|pin| Ok(fs::remove_file(pin?.path())?))
+            }
+        }
+    }
+}
+
+fn detach_link(path: &Path) -> Result<()> {
+    let output = Command::new(env!("CARGO_BIN_EXE_capture_agent")).arg("detach-link").arg(path).output()?;
+    ensure!(output.status.success(), "{}: {output:?}", path.display());
+    Ok(())
+}
+
 /// The `outcome` of every line.
 pub(crate) fn outcomes(lines: &[Value]) -> Vec<&str> {
     lines.iter().map(|line| line["outcome"].as_str().unwrap_or("none")).collect()
@@ -416,6 +552,11 @@ impl Namespace {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/proc/{}/ns/net", self.0.id())).arg(program);
         command
+    }
+
+    /// The process that keeps it.
+    pub(crate) fn holder(&self) -> u32 {
+        self.0.id()
     }
 
     /// Runs a shell command inside.

@@ -2,9 +2,12 @@
 //! a SIGKILL. Needs root; without it every test here fails and says so.
 
 mod attribution;
+mod belts;
 mod bypass;
 mod doctor;
+mod failing;
 mod harness;
+mod interfaces;
 mod namespaces;
 mod redirect;
 mod restart;

@@ -9,27 +9,12 @@ mod tools;
 use anyhow::{Result, ensure};
 use lockgate_tests::{
     agent::built_binary,
+    installed::{client_source as source, installed},
     postgres::{HostAuth, PostgresOptions},
     scratch::Scratch,
     through::{Route, Through},
 };
-use std::path::{Path, PathBuf};
-
-/// A file under `tests/drivers`.
-fn source(name: &str) -> Result<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("drivers").join(name);
-    ensure!(path.exists(), "{} is missing", path.display());
-    Ok(path.display().to_string())
-}
-
-/// Where `cargo xtask setup` put the clients.
-fn installed(name: &str) -> Result<PathBuf> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    let target = target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"));
-    let path = target.join("drivers").join(name);
-    ensure!(path.exists(), "{} is missing: run `cargo xtask setup`", path.display());
-    Ok(path)
-}
+use std::path::Path;
 
 /// A server with one database for each route, and an agent before it.
 async fn world() -> Result<Through> {

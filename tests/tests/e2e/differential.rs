@@ -163,6 +163,64 @@ const PIECES: &[&str] = &[
     "with recursive r as (select 1 union all select 1 from r)",
     "fetch all from c",
     "current_setting('a.b')",
+    "run('select 1')",
+    "run('delete from t')",
+    "run('select f()')",
+    "run(format('select %s', 'f()'))",
+    "run(format('select %I', 'a'))",
+    "run(format('select %L', 'a'))",
+    "run('select ' || quote_literal('a'))",
+    "run(coalesce(null, 'select 1'))",
+    "run($$select 'a'$$)",
+    "run(E'select \\'a\\'')",
+    "run('select run(''select 1'')')",
+    "plan('select 1')",
+    "plan('analyze select f()')",
+    "plan('(analyze) delete from t')",
+    "plan(loud => true, query =>",
+    "swap('select 1')",
+    "shadow('select 1')",
+    "chain('select 1')",
+    "count_of('t')",
+    "count_of('t; delete from t')",
+    "'select 1'",
+    "'delete from t returning 1'",
+    "'; delete from t; --'",
+    "''; delete from t; --''",
+    "select run(",
+    "format('%s', ",
+    "concat('select ', ",
+    "json_scalar('a')",
+    "json_value('{}', '$')",
+    "json_array(1, 2)",
+    "json_object('{a,1}')",
+    "merge_action()",
+];
+
+/// Statements that run texts, beside the corpora: their mutants meet the traps that run texts.
+const TEXTS: &[&str] = &[
+    "select run('select 1')",
+    "select * from run('select id::text from t where a = ''x''')",
+    "select run('select ' || '1')",
+    "select run(format('select %s from %I where a = %L', 'id', 't', 'x'))",
+    "select run(format('select %2$L, %1$s', '1', 'a'))",
+    "select run(concat('select ', 1, null, '::text'))",
+    "select run(coalesce(null, 'select 1'))",
+    "select run('select * from ' || quote_ident('t') || ' where a = ' || quote_literal('x'))",
+    "select run($$select 'a' || E'\\''$$)",
+    "select plan('select * from t')",
+    "select plan('select * from t', true)",
+    "select plan(loud => false, query => 'select count(*) from orders')",
+    "select count_of('t')",
+    "select count_of('orders'), count_of(null)",
+    "select chain('select 1')",
+    "select chain('select ''select 1''')",
+    "select * from run('select name from customers') r join plan('select 1') p on true",
+    "select run('select plan(''select 1'')')",
+    "explain analyze select run('select 1')",
+    "with w as (select run('select 1') as x) select * from w where x = '1'",
+    "select again('select 1')",
+    "select definer('select 1')",
 ];
 
 const SETUP: &str = "
@@ -197,6 +255,26 @@ const SETUP: &str = "
     alter table watched enable row level security;
     create policy p on watched using (f() = 1);
     create table parent (id int); create table child () inherits (parent); insert into child values (1);
+    create function run(text) returns setof text language plpgsql as $$ begin return query execute $1; end $$;
+    create function plan(query text, loud bool default false) returns setof text language plpgsql as
+        $$ begin return query execute 'explain ' || query; end $$;
+    create function count_of(name text) returns bigint language plpgsql strict as
+        $$ declare n bigint; begin execute format('select count(*) from %I', name) into n; return n; end $$;
+    create function swap(q text) returns setof text language plpgsql as
+        $$ begin q := 'delete from t returning a'; return query execute q; end $$;
+    create function shadow(q text) returns setof text language plpgsql as
+        $$ begin declare q text := 'delete from t returning a'; begin return query execute q; end; end $$;
+    create function chain(q text) returns setof text language plpgsql as
+        $$ declare l text; begin for l in execute q loop return next l; end loop; return query execute 'select ' || quote_nullable(q); end $$;
+    create function again(q text) returns setof text language plpgsql as
+        $$ begin if q <> '' then perform again(''); end if; return query execute 'delete from t returning a'; end $$;
+    create function definer(q text) returns setof text language plpgsql security definer set search_path = evil as
+        $$ begin return query execute q; end $$;
+    create function json_scalar(text) returns int language sql as 'select f()';
+    create function json_value(text, text) returns int language sql as 'select f()';
+    create function json_array(int, int) returns int language sql as 'select f()';
+    create function json_object(int) returns int language sql as 'select f()';
+    create function merge_action() returns int language sql as 'select f()';
     create role reader login; grant all on all tables in schema public to reader; grant all on all sequences in schema public to reader;
     grant usage on schema evil to reader; grant create on schema public to reader";
 
@@ -284,10 +362,15 @@ impl Mutation {
         let mut counts = Counts::default();
         // The seeds themselves first.
         let mut first = self.seeds.clone().into_iter();
+        let texts: Vec<String> = TEXTS.iter().map(|seed| (*seed).to_owned()).collect();
         let (mut grown, mut met) = (Vec::new(), HashSet::new());
         while Instant::now() < self.until {
             // What ran is mutated again, half of the time; more would drift into a few shapes that always run.
-            let from = if self.random.below(2) == 0 && !grown.is_empty() { &grown } else { &self.seeds };
+            let from = match self.random.below(8) {
+                0..4 if !grown.is_empty() => &grown,
+                4 => &texts,
+                _ => &self.seeds,
+            };
             let text = first.next().unwrap_or_else(|| mutant(from, &self.seeds, &mut self.random));
             let digest = {
                 let mut hasher = DefaultHasher::new();
@@ -368,6 +451,7 @@ fn seeds() -> Result<Vec<String>> {
     }
     let attempts = include_str!("../../fixtures/leaks/attempts.sql").lines();
     seeds.extend(attempts.filter(|line| !line.starts_with("--") && !line.contains('\\')).map(str::to_owned));
+    seeds.extend(TEXTS.iter().map(|seed| (*seed).to_owned()));
     seeds.retain(|seed| !seed.is_empty());
     Ok(seeds)
 }

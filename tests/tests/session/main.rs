@@ -1,8 +1,10 @@
 //! Sessions through the proxy, with real psql and a real PostgreSQL.
 
 mod caps;
+mod copies;
 mod drivers;
 mod exports;
+mod handshakes;
 mod masking;
 mod operating;
 mod pipeline;

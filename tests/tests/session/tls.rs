@@ -16,6 +16,7 @@ use lockgate_proxy::{
 };
 use lockgate_tests::{
     certificate::TestCa,
+    installed::{client_source, installed},
     postgres::{HostAuth, PostgresOptions, TestPostgres},
     scratch::Scratch,
 };
@@ -167,6 +168,55 @@ fn a_client_may_begin_with_tls() -> Result<()> {
         |closing: &Closing| closing.detail.as_deref().is_some_and(|text| text.contains("set its client_tls"));
     plain.wait_for("the record", |_| last_closing(&plain).as_ref().is_some_and(told))?;
     plain.finish()?;
+    Ok(())
+}
+
+/// The newest libpq: TLS without asking for it, protocol 3.2, and cancellations that go the same way. What it says through
+/// lockgate is what it says to a server of its own version, as far as there is one.
+#[test]
+fn libpq_18_begins_with_tls_speaks_3_2_and_cancels_inside_tls() -> Result<()> {
+    let lab = Issuing::start()?;
+    let python = installed("python/bin/python3")?;
+    let script = client_source("python/libpq18.py")?;
+    let output = lab
+        .world
+        .command("psql")
+        .get_envs()
+        .fold(&mut Command::new(python), |command, (name, value)| match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        })
+        .args(["-I", &script])
+        .env("PGHOST", NAME)
+        .env("PGHOSTADDR", "127.0.0.1")
+        .env("PGSSLMODE", "verify-full")
+        .env("PGSSLROOTCERT", lab.files.path().join("ca.crt"))
+        .env("PLAIN_PORT", lab.world.port.to_string())
+        .output()?;
+    let said = String::from_utf8(output.stdout)?;
+    ensure!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    let session = |label: &str, tls: &str, protocol: &str| {
+        format!("{label}: 42 tls={tls} protocol={protocol} cancelled after\n")
+    };
+    let mut expected = "libpq 18\n".to_owned();
+    for negotiation in ["postgres", "direct"] {
+        for (asked, got) in [("3.0", "30000"), ("3.2", "30002"), ("latest", "30002")] {
+            expected += &session(&format!("{negotiation} {asked}"), "True", got);
+        }
+    }
+    expected += &session("at least 3.2", "True", "30002");
+    expected += &session("plain 3.2", "False", "30002");
+    ensure!(said == expected, "it said\n{said}\nand not\n{expected}");
+    // Every session has its closing record, and every cancellation is a connection of its own.
+    let cancellations = |events: &[EventKind]| {
+        let reasons = events.iter().filter(|event| {
+            matches!(event, EventKind::FlowRefused { closing, .. } if closing.reason == CloseReason::CancelRequest)
+        });
+        reasons.count() == 8
+    };
+    lab.world.wait_for("the cancellations' records", cancellations)?;
+    let (started, ended) = lab.world.finish()?;
+    ensure!((started, ended) == (8, 8), "{started} sessions, {ended} closed");
     Ok(())
 }
 

@@ -286,6 +286,8 @@ pub(crate) struct Options {
     pub(crate) server: Option<PostgresOptions>,
     /// More about the target, once its server is there.
     pub(crate) target: Option<Adjust>,
+    /// Other bounds than the usual ones.
+    pub(crate) limits: Limits,
 }
 
 /// What a test changes about its target.
@@ -335,6 +337,7 @@ impl World {
             upstream_tls: UpstreamTls::disable(),
             upstream_host: None,
             credential: Credential::trusted("app"),
+            dial_from: Default::default(),
         };
         if let Some(adjust) = options.target {
             adjust(&mut settings, &server);
@@ -342,12 +345,13 @@ impl World {
         let settings = ProxySettings {
             node: NodeName::from("test"),
             targets: vec![settings],
-            limits: Limits::default(),
+            limits: options.limits,
         };
         let ports = Ports {
             recorder: recorder.clone(),
             approvals: approvals.clone(),
             attributor: Arc::new(OneWorkload { destination: server.addr() }),
+            confirmer: None,
             ambient: Arc::new(CountingAmbient::default()),
             policy: Arc::new(ArcSwap::from_pointee(loaded.policy)),
             mask_keys: Arc::new(ArcSwap::from_pointee(MaskKeys::new())),

@@ -76,7 +76,8 @@ impl Subject {
             Self::ServiceAccount => is(pod.and_then(|pod| pod.service_account.as_deref())),
             Self::Repository => is(ci.and_then(|ci| ci.repository.as_deref())),
             Self::Actor => {
-                is(ci.and_then(|ci| ci.actor.as_deref())) || is(ci.and_then(|ci| ci.triggering_actor.as_deref()))
+                is(ci.and_then(|ci| ci.actor.as_deref()))
+                    || is(ci.and_then(|ci| ci.triggering_actor.as_deref()))
             }
         }
     }

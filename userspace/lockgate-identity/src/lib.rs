@@ -34,7 +34,7 @@ use lockgate_model::{
     workload::Workload,
 };
 use std::{sync::Arc, time::Duration};
-use tokio::sync::Semaphore;
+use tokio::{runtime::Handle, sync::Semaphore};
 
 /// Workloads that are confirmed at one time: each may wait for servers, and holds a process's secrets meanwhile.
 const AT_ONCE: usize = 64;
@@ -70,6 +70,8 @@ pub struct Identity {
     kinds: Kinds,
     places: Semaphore,
     looks: Arc<Semaphore>,
+    /// Whose threads may hang in a job's files: not those of whoever asks.
+    runtime: Handle,
 }
 
 impl Identity {
@@ -93,6 +95,7 @@ impl Identity {
             kinds: Kinds::compile(&settings.kinds)?,
             places: Semaphore::new(AT_ONCE),
             looks: Arc::new(Semaphore::new(LOOKS)),
+            runtime: Handle::current(),
         })
     }
 
@@ -123,7 +126,7 @@ impl Identity {
     ) -> Option<T> {
         let permit = tokio::time::timeout(LOOKING, self.looks.clone().acquire_owned()).await.ok()?.ok()?;
         let (witness, flow) = (self.witness.clone(), flow.clone());
-        let looking = tokio::task::spawn_blocking(move || {
+        let looking = self.runtime.spawn_blocking(move || {
             let found = read(&*witness, &flow);
             drop(permit);
             found

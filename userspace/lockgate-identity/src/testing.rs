@@ -107,7 +107,9 @@ async fn answer(State(script): State<Arc<Mutex<Script>>>, request: Request<Body>
     let asked = Asked {
         path: uri.path().to_owned(),
         query: uri.query().unwrap_or_default().to_owned(),
-        headers: headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect(),
+        headers: headers
+            .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+            .collect(),
     };
     let answer = {
         let mut script = script.lock().unwrap();

@@ -1,6 +1,6 @@
 //! The kernel ABI's types as aya wants them: plain old data in a local wrapper.
 
-use lockgate_ebpf_common::{Config, Flow, KernelOffsets, TargetKey};
+use lockgate_ebpf_common::{Config, EgressKey, Flow, KernelOffsets, Seen, TargetKey};
 
 /// A value that is copied to and from the kernel byte by byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,3 +15,7 @@ unsafe impl aya::Pod for Raw<Flow> {}
 unsafe impl aya::Pod for Raw<TargetKey> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Raw<KernelOffsets> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<EgressKey> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<Seen> {}

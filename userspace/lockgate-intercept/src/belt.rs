@@ -91,8 +91,8 @@ impl Belts {
         let Ok(program) = &self.packet else { return };
         self.unfiltered = None;
         for id in governed {
-            let whole = self.governed.get(id).is_some_and(is_attached);
-            if whole {
+            // One that somebody took off is put back, and told, by `check`.
+            if self.governed.contains_key(id) {
                 continue;
             }
             match put_on_cgroup(program.as_fd(), tree, *id, &self.pins.egress(*id)) {
@@ -134,7 +134,10 @@ impl Belts {
         let program = if sys::has_link_layer(interface) { &filters.ethernet } else { &filters.plain };
         let path = self.pins.interface(&guarded.name());
         let link = put_on_interface(program.as_fd(), guarded, &path)
-            .map_err(|error| format!("interface {interface}: {error}"))?;
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::InvalidInput => format!("{error}; such filters need a kernel of at least 6.6"),
+                _ => error.to_string(),
+            })?;
         self.guarded.insert(guarded, link);
         Ok(())
     }

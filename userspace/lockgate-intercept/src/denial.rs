@@ -74,6 +74,8 @@ pub struct Counters {
     pub events_lost: u64,
     /// Refusals of every kind together.
     pub refused: u64,
+    /// Governed connections and datagrams to destinations that are not registered, let through.
+    pub unregistered: u64,
 }
 
 /// The reading ends.
@@ -133,6 +135,7 @@ impl Reports {
             stale: sum(stat::STALE),
             flows_full: sum(stat::FLOWS_FULL),
             events_lost: sum(stat::EVENTS_LOST),
+            unregistered: sum(stat::UNREGISTERED),
             refused: Refusal::ALL.into_iter().map(|refusal| sum(refusal as u32)).sum(),
         }
     }

@@ -52,6 +52,15 @@ pub enum InterceptError {
         /// The loader's or verifier's words.
         reason: String,
     },
+    /// The kernel is too old to capture without holes.
+    #[error(
+        "Linux {release} is too old: its sock_ops programs have no bpf_get_netns_cookie, so connections of two network namespaces \
+         cannot be told apart, and a mounted net_cls or net_prio takes sockets out of the hooks. lockgate needs a kernel of at least 5.15"
+    )]
+    Kernel {
+        /// The running one.
+        release: String,
+    },
     /// Pins of a build that this one must not touch.
     #[error(
         "the maps pinned in {path} have ABI {found}, this build has {expected}: their hooks stay in force and refuse governed \
@@ -150,6 +159,7 @@ impl InterceptError {
             Self::Glob { .. } => "glob",
             Self::Btf { .. } => "btf",
             Self::Load { .. } => "load",
+            Self::Kernel { .. } => "kernel",
             Self::IncompatiblePins { .. } => "incompatible_pins",
             Self::Running { .. } => "running",
             Self::PortTaken { .. } => "port_taken",

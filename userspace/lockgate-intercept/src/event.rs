@@ -68,24 +68,34 @@ pub struct Refused {
     pub count: u64,
 }
 
-/// The sending end.
-#[derive(Debug, Default)]
+/// The sending end. What happens before anybody listens waits too.
+#[derive(Debug)]
 pub(crate) struct Events {
-    sender: Mutex<Option<Sender<CaptureEvent>>>,
+    sender: Mutex<Sender<CaptureEvent>>,
+    first: Mutex<Option<Receiver<CaptureEvent>>>,
     missed: AtomicU64,
 }
 
-impl Events {
-    /// From now on events wait for this receiver.
-    pub(crate) fn subscribe(&self) -> Receiver<CaptureEvent> {
+impl Default for Events {
+    fn default() -> Self {
         let (sender, receiver) = channel(WAITING);
-        *self.sender.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        Self { sender: Mutex::new(sender), first: Mutex::new(Some(receiver)), missed: AtomicU64::new(0) }
+    }
+}
+
+impl Events {
+    /// The receiver: the first one has everything since the start, a later one replaces it.
+    pub(crate) fn subscribe(&self) -> Receiver<CaptureEvent> {
+        if let Some(first) = self.first.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return first;
+        }
+        let (sender, receiver) = channel(WAITING);
+        *self.sender.lock().unwrap_or_else(PoisonError::into_inner) = sender;
         receiver
     }
 
     pub(crate) fn tell(&self, event: CaptureEvent) {
         let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(sender) = &*sender else { return };
         let missed = self.missed.swap(0, Ordering::Relaxed);
         if missed > 0 && sender.try_send(CaptureEvent::Lost { count: missed }).is_err() {
             self.missed.fetch_add(missed, Ordering::Relaxed);
@@ -164,6 +174,7 @@ mod tests {
         let events = Events::default();
         events.tell(CaptureEvent::HooksWhole);
         let mut receiver = events.subscribe();
+        assert_eq!(receiver.try_recv(), Ok(CaptureEvent::HooksWhole), "from before it was asked for");
         for _ in 0..WAITING + 5 {
             events.tell(CaptureEvent::HooksWhole);
         }

@@ -2,12 +2,13 @@
 
 use crate::{
     cgroup::{CgroupId, Tree, path_of_process},
+    egress::{Egress, EgressMap, EgressNet},
     error::InterceptError,
 };
 use aya::maps::{HashMap, MapData};
 use globset::{GlobBuilder, GlobMatcher};
-use lockgate_ebpf_common::{capacity, map};
-use std::{collections::BTreeSet, path::PathBuf};
+use lockgate_ebpf_common::{capacity, capture, map};
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// cgroups that are looked at when unit globs are resolved; a host with more needs a more exact rule.
 const WALKED_CGROUPS: usize = 65_536;
@@ -23,27 +24,69 @@ pub enum Governed {
     Unit(String),
 }
 
-/// `govern:` with its globs compiled.
+/// Some of those who are governed, and what they may reach besides targets. Where several fit, the nearest cgroup
+/// counts, and cgroups before users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GovernedSet {
+    /// Who.
+    pub who: Governed,
+    /// What.
+    pub egress: Egress,
+}
+
+impl From<Governed> for GovernedSet {
+    fn from(who: Governed) -> Self {
+        Self { who, egress: Egress::Allow }
+    }
+}
+
+/// `govern:` with its globs compiled; each entry with its value in the kernel's maps.
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
-    cgroups: Vec<String>,
-    uids: BTreeSet<u32>,
-    units: Vec<GlobMatcher>,
+    cgroups: Vec<(String, u32)>,
+    uids: BTreeMap<u32, u32>,
+    units: Vec<(GlobMatcher, u32)>,
+    /// What sets with a default of deny may reach; a set's number is its place, from 1.
+    lists: Vec<Vec<EgressNet>>,
 }
 
 impl Rules {
     /// `run` is the cgroup of `lockgate run`, which is governed whatever the configuration says.
-    pub(crate) fn compile(governed: &[Governed], run: Option<&str>) -> Result<Self, InterceptError> {
+    pub(crate) fn compile(governed: &[GovernedSet], run: Option<&str>) -> Result<Self, InterceptError> {
         let mut rules = Self::default();
-        rules.cgroups.extend(run.map(str::to_owned));
-        for entry in governed {
-            match entry {
-                Governed::Cgroup(path) => rules.cgroups.push(path.clone()),
-                Governed::Uid(uid) => drop(rules.uids.insert(*uid)),
-                Governed::Unit(pattern) => rules.units.push(glob(pattern)?),
+        for GovernedSet { who, egress } in governed {
+            let value = rules.value(egress)?;
+            match who {
+                Governed::Cgroup(path) => rules.cgroups.push((path.clone(), value)),
+                Governed::Uid(uid) => *rules.uids.entry(*uid).or_default() |= value,
+                Governed::Unit(pattern) => rules.units.push((glob(pattern)?, value)),
             }
         }
+        // One below a governed cgroup is governed as that one is.
+        if let Some(run) = run.filter(|run| !rules.covers(run)) {
+            rules.cgroups.push((run.to_owned(), capture::REGISTERED));
+        }
         Ok(rules)
+    }
+
+    /// The value of [`capture`] for a set; sets with the same list share a number.
+    fn value(&mut self, egress: &Egress) -> Result<u32, InterceptError> {
+        let Egress::Deny(list) = egress else { return Ok(capture::REGISTERED) };
+        let place = self.lists.iter().position(|known| known == list).unwrap_or_else(|| {
+            self.lists.push(list.clone());
+            self.lists.len() - 1
+        });
+        let set = u16::try_from(place + 1).map_err(|_| InterceptError::TooMany {
+            what: "lists of allowed destinations",
+            got: place + 1,
+            max: u32::from(u16::MAX),
+        })?;
+        Ok(capture::REGISTERED | capture::DENY | u32::from(set) << capture::SET_SHIFT)
+    }
+
+    /// The lists with the numbers of their sets.
+    pub(crate) fn lists(&self) -> Vec<(u16, &[EgressNet])> {
+        (1..).zip(self.lists.iter().map(Vec::as_slice)).collect()
     }
 
     /// Whether the answer can change while the configuration does not.
@@ -53,7 +96,7 @@ impl Rules {
 
     /// The first governed cgroup: where a probe may put a child.
     pub(crate) fn first_cgroup(&self) -> Option<&str> {
-        self.cgroups.first().map(String::as_str)
+        self.cgroups.first().map(|(path, _)| path.as_str())
     }
 
     /// Whether a cgroup is governed by itself or through an ancestor.
@@ -63,14 +106,14 @@ impl Rules {
         });
         ancestors.into_iter().any(|ancestor| {
             let unit = ancestor.rsplit('/').next().unwrap_or_default();
-            self.cgroups.iter().any(|path| path.trim_matches('/') == ancestor.trim_matches('/'))
-                || self.units.iter().any(|glob| glob.is_match(unit))
+            self.cgroups.iter().any(|(path, _)| path.trim_matches('/') == ancestor.trim_matches('/'))
+                || self.units.iter().any(|(glob, _)| glob.is_match(unit))
         })
     }
 
     /// The directories of governed cgroups, ancestors first, at most `bound` of them.
     pub(crate) fn directories(&self, tree: &Tree, bound: usize) -> Vec<PathBuf> {
-        let named = self.cgroups.iter().filter_map(|path| tree.directory(path).ok());
+        let named = self.cgroups.iter().filter_map(|(path, _)| tree.directory(path).ok());
         let mut found = tree.below(named.collect(), bound);
         if self.has_globs() {
             let units = tree.walk(WALKED_CGROUPS).into_iter().filter(|(path, _)| self.covers(path));
@@ -82,24 +125,27 @@ impl Rules {
     /// Whether this process is governed by its cgroup or its user; no when it is gone.
     pub(crate) fn governs(&self, pid: u32) -> bool {
         let by_cgroup = || matches!(path_of_process(pid), Ok(Some(path)) if self.covers(&path));
-        let by_uid = || uid_of_process(pid).is_some_and(|uid| self.uids.contains(&uid));
+        let by_uid = || uid_of_process(pid).is_some_and(|uid| self.uids.contains_key(&uid));
         by_cgroup() || (!self.uids.is_empty() && by_uid())
     }
 
     /// What is governed now; missing cgroups of `Governed::Cgroup` are made.
     pub(crate) fn resolve(&self, tree: &Tree) -> Result<Resolved, InterceptError> {
-        let mut cgroups = BTreeSet::new();
-        for path in &self.cgroups {
-            cgroups.insert(tree.create(path)?);
+        let mut cgroups = BTreeMap::new();
+        for (path, value) in &self.cgroups {
+            // Named twice: a list that refuses counts before none.
+            let known: &mut u32 = cgroups.entry(tree.create(path)?).or_default();
+            *known = (*known).max(*value);
         }
         if self.has_globs() {
             for (path, directory) in tree.walk(WALKED_CGROUPS) {
                 let unit = path.rsplit('/').next().unwrap_or_default();
+                let value = self.units.iter().find(|(glob, _)| glob.is_match(unit)).map(|(_, value)| *value);
                 // Gone between the walk and now: nothing to govern.
-                if self.units.iter().any(|glob| glob.is_match(unit))
+                if let Some(value) = value
                     && let Ok(id) = tree.id_of(&directory)
                 {
-                    cgroups.insert(id);
+                    cgroups.entry(id).or_insert(value);
                 }
             }
         }
@@ -127,23 +173,29 @@ fn glob(pattern: &str) -> Result<GlobMatcher, InterceptError> {
     Ok(glob.compile_matcher())
 }
 
-/// What the kernel shall govern.
+/// What the kernel shall govern, each with its value of [`capture`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Resolved {
-    pub(crate) cgroups: BTreeSet<CgroupId>,
-    pub(crate) uids: BTreeSet<u32>,
+    pub(crate) cgroups: BTreeMap<CgroupId, u32>,
+    pub(crate) uids: BTreeMap<u32, u32>,
 }
 
-/// The kernel's `CAPTURE_CG` and `CAPTURE_UID`.
+/// The kernel's `CAPTURE_CG`, `CAPTURE_UID` and `EGRESS`.
 pub(crate) struct GovernMaps {
     pub(crate) cgroups: HashMap<MapData, u64, u32>,
     pub(crate) uids: HashMap<MapData, u32, u32>,
+    pub(crate) egress: EgressMap,
 }
 
 impl GovernMaps {
     /// Makes the maps hold exactly what was resolved: new entries first.
-    pub(crate) fn set(&mut self, resolved: &Resolved) -> Result<(), InterceptError> {
-        let cgroups: BTreeSet<u64> = resolved.cgroups.iter().map(|id| id.0).collect();
+    pub(crate) fn set(
+        &mut self,
+        resolved: &Resolved,
+        lists: &[(u16, &[EgressNet])],
+    ) -> Result<(), InterceptError> {
+        let cgroups: BTreeMap<u64, u32> = resolved.cgroups.iter().map(|(id, value)| (id.0, *value)).collect();
+        self.egress.set(lists)?;
         sync(&mut self.cgroups, &cgroups, map::CAPTURE_CG, "governed cgroups", capacity::CGROUPS)?;
         sync(&mut self.uids, &resolved.uids, map::CAPTURE_UID, "governed uids", capacity::UIDS)
     }
@@ -151,7 +203,7 @@ impl GovernMaps {
 
 fn sync<K: aya::Pod + Ord>(
     map: &mut HashMap<MapData, K, u32>,
-    wanted: &BTreeSet<K>,
+    wanted: &BTreeMap<K, u32>,
     name: &'static str,
     what: &'static str,
     max: u32,
@@ -159,12 +211,14 @@ fn sync<K: aya::Pod + Ord>(
     if wanted.len() > max as usize {
         return Err(InterceptError::TooMany { what, got: wanted.len(), max });
     }
-    let present: BTreeSet<K> = map.keys().flatten().collect();
-    for key in wanted.difference(&present) {
-        map.insert(*key, 1, 0).map_err(InterceptError::map(name))?;
+    let mut stale: BTreeMap<K, u32> = map.iter().flatten().collect();
+    for (key, value) in wanted {
+        if stale.remove(key) != Some(*value) {
+            map.insert(*key, *value, 0).map_err(InterceptError::map(name))?;
+        }
     }
-    for key in present.difference(wanted) {
-        map.remove(key).map_err(InterceptError::map(name))?;
+    for key in stale.into_keys() {
+        map.remove(&key).map_err(InterceptError::map(name))?;
     }
     Ok(())
 }
@@ -176,7 +230,10 @@ mod tests {
     #[test]
     fn descendants_are_governed_with_their_ancestors() {
         let rules = Rules::compile(
-            &[Governed::Cgroup("/lockgate/run".to_owned()), Governed::Unit("runner-*.service".to_owned())],
+            &[
+                Governed::Cgroup("/lockgate/run".to_owned()).into(),
+                Governed::Unit("runner-*.service".to_owned()).into(),
+            ],
             None,
         )
         .unwrap();
@@ -192,6 +249,21 @@ mod tests {
         ] {
             assert_eq!(rules.covers(path), expected, "{path}");
         }
+    }
+
+    #[test]
+    fn sets_with_the_same_list_share_a_number_and_the_run_cgroup_weakens_none() {
+        let net = EgressNet::new("10.0.0.0".parse().unwrap(), 8, None).unwrap();
+        let deny = |nets: &[EgressNet]| Egress::Deny(nets.to_vec());
+        let set = |path: &str, egress| GovernedSet { who: Governed::Cgroup(path.to_owned()), egress };
+        let governed =
+            [set("/a", Egress::Allow), set("/b", deny(&[])), set("/c", deny(&[net])), set("/d", deny(&[]))];
+        let rules = Rules::compile(&governed, Some("/b/run")).unwrap();
+        let denying = capture::REGISTERED | capture::DENY;
+        let values: Vec<u32> = rules.cgroups.iter().map(|(_, value)| *value).collect();
+        assert_eq!(values, [capture::REGISTERED, denying | 1 << 16, denying | 2 << 16, denying | 1 << 16]);
+        assert_eq!(rules.lists(), [(1, &[][..]), (2, &[net][..])]);
+        assert_eq!(Rules::compile(&governed, Some("/run")).unwrap().cgroups.len(), 5);
     }
 
     #[test]

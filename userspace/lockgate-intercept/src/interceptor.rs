@@ -15,12 +15,14 @@ use crate::{
     error::{Doing as _, InterceptError, chain},
     event::{CaptureEvent, Events},
     flow::FlowTable,
-    govern::{GovernMaps, Governed, Rules},
+    egress::EgressMap,
+    govern::{GovernMaps, GovernedSet, Rules},
     layer::{Layer, LayerState, states},
     listener::Listeners,
     object::{Features, Object},
     outpost::Outposts,
     pin::{Instance, Link, LinkState, Pins},
+    probe::kernel_release,
     run::Runs,
     self_test::Expected,
     sweep::{Bypass, sweep},
@@ -30,7 +32,7 @@ use crate::{
     workload::Reader,
 };
 use aya::maps::{Array, Map, MapData, SkStorage};
-use lockgate_ebpf_common::{ABI_VERSION, Config, LISTENER_TAG, map};
+use lockgate_ebpf_common::{ABI_VERSION, Config, LISTENER_TAG, capture, map, target as scope};
 use lockgate_model::{
     addr::{ClientAddr, OriginalDst},
     flow::Flow,
@@ -63,7 +65,7 @@ pub struct Settings {
     /// Which instance.
     pub instance: Instance,
     /// Whose egress is redirected.
-    pub governed: Vec<Governed>,
+    pub governed: Vec<GovernedSet>,
     /// Which destinations.
     pub targets: Vec<TargetNet>,
     /// The listener's port; by default the one that is pinned, or else a free one.
@@ -148,17 +150,21 @@ impl Interceptor {
         let undo = Undo { pins: &pins, armed: pinned.is_none() };
         pins.create()?;
         let mut object = Object::load(&pins.maps())?;
+        if !object.features.netns_cookie {
+            return Err(InterceptError::Kernel { release: kernel_release() });
+        }
         let mut config =
             Config { abi: ABI_VERSION, proxy_cgroup: proxy_cgroup.0, ..pinned.unwrap_or_default() };
         offsets.put_into(&mut config);
         let mut config_map: Array<MapData, Raw<Config>> = take(&mut object, map::CFG)?;
+        let own_netns = netns_cookie().doing(|| "read the own network namespace".to_owned())?;
+        config.home_netns = own_netns;
         // The bind guard reads the proxy's cgroup from here; the port is still the old one, or none.
         write_config(&mut config_map, config)?;
         let mut kept = match u16::try_from(config.port) {
             Ok(port) if port != 0 => Listeners::adopt(kept, port),
             Ok(_) | Err(_) => HashMap::new(),
         };
-        let own_netns = netns_cookie().doing(|| "read the own network namespace".to_owned())?;
         let listeners = match kept.remove(&own_netns) {
             Some(listeners) => listeners,
             None => bind(settings.port, config.port)?,
@@ -181,6 +187,7 @@ impl Interceptor {
         let maps = GovernMaps {
             cgroups: take(&mut object, map::CAPTURE_CG)?,
             uids: take(&mut object, map::CAPTURE_UID)?,
+            egress: EgressMap::new(take(&mut object, map::EGRESS)?),
         };
         let mut governance = Governance { rules, probe: None, maps, cgroups: BTreeSet::new() };
         governance.apply(&tree)?;
@@ -299,7 +306,7 @@ impl Interceptor {
     }
 
     /// Replaces who is governed: new ones are in force before old ones go.
-    pub fn set_governed(&self, governed: &[Governed]) -> Result<(), InterceptError> {
+    pub fn set_governed(&self, governed: &[GovernedSet]) -> Result<(), InterceptError> {
         let run = self.core.runs.as_ref().map(Runs::path);
         let rules = Rules::compile(governed, run)?;
         let mut current = self.core.governance();
@@ -407,10 +414,8 @@ impl Health {
 impl Attributor for Interceptor {
     fn flow(&self, accepted: BorrowedFd<'_>, client: ClientAddr) -> Result<Flow, FlowError> {
         let mut flow = self.core.flows.read(accepted, client)?;
-        // Elsewhere, this host's addresses and loopback are other services.
-        if !self.is_elsewhere(flow.netns_cookie) {
-            flow.original_dst = self.core.registered_form(flow.original_dst);
-        }
+        let elsewhere = self.is_elsewhere(flow.netns_cookie);
+        flow.original_dst = self.core.registered_form(flow.original_dst, elsewhere);
         if self.core.expected.take(&flow) {
             return Err(FlowError::Mismatch("this is a self-test, there is nothing to serve".to_owned()));
         }
@@ -474,6 +479,9 @@ impl Core {
 
     /// The packet filters follow what is governed.
     fn follow(&self) {
+        if self.is_detached(&self.socket_health()) {
+            return self.belts().drop_all();
+        }
         let cgroups = self.governance().cgroups.clone();
         self.belts().follow(&self.tree, &cgroups);
     }
@@ -501,7 +509,7 @@ impl Core {
     pub(crate) fn sweep(&self) -> Vec<Bypass> {
         let targets: Vec<TargetNet> = {
             let targets = self.targets();
-            with_local_forms(&targets.configured, &targets.local).into_iter().collect()
+            with_local_forms(&targets.configured, &targets.local).into_keys().collect()
         };
         let elsewhere = self.outposts().len() > 0;
         let found = sweep(&targets, elsewhere, || self.governed_processes());
@@ -520,9 +528,11 @@ impl Core {
         pids.filter(|pid| *pid != own && governed.rules.governs(*pid)).collect()
     }
 
-    fn registered_form(&self, destination: OriginalDst) -> OriginalDst {
+    /// In another namespace loopback is not this host: only a target that names loopback means it.
+    fn registered_form(&self, destination: OriginalDst, elsewhere: bool) -> OriginalDst {
         let targets = self.targets();
-        OriginalDst::new(registered_form(&targets.configured, &targets.local, destination.addr()))
+        let local = if elsewhere { &[][..] } else { &targets.local };
+        OriginalDst::new(registered_form(&targets.configured, local, destination.addr()))
     }
 
     /// The slices in which units can appear; none while nothing is governed by unit.
@@ -572,8 +582,7 @@ impl Core {
     pub(crate) fn health(&self) -> Health {
         let mut health = self.socket_health();
         let mut belts = self.belts();
-        if health.detached.len() == self.links.len() {
-            // An operator took everything off: what only this process holds goes too.
+        if self.is_detached(&health) {
             belts.drop_all();
         }
         let (whole, lost) = belts.check(&self.tree);
@@ -600,6 +609,11 @@ impl Core {
             self.events.tell(CaptureEvent::HooksWhole);
         }
         *told = missing;
+    }
+
+    /// An operator took everything off: what only this process holds goes too.
+    fn is_detached(&self, health: &Health) -> bool {
+        health.detached.len() == self.links.len()
     }
 
     fn socket_health(&self) -> Health {
@@ -651,7 +665,7 @@ impl std::fmt::Debug for Core {
 impl Targets {
     fn apply(&mut self) -> Result<(), InterceptError> {
         let mut all = with_local_forms(&self.configured, &self.local);
-        all.extend(self.probe);
+        all.extend(self.probe.map(|probe| (probe, scope::EVERYWHERE)));
         self.map.set(&all)
     }
 
@@ -669,9 +683,9 @@ impl Targets {
 impl Governance {
     fn apply(&mut self, tree: &Tree) -> Result<(), InterceptError> {
         let mut resolved = self.rules.resolve(tree)?;
-        resolved.cgroups.extend(self.probe);
-        self.maps.set(&resolved)?;
-        self.cgroups = resolved.cgroups;
+        resolved.cgroups.extend(self.probe.map(|probe| (probe, capture::REGISTERED)));
+        self.maps.set(&resolved, &self.rules.lists())?;
+        self.cgroups = resolved.cgroups.into_keys().collect();
         Ok(())
     }
 

@@ -75,7 +75,7 @@ pub fn probe(instance: &Instance) -> Vec<Check> {
     checks
 }
 
-fn kernel_release() -> String {
+pub(crate) fn kernel_release() -> String {
     fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
@@ -96,9 +96,6 @@ fn kernel(release: &str) -> Check {
             format!("{release}: refusals show EPERM only"),
             "a kernel of 5.18 shows fitting errors",
         ),
-        Some(version) if version >= (5, 10) => {
-            Check::not(Status::Warning, NAME, format!("{release}: one network namespace only"), UPGRADE)
-        }
         Some(_) => Check::not(Status::Failed, NAME, format!("{release} is too old"), UPGRADE),
         None => Check::not(
             Status::Warning,
@@ -317,7 +314,7 @@ fn prove_or_say_why() -> Result<Vec<LayerState>, String> {
     let _home = Home::remember()?;
     let settings = Settings {
         instance: instance.clone(),
-        governed: vec![Governed::Cgroup(format!("/lockgate/{}", instance.as_str()))],
+        governed: vec![Governed::Cgroup(format!("/lockgate/{}", instance.as_str())).into()],
         ..Settings::default()
     };
     let interceptor = Arc::new(Interceptor::attach(settings).map_err(|error| error.to_string())?);
@@ -393,7 +390,7 @@ mod tests {
             ("6.18.44", Status::Ok),
             ("5.18.0", Status::Ok),
             ("5.15.0-1051-aws", Status::Warning),
-            ("5.10.0-28-amd64", Status::Warning),
+            ("5.10.0-28-amd64", Status::Failed),
             ("5.4.0", Status::Failed),
             ("4.19.0", Status::Failed),
             ("", Status::Warning),

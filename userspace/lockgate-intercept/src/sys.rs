@@ -170,12 +170,26 @@ fn cast([[a, b, c, d], [e, f, g, h]]: [[u8; 4]; 2]) -> [u8; 8] {
 }
 
 /// Whether packets on this interface begin with an Ethernet header; a device that cannot be asked counts as one.
+/// Asked by ioctl: /sys may show another network namespace.
 pub(crate) fn has_link_layer(interface: u32) -> bool {
-    const ARPHRD_ETHER: &str = "1"; // linux/if_arp.h
-    const ARPHRD_LOOPBACK: &str = "772";
-    let Some(name) = interface_name(interface) else { return true };
-    let kind = std::fs::read_to_string(format!("/sys/class/net/{name}/type")).unwrap_or_default();
-    kind.is_empty() || matches!(kind.trim(), ARPHRD_ETHER | ARPHRD_LOOPBACK)
+    let kind = interface_name(interface).ok_or(()).and_then(|name| hardware_type(&name).map_err(drop));
+    kind.map_or(true, |kind| matches!(kind, libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK))
+}
+
+/// `ARPHRD_*` (linux/if_arp.h).
+fn hardware_type(name: &str) -> io::Result<u16> {
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    // SAFETY: all zeroes is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (into, byte) in request.ifr_name.iter_mut().zip(name.bytes()).take(libc::IFNAMSIZ - 1) {
+        *into = byte as libc::c_char;
+    }
+    // SAFETY: the request writes into the ifreq that it is given.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: SIOCGIFHWADDR has filled this member.
+    Ok(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
 }
 
 /// The name of an interface in the caller's network namespace.
@@ -235,7 +249,8 @@ pub(crate) fn cgroup_path(mount: BorrowedFd<'_>, id: u64) -> io::Result<std::pat
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    std::fs::read_link(format!("/proc/self/fd/{}", owned(fd).as_fd().as_raw_fd()))
+    let directory = owned(fd);
+    std::fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()))
 }
 
 /// Is this process gone? A pidfd becomes readable at exit.

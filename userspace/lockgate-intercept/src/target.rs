@@ -7,9 +7,9 @@
 
 use crate::{abi::Raw, error::InterceptError};
 use aya::maps::{LpmTrie, MapData, lpm_trie::Key};
-use lockgate_ebpf_common::{TARGET_PORT_BITS, TargetKey, capacity, map};
+use lockgate_ebpf_common::{TARGET_PORT_BITS, TargetKey, capacity, map, target as scope};
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
@@ -69,12 +69,21 @@ impl TargetNet {
         covered.or_else(|| self.address.is_loopback().then_some(self.address))
     }
 
+    /// The address as the kernel's tables have it, and how many of its bits count.
+    pub(crate) fn address_key(&self) -> (u32, [u8; 16]) {
+        match self.address {
+            IpAddr::V4(ip) => (96 + u32::from(self.prefix), ip.to_ipv6_mapped().octets()),
+            IpAddr::V6(ip) => (u32::from(self.prefix), ip.octets()),
+        }
+    }
+
+    pub(crate) fn port_key(&self) -> [u8; 2] {
+        self.port.to_be_bytes()
+    }
+
     fn key(&self) -> (u32, TargetKey) {
-        let (octets, bits) = match self.address {
-            IpAddr::V4(ip) => (ip.to_ipv6_mapped().octets(), 96 + u32::from(self.prefix)),
-            IpAddr::V6(ip) => (ip.octets(), u32::from(self.prefix)),
-        };
-        let mut key = TargetKey { port: self.port.to_be_bytes(), address: [0; 18] };
+        let (bits, octets) = self.address_key();
+        let mut key = TargetKey { port: self.port_key(), address: [0; 18] };
         key.address[..16].copy_from_slice(&octets);
         (TARGET_PORT_BITS + bits, key)
     }
@@ -100,15 +109,33 @@ fn mask(address: IpAddr, prefix: u8) -> IpAddr {
     }
 }
 
-/// Adds every other way to reach this host, on each port on which one of its addresses is protected.
-pub(crate) fn with_local_forms(targets: &[TargetNet], local: &[IpAddr]) -> BTreeSet<TargetNet> {
-    let own = local.iter().map(|ip| (*ip, if ip.is_ipv4() { 32 } else { 128 }));
+/// Adds every other way to reach this host, on each port on which one of its addresses is protected; each with where
+/// it is protected ([`scope`]). This host's addresses are its own everywhere; loopback is it at home only, unless a
+/// target names loopback, which then means the loopback of every client.
+pub(crate) fn with_local_forms(targets: &[TargetNet], local: &[IpAddr]) -> BTreeMap<TargetNet, u32> {
+    let own: Vec<(IpAddr, u8)> = local
+        .iter()
+        .filter(|ip| !ip.is_loopback())
+        .map(|ip| (*ip, if ip.is_ipv4() { 32 } else { 128 }))
+        .collect();
     let loopback = [(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8), (IpAddr::V6(Ipv6Addr::LOCALHOST), 128)];
-    let forms: Vec<(IpAddr, u8)> = own.chain(loopback).collect();
-    let mut all: BTreeSet<TargetNet> = targets.iter().copied().collect();
-    for target in targets.iter().filter(|target| target.local_address(local).is_some()) {
-        all.extend(forms.iter().filter_map(|(ip, prefix)| TargetNet::new(*ip, *prefix, target.port)));
+    let mut all = BTreeMap::new();
+    let mut protect = |forms: &[(IpAddr, u8)], port: u16, flag: u32| {
+        for net in forms.iter().filter_map(|(ip, prefix)| TargetNet::new(*ip, *prefix, port)) {
+            *all.entry(net).or_default() |= flag;
+        }
+    };
+    for target in targets {
+        protect(&[(target.address, target.prefix)], target.port, scope::EVERYWHERE);
+        if target.local_address(local).is_some() {
+            let every_loopback = loopback.iter().any(|(ip, _)| target.contains(*ip)) || target.address.is_loopback();
+            let flag = if every_loopback { scope::EVERYWHERE } else { scope::AT_HOME };
+            protect(&loopback, target.port, flag);
+            protect(&own, target.port, scope::EVERYWHERE);
+        }
     }
+    // Protected everywhere says it all.
+    all.values_mut().filter(|flags| **flags & scope::EVERYWHERE != 0).for_each(|flags| *flags = scope::EVERYWHERE);
     all
 }
 
@@ -150,7 +177,7 @@ impl TargetMap {
     }
 
     /// Makes the map hold exactly `targets`: new ones first, so that nothing is open in between.
-    pub(crate) fn set(&mut self, targets: &BTreeSet<TargetNet>) -> Result<(), InterceptError> {
+    pub(crate) fn set(&mut self, targets: &BTreeMap<TargetNet, u32>) -> Result<(), InterceptError> {
         if targets.len() > capacity::TARGETS as usize {
             return Err(InterceptError::TooMany {
                 what: "target addresses",
@@ -158,19 +185,21 @@ impl TargetMap {
                 max: capacity::TARGETS,
             });
         }
-        let wanted: BTreeSet<(u32, [u8; 20])> =
-            targets.iter().map(TargetNet::key).map(|(bits, key)| (bits, bytes(key))).collect();
-        let present: BTreeSet<(u32, [u8; 20])> =
-            self.0.keys().flatten().map(|key| (key.prefix_len(), bytes(key.data().0))).collect();
-        for target in targets {
+        let mut stale: BTreeMap<(u32, [u8; 20]), u32> = self
+            .0
+            .iter()
+            .flatten()
+            .map(|(key, flags)| ((key.prefix_len(), bytes(key.data().0)), flags))
+            .collect();
+        for (target, flags) in targets {
             let (bits, key) = target.key();
-            if !present.contains(&(bits, bytes(key))) {
-                self.0.insert(&Key::new(bits, Raw(key)), 1, 0).map_err(InterceptError::map(map::TARGETS))?;
+            if stale.remove(&(bits, bytes(key))) != Some(*flags) {
+                self.0.insert(&Key::new(bits, Raw(key)), flags, 0).map_err(InterceptError::map(map::TARGETS))?;
             }
         }
-        for (bits, stale) in present.difference(&wanted) {
+        for (bits, key) in stale.into_keys() {
             self.0
-                .remove(&Key::new(*bits, Raw(from_bytes(*stale))))
+                .remove(&Key::new(bits, Raw(from_bytes(key))))
                 .map_err(InterceptError::map(map::TARGETS))?;
         }
         Ok(())
@@ -232,11 +261,31 @@ mod tests {
             ("2001:db8::/32:5432", false),
         ] {
             let all = with_local_forms(&[net(input)], &local);
-            let covered = |ip: &str| all.iter().any(|target| target.contains(ip.parse().unwrap()));
+            let covered = |ip: &str| all.keys().any(|target| target.contains(ip.parse().unwrap()));
             for way in ["127.0.0.1", "127.9.9.9", "::1", "192.0.2.7", "::ffff:192.0.2.7"] {
                 assert_eq!(covered(way), covers_local, "{input} {way}");
             }
         }
+    }
+
+    #[test]
+    fn loopback_is_another_service_in_another_namespace_unless_a_target_names_it() {
+        let local = ["127.0.0.1".parse().unwrap(), "::1".parse().unwrap(), "192.0.2.7".parse().unwrap()];
+        for (input, way, expected) in [
+            ("192.0.2.7/32:5432", "192.0.2.7/32:5432", Some(scope::EVERYWHERE)),
+            ("192.0.2.7/32:5432", "127.0.0.0/8:5432", Some(scope::AT_HOME)),
+            ("192.0.2.7/32:5432", "::1/128:5432", Some(scope::AT_HOME)),
+            ("127.0.0.1/32:5432", "127.0.0.0/8:5432", Some(scope::EVERYWHERE)),
+            ("127.0.0.1/32:5432", "192.0.2.7/32:5432", Some(scope::EVERYWHERE)),
+            ("127.0.0.9/32:5432", "::1/128:5432", Some(scope::EVERYWHERE)),
+            ("0.0.0.0/0:5432", "::1/128:5432", Some(scope::EVERYWHERE)),
+            ("10.0.0.0/8:5432", "127.0.0.0/8:5432", None),
+        ] {
+            let all = with_local_forms(&[net(input)], &local);
+            assert_eq!(all.get(&net(way)).copied(), expected, "{input} {way}");
+        }
+        let both = with_local_forms(&[net("192.0.2.7/32:1"), net("127.0.0.1/32:1")], &local);
+        assert!(both.values().all(|flags| *flags == scope::EVERYWHERE), "{both:?}");
     }
 
     #[test]

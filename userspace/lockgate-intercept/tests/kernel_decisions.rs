@@ -27,6 +27,8 @@ struct Script {
     protected: Vec<(&'static str, u32)>,
     listeners: Vec<Loopback>,
     memory: bool,
+    /// What is not registered is refused.
+    denies: bool,
     done: Vec<&'static str>,
 }
 
@@ -40,6 +42,7 @@ impl Default for Script {
             protected: vec![("127.0.0.1", 5432), ("10.0.0.1", 5432), ("::1", 5432), ("2001:db8::1", 5432)],
             listeners: vec![Loopback::V4, Loopback::V6],
             memory: true,
+            denies: false,
             done: Vec::new(),
         }
     }
@@ -64,6 +67,10 @@ impl World for Script {
 
     fn protected(&self, destination: &Address, port: u32) -> bool {
         self.protected.iter().any(|(ip, number)| address(ip) == *destination && *number == port)
+    }
+
+    fn admits(&self, _: &Address, _: u32, _: u32) -> bool {
+        !self.denies
     }
 
     fn listener(&self, at: Loopback, port: u32) -> bool {
@@ -184,6 +191,21 @@ fn every_failure_refuses_with_its_own_reason() {
         ("the proxy, alias", &default, dial("127.3.2.1", PORT), Refusal::DialsProxy),
     ] {
         assert_eq!(decide(script, &dial).0, Err(expected), "{name}");
+    }
+}
+
+#[test]
+fn what_is_not_registered_is_refused_where_the_default_is_to_deny() {
+    let denies = Script { denies: true, ..Script::default() };
+    assert_eq!(decide(&denies, &dial("10.0.0.2", 443)), (Err(Refusal::Unregistered), vec!["forget"]));
+    assert_eq!(decide(&denies, &dial("10.0.0.1", 5432)).0, Ok(Step::Redirect(Loopback::V4)));
+    assert_eq!(send(&denies, address("10.0.0.2"), 53), Err(Refusal::Unregistered));
+    assert_eq!(send(&denies, address("10.0.0.1"), 5432), Err(Refusal::NotTcp));
+    assert_eq!(create(&denies, 2, protocol::ICMP), Err(Refusal::SocketType));
+    assert_eq!(create(&denies, 1, protocol::TCP), Ok(Birth::Tag));
+    for script in [Script { governed: false, ..denies.clone() }, Script { cgroup: PROXY_CGROUP, ..denies }] {
+        assert_eq!(decide(&script, &dial("10.0.0.2", 443)).0, Ok(Step::Pass));
+        assert_eq!(send(&script, address("10.0.0.2"), 53), Ok(()));
     }
 }
 

@@ -37,7 +37,7 @@ impl Principal {
             && let Some(repository) = &ci.repository
         {
             return Self {
-                kind: IdentityKind::CiJob,
+                kind: workload.kind,
                 id: format!("{}:{repository}", ci.provider),
                 display: job,
                 assurance: ci.assurance.0,

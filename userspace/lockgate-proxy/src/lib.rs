@@ -34,7 +34,7 @@ pub use lanes::{LaneThreads, Lanes, MAX_LANES};
 pub use limits::Limits;
 pub use ports::Ports;
 pub use scram::{Verifier, VerifierError};
-pub use settings::{ProxySettings, TargetSettings};
+pub use settings::{DialFrom, ProxySettings, TargetSettings};
 pub use target::{TargetAddr, TargetTable};
 
 use arc_swap::ArcSwap;

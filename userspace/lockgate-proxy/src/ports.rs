@@ -2,7 +2,7 @@
 
 use arc_swap::ArcSwap;
 use lockgate_inspect::mask::MaskKeys;
-use lockgate_model::port::{Ambient, Approvals, Attributor, Recorder};
+use lockgate_model::port::{Ambient, Approvals, Attributor, Confirmer, Recorder};
 use lockgate_policy::CompiledPolicy;
 use std::sync::Arc;
 
@@ -15,6 +15,8 @@ pub struct Ports {
     pub approvals: Arc<dyn Approvals>,
     /// Who knows where a connection comes from.
     pub attributor: Arc<dyn Attributor>,
+    /// Who asks platforms and issuers about it, when any are configured.
+    pub confirmer: Option<Arc<dyn Confirmer>>,
     /// Clock and randomness.
     pub ambient: Arc<dyn Ambient>,
     /// The policy in force; replaced as a whole.

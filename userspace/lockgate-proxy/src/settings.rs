@@ -31,6 +31,18 @@ pub struct TargetSettings {
     pub upstream_host: Option<String>,
     /// Who logs in there.
     pub credential: Credential,
+    /// From which network namespace it is dialled.
+    pub dial_from: DialFrom,
+}
+
+/// From where a target is dialled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DialFrom {
+    /// From the client's network namespace: its source address, its routes, its network policy.
+    #[default]
+    Client,
+    /// From lockgate's own.
+    Host,
 }
 
 /// What the proxy is made with.

@@ -312,6 +312,7 @@ pub(crate) fn outside(policy: &str) -> Outside {
         recorder: recorder.clone(),
         approvals: approvals.clone(),
         attributor: Arc::new(OneWorkload),
+        confirmer: None,
         ambient: Arc::new(FixedAmbient::default()),
         policy: Arc::new(ArcSwap::from_pointee(self::policy(policy))),
         mask_keys: Arc::new(ArcSwap::from_pointee(MaskKeys::new())),

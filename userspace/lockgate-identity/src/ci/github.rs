@@ -50,7 +50,9 @@ struct Answer {
 enum GithubError {
     #[error("GitHub: {0}")]
     Http(#[from] HttpError),
-    #[error("the runner's name cannot be told from unit or pod; name it, or the runners' namespace, under identity.providers")]
+    #[error(
+        "the runner's name cannot be told from unit or pod; name it, or the runners' namespace, under identity.providers"
+    )]
     NoRunner,
     #[error("the environment names no run that GitHub could have")]
     NoRun,
@@ -137,9 +139,9 @@ impl Github {
             Err(why) => Found::Refused(why),
             Ok(answer) => match started {
                 // Left behind by an earlier job of the same runner.
-                Some(started) if started.saturating_add(CLOCKS) < answer.started => {
-                    Found::Refused("the process is older than the job that GitHub has on its runner".to_owned())
-                }
+                Some(started) if started.saturating_add(CLOCKS) < answer.started => Found::Refused(
+                    "the process is older than the job that GitHub has on its runner".to_owned(),
+                ),
                 None => Found::Refused("the process ended before its age could be read".to_owned()),
                 Some(_) => Found::Vouched(Box::new(answer.vouched)),
             },
@@ -170,7 +172,9 @@ impl Github {
         let rest = unit.and_then(|unit| unit.strip_prefix("actions.runner.")?.strip_suffix(".service"));
         let scopes = [run.owner.clone(), format!("{}-{}", run.owner, run.name)];
         let named = rest.and_then(|rest| {
-            scopes.iter().find_map(|scope| rest.strip_prefix(scope.as_str())?.strip_prefix('.').map(str::to_owned))
+            scopes
+                .iter()
+                .find_map(|scope| rest.strip_prefix(scope.as_str())?.strip_prefix('.').map(str::to_owned))
         });
         // With one runner on the host there is nothing to confuse it with.
         named.or_else(|| match self.runners.as_slice() {
@@ -186,10 +190,8 @@ impl Github {
             return Err(GithubError::Repository(run.repository.full_name.chars().take(120).collect()));
         }
         let job = self.job(wanted, run.run_attempt, runner).await?;
-        let job = job.ok_or_else(|| GithubError::NotThere {
-            run: wanted.run.clone(),
-            runner: runner.to_owned(),
-        })?;
+        let job =
+            job.ok_or_else(|| GithubError::NotThere { run: wanted.run.clone(), runner: runner.to_owned() })?;
         let started = job.started_at.as_deref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
         let started = started.and_then(|at| u64::try_from(at.as_second()).ok()).unwrap_or(u64::MAX);
         Ok(Answer {
@@ -249,7 +251,10 @@ impl Wanted {
         let run = claimed.run_id.as_deref()?;
         let is_name = |text: &str| {
             let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-            !text.is_empty() && text.len() <= 100 && text.bytes().all(fits) && !text.bytes().all(|b| b == b'.')
+            !text.is_empty()
+                && text.len() <= 100
+                && text.bytes().all(fits)
+                && !text.bytes().all(|b| b == b'.')
         };
         let is_number = !run.is_empty() && run.len() <= 20 && run.bytes().all(|byte| byte.is_ascii_digit());
         (is_name(owner) && is_name(name) && is_number).then(|| Self {

@@ -17,7 +17,7 @@ use github::Github;
 use gitlab::Gitlab;
 use lockgate_model::{
     Secret,
-    workload::{Assurance, CiAssurance, CiJob, Workload},
+    workload::{Assurance, CiAssurance, CiJob, IdentityKind, Workload},
 };
 use oidc::Oidc;
 use std::collections::HashMap;
@@ -93,24 +93,22 @@ impl Jobs {
         let refused = match found {
             Found::Nothing => return,
             Found::Refused(why) => why,
-            Found::Vouched(vouched) => {
-                match self.seen.bind(&vouched.key, place, vouched.expires, now) {
-                    Ok(()) => {
-                        let mut job = vouched.job;
-                        job.assurance = CiAssurance(vouched.assurance);
-                        workload.ci = Some(job);
-                        return;
-                    }
-                    Err(borrowed) => borrowed.to_string(),
+            Found::Vouched(vouched) => match self.seen.bind(&vouched.key, place, vouched.expires, now) {
+                Ok(()) => {
+                    let mut job = vouched.job;
+                    job.assurance = CiAssurance(vouched.assurance);
+                    workload.kind = IdentityKind::CiJob;
+                    workload.ci = Some(job);
+                    return;
                 }
-            }
+                Err(borrowed) => borrowed.to_string(),
+            },
         };
         metrics::counter!("lockgate_identity_unconfirmed_total", "what" => "ci_job").increment(1);
         tracing::warn!(provider = provider.as_str(), reason = %refused, "a CI job is not confirmed");
-        let claimed = workload.ci.get_or_insert_with(|| CiJob {
-            provider: provider.as_str().to_owned(),
-            ..CiJob::default()
-        });
+        let claimed = workload
+            .ci
+            .get_or_insert_with(|| CiJob { provider: provider.as_str().to_owned(), ..CiJob::default() });
         claimed.unconfirmed = Some(refused);
     }
 

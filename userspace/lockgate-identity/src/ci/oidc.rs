@@ -101,9 +101,7 @@ impl Oidc {
             },
             Carrier::Request { http, hosts, asked } => {
                 match (carried.get(REQUEST_URL), carried.get(REQUEST_TOKEN)) {
-                    (Some(url), Some(bearer)) => {
-                        self.request(http, hosts, asked, url, bearer, now).await
-                    }
+                    (Some(url), Some(bearer)) => self.request(http, hosts, asked, url, bearer, now).await,
                     (Some(_), None) | (None, Some(_)) | (None, None) => return Found::Nothing,
                 }
             }
@@ -150,8 +148,11 @@ impl Oidc {
         if !hosts.is_match(&place) {
             return Err(OidcError::Host(place.chars().take(120).collect()));
         }
-        let kept: Vec<(String, String)> =
-            url.query_pairs().filter(|(name, _)| name != "audience").map(|(k, v)| (k.into(), v.into())).collect();
+        let kept: Vec<(String, String)> = url
+            .query_pairs()
+            .filter(|(name, _)| name != "audience")
+            .map(|(k, v)| (k.into(), v.into()))
+            .collect();
         url.query_pairs_mut().clear().extend_pairs(kept).append_pair("audience", &self.audience);
         Ok(url)
     }

@@ -94,11 +94,8 @@ impl Key {
     /// Whether this key may have signed a token with that header.
     pub(super) fn fits(&self, head: &Head) -> Result<(), TokenError> {
         let token = format!("{:?}", head.algorithm);
-        let mismatch = |key: String| TokenError::KeyMismatch {
-            kid: self.kid.clone(),
-            key,
-            token: token.clone(),
-        };
+        let mismatch =
+            |key: String| TokenError::KeyMismatch { kid: self.kid.clone(), key, token: token.clone() };
         if head.kid != self.kid {
             return Err(TokenError::UnknownKey(head.kid.clone()));
         }
@@ -176,7 +173,8 @@ impl KeySet {
         issuer: &str,
         header: Option<(&'static str, &Secret<String>)>,
     ) -> Result<Url, HttpError> {
-        let url = http::address(&format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/')))?;
+        let url =
+            http::address(&format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/')))?;
         let document: Discovery = self.http.json(&url, header).await?;
         let shape = |cause| HttpError::Shape { host: host(&url), cause };
         // Discovery 1.0, section 4.3.

@@ -205,15 +205,7 @@ fn is_allowed(algorithm: Algorithm) -> bool {
     use Algorithm as A;
     matches!(
         algorithm,
-        A::RS256
-            | A::RS384
-            | A::RS512
-            | A::PS256
-            | A::PS384
-            | A::PS512
-            | A::ES256
-            | A::ES384
-            | A::EdDSA
+        A::RS256 | A::RS384 | A::RS512 | A::PS256 | A::PS384 | A::PS512 | A::ES256 | A::ES384 | A::EdDSA
     )
 }
 

@@ -91,12 +91,17 @@ async fn every_flaw_is_refused_for_its_own_reason() {
         header["jwk"] = other.jwk();
         header
     };
-    let none = |alg: &str| format!("{}.{}.", encode(header(alg, "e").to_string()), encode(good().to_string()));
+    let none =
+        |alg: &str| format!("{}.{}.", encode(header(alg, "e").to_string()), encode(good().to_string()));
     for (flaw, token, why) in [
         ("expired", ec.token(&with("exp", json!(NOW - 31))), "it expired 31 s ago"),
         ("not valid yet", ec.token(&with("nbf", json!(NOW + 31))), "not valid for another 31 s"),
         ("from the future", ec.token(&with("iat", json!(NOW + 31))), "issued 31 s in the future"),
-        ("lives too long", ec.token(&with("exp", json!(NOW + 3600))), "valid for 3610 s, expected at most 3600 s"),
+        (
+            "lives too long",
+            ec.token(&with("exp", json!(NOW + 3600))),
+            "valid for 3610 s, expected at most 3600 s",
+        ),
         ("never ends", ec.token(&without("exp")), "claim exp"),
         ("no issue time", ec.token(&without("iat")), "claim iat"),
         ("odd times", ec.token(&with("exp", json!("tomorrow"))), "claim exp"),
@@ -118,9 +123,21 @@ async fn every_flaw_is_refused_for_its_own_reason() {
         ("an unknown key", Signer::ec("new").token(&good()), "publishes no key \"new\""),
         ("a key of its own", other.token_with(own_key, &good()), "publishes no key \"mine\""),
         ("a key for encryption", Signer::ec("x").token(&good()), "publishes no key \"x\""),
-        ("RSA said, curve signed", ec.token_with(header("RS256", "e"), &good()), "is for ES256, the token says RS256"),
-        ("curve said, RSA key", ec.token_with(header("ES256", "r"), &good()), "is for RS256, the token says ES256"),
-        ("PSS said, PKCS1 key", rsa.token_with(header("PS256", "r"), &good()), "is for RS256, the token says PS256"),
+        (
+            "RSA said, curve signed",
+            ec.token_with(header("RS256", "e"), &good()),
+            "is for ES256, the token says RS256",
+        ),
+        (
+            "curve said, RSA key",
+            ec.token_with(header("ES256", "r"), &good()),
+            "is for RS256, the token says ES256",
+        ),
+        (
+            "PSS said, PKCS1 key",
+            rsa.token_with(header("PS256", "r"), &good()),
+            "is for RS256, the token says PS256",
+        ),
         ("no kid", ec.token_with(json!({ "alg": "ES256" }), &good()), "names no key"),
         ("critical extension", ec.token_with(crit, &good()), "critical"),
         ("two parts", signed.to_owned(), "three parts"),

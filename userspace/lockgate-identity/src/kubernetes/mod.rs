@@ -135,7 +135,8 @@ impl BoundTokens {
             now,
         };
         let claims = jwt::check(token.expose(), &key, expected)?;
-        let text = |pointer: &[&str]| claims.at(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let text =
+            |pointer: &[&str]| claims.at(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
         let known = |text: &Option<String>| text.clone().unwrap_or_default();
         // Legacy tokens have no pod and never end; they fail here at the latest.
         const ROOT: &str = "kubernetes.io";

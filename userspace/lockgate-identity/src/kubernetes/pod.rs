@@ -121,7 +121,8 @@ impl Object {
 
     pub(super) fn into_facts(self) -> Facts {
         let Self { metadata, spec, status } = self;
-        let owner = metadata.owner_references.into_iter().flatten().find(|owner| owner.controller == Some(true));
+        let owner =
+            metadata.owner_references.into_iter().flatten().find(|owner| owner.controller == Some(true));
         let labels = metadata.labels.into_iter().flatten();
         let statuses =
             [status.container_statuses, status.init_container_statuses, status.ephemeral_container_statuses];

@@ -119,7 +119,9 @@ impl Pods {
             }
             if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
                 let trouble = self.trouble().clone();
-                return Err(trouble.unwrap_or_else(|| "the API server lists no such pod on this node".to_owned()));
+                return Err(
+                    trouble.unwrap_or_else(|| "the API server lists no such pod on this node".to_owned())
+                );
             }
         }
     }
@@ -148,11 +150,7 @@ impl Pods {
     }
 
     /// One list (unless there is a version to go on from) and one watch.
-    async fn round(
-        &self,
-        api: &Api,
-        from: Option<String>,
-    ) -> Result<String, (WatchError, Option<String>)> {
+    async fn round(&self, api: &Api, from: Option<String>) -> Result<String, (WatchError, Option<String>)> {
         let mut version = match from {
             Some(version) => version,
             None => self.list(api).await.map_err(|error| (error, None))?,
@@ -208,7 +206,8 @@ impl Pods {
         *self.trouble() = None;
         let mut line = Vec::new();
         loop {
-            let chunk = tokio::time::timeout(SILENCE, answer.chunk()).await.map_err(|_| WatchError::Silent)?;
+            let chunk =
+                tokio::time::timeout(SILENCE, answer.chunk()).await.map_err(|_| WatchError::Silent)?;
             let broken = |error: reqwest::Error| HttpError::Unreachable {
                 host: host(&url),
                 cause: if error.is_body() { "the watch broke off".to_owned() } else { error.to_string() },
@@ -233,7 +232,8 @@ impl Pods {
         if event.kind == "ERROR" {
             // A `Status` object; 410 is how an expired version is said inside a watch.
             let code = event.object.get("code").and_then(serde_json::Value::as_u64);
-            let text = event.object.get("message").and_then(serde_json::Value::as_str).unwrap_or("no message");
+            let text =
+                event.object.get("message").and_then(serde_json::Value::as_str).unwrap_or("no message");
             return Err(match code {
                 Some(410) => WatchError::Gone,
                 Some(_) | None => WatchError::Status(text.chars().take(200).collect()),

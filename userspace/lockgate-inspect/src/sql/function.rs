@@ -3,7 +3,7 @@
 
 use super::{SessionState, catalogue::CatalogueSnapshot};
 use lockgate_model::sql::{SqlClass, SqlEffect};
-use std::{collections::HashMap, collections::HashSet, sync::LazyLock};
+use std::{collections::HashMap, sync::LazyLock};
 
 /// The list, with how it was made in its head.
 const BUILTINS: &str = include_str!("builtins.txt");
@@ -20,42 +20,48 @@ pub(super) struct Harmless {
     pub(super) values: bool,
     /// Of the database's own making: it changes nothing, but can show what it likes.
     pub(super) own: bool,
+    /// The majors that have it.
     since: u32,
+    until: Option<u32>,
+}
+
+impl Harmless {
+    /// Whether a server that is not older than this, and not newer, has it. None: nobody told which it is.
+    fn is_on(self, major: Option<u32>) -> bool {
+        self.since <= major.unwrap_or(OLDEST_MAJOR)
+            && self.until.is_none_or(|until| major.is_some_and(|it| it <= until))
+    }
 }
 
 struct Builtins {
     functions: HashMap<&'static str, Harmless>,
-    operators: HashSet<&'static str>,
+    operators: HashMap<&'static str, Harmless>,
 }
 
 static LIST: LazyLock<Builtins> = LazyLock::new(|| {
-    let mut list = Builtins { functions: HashMap::new(), operators: HashSet::new() };
+    let mut list = Builtins { functions: HashMap::new(), operators: HashMap::new() };
     for line in BUILTINS.lines() {
         let mut words = line.split(' ');
-        match (words.next(), words.next()) {
-            (Some("f"), Some(name)) => {
-                let mut harmless = Harmless::default();
-                for flag in words {
-                    match flag {
-                        "rows" => harmless.rows = true,
-                        "values" => harmless.values = true,
-                        other => harmless.since = other.strip_prefix("since=").map_or(u32::MAX, major),
-                    }
-                }
-                list.functions.insert(name, harmless);
+        let (Some(kind), Some(name)) = (words.next(), words.next()) else { continue };
+        let mut harmless = Harmless::default();
+        for flag in words {
+            match flag.split_once('=') {
+                None if flag == "rows" => harmless.rows = true,
+                None if flag == "values" => harmless.values = true,
+                Some(("until", number)) => harmless.until = Some(number.parse().unwrap_or(0)),
+                // What is not understood is on no server.
+                Some(("since", number)) => harmless.since = number.parse().unwrap_or(u32::MAX),
+                _ => harmless.since = u32::MAX,
             }
-            (Some("o"), Some(name)) => {
-                list.operators.insert(name);
-            }
+        }
+        match kind {
+            "f" => drop(list.functions.insert(name, harmless)),
+            "o" => drop(list.operators.insert(name, harmless)),
             _ => {}
         }
     }
     list
 });
-
-fn major(text: &str) -> u32 {
-    text.parse().unwrap_or(u32::MAX)
-}
 
 /// A function as called; None when it is not known to be harmless.
 pub(super) fn harmless(
@@ -94,7 +100,7 @@ pub(super) fn harmless(
 }
 
 /// What is known of a harmless function of the database's own: it may return many rows.
-pub(super) const OWN: Harmless = Harmless { rows: true, values: false, own: true, since: 0 };
+pub(super) const OWN: Harmless = Harmless { rows: true, values: false, own: true, since: 0, until: None };
 
 /// Whether functions of this name, or a type that is called like one, are harmless; None when there is none.
 fn own(
@@ -129,13 +135,12 @@ pub(super) fn major_of(state: &SessionState) -> u32 {
 }
 
 fn builtin(name: &str, state: &SessionState) -> Option<Harmless> {
-    let server = major_of(state);
-    LIST.functions.get(name).copied().filter(|harmless| harmless.since <= server)
+    LIST.functions.get(name).copied().filter(|harmless| harmless.is_on(state.server_major))
 }
 
 /// Whether the built-in function or operator of this name returns what it is given, or what no table holds.
 pub(crate) fn shows_nothing_stored(name: &str) -> bool {
-    LIST.operators.contains(name)
+    LIST.operators.contains_key(name)
         || name == "!="
         || name == "set_config"
         || RETURNS_NOTHING_STORED.contains(&name)
@@ -154,7 +159,7 @@ pub(super) fn returns_one_value(name: &str) -> bool {
 
 /// The same for operators.
 pub(crate) fn is_builtin_operator(name: &str) -> bool {
-    LIST.operators.contains(name)
+    LIST.operators.contains_key(name)
 }
 
 /// What an operator's name stands for.
@@ -176,7 +181,8 @@ pub(super) fn operator(
     catalogue: Option<&CatalogueSnapshot>,
 ) -> Operator {
     // The grammar turns != into <> before names are looked up.
-    let builtin = LIST.operators.contains(name) || name == "!=";
+    let builtin =
+        LIST.operators.get(name).is_some_and(|harmless| harmless.is_on(state.server_major)) || name == "!=";
     let own = |schema| catalogue.and_then(|catalogue| catalogue.operators_harmless(schema, name, state));
     let either = |known| if known { Operator::Builtin } else { Operator::Unknown };
     match schema {
@@ -193,6 +199,9 @@ pub(super) fn operator(
         },
     }
 }
+
+/// Built-in functions that run the input function of a type that they are told by name.
+pub(super) const READS_A_TYPE: [&str; 2] = ["pg_input_is_valid", "pg_input_error_info"];
 
 /// Built-in functions that do something, but return nothing that was read from a table: what they return can be shown and
 /// stored as if they were harmless.
@@ -521,6 +530,25 @@ mod tests {
                 let reads = Inspector.script(sql, &state, None).class() == SqlClass::Read;
                 assert_eq!(reads, major.unwrap_or(OLDEST_MAJOR) >= since, "{sql} on {major:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_built_in_that_reads_values_of_a_type_is_as_harmless_as_the_type() {
+        use crate::sql::{Inspector, catalogue::CatalogueSnapshot};
+        let catalogue = CatalogueSnapshot::default();
+        let mut state = SessionState::default();
+        state.server_major = Some(16);
+        for (sql, with, without) in [
+            ("select pg_input_is_valid('1', 'int4')", true, false),
+            ("select * from pg_input_error_info('1', 'timestamptz')", true, false),
+            ("select pg_input_is_valid('1', 'guarded')", false, false),
+            ("select pg_input_is_valid('1', 'public.int4')", false, false),
+            ("select pg_input_is_valid('1', 'int4, guarded')", false, false),
+            ("select pg_input_is_valid('1', a) from (values ('guarded')) v(a)", false, false),
+        ] {
+            let reads = |catalogue| Inspector.script(sql, &state, catalogue).class() == SqlClass::Read;
+            assert_eq!((reads(Some(&catalogue)), reads(None)), (with, without), "{sql}");
         }
     }
 

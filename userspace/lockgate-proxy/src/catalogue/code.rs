@@ -80,8 +80,16 @@ impl CodeQuery {
                  LEFT JOIN pg_catalog.pg_proc AS p ON p.oid = o.oprcode \
                  WHERE o.oid >= 16384 AND o.oprcode <> 0"
             }
+            // Sorting and comparing run what operator classes name.
             Self::Types => {
-                "SELECT t.oid, n.nspname, t.typname, \
+                "WITH of_class AS MATERIALIZED ( \
+                 SELECT a.amproclefttype AS type, a.amproc::oid AS function FROM pg_catalog.pg_amproc AS a WHERE a.amproc::oid >= 16384 \
+                 UNION SELECT a.amprocrighttype, a.amproc::oid FROM pg_catalog.pg_amproc AS a WHERE a.amproc::oid >= 16384 \
+                 UNION SELECT a.amoplefttype, o.oprcode::oid FROM pg_catalog.pg_amop AS a \
+                  JOIN pg_catalog.pg_operator AS o ON o.oid = a.amopopr WHERE o.oprcode::oid >= 16384 \
+                 UNION SELECT a.amoprighttype, o.oprcode::oid FROM pg_catalog.pg_amop AS a \
+                  JOIN pg_catalog.pg_operator AS o ON o.oid = a.amopopr WHERE o.oprcode::oid >= 16384) \
+                 SELECT t.oid, n.nspname, t.typname, \
                  (SELECT pg_catalog.string_agg(DISTINCT part::text, ' ') FROM ( \
                   SELECT unnest(ARRAY[t.typelem, t.typbasetype]) AS part \
                   UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute AS a \
@@ -92,6 +100,7 @@ impl CodeQuery {
                  (SELECT pg_catalog.string_agg(DISTINCT function::text, ' ') FROM ( \
                   SELECT unnest(ARRAY[t.typinput, t.typoutput, t.typreceive, t.typsend, t.typmodin, t.typmodout, \
                    t.typsubscript]::oid[]) AS function \
+                  UNION ALL SELECT f.function FROM of_class AS f WHERE f.type = t.oid \
                   UNION ALL SELECT unnest(ARRAY[r.rngcanonical, r.rngsubdiff]::oid[]) \
                    FROM pg_catalog.pg_range AS r WHERE r.rngtypid = t.oid) AS functions WHERE function >= 16384), \
                  (SELECT pg_catalog.string_agg(coalesce(pg_catalog.pg_get_expr(k.conbin, 0), ''), E'\\x01') \
@@ -119,9 +128,26 @@ impl CodeQuery {
                  JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_policy'::regclass AND d.objid = p.oid \
                  WHERE c.relrowsecurity AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid <> p.polrelid"
             }
-            // Built-in functions leave no dependency; those that planning runs are immutable.
+            // Built-in functions leave no dependency; those that planning runs are immutable. Scanning an index, and finding the
+            // partitions that a query needs, run what their operator classes name.
             Self::Planned => {
-                "SELECT DISTINCT o.relation, d.refobjid FROM pg_catalog.pg_depend AS d \
+                "SELECT c.relation, a.amproc::oid FROM ( \
+                 SELECT i.indrelid AS relation, unnest(i.indclass::oid[]) AS class FROM pg_catalog.pg_index AS i \
+                 UNION ALL SELECT p.partrelid, unnest(p.partclass::oid[]) FROM pg_catalog.pg_partitioned_table AS p) AS c \
+                 JOIN pg_catalog.pg_opclass AS k ON k.oid = c.class \
+                 JOIN pg_catalog.pg_amproc AS a ON a.amprocfamily = k.opcfamily \
+                 WHERE a.amproc::oid >= 16384 \
+                 UNION SELECT c.relation, o.oprcode::oid FROM ( \
+                 SELECT i.indrelid AS relation, unnest(i.indclass::oid[]) AS class FROM pg_catalog.pg_index AS i \
+                 UNION ALL SELECT p.partrelid, unnest(p.partclass::oid[]) FROM pg_catalog.pg_partitioned_table AS p) AS c \
+                 JOIN pg_catalog.pg_opclass AS k ON k.oid = c.class \
+                 JOIN pg_catalog.pg_amop AS a ON a.amopfamily = k.opcfamily \
+                 JOIN pg_catalog.pg_operator AS o ON o.oid = a.amopopr \
+                 WHERE o.oprcode::oid >= 16384 \
+                 UNION SELECT p.partrelid, d.refobjid FROM pg_catalog.pg_partitioned_table AS p \
+                 JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = p.partrelid \
+                 WHERE d.refclassid = 'pg_catalog.pg_proc'::regclass AND d.refobjid >= 16384 \
+                 UNION SELECT DISTINCT o.relation, d.refobjid FROM pg_catalog.pg_depend AS d \
                  JOIN (SELECT k.tableoid AS class, k.oid AS object, k.conrelid AS relation FROM pg_catalog.pg_constraint AS k \
                  UNION ALL SELECT c.tableoid, c.oid, i.indrelid FROM pg_catalog.pg_index AS i \
                  JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid \

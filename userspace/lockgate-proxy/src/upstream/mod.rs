@@ -15,7 +15,7 @@ mod scripted;
 mod writer;
 
 pub use crate::credential::{Account, Credential};
-pub use connect::{Bounds, Endpoint, cancel, connect};
+pub use connect::{Bounds, Endpoint, Origin, cancel, connect};
 pub use error::UpstreamError;
 pub use login::SessionRequest;
 pub use writer::{Housekeeping, Upstream};

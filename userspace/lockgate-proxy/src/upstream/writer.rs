@@ -28,7 +28,10 @@ pub enum Housekeeping {
     Close(Target),
     /// Fails inside a batch, so that the target discards the rest of it and its transaction is aborted, just as it would
     /// be had the target itself refused. A Parse: even a target that understood it would run nothing.
-    PoisonBatch,
+    PoisonBatch {
+        /// In the place of a Parse of the unnamed statement, which takes the old one away also when it fails.
+        unnamed: bool,
+    },
     /// Fails as a simple query, so that the target's transaction is aborted.
     PoisonQuery,
     /// Ends a COPY FROM STDIN with a failure.
@@ -64,9 +67,8 @@ impl Housekeeping {
             Self::Terminate => Frontend::Terminate,
             Self::Describe(target) => Frontend::Describe(target),
             Self::Close(target) => Frontend::Close(target),
-            Self::PoisonBatch => Frontend::Parse(Parse {
-                // Named: a failing Parse of the unnamed statement would take the client's own away.
-                statement: PgString::from_static("lockgate"),
+            Self::PoisonBatch { unnamed } => Frontend::Parse(Parse {
+                statement: PgString::from_static(if unnamed { "" } else { "lockgate" }),
                 sql: POISON,
                 parameter_types: Vec::new(),
             }),
@@ -209,7 +211,8 @@ mod tests {
         let mut upstream = Upstream::new(Box::new(near));
         let mut expected = Vec::new();
         for housekeeping in [
-            Housekeeping::PoisonBatch,
+            Housekeeping::PoisonBatch { unnamed: false },
+            Housekeeping::PoisonBatch { unnamed: true },
             Housekeeping::Describe(Target::Portal(PgString::from_static("p"))),
             Housekeeping::Close(Target::Statement(PgString::from_static("s"))),
             Housekeeping::AbortCopy,

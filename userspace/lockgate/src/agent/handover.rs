@@ -19,7 +19,10 @@ pub(super) fn hand_over(agent: &Agent) -> Option<Kept> {
             Some(kept)
         }
         Err(error) => {
-            tracing::warn!(error = format!("{error:#}"), "governed connections are refused until the next agent runs");
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "governed connections are refused until the next agent runs"
+            );
             agent.interceptor.refuse();
             None
         }

@@ -7,6 +7,9 @@
 
 mod ambient;
 pub(crate) mod api;
+mod capture;
+mod handover;
+mod identity;
 mod names;
 mod notify;
 pub(crate) mod policy;
@@ -33,17 +36,16 @@ use signals::Signals;
 use std::{
     net::SocketAddr,
     num::NonZeroUsize,
-    os::fd::AsRawFd as _,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use targets::Targets;
 use tokio::{
-    runtime::{Builder, Runtime},
+    runtime::{Builder, Handle, Runtime},
     sync::Notify,
     task::JoinSet,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// From SIGTERM until sessions are ended whatever they do; systemd's default patience is 90 s.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
@@ -55,8 +57,6 @@ const CONTROL_STOP_WITHIN: Duration = Duration::from_secs(4);
 const RUNTIME_STOP_WITHIN: Duration = Duration::from_secs(1);
 /// Threads for API, approvals and timers: they wait more than they work.
 const CONTROL_THREADS: usize = 2;
-/// How often the hooks are looked at; a few system calls.
-const HOOKS_EVERY: Duration = Duration::from_secs(5);
 /// Prometheus histograms are folded this often.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
@@ -149,6 +149,8 @@ async fn live(config: Config, lanes: Lanes) -> anyhow::Result<()> {
     for listener in agent.interceptor.listeners()? {
         tasks.spawn_on(serve_governed(agent.clone(), listener, accepting.clone()), accepts);
     }
+    let elsewhere = TaskTracker::new();
+    serve_namespaces(&agent, accepts.clone(), elsewhere.clone(), accepting.clone());
     let public = agent.control.public_router().merge(api::metrics_route(metrics.clone()));
     let host = agent
         .control
@@ -178,11 +180,13 @@ async fn live(config: Config, lanes: Lanes) -> anyhow::Result<()> {
         Some(ended) = tasks.join_next() => Err(anyhow::anyhow!("a listener ended by itself: {ended:?}")),
     };
     notify::notify("STOPPING=1");
+    let _kept = handover::hand_over(&agent);
     accepting.cancel();
-    refuse_governed(&agent);
     stop(&agent, &mut signals).await;
     shutdown.cancel();
     while tasks.join_next().await.is_some() {}
+    elsewhere.close();
+    elsewhere.wait().await;
     drop(background);
     let closed = record(&agent, EventKind::AgentStopped { node: agent.config.node.clone() }).await;
     let log = agent.log.clone();
@@ -198,6 +202,16 @@ async fn serve_governed(agent: Arc<Agent>, listener: std::net::TcpListener, shut
     }
 }
 
+/// Serves pods and containers: listeners that come and go with them.
+fn serve_namespaces(agent: &Arc<Agent>, lane: Handle, tasks: TaskTracker, stop: CancellationToken) {
+    let serving = Arc::downgrade(agent);
+    agent.interceptor.serve_namespaces(move |listener| {
+        // The interceptor keeps this, and the agent keeps the interceptor.
+        let Some(agent) = serving.upgrade() else { return };
+        tasks.spawn_on(serve_governed(agent, listener, stop.clone()), &lane);
+    });
+}
+
 /// What goes on beside the serving; ends when dropped.
 fn background(agent: &Arc<Agent>, metrics: metrics_exporter_prometheus::PrometheusHandle) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
@@ -206,7 +220,7 @@ fn background(agent: &Arc<Agent>, metrics: metrics_exporter_prometheus::Promethe
     if !agent.names().is_empty() {
         tasks.spawn(follow_names(agent.clone()));
     }
-    tasks.spawn(watch_hooks(agent.clone()));
+    tasks.spawn(capture::follow(agent.clone(), agent.interceptor.events()));
     tasks.spawn(async move {
         loop {
             tokio::time::sleep(METRICS_UPKEEP).await;
@@ -214,40 +228,6 @@ fn background(agent: &Arc<Agent>, metrics: metrics_exporter_prometheus::Promethe
         }
     });
     tasks
-}
-
-/// Notices when somebody takes hooks away: from then on governed connections may go by unseen, which must not
-/// look like silence.
-async fn watch_hooks(agent: Arc<Agent>) {
-    let mut whole = true;
-    loop {
-        tokio::time::sleep(HOOKS_EVERY).await;
-        let health = agent.interceptor.health();
-        metrics::gauge!(telemetry::HOOKS_ATTACHED).set(u32::try_from(health.whole).unwrap_or(u32::MAX));
-        let counters = agent.interceptor.counters();
-        for (what, count) in [
-            ("redirected", counters.redirected),
-            ("attributed", counters.attributed),
-            ("unattributed", counters.unattributed),
-            ("stale", counters.stale),
-            ("refused", counters.refused),
-            ("lost", counters.flows_full.saturating_add(counters.events_lost)),
-        ] {
-            metrics::counter!(telemetry::KERNEL_EVENTS, "what" => what).absolute(count);
-        }
-        if health.is_whole() == whole {
-            continue;
-        }
-        whole = health.is_whole();
-        agent.control.set_ready(whole);
-        let detail = match whole {
-            true => "every hook is attached again".to_owned(),
-            false => format!("hooks are gone: {:?}, unknown: {:?}", health.detached, health.unknown),
-        };
-        tracing::error!(detail, "the capture has changed");
-        let kind = EventKind::Gap { stage: "bypass".to_owned(), count: None, detail };
-        agent.log.submit(vec![Event { at: Timestamp::now(), session: None, kind }]);
-    }
 }
 
 /// Keeps the protected addresses what the targets' names mean.
@@ -281,17 +261,6 @@ fn reload(agent: &Agent) {
     tracing::info!("SIGHUP: loading policies again");
     agent.reload.notify_one();
     agent.control.enable_webhooks();
-}
-
-/// Closes the listening sockets themselves: a governed connect() is refused from now on, and does not wait in a
-/// backlog that nobody reads. The interceptor's descriptors stay; they are only no listeners any more.
-fn refuse_governed(agent: &Agent) {
-    use nix::sys::socket::{Shutdown, shutdown};
-    for listener in agent.interceptor.listeners().into_iter().flatten() {
-        if let Err(error) = shutdown(listener.as_raw_fd(), Shutdown::Both) {
-            tracing::warn!(%error, "closing a listener");
-        }
-    }
 }
 
 /// Ends sessions in order; a second signal ends them at once.

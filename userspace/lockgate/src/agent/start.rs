@@ -13,7 +13,7 @@ use super::{
 use crate::config::{Config, ConfigError, Webhook};
 use anyhow::{Context as _, bail};
 use lockgate_control::{Control, ControlSettings, UnixSocket, WebhookSettings};
-use lockgate_intercept::{Interceptor, Settings};
+use lockgate_intercept::{InterceptError, Interceptor, Settings, keeper};
 use lockgate_model::{
     Secret, SecretRef, Timestamp,
     port::{Ambient, Recorder},
@@ -67,11 +67,16 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
         run_cgroup: Some(config.run_cgroup.clone()),
         ..Settings::default()
     };
-    let interceptor = Arc::new(tokio::task::spawn_blocking(move || Interceptor::attach(settings)).await??);
+    let keeper = config.store.keeper();
+    let interceptor = tokio::task::spawn_blocking(move || attach(settings, &keeper)).await??;
+    let interceptor = Arc::new(interceptor);
+    // After attaching: this process's own questions must not be redirected.
+    let confirmer = super::identity::confirmer(config.identity.as_ref(), ambient.clone()).await?;
     let ports = Ports {
         recorder,
         approvals: control.clone(),
         attributor: interceptor.clone(),
+        confirmer,
         ambient,
         policy: policy.in_force.clone(),
         mask_keys: policy.mask_keys.clone(),
@@ -99,6 +104,19 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
         reload: Notify::new(),
     });
     Ok((agent, Listeners { tcp, unix }))
+}
+
+/// With the listeners that the last agent left with its keeper. The keeper goes once the hooks are in force: should
+/// this agent fail before, the next one may still take them.
+fn attach(settings: Settings, keeper: &std::path::Path) -> Result<Interceptor, InterceptError> {
+    let mut kept = keeper::take(keeper);
+    let listeners = std::mem::take(&mut kept.listeners);
+    if !listeners.is_empty() {
+        tracing::info!(listeners = listeners.len(), "the last agent's listeners were kept open");
+    }
+    let interceptor = Interceptor::take_over(settings, listeners)?;
+    kept.done();
+    Ok(interceptor)
 }
 
 async fn load_policy(config: &Config) -> anyhow::Result<Policy> {

@@ -2,7 +2,7 @@
 
 use super::{Agent, policy::PolicyStatus};
 use crate::config::Address;
-use lockgate_intercept::Governed;
+use lockgate_intercept::{Egress, Governed, GovernedSet};
 use lockgate_model::{
     Timestamp,
     session::{DefaultEffect, Mode},
@@ -92,6 +92,14 @@ impl Agent {
                 "redirected": counters.redirected,
                 "attributed": counters.attributed,
                 "unattributed": counters.unattributed,
+                "layers": self.interceptor.layers().iter().map(|state| json!({
+                    "layer": state.layer, "active": state.active, "detail": state.detail, "open": state.open,
+                    "check": state.check(),
+                })).collect::<Vec<_>>(),
+                "bypassed": self.interceptor.bypassed(),
+                "events_lost": counters.events_lost,
+                "unregistered": counters.unregistered,
+                "namespaces": self.interceptor.namespaces(),
             }),
             pending_approvals: self.control.pending(),
             connections: self.proxy.connections(),
@@ -99,12 +107,16 @@ impl Agent {
     }
 }
 
-fn governed(entry: &Governed) -> Value {
-    match entry {
+fn governed(entry: &GovernedSet) -> Value {
+    let mut value = match &entry.who {
         Governed::Cgroup(path) => json!({ "cgroup": path }),
         Governed::Uid(uid) => json!({ "uid": uid }),
         Governed::Unit(pattern) => json!({ "systemd_unit": pattern }),
+    };
+    if matches!(entry.egress, Egress::Deny(_)) {
+        value["unregistered"] = json!("deny");
     }
+    value
 }
 
 impl Status {

@@ -199,6 +199,7 @@ async fn settings(target: &TargetConfig, secrets: &Secrets) -> anyhow::Result<Ta
         client_tls: client_tls(target, secrets).await?,
         client_verifiers: Arc::new(verifiers(target, secrets).await?),
         session_in_application_name: target.session_in_application_name,
+        dial_from: target.dial_from,
         upstream_tls,
         upstream_host: target.server_name.clone(),
         credential,

@@ -35,6 +35,11 @@ pub(super) const HOOKS_ATTACHED: &str = "lockgate_hooks_attached";
 /// What the capture hooks counted, by `what`.
 pub(super) const KERNEL_EVENTS: &str = "lockgate_kernel_events_total";
 
+/// Whether a layer of the capture is in force, by `layer`.
+pub(super) const LAYER: &str = "lockgate_capture_layer";
+/// Connections of governed processes to protected addresses that did not pass lockgate.
+pub(super) const BYPASSED: &str = "lockgate_bypassed_connections_total";
+
 /// From a look-up in memory to a person who went to lunch.
 const SECONDS: [f64; 14] =
     [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0];
@@ -51,5 +56,11 @@ pub(crate) fn metrics() -> anyhow::Result<PrometheusHandle> {
     lockgate_proxy::metrics::describe();
     metrics::describe_gauge!(HOOKS_ATTACHED, Unit::Count, "Capture hooks that are attached and pinned.");
     metrics::describe_counter!(KERNEL_EVENTS, Unit::Count, "What the capture hooks counted, by what.");
+    metrics::describe_gauge!(LAYER, Unit::Count, "Whether a layer of the capture is in force, by layer.");
+    metrics::describe_counter!(
+        BYPASSED,
+        Unit::Count,
+        "Connections of governed processes to protected addresses that did not pass lockgate; should be zero."
+    );
     Ok(handle)
 }

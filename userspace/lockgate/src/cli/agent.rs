@@ -20,7 +20,8 @@ Examples:
 ",
     after_help = "\
 SIGHUP loads policies again. SIGTERM ends sessions in order, within ten seconds, and leaves the
-hooks in force: governed connections are refused until an agent runs again, or --detach.",
+hooks in force: governed connections wait for the next agent as long as node.restart_grace says, and
+are refused from then on until an agent runs again, or --detach.",
 )]
 pub(super) struct Arguments {
     /// Remove this configuration's hooks from the host, and end; jobs connect directly afterwards
@@ -41,6 +42,8 @@ pub(super) fn run(config: &Path, arguments: &Arguments) -> anyhow::Result<Exit> 
     if arguments.detach {
         let client = Client::read(config)?;
         let removed = lockgate_intercept::detach(&client.instance, None)?;
+        // What the last agent left for the next one: there is none to come.
+        lockgate_intercept::keeper::take(&client.store.keeper()).done();
         output::print(match removed {
             true => "hooks removed: nothing is governed any more\n",
             false => "there were no hooks to remove\n",

@@ -88,7 +88,8 @@ pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
         if let Some(config) = &parsed {
             policies(config, &mut findings);
         }
-        findings.0.push(Finding { section: "capture", check: lockgate_intercept::prove() });
+        let proof = lockgate_intercept::prove().into_iter();
+        findings.0.extend(proof.map(|check| Finding { section: "capture", check }));
     }
     if let Some(config) = parsed.filter(|_| !arguments.database.is_empty()) {
         let databases = arguments.database;
@@ -316,6 +317,25 @@ fn agent_policy(policy: &Value, findings: &mut Findings) {
 
 fn agent_hooks(hooks: &Value, findings: &mut Findings) {
     const SECTION: &str = "agent";
+    for layer in hooks["layers"].as_array().into_iter().flatten() {
+        // An older agent has none of these.
+        if let Ok(check) = serde_json::from_value::<Check>(layer["check"].clone()) {
+            findings.0.push(Finding { section: "capture", check });
+        }
+    }
+    match hooks["bypassed"].as_u64() {
+        Some(0) => findings.add("capture", Status::Ok, "coverage", "no connection went past lockgate", None),
+        Some(count) => findings.add(
+            "capture",
+            Status::Warning,
+            "coverage",
+            format!(
+                "{count} connections of governed processes went past lockgate since it started, and were cut"
+            ),
+            Some("the record says which: `lockgate audit`, stage bypass"),
+        ),
+        None => {}
+    }
     let detached = strings(&hooks["detached"]);
     let unknown = hooks["unknown"].as_array().map_or(0, Vec::len);
     if detached.is_empty() && unknown == 0 {

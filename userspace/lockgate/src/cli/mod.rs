@@ -11,6 +11,7 @@ mod doctor;
 mod exit;
 mod grants;
 mod inspect;
+mod keeper;
 mod output;
 mod policy;
 mod replay;
@@ -72,6 +73,8 @@ enum Verb {
     Inspect(inspect::Arguments),
     Doctor(doctor::Arguments),
     Tls(tls::Arguments),
+    #[command(hide = true)]
+    Keeper(keeper::Arguments),
 }
 
 /// How listings are written.
@@ -104,6 +107,7 @@ impl Cli {
             Verb::Inspect(arguments) => inspect::run(arguments),
             Verb::Doctor(arguments) => doctor::run(config, arguments),
             Verb::Tls(arguments) => tls::run(arguments),
+            Verb::Keeper(arguments) => keeper::run(&arguments),
         }
     }
 }

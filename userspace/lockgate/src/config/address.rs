@@ -1,5 +1,6 @@
 //! Addresses of targets as they are written: `ip:port`, `cidr:port`, `host:port`.
 
+use lockgate_intercept::EgressNet;
 use std::{
     fmt,
     net::{IpAddr, Ipv6Addr},
@@ -41,6 +42,24 @@ pub(crate) enum AddressError {
     Prefix(String),
     #[error("{0:?} is neither an address nor a host name")]
     Host(String),
+    #[error("{0:?} is a name; write addresses here, or register a target under that name")]
+    Name(String),
+}
+
+/// A destination that is let through: like an [`Address`], but never a name, and its port may be left out.
+pub(super) fn egress(text: &str) -> Result<EgressNet, AddressError> {
+    let behind = text.rsplit_once(']').map_or(text, |(_, rest)| rest);
+    let address = match behind.contains(':') {
+        true => text.parse()?,
+        false => format!("{text}:1").parse()?,
+    };
+    match address {
+        Address::Net { ip, prefix, port } => {
+            let port = behind.contains(':').then_some(port);
+            EgressNet::new(ip, prefix, port).ok_or_else(|| AddressError::Prefix(text.to_owned()))
+        }
+        Address::Host { name, .. } => Err(AddressError::Name(name)),
+    }
 }
 
 impl std::str::FromStr for Address {
@@ -156,6 +175,24 @@ mod tests {
                 Ok(expected.to_owned()),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn destinations_that_are_let_through_may_leave_out_the_port() {
+        for (text, ip, prefix, port) in [
+            ("10.0.0.0/8", "10.0.0.0", 8, None),
+            ("10.0.0.53:53", "10.0.0.53", 32, Some(53)),
+            ("10.0.0.53", "10.0.0.53", 32, None),
+            ("[2001:db8::]/32", "2001:db8::", 32, None),
+            ("[2001:db8::1]:443", "2001:db8::1", 128, Some(443)),
+            ("0.0.0.0/0:443", "0.0.0.0", 0, Some(443)),
+        ] {
+            let expected = EgressNet::new(ip.parse().unwrap(), prefix, port).unwrap();
+            assert_eq!(egress(text), Ok(expected), "{text}");
+        }
+        for text in ["", "db", "db.internal:443", "10.0.0.0/33", "2001:db8::1", "10.0.0.1:0", "[::1"] {
+            assert!(egress(text).is_err(), "{text}");
         }
     }
 

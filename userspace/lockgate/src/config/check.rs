@@ -3,27 +3,33 @@
 //! All findings are collected, so that one run shows them all.
 
 mod credential;
+mod identity;
 
 use super::{
     Address, Api, Client, Config, DEFAULT_RUN_CGROUP, DEFAULT_STORE, Store, TargetConfig, UpstreamTls,
     Webhook,
     raw::{self, PathOrSecret, Raw, SecretText, Spanned},
 };
-use lockgate_intercept::{Governed, Instance};
+use lockgate_intercept::{Egress, Governed, GovernedSet, Instance};
 use lockgate_model::{
     SecretRef,
     id::{GroupName, NodeName},
     session::{DefaultEffect, Mode, Target},
 };
 use lockgate_policy::{Diagnostic, yaml::Position};
-use lockgate_proxy::MAX_LANES;
+use lockgate_proxy::{DialFrom, MAX_LANES};
 use std::{
     collections::{BTreeMap, HashMap},
     num::NonZeroUsize,
     path::{Component, Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
+/// An agent starts within a second; its configuration, its vault and its names may take some more.
+const RESTART_GRACE: Duration = Duration::from_secs(10);
+/// Clients that wait longer have mostly given up.
+const MAX_RESTART_GRACE: Duration = Duration::from_secs(60);
 /// A tag that says: this target may not go unrecorded.
 const RECORD_TAG: (&str, &str) = ("record", "required");
 /// Deeper cgroups are not seen by the kernel's ancestor walk; the root would govern the whole host.
@@ -51,6 +57,10 @@ pub(super) fn check(path: &Path, raw: Raw) -> Result<Config, Vec<Diagnostic>> {
     }
     let node = checker.node(&raw.node);
     let data_plane_threads = raw.data_plane.threads.as_ref().and_then(|threads| checker.threads(threads));
+    let identity = checker.identity(&raw.identity, node.as_str());
+    let restart_grace = checker
+        .bounded("node.restart_grace", raw.node.restart_grace.as_ref(), (Duration::ZERO, MAX_RESTART_GRACE))
+        .unwrap_or(RESTART_GRACE);
     if !checker.errors.is_empty() {
         return Err(checker.errors);
     }
@@ -58,6 +68,7 @@ pub(super) fn check(path: &Path, raw: Raw) -> Result<Config, Vec<Diagnostic>> {
         path: path.to_owned(),
         node,
         instance: place.instance,
+        restart_grace,
         governed,
         targets,
         policies,
@@ -65,6 +76,7 @@ pub(super) fn check(path: &Path, raw: Raw) -> Result<Config, Vec<Diagnostic>> {
         webhooks,
         api,
         vault,
+        identity,
         run_uids: raw.run.allow_uids.into_iter().collect(),
         run_cgroup,
         data_plane_threads,
@@ -187,41 +199,80 @@ impl Checker {
         }
     }
 
-    fn governed(&mut self, raw: &Raw) -> (Vec<Governed>, String) {
-        let mut governed = Vec::new();
+    fn governed(&mut self, raw: &Raw) -> (Vec<GovernedSet>, String) {
+        let mut governed: Vec<GovernedSet> = Vec::new();
         let mut first_cgroup = None;
         for entry in &raw.govern {
-            match &entry.value {
-                raw::Govern::Cgroup(path) => {
-                    if let Some(path) = self.cgroup(path) {
-                        first_cgroup.get_or_insert_with(|| path.clone());
-                        governed.push(Governed::Cgroup(path));
-                    }
+            let egress = self.egress(entry);
+            for who in self.governs(entry) {
+                if let Governed::Cgroup(path) = &who {
+                    first_cgroup.get_or_insert_with(|| path.clone());
                 }
-                raw::Govern::SystemdUnit(pattern)
-                    if pattern.value.trim().is_empty() || pattern.value == "*" =>
-                {
-                    let message = format!("{:?} does not name units", pattern.value);
-                    self.error(
-                        pattern.at,
-                        message,
-                        Some("write a unit or a glob, such as actions.runner.*.service"),
-                    );
-                }
-                raw::Govern::SystemdUnit(pattern) => governed.push(Governed::Unit(pattern.value.clone())),
-                raw::Govern::Uid(uids) if uids.0.is_empty() => {
-                    self.error(entry.at, "an empty list of uids governs nobody", None);
-                }
-                raw::Govern::Uid(uids) => governed.extend(uids.0.iter().copied().map(Governed::Uid)),
+                governed.push(GovernedSet { who, egress: egress.clone() });
             }
         }
         let configured = raw.run.cgroup.as_ref().and_then(|path| self.cgroup(path));
         let run = configured.or(first_cgroup).unwrap_or_else(|| DEFAULT_RUN_CGROUP.to_owned());
         let below = |path: &String| run == *path || run.starts_with(&format!("{path}/"));
-        if !governed.iter().any(|entry| matches!(entry, Governed::Cgroup(path) if below(path))) {
-            governed.push(Governed::Cgroup(run.clone()));
+        if !governed.iter().any(|set| matches!(&set.who, Governed::Cgroup(path) if below(path))) {
+            governed.push(Governed::Cgroup(run.clone()).into());
         }
         (governed, run)
+    }
+
+    /// Whom an entry of `govern:` names.
+    fn governs(&mut self, entry: &Spanned<raw::Govern>) -> Vec<Governed> {
+        match &entry.value {
+            raw::Govern { cgroup: Some(path), systemd_unit: None, uid: None, .. } => {
+                self.cgroup(path).map(Governed::Cgroup).into_iter().collect()
+            }
+            raw::Govern { cgroup: None, systemd_unit: Some(pattern), uid: None, .. } => {
+                if pattern.value.trim().is_empty() || pattern.value == "*" {
+                    let message = format!("{:?} does not name units", pattern.value);
+                    let help = "write a unit or a glob, such as actions.runner.*.service";
+                    self.error(pattern.at, message, Some(help));
+                }
+                vec![Governed::Unit(pattern.value.clone())]
+            }
+            raw::Govern { cgroup: None, systemd_unit: None, uid: Some(uids), .. } => {
+                if uids.0.is_empty() {
+                    self.error(entry.at, "an empty list of uids governs nobody", None);
+                }
+                uids.0.iter().copied().map(Governed::Uid).collect()
+            }
+            raw::Govern { .. } => {
+                let message = "expected one of `cgroup`, `systemd_unit`, `uid`";
+                self.error(entry.at, message, Some("write an entry for each"));
+                Vec::new()
+            }
+        }
+    }
+
+    /// What an entry of `govern:` lets reach besides targets.
+    fn egress(&mut self, entry: &Spanned<raw::Govern>) -> Egress {
+        let raw::Govern { capture, unregistered, allow, .. } = &entry.value;
+        let default = unregistered.as_ref().map(|effect| effect.value);
+        let denies = match (capture, default) {
+            (raw::Capture::Registered, Some(_)) => {
+                let help = "add capture: all";
+                self.error(entry.at, "`unregistered` means nothing with capture: registered", Some(help));
+                false
+            }
+            (raw::Capture::Registered, None) | (raw::Capture::All, Some(DefaultEffect::Allow)) => false,
+            (raw::Capture::All, Some(DefaultEffect::Deny) | None) => true,
+        };
+        if !denies && !allow.is_empty() {
+            let help = "what is not registered passes anyway; write capture: all and unregistered: deny";
+            self.error(entry.at, "`allow` means nothing where nothing is denied", Some(help));
+        }
+        let mut nets = Vec::new();
+        for text in allow {
+            match super::address::egress(&text.value) {
+                Ok(net) => nets.push(net),
+                Err(error) => self.error(text.at, error.to_string(), None),
+            }
+        }
+        if denies { Egress::Deny(nets) } else { Egress::Allow }
     }
 
     fn cgroup(&mut self, path: &Spanned<String>) -> Option<String> {
@@ -323,6 +374,16 @@ impl Checker {
                 Some("use mode: shadow: it decides and records, and refuses nothing"),
             );
         }
+        if mode == Mode::Observe {
+            self.warn(
+                raw.mode.as_ref().map_or(name_at, |mode| mode.at),
+                format!(
+                    "`{}` is in mode: observe: in this version its connections are neither redirected nor recorded",
+                    raw.name.value
+                ),
+                Some("use mode: shadow to see who talks to it: it decides and records, and refuses nothing"),
+            );
+        }
         let client_tls = self.client_tls(raw);
         let client_auth = self.client_auth(&raw.client_auth);
         let upstream = &raw.upstream;
@@ -372,6 +433,10 @@ impl Checker {
             client_tls,
             client_auth,
             session_in_application_name: raw.session_in_application_name,
+            dial_from: match upstream.dial_from {
+                raw::DialFrom::Client => DialFrom::Client,
+                raw::DialFrom::Host => DialFrom::Host,
+            },
             upstream_tls: upstream.tls,
             upstream_direct,
             upstream_ca,

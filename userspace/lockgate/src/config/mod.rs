@@ -13,14 +13,17 @@ mod tests;
 pub(crate) use address::Address;
 pub(crate) use raw::UpstreamTls;
 
-use lockgate_intercept::{Governed, Instance};
+use lockgate_intercept::{GovernedSet, Instance};
 use lockgate_model::{
     SecretRef,
     id::{GroupName, NodeName},
     session::Target,
 };
 use lockgate_policy::{Diagnostic, diagnostic::suggest, yaml::Spanned};
-use lockgate_proxy::credential::{CertificateSource, CredentialSettings, VaultAuth};
+use lockgate_proxy::{
+    DialFrom,
+    credential::{CertificateSource, CredentialSettings, VaultAuth},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -47,8 +50,10 @@ pub(crate) struct Config {
     pub(crate) path: PathBuf,
     pub(crate) node: NodeName,
     pub(crate) instance: Instance,
+    /// How long governed connections wait for the next agent, when this one ends in order.
+    pub(crate) restart_grace: Duration,
     /// Whose egress is redirected; holds `run_cgroup` too.
-    pub(crate) governed: Vec<Governed>,
+    pub(crate) governed: Vec<GovernedSet>,
     pub(crate) targets: Vec<TargetConfig>,
     /// Files and directories of policy.
     pub(crate) policies: Vec<PathBuf>,
@@ -56,6 +61,8 @@ pub(crate) struct Config {
     pub(crate) webhooks: Vec<Webhook>,
     pub(crate) api: Api,
     pub(crate) vault: Option<VaultConfig>,
+    /// Who is asked about workloads.
+    pub(crate) identity: Option<IdentityConfig>,
     /// Besides root, who may use `lockgate run`.
     pub(crate) run_uids: BTreeSet<u32>,
     /// Under which cgroup `lockgate run` gives each command one of its own.
@@ -76,6 +83,8 @@ pub(crate) struct TargetConfig {
     /// Users that are asked for SCRAM, and their verifiers.
     pub(crate) client_auth: Vec<(String, SecretRef)>,
     pub(crate) session_in_application_name: bool,
+    /// From which network namespace it is dialled.
+    pub(crate) dial_from: DialFrom,
     pub(crate) upstream_tls: UpstreamTls,
     /// Begin with TLS instead of asking for it.
     pub(crate) upstream_direct: bool,
@@ -125,6 +134,17 @@ pub(crate) enum ClientTls {
     },
 }
 
+/// `identity:`; the settings are whole but for what the references beside them lead to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct IdentityConfig {
+    pub(crate) settings: lockgate_identity::IdentitySettings,
+    pub(crate) cluster_ca: Option<SecretRef>,
+    /// One for each issuer.
+    pub(crate) issuer_cas: Vec<Option<SecretRef>>,
+    /// CA and token, for each provider.
+    pub(crate) provider_secrets: Vec<(Option<SecretRef>, Option<SecretRef>)>,
+}
+
 /// `vault:`
 #[derive(Clone, Debug)]
 pub(crate) struct VaultConfig {
@@ -163,6 +183,13 @@ pub(crate) struct Api {
     pub(crate) public_url: Option<String>,
     pub(crate) socket: PathBuf,
     pub(crate) local_approvers: BTreeMap<u32, Vec<Spanned<GroupName>>>,
+}
+
+impl Store {
+    /// Where the keeper of listeners is met; only root enters the store.
+    pub(crate) fn keeper(&self) -> PathBuf {
+        self.dir.join("keeper.sock")
+    }
 }
 
 /// Why a configuration cannot be used.

@@ -3,6 +3,8 @@
 //! [`super::check`] turns this into a [`super::Config`]. The command line's client verbs read only this form,
 //! since a job's user may run `lockgate run` without being allowed to read policies and secrets.
 
+pub(crate) mod identity;
+
 use lockgate_model::SecretRef;
 pub(crate) use lockgate_policy::{document::DurationText, yaml::Spanned};
 use serde::{
@@ -44,6 +46,7 @@ pub(crate) struct Raw {
 pub(crate) struct DataPlane {
     #[serde(default)]
     pub(crate) threads: Option<Spanned<usize>>,
+    pub(crate) identity: identity::Identity,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -53,14 +56,34 @@ pub(crate) struct Node {
     pub(crate) name: Option<Spanned<String>>,
     #[serde(default)]
     pub(crate) instance: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) restart_grace: Option<DurationText>,
 }
 
+/// Who, by exactly one of the first three; and what they may reach besides targets.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Govern {
+    #[serde(default)]
+    pub(crate) cgroup: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) systemd_unit: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) uid: Option<Uids>,
+    #[serde(default)]
+    pub(crate) capture: Capture,
+    #[serde(default)]
+    pub(crate) unregistered: Option<Spanned<lockgate_model::session::DefaultEffect>>,
+    #[serde(default)]
+    pub(crate) allow: Vec<Spanned<String>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Govern {
-    Cgroup(Spanned<String>),
-    SystemdUnit(Spanned<String>),
-    Uid(Uids),
+pub(crate) enum Capture {
+    #[default]
+    Registered,
+    All,
 }
 
 #[derive(Debug, Deserialize)]
@@ -131,7 +154,17 @@ pub(crate) struct Upstream {
     pub(crate) server_name: Option<Spanned<String>>,
     #[serde(default)]
     pub(crate) tls_negotiation: Option<Spanned<Negotiation>>,
+    #[serde(default)]
+    pub(crate) dial_from: DialFrom,
     pub(crate) credential: Credential,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum DialFrom {
+    #[default]
+    Client,
+    Host,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -46,9 +46,9 @@ fn a_good_file_becomes_a_configuration() {
     assert_eq!(
         config.governed,
         [
-            Governed::Cgroup("/lockgate/run".into()),
-            Governed::Unit("actions.runner.*.service".into()),
-            Governed::Uid(1001)
+            Governed::Cgroup("/lockgate/run".into()).into(),
+            Governed::Unit("actions.runner.*.service".into()).into(),
+            Governed::Uid(1001).into()
         ]
     );
     let target = &config.targets[0];
@@ -66,7 +66,7 @@ fn a_good_file_becomes_a_configuration() {
 fn an_empty_target_list_and_defaults_are_enough() {
     let config = Dir::new().parse("policies: []\n").unwrap();
     assert_eq!(config.run_cgroup, "/lockgate/run");
-    assert_eq!(config.governed, [Governed::Cgroup("/lockgate/run".into())]);
+    assert_eq!(config.governed, [Governed::Cgroup("/lockgate/run".into()).into()]);
     assert_eq!(config.store.dir, PathBuf::from("/var/lib/lockgate"));
     assert_eq!(config.api.socket, PathBuf::from("/var/lib/lockgate.sock"));
     assert!(!config.node.as_str().is_empty());
@@ -79,18 +79,18 @@ fn the_run_cgroup_is_always_governed() {
         (
             "govern: [{ uid: 7 }]",
             "/lockgate/run",
-            vec![Governed::Uid(7), Governed::Cgroup("/lockgate/run".into())],
+            vec![Governed::Uid(7).into(), Governed::Cgroup("/lockgate/run".into()).into()],
         ),
-        ("govern: [{ cgroup: ci/jobs/ }]", "/ci/jobs", vec![Governed::Cgroup("/ci/jobs".into())]),
+        ("govern: [{ cgroup: ci/jobs/ }]", "/ci/jobs", vec![Governed::Cgroup("/ci/jobs".into()).into()]),
         (
             "govern: [{ cgroup: /ci }]\nrun: { cgroup: /ci/run }",
             "/ci/run",
-            vec![Governed::Cgroup("/ci".into())],
+            vec![Governed::Cgroup("/ci".into()).into()],
         ),
         (
             "govern: [{ cgroup: /ci }]\nrun: { cgroup: /cirun }",
             "/cirun",
-            vec![Governed::Cgroup("/ci".into()), Governed::Cgroup("/cirun".into())],
+            vec![Governed::Cgroup("/ci".into()).into(), Governed::Cgroup("/cirun".into()).into()],
         ),
     ] {
         let config = dir.parse(text).unwrap();
@@ -266,6 +266,15 @@ fn targets_may_not_share_names_or_addresses() {
             }
         }
     }
+}
+
+#[test]
+fn that_observing_records_nothing_is_said() {
+    let dir = Dir::new();
+    let warnings = |text: &str| list(&dir.parse(text).unwrap().warnings);
+    assert!(!warnings(GOOD).contains("mode: observe"));
+    let observed = warnings(&GOOD.replacen("  upstream:", "  mode: observe\n  upstream:", 1));
+    assert!(observed.contains("neither redirected nor recorded"), "{observed}");
 }
 
 #[test]

@@ -274,7 +274,8 @@ impl Walk<'_> {
             Some(schema) => format!("{schema}.{name}"),
             None => name.to_owned(),
         });
-        let known = function::harmless(schema, name, self.state, self.catalogue);
+        let known = function::harmless(schema, name, self.state, self.catalogue)
+            .filter(|_| !function::READS_A_TYPE.contains(&name) || self.reads_a_builtin_type(call));
         let argument_place = match known.or_else(|| self.runs_reads(call)) {
             Some(harmless) if harmless.own => {
                 // It changes nothing, but what it shows is its own affair.
@@ -315,6 +316,17 @@ impl Walk<'_> {
                 out.absorb(expr, place.unwrap_or(inner_place));
             }
         }
+    }
+
+    /// pg_input_is_valid('x', 'type') runs the type's input: its domain's checks, its maker's function.
+    fn reads_a_builtin_type(&self, call: &protobuf::FuncCall) -> bool {
+        let [_, wanted] = call.args.as_slice() else { return false };
+        literal(wanted).is_some_and(|name| {
+            types::is_builtin(&name)
+                && self.catalogue.is_some_and(|catalogue| {
+                    catalogue.types_harmless(None, &name, self.state).is_none() && !self.state.in_doubt(&name)
+                })
+        })
     }
 
     /// A function of the database's own that runs texts, and with these arguments none that does more than read.

@@ -39,6 +39,8 @@ pub(crate) struct Batch {
     whole: usize,
     /// An earlier part of this segment is at the target already.
     pub(super) sent: bool,
+    /// What is refused now is a Parse of the unnamed statement.
+    pub(super) unnamed: bool,
 }
 
 impl Batch {

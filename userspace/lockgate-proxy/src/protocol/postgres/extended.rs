@@ -25,7 +25,7 @@ use lockgate_inspect::sql::{Control, SessionState, Statement};
 use lockgate_model::{
     operation::{Operation, Parameter},
     outcome::{CloseReason, OutcomeStatus},
-    sql::SqlEffect,
+    sql::{SqlClass, SqlEffect},
 };
 use lockgate_wire::postgres::{
     Format, PgString, Target, TransactionStatus,
@@ -161,7 +161,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     /// Sync, Flush or enough: what waits is decided and sent.
     pub(crate) async fn close_batch(&mut self, sync: bool) -> Result<(), Ending> {
         let items = self.batch.take();
-        if self.server_leg.outstanding() + 2 * items.len() + 1 > MAX_OUTSTANDING {
+        self.batch.unnamed = false;
+        let crowded = self.server_leg.outstanding() + 2 * items.len() + 1 > MAX_OUTSTANDING;
+        if crowded || self.caps.is_in_force() {
             self.settle().await?;
         }
         if self.server_leg.is_skipping() {
@@ -174,7 +176,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         if items.iter().all(|item| matches!(item, Item::Describe(..) | Item::Close(..))) {
             return self.keep_house(items, sync);
         }
-        if self.unsettled > 0 || self.strange || self.caps.is_in_force() || leans_on_earlier(&items) {
+        if self.unsettled > 0 || self.strange || leans_on_earlier(&items) {
             self.settle().await?;
             // All segments before are answered; of this one, no ReadyForQuery has come.
             self.strange &= self.batch.sent;
@@ -191,7 +193,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 let words = self.cancelled(flights);
                 self.refuse_batch(words, sync).await
             }
-            Fate::Permitted { permit, requests, fails } => {
+            Fate::Permitted { permit, requests, fails, commits } => {
                 if self.server_leg.is_skipping() {
                     // While it was decided, an earlier part of the segment failed: the server would drop this.
                     drop(permit);
@@ -202,6 +204,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 }
                 self.batch.sent = !sync;
                 self.send(permit, requests)?;
+                if commits {
+                    self.settle().await?;
+                    return self.sync();
+                }
                 if fails && !sync {
                     // Whatever the client still sends of this segment, the target will skip it.
                     self.client_leg.handle_failed();
@@ -259,11 +265,15 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         }
         let status = self.server_leg.status();
         if self.batch.sent || status == TransactionStatus::InTransaction {
-            self.tend(Housekeeping::PoisonBatch, Request::Parse, Answer::Poison(words))?;
+            let poison = self.poison();
+            self.tend(poison, Request::Parse, Answer::Poison(words))?;
             if sync {
                 return self.sync();
             }
         } else {
+            if self.batch.unnamed {
+                self.names.forget_prepared(&PgString::default());
+            }
             words::say(self.client.output.tail(), &Backend::ErrorResponse(words));
             if sync {
                 words::ready(self.client.output.tail(), status);
@@ -273,6 +283,18 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             self.client_leg.handle_failed();
         }
         Ok(())
+    }
+
+    /// Whether a cut of one of these results would have something to take back. A copy's data comes before any answer.
+    fn may_be_taken_back<'a>(&self, mut flights: impl Iterator<Item = &'a Flight> + Clone) -> bool {
+        flights.clone().any(|flight| flight.limited.is_some())
+            && !flights.clone().any(Flight::may_copy_in)
+            && (self.batch.is_sent() || flights.any(|flight| flight.statement.class() != SqlClass::Read))
+    }
+
+    /// What makes the target fail in the place of the message that is refused.
+    fn poison(&self) -> Housekeeping {
+        Housekeeping::PoisonBatch { unnamed: self.batch.unnamed }
     }
 
     async fn judge_batch(&mut self, items: Vec<Item>, sync: bool) -> Result<Fate, Ending> {
@@ -307,7 +329,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             Judgement::Cut(passed, words) => (passed, Some(words)),
         };
         // Denied, or it had not been asked for.
-        planned.truncate(end_of(&planned, passed.len()));
+        let end = end_of(&planned, passed.len());
+        if let Some(refused) = planned.get(end) {
+            self.batch.unnamed = matches!(refused, Planned::Parse { name, .. } if name.is_empty());
+        }
+        planned.truncate(end);
         if passed.is_empty() {
             return match unfit {
                 Some(words) if planned.is_empty() => Ok(Fate::Refused(words)),
@@ -321,10 +347,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             cleared.push(passed.cleared);
         }
         let fails = unfit.is_some();
+        // A result that is cut takes back what its statement did. With the Sync behind it, the target would have committed
+        // before it heard of the cut.
+        let commits = sync && !fails && self.may_be_taken_back(seats.iter().flatten().map(|(flight, _)| flight));
         let (payload, requests) =
-            self.pack(planned, &mut seats, unfit, sync).map_err(super::engine::internal)?;
+            self.pack(planned, &mut seats, unfit, sync && !commits).map_err(super::engine::internal)?;
         match self.permit(cleared, payload).await? {
-            Ok(permit) => Ok(Fate::Permitted { permit, requests, fails }),
+            Ok(permit) => Ok(Fate::Permitted { permit, requests, fails, commits }),
             Err(words) => Ok(Fate::Refused(words)),
         }
     }
@@ -334,9 +363,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     fn plan(&mut self, items: Vec<Item>, before: &mut Option<SessionState>) -> (Vec<Planned>, Option<Unfit>) {
         let mut planned: Vec<Planned> = Vec::with_capacity(items.len());
         for item in items {
+            let unnamed = matches!(&item, Item::Parse(parse, _) if parse.statement.is_empty());
             match self.plan_item(item, &mut planned, before) {
                 Ok(next) => planned.push(next),
-                Err(unfit) => return (planned, Some(unfit)),
+                Err(unfit) => {
+                    self.batch.unnamed = unnamed;
+                    return (planned, Some(unfit));
+                }
             }
         }
         (planned, None)
@@ -623,7 +656,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             }
         }
         if let Some(words) = unfit {
-            Housekeeping::PoisonBatch.into_message().encode(&mut payload)?;
+            self.poison().into_message().encode(&mut payload)?;
             requests.push((Request::Parse, Answer::Poison(words)));
         }
         if sync {
@@ -681,7 +714,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         }
         let fails = unfit.is_some();
         if let Some(words) = unfit {
-            self.tend(Housekeeping::PoisonBatch, Request::Parse, Answer::Poison(words))?;
+            let poison = self.poison();
+            self.tend(poison, Request::Parse, Answer::Poison(words))?;
         }
         if sync {
             self.sync()?;
@@ -708,6 +742,8 @@ enum Fate {
         requests: Vec<(Request, Answer)>,
         /// At its end the target is made to fail.
         fails: bool,
+        /// Its Sync waits until its results are through.
+        commits: bool,
     },
 }
 

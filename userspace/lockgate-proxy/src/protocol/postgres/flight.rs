@@ -100,14 +100,9 @@ impl Answer {
 
     /// Whether the target may ask for copy data before this is answered.
     pub(crate) fn may_copy_in(&self) -> bool {
-        let imports = |flight: &Flight| {
-            let facts = flight.statement.sql();
-            matches!(facts.class, SqlClass::CopyIn | SqlClass::Opaque)
-                || facts.effects.contains(&SqlEffect::Imports)
-        };
         match self {
-            Self::Query(flights) => flights.iter().any(imports),
-            Self::Execute(flight) => imports(flight),
+            Self::Query(flights) => flights.iter().any(Flight::may_copy_in),
+            Self::Execute(flight) => flight.may_copy_in(),
             Self::Parse { .. }
             | Self::Bind { .. }
             | Self::Describe { .. }
@@ -268,6 +263,13 @@ impl Flight {
     /// Its first byte leaves now.
     pub(crate) fn begin(&mut self) {
         self.began = Some(Instant::now());
+    }
+
+    /// Whether the target may ask for copy data.
+    pub(crate) fn may_copy_in(&self) -> bool {
+        let facts = self.statement.sql();
+        matches!(facts.class, SqlClass::CopyIn | SqlClass::Opaque)
+            || facts.effects.contains(&SqlEffect::Imports)
     }
 
     /// Whether its rows have to be described before they can be passed on.

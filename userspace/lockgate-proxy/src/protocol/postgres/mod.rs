@@ -45,15 +45,16 @@ use crate::{
     report::{Ending, FlowReport},
     scram::Offer,
     session::{self, Opening},
-    settings::TargetSettings,
+    settings::{DialFrom, TargetSettings},
     target::TargetAddr,
-    upstream::{self, Account, Connected, Credential, Endpoint, SessionRequest, UpstreamError},
+    upstream::{self, Account, Connected, Credential, Endpoint, Origin, SessionRequest, UpstreamError},
 };
 use engine::{Engine, Parts};
 use leg::Leg;
 use lockgate_inspect::sql::{SessionState, catalogue::CatalogueSnapshot};
 use lockgate_model::{
     addr::{OriginalDst, UpstreamAddr},
+    flow::Flow,
     outcome::CloseReason,
     port::BoxFuture,
     session::{ClientClaims, Session},
@@ -70,8 +71,10 @@ use startup::{Greeted, Opened, Wishes};
 use std::sync::Arc;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    task::JoinError,
     time::timeout,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 /// How a session's real cancellation is reached.
 #[derive(Clone)]
@@ -84,8 +87,14 @@ pub(crate) struct CancelTarget {
 impl CancelTarget {
     /// Of a scripted server, which gave no key.
     pub(crate) fn scripted() -> Self {
-        let addr = UpstreamAddr(([127, 0, 0, 1], 1).into());
-        Self { endpoint: Endpoint::new(addr, "localhost", crate::tls::UpstreamTls::disable()), key: None }
+        Self { key: None, ..Self::scripted_at(([127, 0, 0, 1], 1).into()) }
+    }
+
+    /// Of a scripted server that takes cancellations here.
+    pub(crate) fn scripted_at(addr: std::net::SocketAddr) -> Self {
+        let endpoint = Endpoint::new(UpstreamAddr(addr), "localhost", crate::tls::UpstreamTls::disable());
+        let key = BackendKeyData { process_id: 1, key: vec![0; 4].into() };
+        Self { endpoint, key: Some(key) }
     }
 }
 
@@ -99,9 +108,7 @@ where
 {
     let Arrival { flow, target } = arrival;
     // The process may exit at any moment: it is looked at while the client is still saying hello.
-    let attributor = shared.ports.attributor.clone();
-    let asked = flow.clone();
-    let workload = tokio::task::spawn_blocking(move || attributor.attribute(&asked));
+    let workload = AbortOnDropHandle::new(tokio::spawn(identify(shared.clone(), flow.clone())));
     let dialled = flow.original_dst.addr().ip();
     let opened = startup::greet(stream, target.client_tls.as_ref(), dialled, &shared.limits).await;
     match opened {
@@ -112,8 +119,8 @@ where
         }
         Ok(Opened::Session(greeted)) => {
             let workload = match workload.await {
-                Ok(workload) => workload,
-                Err(error) => {
+                Ok(Ok(workload)) => workload,
+                Ok(Err(error)) | Err(error) => {
                     report
                         .end(Ending::because(CloseReason::Internal, format!("attribution failed: {error}")));
                     return;
@@ -121,6 +128,17 @@ where
             };
             open(shared, Arrival { flow, target }, workload, *greeted, report).await;
         }
+    }
+}
+
+/// Who it is: read off the host, then asked of whoever can confirm it.
+async fn identify(shared: Arc<Shared>, flow: Flow) -> Result<Workload, JoinError> {
+    let attributor = shared.ports.attributor.clone();
+    let asked = flow.clone();
+    let workload = tokio::task::spawn_blocking(move || attributor.attribute(&asked)).await?;
+    match &shared.ports.confirmer {
+        Some(confirmer) => Ok(confirmer.confirm(&flow, workload).await),
+        None => Ok(workload),
     }
 }
 
@@ -196,7 +214,8 @@ async fn open<S>(
         leg.farewell(FAREWELL_TIME).await;
         return;
     }
-    let endpoint = endpoint(&target, destination);
+    let origin = origin(&target, &session.flow, &shared);
+    let endpoint = endpoint(&target, destination).from(origin);
     let connected = match account {
         Ok(account) => dial(&endpoint, &account, &target, &wishes, &session, &shared).await,
         Err(error) => Err(unavailable(&error, &target)),
@@ -326,6 +345,19 @@ fn unavailable(error: &UpstreamError, target: &TargetSettings) -> Away {
     tracing::warn!(%error, kind = error.kind(), target = %target.target.name, "the target cannot be used");
     let (code, text) = error.client_text();
     (code, text, Ending::because(CloseReason::UpstreamUnavailable, error.to_string()))
+}
+
+/// Loopback is the client's own whatever the target says: lockgate's would be another service.
+fn origin(target: &TargetSettings, flow: &Flow, shared: &Shared) -> Origin {
+    let attributor = &shared.ports.attributor;
+    let cookie = flow.netns_cookie;
+    match target.dial_from {
+        DialFrom::Host if !flow.original_dst.addr().ip().is_loopback() => Origin::Here,
+        DialFrom::Client | DialFrom::Host if attributor.is_elsewhere(cookie) => {
+            Origin::Client(cookie, attributor.clone())
+        }
+        DialFrom::Client | DialFrom::Host => Origin::Here,
+    }
 }
 
 /// Where the client wanted to go is where lockgate goes; the name to verify is the target's.

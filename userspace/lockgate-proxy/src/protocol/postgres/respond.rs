@@ -180,7 +180,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             return Ok(());
         }
         let Some(words) = self.caps.take_words() else { return Ok(()) };
-        self.tend(Housekeeping::PoisonBatch, WireRequest::Parse, Answer::Poison(words))
+        self.tend(Housekeeping::PoisonBatch { unnamed: false }, WireRequest::Parse, Answer::Poison(words))
     }
 
     /// The operation that the target is answering now.

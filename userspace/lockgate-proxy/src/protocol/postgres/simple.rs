@@ -189,6 +189,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 self.tend(Housekeeping::PoisonQuery, Request::Query, Answer::Poison(words))
             }
             status @ (TransactionStatus::Idle | TransactionStatus::Failed) => {
+                // Any Query takes the unnamed statement away.
+                self.names.forget_prepared(&PgString::default());
                 words::say(self.client.output.tail(), &Backend::ErrorResponse(words));
                 words::ready(self.client.output.tail(), status);
                 Ok(())

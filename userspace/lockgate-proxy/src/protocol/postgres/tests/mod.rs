@@ -1,6 +1,7 @@
 //! Sessions between a scripted client and a scripted server, over in-process streams: what reached the server, what the
 //! client was told, and that there is one closing record.
 
+mod cuts;
 mod model;
 mod opening;
 mod release;
@@ -91,6 +92,17 @@ impl Stage {
 
     /// Opens a session on a target in this mode.
     async fn on(mode: Mode, outside: Outside, limits: Limits, pipe: usize) -> Self {
+        Self::cancelled_by(CancelTarget::scripted(), mode, outside, limits, pipe).await
+    }
+
+    /// Opens a session whose results lockgate itself can cancel.
+    async fn cancelled_by(
+        cancel_target: CancelTarget,
+        mode: Mode,
+        outside: Outside,
+        limits: Limits,
+        pipe: usize,
+    ) -> Self {
         let (near, client) = tokio::io::duplex(pipe);
         let (upstream, far) = tokio::io::duplex(pipe);
         let seen = Arc::new(Mutex::new(Seen::default()));
@@ -116,7 +128,7 @@ impl Stage {
             database: "orders".into(),
             masks: Masks::new(Arc::new(EmptyCatalogue), Arc::default()),
             cancel: cancel.clone(),
-            cancel_target: Arc::new(CancelTarget::scripted()),
+            cancel_target: Arc::new(cancel_target),
             drain: drain.clone(),
             limits,
             report,

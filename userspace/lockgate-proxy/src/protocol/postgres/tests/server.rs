@@ -284,6 +284,15 @@ impl FakeServer {
                 self.say(Backend::CopyDone);
                 "COPY 1".to_owned()
             }
+            word if text.contains("RETURNING") => {
+                if described {
+                    self.say(Backend::RowDescription(vec![column()]));
+                }
+                for _ in 0..3 {
+                    self.say(Backend::DataRow(row(b"one value of a row")));
+                }
+                word.to_owned()
+            }
             word => word.to_owned(),
         };
         if !matches!(tag.as_str(), "BEGIN" | "COMMIT" | "ROLLBACK") && !tag.starts_with("SELECT") {

@@ -1,0 +1,272 @@
+//! `cargo xtask e2e --kernel VERSION`: the capture suite under another kernel, booted as a guest from Debian's kernel
+//! packages in software emulation.
+//!
+//! The guest's root is this machine's own file system, read-only over 9p with a writable layer in memory, so the built
+//! test binaries run as they are. Its own tests (LSM, SCTP, DCCP, SMC) run nowhere else.
+
+use crate::{setup, shell, test};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// What boots a guest and makes its initial file system.
+const PACKAGES: &[&str] = &["qemu-system-x86", "busybox-static", "cpio", "kmod", "xz-utils", "zstd"];
+/// Emulated: some hundred times slower than the machine for the first run of everything.
+const WITHIN: Duration = Duration::from_secs(25 * 60);
+/// The oldest kernel on which lockgate captures; on an older one it has to refuse to start.
+const FLOOR: (u32, u32) = (5, 15);
+
+/// Where Debian keeps a kernel: a prefix of its version, the release, and whether that is in the past.
+const RELEASES: &[(&str, &str)] =
+    &[("5.10", "bullseye"), ("6.1", "bookworm"), ("6.12", "trixie"), ("7.", "trixie-backports")];
+
+/// Modules that the guest needs before it has a root, in the order in which they are loaded.
+const EARLY_MODULES: &[&str] =
+    &["virtio", "virtio_ring", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "netfs", "fscache", "9pnet", "9pnet_virtio", "9p", "overlay"];
+
+/// A kernel that was fetched and unpacked.
+struct Kernel {
+    release: String,
+    image: PathBuf,
+    modules: PathBuf,
+}
+
+pub(crate) fn run(version: &str, filter: Option<&str>) -> Result<()> {
+    setup::setup(setup::For::Tests)?;
+    setup::install(PACKAGES)?;
+    let directory = shell::target().join("guest").join(version);
+    fs::create_dir_all(&directory)?;
+    let kernel = fetch(version, &directory)?;
+    let suites = build()?;
+    let initrd = initial_file_system(&kernel, &directory)?;
+    let script = directory.join("run.sh");
+    fs::write(&script, guest_script(&kernel, &suites, filter)?)?;
+    shell::step(&format!("guest with Linux {}", kernel.release));
+    boot(&kernel, &initrd, &script)
+}
+
+/// Downloads the newest package of that version with apt, from the release that has it, into a cache of its own.
+fn fetch(version: &str, directory: &Path) -> Result<Kernel> {
+    let root = directory.join("root");
+    if let Ok(kernel) = unpacked(&root) {
+        return Ok(kernel);
+    }
+    let (_, release) = RELEASES
+        .iter()
+        .find(|(prefix, _)| version == *prefix || version.starts_with(&format!("{}.", prefix.trim_end_matches('.'))))
+        .with_context(|| format!("no Debian release has Linux {version}; there are {}", known()))?;
+    shell::step(&format!("Linux {version} from Debian {release}"));
+    let apt = directory.join("apt");
+    let configuration = apt_root(&apt, release)?;
+    let tool = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(arguments).env("APT_CONFIG", &configuration).current_dir(&apt);
+        command
+    };
+    shell::run(&mut tool("apt-get", &["update", "--quiet"]))?;
+    let pattern = format!("^linux-image-{}.*amd64$", version.replace('.', "\\."));
+    let found = tool("apt-cache", &["search", "--names-only", &pattern]).output()?;
+    let found = String::from_utf8_lossy(&found.stdout).into_owned();
+    let mut names: Vec<&str> = found
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .filter(|name| !name.contains("cloud") && !name.contains("-rt-") && !name.contains("dbg"))
+        .collect();
+    names.sort_by_key(|name| name.split(|character: char| !character.is_ascii_digit()).map(|part| part.parse().unwrap_or(0)).collect::<Vec<u64>>());
+    let name = names.pop().with_context(|| format!("Debian {release} has no package {pattern}"))?;
+    shell::run(&mut tool("apt-get", &["download", "--quiet", name]))?;
+    for entry in fs::read_dir(&apt)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            shell::run(Command::new("dpkg-deb").arg("--extract").arg(&path).arg(&root))?;
+            fs::remove_file(path)?;
+        }
+    }
+    unpacked(&root)
+}
+
+fn known() -> String {
+    RELEASES.iter().map(|(version, _)| *version).collect::<Vec<_>>().join(", ")
+}
+
+/// An apt of its own: the machine's sources stay as they are.
+fn apt_root(directory: &Path, release: &str) -> Result<PathBuf> {
+    const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+    for part in ["etc/apt.conf.d", "etc/preferences.d", "etc/sources.list.d", "state/lists/partial", "cache/archives/partial"] {
+        fs::create_dir_all(directory.join(part))?;
+    }
+    fs::write(directory.join("status"), "")?;
+    let sites = Command::new("apt-get").args(["indextargets", "--format", "$(SITE)"]).output()?;
+    let sites = String::from_utf8_lossy(&sites.stdout).into_owned();
+    let mirror = sites.lines().find(|site| !site.contains("security")).unwrap_or("http://deb.debian.org/debian");
+    let source = format!("deb [check-valid-until=no signed-by={KEYRING}] {mirror} {release} main\n");
+    fs::write(directory.join("etc/sources.list"), source)?;
+    let at = directory.display();
+    let configuration = format!(
+        "Dir::Etc \"{at}/etc\";\nDir::State \"{at}/state\";\nDir::State::status \"{at}/status\";\nDir::Cache \"{at}/cache\";\n\
+         APT::Architecture \"amd64\";\nAPT::Sandbox::User \"root\";\nAcquire::Languages \"none\";\n"
+    );
+    let path = directory.join("apt.conf");
+    fs::write(&path, configuration)?;
+    Ok(path)
+}
+
+fn unpacked(root: &Path) -> Result<Kernel> {
+    let image = only_child(&root.join("boot"), "vmlinuz-")?;
+    let modules = ["lib/modules", "usr/lib/modules"].into_iter().find_map(|at| only_child(&root.join(at), "").ok());
+    let modules = modules.context("the package has no modules")?;
+    let release = modules.file_name().context("a release")?.to_string_lossy().into_owned();
+    Ok(Kernel { release, image, modules })
+}
+
+fn only_child(directory: &Path, prefix: &str) -> Result<PathBuf> {
+    let mut entries = fs::read_dir(directory).with_context(|| directory.display().to_string())?.flatten();
+    let found = entries.find(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
+    Ok(found.with_context(|| format!("nothing in {}", directory.display()))?.path())
+}
+
+/// Builds the suites; gives their binaries.
+fn build() -> Result<Vec<PathBuf>> {
+    shell::step("suites");
+    shell::run(&mut shell::cargo(&["build", "--package", "lockgate-tests", "--bins"]))?;
+    let arguments = ["test", "--package", "lockgate-tests", "--no-run", "--message-format", "json", "--test", "capture", "--test", "guest"];
+    let output = shell::cargo(&arguments).stderr(Stdio::inherit()).output()?;
+    let messages = String::from_utf8_lossy(&output.stdout).into_owned();
+    let binaries = messages.lines().filter_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let is_test = message["profile"]["test"] == true && message["target"]["kind"][0] == "test";
+        let name = message["target"]["name"].as_str()?;
+        (is_test && matches!(name, "capture" | "guest")).then(|| message["executable"].as_str().map(PathBuf::from))?
+    });
+    let binaries: Vec<PathBuf> = binaries.collect();
+    if binaries.len() != 2 || !output.status.success() {
+        bail!("the suites were not built ({}): {binaries:?}", output.status);
+    }
+    Ok(binaries)
+}
+
+/// busybox, the modules for 9p and overlay, and a script that makes this machine's files the guest's root.
+fn initial_file_system(kernel: &Kernel, directory: &Path) -> Result<PathBuf> {
+    let tree = directory.join("initrd");
+    let _ = fs::remove_dir_all(&tree);
+    for part in ["bin", "proc", "sys", "dev", "mnt", "lower", "rw", "modules"] {
+        fs::create_dir_all(tree.join(part))?;
+    }
+    fs::copy("/usr/bin/busybox", tree.join("bin/busybox")).or_else(|_| fs::copy("/bin/busybox", tree.join("bin/busybox")))?;
+    let mut load = String::new();
+    for module in EARLY_MODULES {
+        // What is not there is built in.
+        let found = shell::output(Command::new("find").arg(&kernel.modules).args(["-name", &format!("{module}.ko*")]))?;
+        let Some(path) = found.lines().next() else { continue };
+        let unpack = match Path::new(path).extension().and_then(|extension| extension.to_str()) {
+            Some("xz") => "xz --decompress --stdout",
+            Some("zst") => "zstd --decompress --stdout",
+            _ => "cat",
+        };
+        let into = tree.join(format!("modules/{module}.ko"));
+        shell::run(Command::new("sh").args(["-c", &format!("{unpack} '{path}' > '{}'", into.display())]))?;
+        load.push_str(&format!("insmod /modules/{module}.ko\n"));
+    }
+    let init = format!(
+        "#!/bin/busybox sh\n/bin/busybox --install -s /bin\nexport PATH=/bin\n\
+         mount -t proc p /proc; mount -t sysfs s /sys; mount -t devtmpfs d /dev\n{load}\
+         mount -t 9p -o trans=virtio,version=9p2000.L,ro,msize=262144,cache=loose root /lower || exec sh\n\
+         mount -t tmpfs t /rw; mkdir -p /rw/u /rw/w\n\
+         mount -t overlay -o lowerdir=/lower,upperdir=/rw/u,workdir=/rw/w o /mnt || exec sh\n\
+         mount --move /proc /mnt/proc; mount --move /sys /mnt/sys; mount --move /dev /mnt/dev\n\
+         exec switch_root /mnt /bin/bash {}\n",
+        directory.join("run.sh").display()
+    );
+    fs::write(tree.join("init"), init)?;
+    shell::run(Command::new("chmod").arg("+x").arg(tree.join("init")))?;
+    let image = directory.join("initrd.gz");
+    let pack = format!("cd '{}' && find . | cpio --quiet -o -H newc | gzip > '{}'", tree.display(), image.display());
+    shell::run(Command::new("sh").args(["-c", &pack]))?;
+    Ok(image)
+}
+
+/// What the guest does: the suites on a kernel that lockgate supports, the refusal on an older one.
+fn guest_script(kernel: &Kernel, suites: &[PathBuf], filter: Option<&str>) -> Result<String> {
+    let modules = kernel.modules.parent().context("a directory of modules")?.display().to_string();
+    let release = &kernel.release;
+    let agent = shell::target().join("debug/capture_agent");
+    let mut numbers = release.split(|character: char| !character.is_ascii_digit()).map(str::parse);
+    let version = (numbers.next().context("a version")??, numbers.next().context("a version")??);
+    let work: String = if version < FLOOR {
+        format!(
+            "if '{}' '{{\"instance\":\"floor\",\"cgroups\":[\"/floor\"],\"targets\":[]}}' > /tmp/refusal < /dev/null; then echo GUEST-FAILED; fi\n\
+             cat /tmp/refusal\ngrep -q '5.15' /tmp/refusal && echo 'test result: ok. 1 passed; 0 failed; 0 ignored'\n\
+             [ ! -e /sys/fs/bpf/lockgate ] || echo GUEST-FAILED\n",
+            agent.display()
+        )
+    } else {
+        let one = |suite: &PathBuf| {
+            format!("'{}' --test-threads=2 {} || echo GUEST-FAILED\n", suite.display(), filter.unwrap_or_default())
+        };
+        suites.iter().map(one).collect()
+    };
+    Ok(format!(
+        "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root RUST_BACKTRACE=0\n\
+         mount -t tmpfs r /run; mount -t tmpfs t /tmp; mount -t bpf b /sys/fs/bpf; mount -t securityfs s /sys/kernel/security\n\
+         mkdir -p /dev/pts /dev/shm; mount -t devpts p /dev/pts\n\
+         mount -t cgroup2 c /sys/fs/cgroup; mkdir -p /run/netns; ulimit -l unlimited; ulimit -n 20000\n\
+         mkdir -p /lib/modules; ln -sfn '{modules}/{release}' /lib/modules/{release}; depmod -a 2>/dev/null\n\
+         hostname guest; ip link set lo up\n\
+         for module in sctp dccp dccp_ipv4 dccp_ipv6 smc vsock vsock_loopback tun veth sch_tbf tcp_diag udp_diag inet_diag; do modprobe -q $module; done\n\
+         echo \"GUEST $(uname -r) lsm=$(cat /sys/kernel/security/lsm)\"\n\
+         cd '{}'\n{work}\
+         echo GUEST-DONE\nsync; echo o > /proc/sysrq-trigger; sleep 5\n",
+        shell::root().join("tests").display()
+    ))
+}
+
+/// Boots, passes the guest's output on, and sums what its suites reported.
+fn boot(kernel: &Kernel, initrd: &Path, script: &Path) -> Result<()> {
+    let acceleration = if fs::OpenOptions::new().write(true).open("/dev/kvm").is_ok() { "kvm" } else { "tcg,thread=multi" };
+    let append = format!("console=ttyS0 panic=-1 quiet loglevel=3 lsm=landlock,lockdown,yama,bpf script={}", script.display());
+    let mut qemu = Command::new("timeout");
+    qemu.arg(WITHIN.as_secs().to_string())
+        .args(["nice", "qemu-system-x86_64", "-accel", acceleration, "-cpu", "max", "-smp", "2", "-m", "1536"])
+        .args(["-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-kernel"])
+        .arg(&kernel.image)
+        .arg("-initrd")
+        .arg(initrd)
+        .args(["-virtfs", "local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap"])
+        .args(["-append", &append])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let start = Instant::now();
+    let mut child = qemu.spawn().context("cannot start qemu-system-x86_64")?;
+    let output = child.stdout.take().context("the guest's console")?;
+    let (mut sum, mut done, mut failed) = (test::Summary::default(), false, false);
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line?;
+        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+        println!("{line}");
+        sum.add(&line);
+        done |= line == "GUEST-DONE";
+        failed |= line == "GUEST-FAILED";
+    }
+    let status = child.wait()?;
+    println!(
+        "Linux {}: {} passed, {} failed, {} skipped, {} s in the guest",
+        kernel.release,
+        sum.passed,
+        sum.failed,
+        sum.ignored,
+        start.elapsed().as_secs()
+    );
+    if !done {
+        bail!("the guest did not come to its end within {} s ({status})", WITHIN.as_secs());
+    }
+    if sum.passed == 0 || sum.failed > 0 || failed {
+        bail!("tests failed under Linux {}", kernel.release);
+    }
+    Ok(())
+}
