@@ -38,6 +38,8 @@ pub(crate) struct Raw {
     #[serde(default)]
     pub(crate) vault: Option<Spanned<Vault>>,
     #[serde(default)]
+    pub(crate) identity: identity::Identity,
+    #[serde(default)]
     pub(crate) data_plane: DataPlane,
 }
 
@@ -46,7 +48,6 @@ pub(crate) struct Raw {
 pub(crate) struct DataPlane {
     #[serde(default)]
     pub(crate) threads: Option<Spanned<usize>>,
-    pub(crate) identity: identity::Identity,
 }
 
 #[derive(Debug, Default, Deserialize)]
