@@ -7,6 +7,10 @@ use std::process::Command;
 /// Mutated statements against a real server, in a read-only session: no fuzz target but a test, run for longer.
 const DIFFERENTIAL: &str = "differential";
 
+/// The worst texts at the full length that is inspected: a test too, with optimisation.
+const STALL: &str = "stall";
+const STALL_BYTES: usize = 8 << 20;
+
 /// A run of this many seconds must have executed [`EXECUTED`] mutants.
 const LONG_SECONDS: u64 = 600;
 const EXECUTED: u64 = 100_000;
@@ -27,7 +31,21 @@ fn differential(seconds: u64) -> Result<()> {
     )
 }
 
+fn stall() -> Result<()> {
+    shell::step("how long the worst texts take");
+    shell::run(
+        shell::cargo(&["test", "--release", "-p", "lockgate-inspect", "--lib", STALL, "--", "--nocapture"])
+            .env("LOCKGATE_STALL_BYTES", STALL_BYTES.to_string()),
+    )
+}
+
 pub(crate) fn run(seconds: u64, only: Option<&str>) -> Result<()> {
+    if only.is_none_or(|only| only == STALL) {
+        stall()?;
+    }
+    if only == Some(STALL) {
+        return Ok(());
+    }
     if only.is_none_or(|only| only == DIFFERENTIAL) {
         differential(seconds)?;
     }

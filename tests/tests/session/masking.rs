@@ -17,7 +17,9 @@ fn masked_columns_come_back_masked() -> Result<()> {
         let said = world.psql(&["-c", sql])?;
         ensure!(said.out == out, "{sql}: {said:?}");
     }
-    for sql in ["SELECT 1 FROM orders WHERE ssn LIKE '1%'", "COPY orders TO STDOUT"] {
+    let said = world.psql(&["-c", "COPY (SELECT id, ssn, card FROM orders WHERE id = 7) TO STDOUT"])?;
+    ensure!(said.out == "7\t[redacted]\t************1107\n", "{said:?}");
+    for sql in ["SELECT 1 FROM orders WHERE ssn LIKE '1%'", "COPY (SELECT ssn || '' FROM orders) TO STDOUT"] {
         let said = world.psql(&["-c", sql])?;
         ensure!(said.err.contains("ERROR:  lockgate: denied"), "{sql}: {said:?}");
     }
@@ -79,6 +81,50 @@ rules:
         ensure!(said.err.contains("may stand in the output only as it is"), "{sql}: {said:?}");
     }
     ensure!(world.approvals.requests.lock().unwrap().len() == before);
+    world.finish()?;
+    Ok(())
+}
+
+/// The strongest defence is the server's own: the record says whether it stands.
+#[test]
+fn the_record_says_whether_the_role_itself_may_read_masked_columns() -> Result<()> {
+    let world = World::start(&[("env", "production"), ("pci", "true")])?;
+    let told = |world: &World| -> Vec<(u64, u64, Vec<String>)> {
+        let events = world.recorder.events();
+        let told = events.into_iter().filter_map(|event| match event {
+            EventKind::MaskedColumns { masked, readable, first } => Some((masked, readable, first)),
+            _ => None,
+        });
+        told.collect()
+    };
+    // Once a session, however much it asks for.
+    let said =
+        world.psql(&["-c", "SELECT 1", "-c", "SELECT id, ssn FROM orders LIMIT 1", "-c", "SELECT 2"])?;
+    ensure!(said.code == Some(0), "{said:?}");
+    let all = vec!["public.orders.card".to_owned(), "public.orders.ssn".to_owned()];
+    ensure!(told(&world) == [(2, 2, all)], "{:?}", told(&world));
+    // Taken from the role, it is said so; while the session lives, too.
+    world.server.psql_in(
+        "orders",
+        "ALTER TABLE orders OWNER TO CURRENT_USER; REVOKE ALL ON orders FROM app; GRANT SELECT (id, note, card) ON orders TO app",
+    )?;
+    std::thread::sleep(Duration::from_millis(3200));
+    let said = world.psql(&["-c", "SELECT id FROM orders LIMIT 1"])?;
+    ensure!(said.code == Some(0), "{said:?}");
+    ensure!(
+        told(&world).get(1) == Some(&(2, 1, vec!["public.orders.card".to_owned()])),
+        "{:?}",
+        told(&world)
+    );
+    world.server.psql_in("orders", "REVOKE ALL ON orders FROM app; GRANT SELECT (id) ON orders TO app")?;
+    std::thread::sleep(Duration::from_millis(3200));
+    world.psql(&["-c", "SELECT id FROM orders LIMIT 1"])?;
+    ensure!(told(&world).get(2) == Some(&(2, 0, Vec::new())), "{:?}", told(&world));
+    world.finish()?;
+    // Where nothing is masked, nothing is said.
+    let world = World::start(&[("env", "production")])?;
+    world.psql(&["-c", "SELECT 1"])?;
+    ensure!(told(&world).is_empty());
     world.finish()?;
     Ok(())
 }

@@ -33,6 +33,16 @@ pub struct Event {
 pub enum EventKind {
     /// A flow was accepted, attributed and matched to a target.
     SessionStarted(Box<Session>),
+    /// Whether the role that lockgate logs in as could read what is masked for this session, were lockgate not there. Written
+    /// once the target's catalogue is loaded, and again when the answer changes.
+    MaskedColumns {
+        /// Columns that are masked for this session.
+        masked: u64,
+        /// Those of them that the role may read by itself. None is the strongest defence: the target keeps them, too.
+        readable: u64,
+        /// The first of those, as `schema.table.column`.
+        first: Vec<String>,
+    },
     /// An operation was decided. Written before anything of it is forwarded.
     OperationDecided {
         /// What was asked.

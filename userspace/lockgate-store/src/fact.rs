@@ -58,7 +58,8 @@ impl Fact {
             EventKind::ApprovalResolved { request, .. } => FactKind::Resolved(*request),
             EventKind::Refused { .. } => FactKind::Refused,
             EventKind::SessionEnded(closing) => FactKind::Ended(Ending::of(closing)),
-            EventKind::Notified { .. }
+            EventKind::MaskedColumns { .. }
+            | EventKind::Notified { .. }
             | EventKind::VoteCast { .. }
             | EventKind::DecisionRefused { .. }
             | EventKind::Forwarded { .. }

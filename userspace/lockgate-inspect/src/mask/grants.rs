@@ -16,7 +16,36 @@ pub struct Grants {
     pub owned: Vec<String>,
 }
 
+/// How many masked columns there are, and which of them the upstream role could read by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exposure {
+    /// Masked columns that privileges are kept for.
+    pub masked: u64,
+    /// Those that the role may read.
+    pub readable: u64,
+    /// The first of these, as `schema.table.column`.
+    pub first: Vec<String>,
+}
+
+/// Columns that a record names; the rest is counted.
+const NAMED: usize = 8;
+
 impl MaskPlan {
+    /// The same for a record; worked out once.
+    pub fn exposure(&self) -> &Exposure {
+        self.exposed(|| {
+            let (cover, catalogue) = self.parts();
+            let masked = grantable(catalogue.relations())
+                .flat_map(|relation| relation.columns.iter().map(move |column| (relation.oid, column.attnum)))
+                .filter(|(relation, attnum)| cover.column(*relation, *attnum).is_some())
+                .count();
+            let mut first = self.readable();
+            let readable = first.len() as u64;
+            first.truncate(NAMED);
+            Exposure { masked: masked as u64, readable, first }
+        })
+    }
+
     /// Columns that policy masks and the upstream role may read nevertheless, as `schema.table.column`.
     pub fn readable(&self) -> Vec<String> {
         let (cover, catalogue) = self.parts();

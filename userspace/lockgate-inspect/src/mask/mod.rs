@@ -19,7 +19,7 @@ mod taint;
 mod tests;
 
 pub use copy::{Copied, CopyError, CopyMask};
-pub use grants::Grants;
+pub use grants::{Exposure, Grants};
 pub use method::MaskKeys;
 pub use plan::{MaskPlan, MaskViolation, StatementMask};
 pub use row::{RowError, RowMask};

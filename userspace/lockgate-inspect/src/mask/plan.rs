@@ -10,6 +10,7 @@
 use super::{
     cover::{Cover, glob},
     detector::{Detectors, Shape},
+    grants::Exposure,
     judge::{Judge, Misuse},
     method::{MaskKeys, Method},
     planned::{CopyPlan, copies},
@@ -29,7 +30,7 @@ use lockgate_model::{
     verdict::{Denial, DenialCause, InExpression, InPredicate, MaskSpec, UnknownLineage},
 };
 use lockgate_wire::postgres::backend::Column;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The masks that apply to a session, worked out against one catalogue. Build a new one when either changes; it is cheap
 /// to share.
@@ -44,6 +45,7 @@ pub(super) struct Inner {
     pub(super) catalogue: Arc<CatalogueSnapshot>,
     pub(super) cover: Cover,
     detectors: Option<Arc<Detectors>>,
+    exposure: OnceLock<Exposure>,
 }
 
 /// A statement uses a masked column where it may not.
@@ -77,7 +79,20 @@ impl MaskPlan {
     pub fn new(spec: &MaskSpec, catalogue: Arc<CatalogueSnapshot>, keys: &MaskKeys) -> Self {
         let cover = Cover::new(spec, &catalogue, keys);
         let detectors = (!spec.detectors.is_empty()).then(|| Arc::new(Detectors::new(&spec.detectors)));
-        Self { inner: Arc::new(Inner { spec: spec.clone(), catalogue, cover, detectors }) }
+        Self {
+            inner: Arc::new(Inner {
+                spec: spec.clone(),
+                catalogue,
+                cover,
+                detectors,
+                exposure: OnceLock::new(),
+            }),
+        }
+    }
+
+    /// What is worked out of it at most once.
+    pub(super) fn exposed(&self, make: impl FnOnce() -> Exposure) -> &Exposure {
+        self.inner.exposure.get_or_init(make)
     }
 
     /// What it was made of and what it covers.

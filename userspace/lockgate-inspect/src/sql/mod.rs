@@ -52,6 +52,8 @@ pub use state::{Basis, Makes, SearchPath, SessionState};
 pub use usage::ColumnUsage;
 
 #[cfg(test)]
+mod stall_tests;
+#[cfg(test)]
 mod tests;
 
 use catalogue::CatalogueSnapshot;

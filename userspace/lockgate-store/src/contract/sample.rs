@@ -276,6 +276,7 @@ pub fn every_kind() -> Vec<Event> {
         EventKind::Forwarded { operation, decision: DecisionId::from_parts(1, 2), approval: Some(request) },
         EventKind::Refused { operation, decision: DecisionId::from_parts(1, 2), denial: denial() },
         EventKind::OperationPart { operation, parameter: Some(0), offset: 65_536, data: "…".into() },
+        EventKind::MaskedColumns { masked: 3, readable: 1, first: vec!["public.customers.ssn".into()] },
         EventKind::ResultCut {
             operation,
             decision: DecisionId::from_parts(1, 2),

@@ -179,6 +179,16 @@ fn tell(event: &EventKind) -> Told {
         }
         EventKind::AgentStopped { node } => plain("agent", format!("stopped on {node}")),
         EventKind::PolicyLoaded { version, files, .. } => {
+        EventKind::MaskedColumns { masked, readable: 0, .. } => {
+            plain("masks", format!("{masked} columns; the target keeps them all from this role, too"))
+        }
+        EventKind::MaskedColumns { masked, readable, first } => {
+            let more = if u64::try_from(first.len()).is_ok_and(|named| named < *readable) { ", …" } else { "" };
+            plain(
+                "masks",
+                format!("{masked} columns; the role could read {readable} by itself: {}{more}", first.join(", ")),
+            )
+        }
             plain("policy", format!("{version} in force, from {}", files.join(", ")))
         }
         EventKind::PolicyRejected { in_force, errors } => {

@@ -42,8 +42,8 @@ impl Walk<'_> {
             Some(target) => {
                 let name = self.write(target);
                 self.changed(target);
-                self.aliases
-                    .push((alias.clone().unwrap_or_else(|| target.relname.clone()), Some(name.clone())));
+                let shown = alias.clone().unwrap_or_else(|| target.relname.clone());
+                self.aliases.push(shown, Some(name.clone()));
                 name
             }
             None => RelationName { schema: None, name: String::new() },
@@ -81,7 +81,7 @@ impl Walk<'_> {
                 }
                 self.condition(Place::Conflict, infer.where_clause.as_deref(), &mut change);
             }
-            self.aliases.push(("excluded".to_owned(), Some(change.target.clone())));
+            self.aliases.push("excluded".to_owned(), Some(change.target.clone()));
             self.assignments(&conflict.target_list, &mut change);
             self.condition(Place::Where, conflict.where_clause.as_deref(), &mut change);
         }
@@ -167,7 +167,7 @@ impl Walk<'_> {
         for option in &returning.options {
             // RETURNING WITH (OLD AS o, NEW AS n): other names for the target's row (PostgreSQL 18).
             if let Some(NodeEnum::ReturningOption(option)) = &option.node {
-                self.aliases.push((option.value.clone(), Some(change.target.clone())));
+                self.aliases.push(option.value.clone(), Some(change.target.clone()));
             }
         }
         change.returning = self.outputs(&returning.exprs);

@@ -222,10 +222,10 @@ impl Walk<'_> {
         let noted = match qualifier.last() {
             None => name.to_owned(),
             Some(alias) => {
-                let relation = self.aliases.iter().rev().find(|(known, _)| known == alias);
+                let relation = self.aliases.find(alias);
                 match relation {
-                    Some((_, Some(relation))) => format!("{}.{name}", relation.name),
-                    Some((_, None)) | None => format!("{alias}.{name}"),
+                    Some(Some(relation)) => format!("{}.{name}", relation.name),
+                    Some(None) | None => format!("{alias}.{name}"),
                 }
             }
         };
@@ -238,14 +238,14 @@ impl Walk<'_> {
         if SYSTEM_COLUMNS.contains(&name) || !catalogue.has_user_function(name) {
             return false;
         }
-        match self.aliases.iter().rev().find(|(known, _)| known == qualifier) {
-            Some((_, Some(relation))) => self
+        match self.aliases.find(qualifier) {
+            Some(Some(relation)) => self
                 .look_up(relation.schema.as_deref(), &relation.name)
                 .candidates()
                 .iter()
                 .any(|found| found.column(name).is_none()),
             // Which columns a subquery has is not worked out here.
-            Some((_, None)) | None => true,
+            Some(None) | None => true,
         }
     }
 

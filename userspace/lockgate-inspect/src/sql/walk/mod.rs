@@ -10,6 +10,7 @@ mod expr;
 mod makes;
 mod query;
 mod reach;
+mod scope;
 mod types;
 mod utility;
 
@@ -25,6 +26,7 @@ use pg_query::{
     NodeEnum,
     protobuf::{Node, RangeVar},
 };
+use scope::Scope;
 use std::{collections::BTreeSet, sync::Arc};
 
 /// The texts of a statement: what is kept with it, and with the statement that it gives a name to.
@@ -155,9 +157,9 @@ pub(super) struct Walk<'a> {
     catalogue: Option<&'a CatalogueSnapshot>,
     gathered: Gathered,
     /// Names of WITH queries in scope, innermost last.
-    ctes: Vec<String>,
+    ctes: Scope<()>,
     /// Names that columns can be qualified with, innermost last, and the relation each stands for.
-    aliases: Vec<(String, Option<RelationName>)>,
+    aliases: Scope<Option<RelationName>>,
     /// What the column `name` is equal to wherever the statement's rows come from.
     fixed_name: Option<String>,
     /// How much of the texts that functions run may still be inspected.
@@ -179,8 +181,8 @@ impl<'a> Walk<'a> {
             lookup: state.lookup(),
             catalogue,
             gathered: Gathered::default(),
-            ctes: Vec::new(),
-            aliases: Vec::new(),
+            ctes: Scope::default(),
+            aliases: Scope::default(),
             fixed_name: None,
             budget,
         };
@@ -348,7 +350,7 @@ impl<'a> Walk<'a> {
     fn is_cte(&self, relation: &RangeVar) -> bool {
         relation.schemaname.is_empty()
             && relation.catalogname.is_empty()
-            && self.ctes.contains(&relation.relname)
+            && self.ctes.find(&relation.relname).is_some()
     }
 
     fn verb(&mut self, kind: &'static str, bounded: Option<bool>) {

@@ -111,7 +111,7 @@ impl Walk<'_> {
             })
             .collect();
         if with.recursive {
-            self.ctes.extend(items.iter().map(|cte| cte.ctename.clone()));
+            items.iter().for_each(|cte| self.ctes.push(cte.ctename.clone(), ()));
         }
         items
             .into_iter()
@@ -120,7 +120,7 @@ impl Walk<'_> {
                 let body = self.cte_body(inner(&cte.ctequery));
                 self.leave(scope);
                 if !with.recursive {
-                    self.ctes.push(cte.ctename.clone());
+                    self.ctes.push(cte.ctename.clone(), ());
                 }
                 Cte {
                     name: cte.ctename.clone(),
@@ -167,7 +167,7 @@ impl Walk<'_> {
                 };
                 let alias = alias(relation.alias.as_ref());
                 let shown = alias.name.clone().unwrap_or_else(|| relation.relname.clone());
-                self.aliases.push((shown, (!is_cte).then(|| name.clone())));
+                self.aliases.push(shown, (!is_cte).then(|| name.clone()));
                 Source::Relation { name, alias }
             }
             NodeEnum::RangeSubselect(sub) => {
@@ -264,7 +264,7 @@ impl Walk<'_> {
     fn named(&mut self, item: Option<&protobuf::Alias>) -> Alias {
         let alias = alias(item);
         if let Some(name) = &alias.name {
-            self.aliases.push((name.clone(), None));
+            self.aliases.push(name.clone(), None);
         }
         alias
     }
@@ -276,8 +276,8 @@ impl Walk<'_> {
 
     /// Forgets what came into scope since.
     pub(super) fn leave(&mut self, (ctes, aliases): (usize, usize)) {
-        self.ctes.truncate(ctes);
-        self.aliases.truncate(aliases);
+        self.ctes.leave(ctes);
+        self.aliases.leave(aliases);
     }
 }
 

@@ -5,10 +5,10 @@
 
 use crate::catalogue::Routine;
 use lockgate_inspect::{
-    mask::{MaskKeys, MaskPlan},
+    mask::{Exposure, MaskKeys, MaskPlan},
     sql::{Statement, catalogue::CatalogueSnapshot},
 };
-use lockgate_model::{port::BoxFuture, sql::SqlEffect, verdict::MaskSpec};
+use lockgate_model::{event::EventKind, port::BoxFuture, sql::SqlEffect, verdict::MaskSpec};
 use lockgate_wire::postgres::backend::Column;
 use std::{
     collections::HashSet,
@@ -86,11 +86,13 @@ pub(crate) struct Masks {
     strangers: HashSet<u32>,
     /// Something ran in the open transaction that may have changed the schema: nobody but the target sees it yet.
     in_doubt: bool,
+    /// The catalogue (its address) that was last told of in the record, and what was told.
+    told: (usize, Option<Exposure>),
 }
 
 impl Masks {
     pub(crate) fn new(source: Arc<dyn CatalogueSource>, plans: Arc<PlanCache>) -> Self {
-        Self { source, plans, catalogue: None, strangers: HashSet::new(), in_doubt: false }
+        Self { source, plans, catalogue: None, strangers: HashSet::new(), in_doubt: false, told: (0, None) }
     }
 
     /// The catalogue in force for this message.
@@ -117,6 +119,27 @@ impl Masks {
     /// The schema changed.
     pub(crate) fn outdated(&self) {
         self.source.outdated();
+    }
+
+    /// Whether nothing is new since the record was told what the role may read.
+    pub(crate) fn is_told(&self) -> bool {
+        self.catalogue.as_ref().is_none_or(|catalogue| Arc::as_ptr(catalogue).addr() == self.told.0)
+    }
+
+    /// What the record is to say of the masked columns that the role may read by itself, where that is new.
+    pub(crate) fn exposed(&mut self, spec: &MaskSpec, keys: &Arc<MaskKeys>) -> Option<EventKind> {
+        let catalogue = self.catalogue.as_ref()?;
+        self.told.0 = Arc::as_ptr(catalogue).addr();
+        if spec.columns.is_empty() {
+            return None;
+        }
+        let plan = self.plans.plan(spec, catalogue, keys);
+        let exposure = plan.exposure();
+        if self.told.1.as_ref() == Some(exposure) {
+            return None;
+        }
+        let Exposure { masked, readable, first } = self.told.1.insert(exposure.clone()).clone();
+        Some(EventKind::MaskedColumns { masked, readable, first })
     }
 
     /// A statement ran in the open transaction.

@@ -233,14 +233,29 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     /// refused later, and what rules ask about counts as the worse of what it could be.
     pub(crate) async fn refresh_masks(&mut self) -> Result<(), Ending> {
         self.catalogue_missing = false;
-        if (self.gate.masks().is_none() && !self.gate.wants_catalogue()) || self.masks.refresh() {
+        if self.gate.masks().is_none() && !self.gate.wants_catalogue() {
+            return Ok(());
+        }
+        if self.masks.refresh() {
+            self.tell_of_masks();
             return Ok(());
         }
         let source = self.masks.source();
         let loaded = self.relay_while(async move { source.load().await }).await?;
         self.catalogue_missing = loaded.is_none();
         self.masks.loaded(loaded);
+        self.tell_of_masks();
         Ok(())
+    }
+
+    /// Records whether the role itself may read what is masked, once it is known.
+    fn tell_of_masks(&mut self) {
+        if self.masks.is_told() {
+            return;
+        }
+        let keys = self.gate.ports.mask_keys.load_full();
+        let event = self.gate.session_masks().and_then(|spec| self.masks.exposed(spec, &keys));
+        event.into_iter().for_each(|event| self.note(vec![event]));
     }
 
     /// A message type that the protocol does not define: the session ends, as PostgreSQL ends it.
