@@ -488,12 +488,7 @@ fn pod_assurance(session: &Session) -> Assurance {
     session.workload.pod.as_ref().map_or(Assurance::Kernel, |pod| pod.assurance.0)
 }
 
-fn pod_holds(
-    session: &Session,
-    trust: Trust,
-    strictness: Strictness,
-    test: impl Fn(&Pod) -> bool,
-) -> bool {
+fn pod_holds(session: &Session, trust: Trust, strictness: Strictness, test: impl Fn(&Pod) -> bool) -> bool {
     let Some(pod) = &session.workload.pod else { return false };
     match strictness {
         Strictness::Restricts if !pod.is_named() => true,

@@ -189,7 +189,8 @@ fn claims_restrict_and_never_permit() {
         (format!("{claims}, assurance: attested"), "allow", false, false),
         (claims.to_owned(), "deny", true, true),
         (format!("{claims}, assurance: platform"), "deny", false, true),
-        ("kind: ci_job".to_owned(), "allow", false, true),
+        // The unit of a runner says so, or who vouches for the job; never the job.
+        ("kind: ci_job".to_owned(), "allow", true, true),
         ("kind: ci_job".to_owned(), "deny", true, true),
         ("uid: 1001, user: runner, exe: '/usr/bin/*', cgroup: '/lockgate/*'".to_owned(), "allow", true, true),
         ("id: 'github_actions:acme/billing'".to_owned(), "allow", false, true),

@@ -82,6 +82,12 @@ fn mistakes_name_place_and_nearest_word() {
                 "f.yaml:2:1: one document a file is read, here begins a second; put the second one into a file of its own",
             ],
         ),
+        (
+            "items: [\n",
+            vec![
+                "f.yaml:1:8: this is not YAML: a list, a mapping or a quotation that is open here does not end",
+            ],
+        ),
         ("items: !include x\n", vec!["f.yaml:1:17: the tag `!include` is not read; remove it"]),
     ] {
         assert_eq!(errors(text), expected, "{text}");
