@@ -14,11 +14,11 @@ use lockgate_model::{
     flow::{Capture, Flow, ProcessFacts},
     port::{Ambient, ApprovalError, Approvals, Attributor, BoxFuture, FlowError, PendingApproval},
     session::{DefaultEffect, Mode, Protocol, Target},
-    workload::{Assurance, IdentityKind, Process, Workload},
+    workload::{IdentityKind, Workload},
 };
 use lockgate_policy::{CompiledPolicy, SourceFile};
 use lockgate_proxy::{
-    Limits, Ports, Proxy, ProxySettings, TargetAddr, TargetSettings, credential::Credential, tls::UpstreamTls,
+    Limits, Ports, Proxy, ProxySettings, TargetAddr, TargetSettings, credential::Credential,
 };
 use lockgate_store::{Log, LogSettings};
 use std::{
@@ -75,22 +75,14 @@ async fn serve(listener: TcpListener, server: SocketAddr, store: PathBuf) -> Res
 }
 
 fn target(server: SocketAddr) -> TargetSettings {
-    TargetSettings {
-        target: Arc::new(Target {
-            name: "bench-db".into(),
-            protocol: Protocol::Postgres,
-            tags: [("env".to_owned(), "production".to_owned()), ("pci".to_owned(), "true".to_owned())].into(),
-            mode: Mode::Enforce,
-            default: DefaultEffect::Deny,
-        }),
-        addresses: vec![TargetAddr::Exact(server)],
-        client_tls: None,
-        client_verifiers: Arc::default(),
-        session_in_application_name: false,
-        upstream_tls: UpstreamTls::disable(),
-        upstream_host: None,
-        credential: Credential::trusted("app"),
-    }
+    let target = Target {
+        name: "bench-db".into(),
+        protocol: Protocol::Postgres,
+        tags: [("env".to_owned(), "production".to_owned()), ("pci".to_owned(), "true".to_owned())].into(),
+        mode: Mode::Enforce,
+        default: DefaultEffect::Deny,
+    };
+    TargetSettings::plain(target, vec![TargetAddr::Exact(server)], Credential::trusted("app"))
 }
 
 /// The wall clock, and numbers that need not be random.
@@ -142,28 +134,6 @@ impl Attributor for OneJob {
     }
 
     fn attribute(&self, flow: &Flow) -> Workload {
-        Workload {
-            kind: IdentityKind::CiJob,
-            assurance: Assurance::Kernel,
-            established_by: "bench".into(),
-            process: Process {
-                pid: flow.process.tgid,
-                start_boottime_ns: 1,
-                uid: 1001,
-                gid: 1001,
-                user: None,
-                exe: None,
-                exe_sha256: None,
-                argv: Vec::new(),
-                cwd: None,
-                ancestry: Vec::new(),
-                exited: false,
-            },
-            cgroup: None,
-            unit: None,
-            container: None,
-            pod: None,
-            ci: None,
-        }
+        Workload { kind: IdentityKind::CiJob, ..Workload::noted(&flow.process, "bench") }
     }
 }

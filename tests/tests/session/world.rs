@@ -19,13 +19,11 @@ use lockgate_model::{
     },
     principal::Approver,
     session::{DefaultEffect, Mode, Protocol, Target},
-    workload::{Assurance, IdentityKind, Process, Workload},
+    workload::{IdentityKind, Workload},
 };
 use lockgate_policy::{CompiledPolicy, SourceFile};
 use lockgate_proxy::{
-    Limits, Ports, Proxy, ProxySettings, TargetAddr, TargetSettings,
-    tls::{ClientTls, UpstreamTls},
-    upstream::Credential,
+    Limits, Ports, Proxy, ProxySettings, TargetAddr, TargetSettings, tls::ClientTls, upstream::Credential,
 };
 use lockgate_tests::postgres::{PostgresOptions, TestPostgres};
 use std::{
@@ -231,29 +229,7 @@ impl Attributor for OneWorkload {
     }
 
     fn attribute(&self, flow: &Flow) -> Workload {
-        Workload {
-            kind: IdentityKind::CiJob,
-            assurance: Assurance::Kernel,
-            established_by: "test".into(),
-            process: Process {
-                pid: flow.process.tgid,
-                start_boottime_ns: 1,
-                uid: 1001,
-                gid: 1001,
-                user: None,
-                exe: None,
-                exe_sha256: None,
-                argv: Vec::new(),
-                cwd: None,
-                ancestry: Vec::new(),
-                exited: false,
-            },
-            cgroup: None,
-            unit: None,
-            container: None,
-            pod: None,
-            ci: None,
-        }
+        Workload { kind: IdentityKind::CiJob, ..Workload::noted(&flow.process, "test") }
     }
 }
 
@@ -328,25 +304,16 @@ impl World {
             mode: Mode::Enforce,
             default: DefaultEffect::Deny,
         };
-        let mut settings = TargetSettings {
-            target: Arc::new(target),
-            addresses: vec![TargetAddr::Exact(server.addr())],
-            client_tls: if options.client_tls { Some(client_tls()?) } else { None },
-            client_verifiers: Arc::default(),
-            session_in_application_name: false,
-            upstream_tls: UpstreamTls::disable(),
-            upstream_host: None,
-            credential: Credential::trusted("app"),
-            dial_from: Default::default(),
-        };
+        let addresses = vec![TargetAddr::Exact(server.addr())];
+        let mut settings = TargetSettings::plain(target, addresses, Credential::trusted("app"));
+        if options.client_tls {
+            settings.client_tls = Some(client_tls()?);
+        }
         if let Some(adjust) = options.target {
             adjust(&mut settings, &server);
         }
-        let settings = ProxySettings {
-            node: NodeName::from("test"),
-            targets: vec![settings],
-            limits: options.limits,
-        };
+        let settings =
+            ProxySettings { node: NodeName::from("test"), targets: vec![settings], limits: options.limits };
         let ports = Ports {
             recorder: recorder.clone(),
             approvals: approvals.clone(),

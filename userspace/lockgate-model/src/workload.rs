@@ -1,5 +1,6 @@
 //! Who a flow comes from, and how sure that is.
 
+use crate::flow::ProcessFacts;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -84,6 +85,42 @@ pub struct Workload {
     /// CI job facts, with an assurance of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ci: Option<CiJob>,
+}
+
+impl Workload {
+    /// A workload of which only the kernel's word at `connect()` is known.
+    pub fn noted(facts: &ProcessFacts, established_by: &str) -> Self {
+        Self {
+            kind: IdentityKind::Unknown,
+            assurance: Assurance::Kernel,
+            established_by: established_by.to_owned(),
+            process: Process::noted(facts),
+            cgroup: None,
+            unit: None,
+            container: None,
+            pod: None,
+            ci: None,
+        }
+    }
+}
+
+impl Process {
+    /// A process of which only the kernel's word at `connect()` is known.
+    pub fn noted(facts: &ProcessFacts) -> Self {
+        Self {
+            pid: facts.tgid,
+            start_boottime_ns: facts.start_boottime_ns,
+            uid: facts.uid,
+            gid: facts.gid,
+            user: None,
+            exe: None,
+            exe_sha256: None,
+            argv: Vec::new(),
+            cwd: None,
+            ancestry: Vec::new(),
+            exited: false,
+        }
+    }
 }
 
 /// The connecting process. Fields are empty when it had exited before it could be read.

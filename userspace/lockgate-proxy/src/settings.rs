@@ -35,6 +35,23 @@ pub struct TargetSettings {
     pub dial_from: DialFrom,
 }
 
+impl TargetSettings {
+    /// A target of which nothing else is said: no TLS on either leg, and clients that are asked for nothing.
+    pub fn plain(target: Target, addresses: Vec<TargetAddr>, credential: Credential) -> Self {
+        Self {
+            target: Arc::new(target),
+            addresses,
+            client_tls: None,
+            client_verifiers: Arc::default(),
+            session_in_application_name: false,
+            upstream_tls: UpstreamTls::disable(),
+            upstream_host: None,
+            credential,
+            dial_from: DialFrom::default(),
+        }
+    }
+}
+
 /// From where a target is dialled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DialFrom {

@@ -1,9 +1,7 @@
 //! What the tests of this crate share: a log that is a list, approvers that follow a script, a clock that stands still,
 //! targets, flows and workloads.
 
-use crate::{
-    ports::Ports, settings::TargetSettings, target::TargetAddr, tls::UpstreamTls, upstream::Credential,
-};
+use crate::{ports::Ports, settings::TargetSettings, target::TargetAddr, upstream::Credential};
 use arc_swap::ArcSwap;
 use lockgate_inspect::mask::MaskKeys;
 use lockgate_model::{
@@ -21,7 +19,7 @@ use lockgate_model::{
     },
     principal::Approver,
     session::{ClientClaims, DefaultEffect, Mode, Protocol, Session, Target},
-    workload::{Assurance, IdentityKind, Process, Workload},
+    workload::{IdentityKind, Workload},
 };
 use lockgate_policy::{CompiledPolicy, SourceFile};
 use std::{
@@ -230,50 +228,19 @@ pub(crate) fn flow() -> Flow {
 }
 
 fn workload(flow: &Flow) -> Workload {
-    Workload {
-        kind: IdentityKind::CiJob,
-        assurance: Assurance::Kernel,
-        established_by: "test".into(),
-        process: Process {
-            pid: flow.process.tgid,
-            start_boottime_ns: 1,
-            uid: 1001,
-            gid: 1001,
-            user: None,
-            exe: None,
-            exe_sha256: None,
-            argv: Vec::new(),
-            cwd: None,
-            ancestry: Vec::new(),
-            exited: false,
-        },
-        cgroup: None,
-        unit: None,
-        container: None,
-        pod: None,
-        ci: None,
-    }
+    Workload { kind: IdentityKind::CiJob, ..Workload::noted(&flow.process, "test") }
 }
 
 /// A target with these addresses.
 pub(crate) fn target(name: &str, addresses: Vec<TargetAddr>) -> TargetSettings {
-    TargetSettings {
-        target: Arc::new(Target {
-            name: name.into(),
-            protocol: Protocol::Postgres,
-            tags: [("env".to_owned(), "production".to_owned())].into(),
-            mode: Mode::Enforce,
-            default: DefaultEffect::Deny,
-        }),
-        addresses,
-        client_tls: None,
-        client_verifiers: Arc::default(),
-        dial_from: Default::default(),
-        session_in_application_name: false,
-        upstream_tls: UpstreamTls::disable(),
-        upstream_host: None,
-        credential: Credential::trusted("app"),
-    }
+    let target = Target {
+        name: name.into(),
+        protocol: Protocol::Postgres,
+        tags: [("env".to_owned(), "production".to_owned())].into(),
+        mode: Mode::Enforce,
+        default: DefaultEffect::Deny,
+    };
+    TargetSettings::plain(target, addresses, Credential::trusted("app"))
 }
 
 /// A session on that target.
