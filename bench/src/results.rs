@@ -18,16 +18,19 @@ pub enum Section {
     Large,
     /// `--instructions`
     Instructions,
+    /// `--connect`
+    Connect,
 }
 
 impl Section {
-    const ALL: [Self; 3] = [Self::Peers, Self::Large, Self::Instructions];
+    const ALL: [Self; 4] = [Self::Peers, Self::Large, Self::Instructions, Self::Connect];
 
     fn title(self) -> &'static str {
         match self {
             Self::Peers => "## Side by side",
             Self::Large => "## A large result",
             Self::Instructions => "## Instructions per query",
+            Self::Connect => "## connect() with the hooks",
         }
     }
 }

@@ -37,7 +37,8 @@ fn families_that_no_socket_hook_sees_cannot_be_opened() -> Result<()> {
     let mut agent = with_lsm(&lab, &echo)?;
     let mut job = Evader::start(&lab.inside())?;
     let mut outside = Evader::start(&lab.outside())?;
-    let families = [("AF_PACKET", "17 3 0"), ("AF_XDP", "44 3 0"), ("AF_VSOCK", "40 1 0"), ("AF_SMC", "43 1 0")];
+    let families =
+        [("AF_PACKET", "17 3 0"), ("AF_XDP", "44 3 0"), ("AF_VSOCK", "40 1 0"), ("AF_SMC", "43 1 0")];
     for (name, socket) in families {
         assert_eq!(job.act(&format!("socket {socket}"))?, "EPROTONOSUPPORT", "{name}");
         assert_eq!(outside.act(&format!("socket {socket}"))?, "done", "{name}, ungoverned");
@@ -124,8 +125,11 @@ fn what_was_opened_elsewhere_and_inherited_sends_nothing() -> Result<()> {
     let join = format!("join {}", lab.inside().display());
     let frame = format!("packet-send lo 00:00:00:00:00:00 127.0.0.1 {}", echo.address());
     let raw = format!("raw-send {}", echo.address());
-    let cases: [(&str, &str, &str); 3] =
-        [("a connection", "", "say"), ("AF_PACKET", "socket 17 3 0", &frame), ("a raw socket", "socket 2 3 255", &raw)];
+    let cases: [(&str, &str, &str); 3] = [
+        ("a connection", "", "say"),
+        ("AF_PACKET", "socket 17 3 0", &frame),
+        ("a raw socket", "socket 2 3 255", &raw),
+    ];
     let mut jobs = Vec::new();
     for (name, open, send) in cases {
         let mut job = Evader::start(&lab.outside())?;

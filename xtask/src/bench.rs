@@ -19,6 +19,9 @@ pub(crate) struct Wanted {
     /// Instructions per query, by callgrind; writes bench/RESULTS.md
     #[arg(long)]
     instructions: bool,
+    /// How long connect() takes with the hooks and without (root); writes bench/RESULTS.md
+    #[arg(long)]
+    connect: bool,
     /// Interleaved rounds of the side-by-side run
     #[arg(long, default_value_t = 5)]
     rounds: u32,
@@ -34,10 +37,13 @@ pub(crate) struct Wanted {
 }
 
 pub(crate) fn run(wanted: &Wanted) -> Result<()> {
-    let Wanted { peers, large, instructions, rounds, seconds, only, profile } = wanted;
-    if !(*peers || *large || *instructions || only.is_some()) {
+    let Wanted { peers, large, instructions, connect, rounds, seconds, only, profile } = wanted;
+    if !(*peers || *large || *instructions || *connect || only.is_some()) {
         setup::setup(setup::For::Build)?;
         return shell::run(&mut shell::cargo(&["bench", "--package", "lockgate-bench"]));
+    }
+    if *connect {
+        return connects(*rounds, profile);
     }
     setup::setup(setup::For::Bench)?;
     shell::step(&format!("build ({profile})"));
@@ -61,4 +67,22 @@ pub(crate) fn run(wanted: &Wanted) -> Result<()> {
         run(&["--instructions"])?;
     }
     Ok(())
+}
+
+fn connects(rounds: u32, profile: &str) -> Result<()> {
+    setup::setup(setup::For::Build)?;
+    shell::run(&mut shell::cargo(&[
+        "build",
+        "--package",
+        "lockgate-bench",
+        "--bin",
+        "lockgate-connect",
+        "--profile",
+        profile,
+    ]))?;
+    let built = shell::target().join(if profile == "dev" { "debug" } else { profile });
+    let rounds = rounds.to_string();
+    shell::run(
+        Command::new(built.join("lockgate-connect")).args(["--rounds", &rounds]).current_dir(shell::root()),
+    )
 }

@@ -69,7 +69,9 @@ fn counted(arguments: &[&str], filter: Option<&str>) -> Result<()> {
         sum.add(&line);
     }
     let status = child.wait()?;
-    println!("BPF LSM, SCTP, DCCP and SMC are not among these: cargo xtask e2e --kernel 6.12 runs them in a guest");
+    println!(
+        "BPF LSM, SCTP, DCCP and SMC are not among these: cargo xtask e2e --kernel 6.12 runs them in a guest"
+    );
     println!("{} passed, {} failed, {} skipped", sum.passed, sum.failed, sum.ignored);
     if sum.passed == 0 {
         bail!("no test ran");

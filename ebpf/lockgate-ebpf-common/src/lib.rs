@@ -63,6 +63,8 @@ pub mod capacity {
     pub const FLOWS: u32 = 65536;
     /// Destinations that sets with a default of deny may reach (prefix and port).
     pub const EGRESS: u32 = 16384;
+    /// Names of targets.
+    pub const NAMES: u32 = 4096;
     /// Unregistered destinations that are counted apart; the least recently seen are forgotten.
     pub const SEEN: u32 = 16384;
     /// Connections of the proxy that a packet filter lets pass.
@@ -95,7 +97,60 @@ pub mod target {
     pub const EVERYWHERE: u32 = 1;
     /// Protected in the agent's network namespace: another way to a service of this host.
     pub const AT_HOME: u32 = 2;
+    /// Told to a governed process for the name of a target; [`learned`](super::learned) has more.
+    pub const LEARNED: u32 = 4;
 }
+
+/// The rest of a value of `TARGETS` with [`target::LEARNED`].
+pub mod learned {
+    /// Lowest bit of the number of the name.
+    pub const NAME_SHIFT: u32 = 3;
+    /// Largest number of a name; they begin with 1.
+    pub const MAX_NAME: u32 = 0x1fff;
+    /// Lowest bit of the minute (CLOCK_BOOTTIME, the lower 16 bits of it) in which its time to live ends.
+    pub const MINUTE_SHIFT: u32 = 16;
+    /// A time to live that counts; longer ones are cut.
+    pub const MAX_TTL_MINUTES: u32 = 24 * 60;
+    /// Learned addresses at a time; beyond that, answers about targets' names do not reach governed processes.
+    pub const MAX: u64 = 2048;
+
+    /// The number of the name in a value.
+    pub const fn name(value: u32) -> u32 {
+        value >> NAME_SHIFT & MAX_NAME
+    }
+
+    /// The minute in a value.
+    pub const fn minute(value: u32) -> u16 {
+        (value >> MINUTE_SHIFT) as u16
+    }
+
+    /// A value.
+    pub const fn value(name: u32, minute: u16) -> u32 {
+        super::target::EVERYWHERE
+            | super::target::LEARNED
+            | (name & MAX_NAME) << NAME_SHIFT
+            | (minute as u32) << MINUTE_SHIFT
+    }
+}
+
+/// FNV-1a, 64 bits: where it starts, and its prime.
+pub const NAME_HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
+/// See [`NAME_HASH_START`].
+pub const NAME_HASH_PRIME: u64 = 0x100_0000_01b3;
+
+/// Value of `NAMES`: what a name that is a target's leads to. The key is the hash of the name as it is sent, letters
+/// in lower case.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Name {
+    /// Its number; see [`learned`].
+    pub number: u32,
+    /// Ports of targets with this name, host byte order; 0 ends them.
+    pub ports: [u32; MAX_NAME_PORTS],
+}
+
+/// Ports on which one name is a target's.
+pub const MAX_NAME_PORTS: usize = 8;
 
 /// What a value of `CAPTURE_CG` and `CAPTURE_UID` says; the set's number is in the upper half.
 pub mod capture {
@@ -332,11 +387,13 @@ pub enum Refusal {
     Tunnel = 10,
     /// The destination is not registered, and the set of the task allows no others.
     Unregistered = 12,
+    /// An answer about the name of a target could not be read, or not be remembered.
+    Answer = 13,
 }
 
 impl Refusal {
     /// Every refusal, in code order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::NoConfig,
         Self::DialsProxy,
         Self::NotTcp,
@@ -348,6 +405,7 @@ impl Refusal {
         Self::ForeignSocket,
         Self::Tunnel,
         Self::Unregistered,
+        Self::Answer,
     ];
 
     /// The errno that the caller sees (Linux numbers, the same on every architecture aya supports but MIPS).
@@ -364,7 +422,8 @@ impl Refusal {
             | Self::Packet
             | Self::ForeignSocket
             | Self::Tunnel
-            | Self::Unregistered => EPERM,
+            | Self::Unregistered
+            | Self::Answer => EPERM,
         }
     }
 
@@ -387,6 +446,7 @@ impl Refusal {
             Self::ForeignSocket => "foreign_socket",
             Self::Tunnel => "tunnel",
             Self::Unregistered => "unregistered",
+            Self::Answer => "answer",
         }
     }
 }
@@ -407,6 +467,8 @@ pub mod stat {
     pub const EVENTS_LOST: u32 = 21;
     /// Governed connections and datagrams to destinations that are not registered, let through.
     pub const UNREGISTERED: u32 = 24;
+    /// Addresses that were learned from answers, or learned anew.
+    pub const LEARNED: u32 = 25;
     /// Number of slots.
     pub const SLOTS: u32 = 32;
 }
@@ -439,6 +501,10 @@ pub mod map {
     pub const LISTENER: &str = "LISTENER";
     /// [`EgressKey`](super::EgressKey) → 1.
     pub const EGRESS: &str = "EGRESS";
+    /// Hash of a name → [`Name`](super::Name).
+    pub const NAMES: &str = "NAMES";
+    /// How many addresses are learned (its only element).
+    pub const KNOWN: &str = "KNOWN";
     /// [`Seen`](super::Seen) → how often.
     pub const SEEN: &str = "SEEN";
     /// Address and port pairs of the proxy's own connections ([`Handshake`](super::Handshake), namespace 0) → 1.
@@ -448,13 +514,14 @@ pub mod map {
     /// [`stat`](super::stat) counters.
     pub const STATS: &str = "STATS";
     /// All of them.
-    pub const ALL: [&str; 13] =
-        [CFG, CAPTURE_CG, CAPTURE_UID, TARGETS, EGRESS, SEEN, CONN, FLOWS, ACC, LISTENER, VOUCHED, EVENTS, STATS];
+    pub const ALL: [&str; 15] =
+        [CFG, CAPTURE_CG, CAPTURE_UID, TARGETS, EGRESS, SEEN, NAMES, KNOWN, CONN, FLOWS, ACC, LISTENER, VOUCHED, EVENTS, STATS];
 }
 
 const _: () = {
     assert!(size_of::<Config>() == 32);
     assert!(size_of::<Seen>() == 32);
+    assert!(size_of::<Name>() == 36);
     assert!(size_of::<EgressKey>() == 20);
     assert!(size_of::<KernelOffsets>() == 44);
     assert!(size_of::<Flow>() == 104);

@@ -6,7 +6,9 @@
 #![no_std]
 #![no_main]
 
+mod answer;
 mod decide;
+mod dns;
 mod filter;
 mod lsm;
 mod maps;
@@ -127,6 +129,15 @@ pub fn lg_sock_ops(context: SockOpsContext) -> u32 {
 #[cgroup_skb(egress)]
 pub fn lg_egress(context: SkBuffContext) -> i32 {
     match outgoing(&Skb(context.skb.skb)) {
+        Fate::Pass => GO_ON,
+        Fate::Drop => 0,
+    }
+}
+
+/// What a governed cgroup's sockets are about to hear.
+#[cgroup_skb(ingress)]
+pub fn lg_answers(context: SkBuffContext) -> i32 {
+    match answer::heard(&Skb(context.skb.skb)) {
         Fate::Pass => GO_ON,
         Fate::Drop => 0,
     }

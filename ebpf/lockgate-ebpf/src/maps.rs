@@ -8,7 +8,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use lockgate_ebpf_common::{
-    Address, Config, EGRESS_EXACT_BITS, EgressKey, Flow, Handshake, Seen, TARGET_EXACT_BITS, TargetKey, capacity,
+    Address, Config, EGRESS_EXACT_BITS, EgressKey, Flow, Handshake, Name, Seen, TARGET_EXACT_BITS, TargetKey, capacity,
     stat,
 };
 
@@ -22,6 +22,10 @@ pub static CAPTURE_UID: HashMap<u32, u32> = HashMap::with_max_entries(capacity::
 pub static TARGETS: LpmTrie<TargetKey, u32> = LpmTrie::with_max_entries(capacity::TARGETS, BPF_F_NO_PREALLOC);
 #[map]
 pub static EGRESS: LpmTrie<EgressKey, u32> = LpmTrie::with_max_entries(capacity::EGRESS, BPF_F_NO_PREALLOC);
+#[map]
+pub static NAMES: HashMap<u64, Name> = HashMap::with_max_entries(capacity::NAMES, BPF_F_NO_PREALLOC);
+#[map]
+pub static KNOWN: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 pub static SEEN: LruHashMap<Seen, u64> = LruHashMap::with_max_entries(capacity::SEEN, 0);
 #[map]

@@ -5,11 +5,15 @@
 //! killed. Standard input takes one command a line; its end means quit.
 
 use anyhow::{Context as _, Result};
-use lockgate_intercept::{CaptureEvent, Direction, Egress, EgressNet, Governed, GovernedSet, Instance, Interceptor, Settings, TargetNet};
+use lockgate_intercept::{
+    CaptureEvent, Direction, Egress, EgressNet, Governed, GovernedSet, Instance, Interceptor, Settings,
+    TargetNet,
+};
 use lockgate_model::{addr::ClientAddr, port::Attributor as _};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead as _, ErrorKind, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd as _,
@@ -31,6 +35,9 @@ struct Request {
     units: Vec<String>,
     #[serde(default)]
     targets: Vec<String>,
+    /// Names of targets, with their ports.
+    #[serde(default)]
+    names: BTreeMap<String, BTreeSet<u16>>,
     /// Refuse what is not registered, but for these.
     #[serde(default)]
     deny_but: Option<Vec<String>>,
@@ -58,19 +65,32 @@ struct Request {
 #[derive(Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 enum Command {
-    Targets { targets: Vec<String> },
+    Targets {
+        targets: Vec<String>,
+    },
     Counters,
     Health,
     Accept,
     /// In how many other namespaces it listens.
     Namespaces,
+    /// Addresses that jobs were told of names.
+    Learned,
     /// Puts the packet filter on an interface: `in` or `out`.
-    Guard { interface: String, direction: String },
-    Unguard { interface: String, direction: String },
+    Guard {
+        interface: String,
+        direction: String,
+    },
+    Unguard {
+        interface: String,
+        direction: String,
+    },
     Layers,
     Bypassed,
     SelfTest,
-    Place { pid: u32, start_ticks: u64 },
+    Place {
+        pid: u32,
+        start_ticks: u64,
+    },
 }
 
 fn main() -> Result<()> {
@@ -119,6 +139,8 @@ fn settings(request: &Request) -> Result<Settings> {
         port: request.port,
         bpffs: None,
         run_cgroup: request.run_cgroup.clone(),
+        names: request.names.clone(),
+        ..Settings::default()
     })
 }
 
@@ -251,6 +273,10 @@ fn answer(interceptor: &Interceptor, gate: &Gate, line: &str) -> Value {
         }
         Command::Layers => Ok(json!(interceptor.layers())),
         Command::Bypassed => Ok(json!(interceptor.bypassed())),
+        Command::Learned => {
+            let all = interceptor.learned().into_iter();
+            Ok(json!(all.map(|learned| format!("{} {}", learned.name, learned.address)).collect::<Vec<_>>()))
+        }
         Command::Namespaces => Ok(json!(interceptor.namespaces())),
         Command::SelfTest => {
             interceptor.self_test()?;

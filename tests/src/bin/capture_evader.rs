@@ -236,7 +236,13 @@ fn packet_send(kept: &OwnedFd, words: &[&str]) -> Result<String> {
         let on = 1i32;
         // SAFETY: an option of four bytes of this frame.
         let set = unsafe {
-            libc::setsockopt(kept.as_raw_fd(), libc::SOL_PACKET, PACKET_QDISC_BYPASS, (&raw const on).cast(), 4)
+            libc::setsockopt(
+                kept.as_raw_fd(),
+                libc::SOL_PACKET,
+                PACKET_QDISC_BYPASS,
+                (&raw const on).cast(),
+                4,
+            )
         };
         checked(set.into())?;
     }
@@ -282,7 +288,13 @@ fn detach_filter(kept: &OwnedFd) {
     let none = 0i32;
     // SAFETY: an option of four bytes of this frame. Where there is no filter there is nothing to do.
     unsafe {
-        libc::setsockopt(kept.as_raw_fd(), libc::SOL_SOCKET, libc::SO_DETACH_FILTER, (&raw const none).cast(), 4)
+        libc::setsockopt(
+            kept.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_DETACH_FILTER,
+            (&raw const none).cast(),
+            4,
+        )
     };
 }
 
@@ -336,6 +348,10 @@ fn take(path: &str) -> Result<OwnedFd> {
     let mut parts = [IoSliceMut::new(&mut byte)];
     let mut space = nix::cmsg_space!([i32; 1]);
     let message = recvmsg::<()>(peer.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::empty())?;
+    // The kernel says that it has left descriptors out.
+    if message.flags.contains(MsgFlags::MSG_CTRUNC) {
+        bail!("nothing came");
+    }
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(descriptors) = control
             && let Some(fd) = descriptors.first()

@@ -203,3 +203,58 @@ fn lockgate_run_places_a_process_in_a_governed_cgroup_of_its_own() -> Result<()>
     }
     Ok(())
 }
+
+#[test]
+fn two_jobs_whose_processes_share_pids_are_never_confused() -> Result<()> {
+    const PROCESSES: usize = 4000;
+    let lab = Lab::new()?;
+    let jobs = ["job-1", "job-2"].map(|name| lab.inside().join(name));
+    for job in &jobs {
+        fs::create_dir(job)?;
+    }
+    let inode = |path: &std::path::PathBuf| {
+        Ok::<_, std::io::Error>(std::os::unix::fs::MetadataExt::ino(&fs::metadata(path)?))
+    };
+    let ids = [inode(&jobs[0])?, inode(&jobs[1])?];
+    let mut agent = lab.agent_with(json!({ "attribute": true }))?;
+    let mut storm = Command::new(env!("CARGO_BIN_EXE_capture_storm"))
+        .args([&lab.server.at("127.0.0.1"), &PROCESSES.to_string()])
+        .args(&jobs)
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let output = storm.stdout.take().context("standard output")?;
+    let told = std::thread::spawn(move || {
+        let lines = std::io::BufRead::lines(std::io::BufReader::new(output)).map_while(Result::ok);
+        lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok()).collect::<Vec<_>>()
+    });
+    let flows = (0..PROCESSES).map(|_| agent.flow()).collect::<Result<Vec<_>>>()?;
+    let status = Guard(storm).0.wait()?;
+    ensure!(status.success(), "the storm ended with {status}");
+    let told = told.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?;
+    // Ports come round again, so flows are matched in order of each port.
+    let mut owners: HashMap<&str, std::collections::VecDeque<usize>> = HashMap::new();
+    for line in &told {
+        let owner = usize::try_from(line["owner"].as_u64().context("owner")?)?;
+        owners.entry(line["local"].as_str().context("local")?).or_default().push_back(owner);
+    }
+    let mut read = 0;
+    for flow in &flows {
+        let client = flow["flow"]["client"].as_str().context("client")?;
+        let owner = owners.get_mut(client).and_then(std::collections::VecDeque::pop_front);
+        let owner = owner.with_context(|| format!("nobody dialled from {client}"))?;
+        assert_eq!(number(&process(flow)["cgroup_id"]), Some(ids[owner]), "{flow}");
+        let workload = &flow["workload"];
+        let own = format!("{}/job-{}", lab.governed(), owner + 1);
+        assert_eq!(workload["cgroup"], own.as_str(), "{flow}");
+        // What /proc adds is the process's own or absent.
+        if let Some(directory) = workload["process"]["cwd"].as_str() {
+            assert!(directory.ends_with(&own), "{directory} is not {own}");
+            read += 1;
+        }
+    }
+    assert!(read >= PROCESSES / 8, "only {read} of {PROCESSES} were read while they lived");
+    let pids: std::collections::HashSet<_> = told.iter().map(|line| line["pid"].as_u64()).collect();
+    assert_eq!(pids.len(), 2, "every pid was used again and again");
+    assert_eq!(agent.counter("unattributed")?, 0);
+    Ok(())
+}

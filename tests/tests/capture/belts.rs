@@ -21,7 +21,10 @@ fn a_raw_socket_from_before_the_agent_reaches_no_protected_service() -> Result<(
     assert_eq!(receiver.act("hear")?, "timed out");
     let told = agent.next("refused")?;
     assert_eq!(told["reason"], if agent.has("lsm") { "foreign_socket" } else { "packet" }, "{told}");
-    assert_eq!(told["destination"].as_str().is_some_and(|to| to.ends_with(&lab.server.port.to_string())), !agent.has("lsm"));
+    assert_eq!(
+        told["destination"].as_str().is_some_and(|to| to.ends_with(&lab.server.port.to_string())),
+        !agent.has("lsm")
+    );
     // A dead agent changes nothing, and the packet filter stops it without LSM too.
     lab.take_away(&mut agent, &[Hook::Lsm])?;
     job.act(&format!("raw-send {address}"))?;
@@ -107,18 +110,37 @@ fn each_socket_hook_is_what_stops_its_technique() -> Result<()> {
     let address = |lab: &Lab| lab.server.at("127.0.0.1");
     type Attempt = fn(&mut Evader, &str) -> Result<String>;
     let cases: [(&str, &[Hook<'_>], Attempt, &str, &str); 4] = [
-        ("connect", &[Hook::Socket("lg_connect4"), Hook::Packet, Hook::Lsm], |job, to| job.act(&format!("dial {to}")), "refused", "connected"),
+        (
+            "connect",
+            &[Hook::Socket("lg_connect4"), Hook::Packet, Hook::Lsm],
+            |job, to| job.act(&format!("dial {to}")),
+            "refused",
+            "connected",
+        ),
         (
             "UDP sendto",
             &[Hook::Socket("lg_sendmsg4"), Hook::Socket("lg_connect4"), Hook::Packet, Hook::Lsm],
             |job, to| {
-                job.act(&format!("udp-connect {to}")).and_then(|made| if made == "done" { job.act("udp-say") } else { Ok(made) })
+                job.act(&format!("udp-connect {to}"))
+                    .and_then(|made| if made == "done" { job.act("udp-say") } else { Ok(made) })
             },
             "EPERM",
             "done",
         ),
-        ("raw socket", &[Hook::Socket("lg_sock_create")], |job, _| job.act("socket 2 3 255"), "EPROTONOSUPPORT", "done"),
-        ("UDP-Lite", &[Hook::Socket("lg_sock_create")], |job, _| job.act("socket 2 2 136"), "EPROTONOSUPPORT", "done"),
+        (
+            "raw socket",
+            &[Hook::Socket("lg_sock_create")],
+            |job, _| job.act("socket 2 3 255"),
+            "EPROTONOSUPPORT",
+            "done",
+        ),
+        (
+            "UDP-Lite",
+            &[Hook::Socket("lg_sock_create")],
+            |job, _| job.act("socket 2 2 136"),
+            "EPROTONOSUPPORT",
+            "done",
+        ),
     ];
     for (name, hooks, attempt, stopped, passes) in cases {
         let lab = Lab::new()?;

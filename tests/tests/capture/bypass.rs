@@ -185,4 +185,3 @@ fn another_network_namespace_is_never_direct() -> Result<()> {
     }
     Ok(())
 }
-

@@ -23,7 +23,9 @@ fn on_a_machine_that_runs_these_tests_every_check_is_fine() -> Result<()> {
     let answer = doctor(lab.instance())?;
     for check in answer["checks"].as_array().context("checks")? {
         // A kernel may lack LSM, and then so much is open that no interface filter is asked for; exactly what is said.
-        if matches!(check["name"].as_str(), Some("BPF LSM" | "interface filter")) && check["status"] == "warning" {
+        if matches!(check["name"].as_str(), Some("BPF LSM" | "interface filter"))
+            && check["status"] == "warning"
+        {
             let detail = check["detail"].as_str().unwrap_or_default();
             assert!(detail.contains("Not stopped: ") && detail.contains("TUN and TAP"), "{check}");
             continue;

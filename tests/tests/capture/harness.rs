@@ -244,8 +244,15 @@ impl Agent {
         let lines = Lines::of(&mut child)?;
         let input = child.stdin.take();
         let mut agent = Self { child, input, lines, kept: RefCell::default(), port: 0, ready: Value::Null };
-        let first = agent.lines.next().context("the agent's first line")?;
-        ensure!(first["event"] == "ready", "the agent did not attach: {first}");
+        // What it tells meanwhile is kept.
+        let first = loop {
+            let line = agent.lines.next().context("the agent's first lines")?;
+            ensure!(line["event"] != "failed" && line["garbage"].is_null(), "the agent did not attach: {line}");
+            if line["event"] == "ready" {
+                break line;
+            }
+            agent.kept.borrow_mut().push_back(line);
+        };
         agent.port = u16::try_from(first["port"].as_u64().context("port")?)?;
         agent.ready = first;
         Ok(agent)
@@ -497,9 +504,13 @@ impl Lab {
                 ensure!(!filters.is_empty(), "there is no packet filter to take away");
                 filters.iter().try_for_each(|filter| detach_link(&filter.path()))
             }
-            // These links end with their last holder, which is the pin.
+            // These links end with their last holder, which is the pin, and a moment later.
             Hook::Lsm => {
-                fs::read_dir(base.join("lsm")).into_iter().flatten().try_for_each(|pin| Ok(fs::remove_file(pin?.path())?))
+                for pin in fs::read_dir(base.join("lsm")).into_iter().flatten() {
+                    fs::remove_file(pin?.path())?;
+                }
+                let mut job = Evader::start(&self.inside())?;
+                eventually("LSM lets go", || Ok(job.act("socket 17 3 0")? == "done"))
             }
         }
     }

@@ -121,7 +121,11 @@ fn out_of_the_host_only_the_proxy_s_connections_pass() -> Result<()> {
     node.host.run("ip link del up0")?;
     eventually("the filter leaves with its interface", || {
         let layers = agent.ask(json!({ "command": "layers" }))?;
-        let gone = layers.as_array().into_iter().flatten().any(|state| state["layer"] == "interface" && state["active"] == false);
+        let gone = layers
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|state| state["layer"] == "interface" && state["active"] == false);
         Ok(gone)
     })
 }

@@ -1,6 +1,6 @@
 //! The kernel ABI's types as aya wants them: plain old data in a local wrapper.
 
-use lockgate_ebpf_common::{Config, EgressKey, Flow, KernelOffsets, Seen, TargetKey};
+use lockgate_ebpf_common::{Config, EgressKey, Flow, KernelOffsets, Name, Seen, TargetKey};
 
 /// A value that is copied to and from the kernel byte by byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,3 +19,5 @@ unsafe impl aya::Pod for Raw<KernelOffsets> {}
 unsafe impl aya::Pod for Raw<EgressKey> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Raw<Seen> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<Name> {}

@@ -17,6 +17,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Attach type of `cgroup_skb` egress (linux/bpf.h).
+const CGROUP_INET_EGRESS: u32 = 1;
+
 /// All of them.
 pub(crate) struct Belts {
     pins: Pins,
@@ -61,8 +64,8 @@ impl Belts {
     /// Attaches what can be: LSM now, the filters when [`Belts::follow`] and [`Belts::guard`] ask for them.
     pub(crate) fn attach(object: &Object, pins: &Pins) -> Self {
         let program = |belt: Belt| object.belt(belt);
-        let interface = program(INTERFACE)
-            .and_then(|ethernet| Ok(Filters { ethernet, plain: program(INTERFACE_L3)? }));
+        let interface =
+            program(INTERFACE).and_then(|ethernet| Ok(Filters { ethernet, plain: program(INTERFACE_L3)? }));
         let mut belts = Self {
             pins: pins.clone(),
             packet: program(PACKET),
@@ -95,7 +98,7 @@ impl Belts {
             if self.governed.contains_key(id) {
                 continue;
             }
-            match put_on_cgroup(program.as_fd(), tree, *id, &self.pins.egress(*id)) {
+            match put_on_cgroup(program.as_fd(), tree, *id, &self.pins.egress(*id), CGROUP_INET_EGRESS) {
                 Ok(link) => drop(self.governed.insert(*id, link)),
                 // Gone meanwhile: nobody is in there.
                 Err(_) if !tree.exists(*id) => {}
@@ -106,8 +109,7 @@ impl Belts {
                 }
             }
         }
-        let gone: Vec<CgroupId> =
-            self.governed.keys().filter(|id| !governed.contains(id)).copied().collect();
+        let gone: Vec<CgroupId> = self.governed.keys().filter(|id| !governed.contains(id)).copied().collect();
         for id in gone {
             take_off(&self.pins.egress(id), self.governed.remove(&id));
         }
@@ -133,13 +135,16 @@ impl Belts {
         }
         let program = if sys::has_link_layer(interface) { &filters.ethernet } else { &filters.plain };
         let path = self.pins.interface(&guarded.name());
-        let link = put_on_interface(program.as_fd(), guarded, &path)
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::InvalidInput => format!("{error}; such filters need a kernel of at least 6.6"),
-                _ => error.to_string(),
-            })?;
+        let link = put_on_interface(program.as_fd(), guarded, &path).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidInput => format!("{error}; such filters need a kernel of at least 6.6"),
+            _ => error.to_string(),
+        })?;
         self.guarded.insert(guarded, link);
         Ok(())
+    }
+
+    pub(crate) fn guarded(&self) -> Vec<(u32, Direction)> {
+        self.guarded.keys().map(|guarded| (guarded.interface, guarded.direction)).collect()
     }
 
     /// Takes the filter off again.
@@ -148,16 +153,23 @@ impl Belts {
         take_off(&self.pins.interface(&guarded.name()), self.guarded.remove(&guarded));
     }
 
-    /// Filters of an earlier agent: still wanted ones are asked for again, and then get this build's program.
+    /// Filters of an earlier agent stay, with this build's program.
     fn adopt_interfaces(&mut self) {
         for entry in fs::read_dir(self.pins.interfaces()).into_iter().flatten().flatten() {
             let path = entry.path();
             let guarded = entry.file_name().to_str().and_then(Guarded::of_name);
-            match (guarded, sys::open_pinned(&path)) {
-                (Some(guarded), Ok(link)) if is_attached(&link) => {
-                    self.guarded.insert(guarded, link);
+            let attached = sys::open_pinned(&path).is_ok_and(|link| is_attached(&link));
+            match guarded.filter(|_| attached).map(|guarded| self.guard(guarded.interface, guarded.direction))
+            {
+                Some(Ok(())) => {}
+                Some(Err(why)) => {
+                    // The old program stays in force with its pin.
+                    tracing::warn!(
+                        why,
+                        "a packet filter of an interface keeps the program of an earlier agent"
+                    );
                 }
-                _ => take_off(&path, None),
+                None => take_off(&path, None),
             }
         }
     }
@@ -174,9 +186,11 @@ impl Belts {
                 let _ = fs::remove_file(self.pins.egress(id));
                 continue;
             }
-            let again = self.packet.as_ref().ok().and_then(|program| {
-                put_on_cgroup(program.as_fd(), tree, id, &self.pins.egress(id)).ok()
-            });
+            let again = self
+                .packet
+                .as_ref()
+                .ok()
+                .and_then(|program| put_on_cgroup(program.as_fd(), tree, id, &self.pins.egress(id), CGROUP_INET_EGRESS).ok());
             lost.push(Lost { what: format!("packet filter of cgroup {}", id.0), repaired: again.is_some() });
             self.governed.extend(again.map(|link| (id, link)));
         }
@@ -256,23 +270,23 @@ impl Guarded {
     }
 }
 
-fn is_attached(link: &OwnedFd) -> bool {
+pub(crate) fn is_attached(link: &OwnedFd) -> bool {
     sys::link_target(link.as_fd()).is_ok_and(|target| target != 0)
 }
 
 /// An adopted link gets this build's program without a gap.
-fn put_on_cgroup(
+pub(crate) fn put_on_cgroup(
     program: BorrowedFd<'_>,
     tree: &Tree,
     id: CgroupId,
     path: &Path,
+    attach_type: u32,
 ) -> io::Result<OwnedFd> {
-    const CGROUP_INET_EGRESS: u32 = 1; // linux/bpf.h, enum bpf_attach_type
     if let Some(link) = adopt(program, path)? {
         return Ok(link);
     }
     let cgroup = tree.open_by_id(id)?;
-    let link = sys::link_create(program, cgroup.as_fd(), CGROUP_INET_EGRESS)?;
+    let link = sys::link_create(program, cgroup.as_fd(), attach_type)?;
     repin(link.as_fd(), path)?;
     Ok(link)
 }
@@ -332,7 +346,7 @@ fn repin(link: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     sys::pin(link, path)
 }
 
-fn take_off(path: &Path, link: Option<OwnedFd>) {
+pub(crate) fn take_off(path: &Path, link: Option<OwnedFd>) {
     if let Some(link) = link.or_else(|| sys::open_pinned(path).ok()) {
         let _ = sys::link_detach(link.as_fd());
     }

@@ -150,7 +150,8 @@ impl<'a> Btf<'a> {
             let bits = if bitfields { bits & 0x00ff_ffff } else { bits };
             match self.name(u32_at(self.types, member)?)? {
                 [] if depth > 0 => {
-                    let inner = *self.places.get((u32_at(self.types, member + 4)? as usize).checked_sub(1)?)?;
+                    let inner =
+                        *self.places.get((u32_at(self.types, member + 4)? as usize).checked_sub(1)?)?;
                     Some(bits + self.member_bits(inner, names, depth - 1)?)
                 }
                 name => names.iter().any(|wanted| wanted.as_bytes() == name).then_some(bits),
@@ -216,7 +217,10 @@ mod tests {
     #[test]
     fn the_running_kernel_tells_every_offset() {
         let offsets = kernel_offsets().unwrap();
-        assert!(offsets.sk_dport < offsets.sk_daddr6 && offsets.sk_type != offsets.sk_protocol, "{offsets:?}");
+        assert!(
+            offsets.sk_dport < offsets.sk_daddr6 && offsets.sk_type != offsets.sk_protocol,
+            "{offsets:?}"
+        );
     }
 
     #[test]

@@ -79,7 +79,9 @@ pub(crate) fn connections(kind: Kind, port: u16) -> io::Result<Vec<Connection>> 
             match message.kind {
                 NLMSG_DONE => return Ok(found),
                 NLMSG_ERROR => return message.error().map(|()| found),
-                SOCK_DIAG_BY_FAMILY if found.len() < MAX_CONNECTIONS => found.extend(entry(kind, message.body)),
+                SOCK_DIAG_BY_FAMILY if found.len() < MAX_CONNECTIONS => {
+                    found.extend(entry(kind, message.body))
+                }
                 _ => {}
             }
         }
@@ -93,7 +95,8 @@ pub(crate) fn destroy(connection: &Connection) -> io::Result<()> {
     send(&socket, &bytes, SendFlags::empty())?;
     let mut buffer = vec![0; BUFFER];
     let (length, _) = recv(&socket, &mut buffer[..], RecvFlags::empty())?;
-    let answer = messages(buffer.get(..length).unwrap_or_default()).find(|message| message.kind == NLMSG_ERROR);
+    let answer =
+        messages(buffer.get(..length).unwrap_or_default()).find(|message| message.kind == NLMSG_ERROR);
     answer.map_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()), |message| message.error())
 }
 
@@ -109,12 +112,8 @@ pub(crate) fn can_destroy() -> Result<(), String> {
 }
 
 fn open() -> io::Result<OwnedFd> {
-    let socket = socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        Some(netlink::SOCK_DIAG),
-    )?;
+    let socket =
+        socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))?;
     set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
     Ok(socket)
 }
@@ -165,7 +164,8 @@ fn entry(kind: Kind, body: &[u8]) -> Option<Connection> {
     let port = u16::from_be_bytes([id[2], id[3]]);
     let octets: [u8; 16] = *id.get(20..)?.first_chunk()?;
     let [a, b, c, d, ..] = octets;
-    let ip = if kind.family == 2 { IpAddr::from([a, b, c, d]) } else { Ipv6Addr::from(octets).to_canonical() };
+    let ip =
+        if kind.family == 2 { IpAddr::from([a, b, c, d]) } else { Ipv6Addr::from(octets).to_canonical() };
     let inode = u32::from_ne_bytes(*body.get(ENTRY - 4..)?.first_chunk()?);
     (port != 0).then_some(Connection { kind, remote: SocketAddr::new(ip, port), inode, id })
 }

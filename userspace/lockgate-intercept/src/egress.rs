@@ -3,10 +3,7 @@
 use crate::{abi::Raw, error::InterceptError, target::TargetNet};
 use aya::maps::{LpmTrie, MapData, lpm_trie::Key};
 use lockgate_ebpf_common::{EGRESS_FIXED_BITS, EgressKey, capacity, map};
-use std::{
-    collections::BTreeSet,
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
 /// What happens to connections that no target is registered for. They are counted in any case, and never redirected.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,7 +65,9 @@ impl EgressMap {
         let present: BTreeSet<ListKey> =
             self.0.keys().flatten().map(|key| (key.prefix_len(), bytes(key.data().0))).collect();
         for (bits, key) in present.difference(&wanted) {
-            self.0.remove(&Key::new(*bits, Raw(from_bytes(*key)))).map_err(InterceptError::map(map::EGRESS))?;
+            self.0
+                .remove(&Key::new(*bits, Raw(from_bytes(*key))))
+                .map_err(InterceptError::map(map::EGRESS))?;
         }
         for (bits, key) in wanted.difference(&present) {
             self.0

@@ -162,7 +162,10 @@ mod tests {
     #[test]
     fn equal_refusals_are_one_and_different_ones_are_bounded() {
         let (told, more) = summed(&[denial(1), denial(2), denial(1), denial(1)]);
-        assert_eq!(told.iter().map(|refused| (refused.pid, refused.count)).collect::<Vec<_>>(), [(1, 3), (2, 1)]);
+        assert_eq!(
+            told.iter().map(|refused| (refused.pid, refused.count)).collect::<Vec<_>>(),
+            [(1, 3), (2, 1)]
+        );
         assert_eq!(more, 0);
         let many: Vec<Denial> = (0..1000).map(denial).collect();
         let (told, more) = summed(&many);

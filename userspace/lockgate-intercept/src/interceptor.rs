@@ -12,12 +12,13 @@ use crate::{
     cgroup::{CgroupId, Tree, path_of_process},
     denial::{Counters, Denial, Reports},
     diag,
+    egress::EgressMap,
     error::{Doing as _, InterceptError, chain},
     event::{CaptureEvent, Events},
     flow::FlowTable,
-    egress::EgressMap,
     govern::{GovernMaps, GovernedSet, Rules},
     layer::{Layer, LayerState, states},
+    hearing::{Hearing, Learned},
     listener::Listeners,
     object::{Features, Object},
     outpost::Outposts,
@@ -41,7 +42,7 @@ use lockgate_model::{
 };
 use rustix::fd::{AsFd as _, OwnedFd};
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs, io,
     net::{IpAddr, SocketAddr, TcpListener},
     os::fd::BorrowedFd,
@@ -74,6 +75,8 @@ pub struct Settings {
     pub bpffs: Option<PathBuf>,
     /// The cgroup under which `lockgate run` gives each command one of its own. Always governed.
     pub run_cgroup: Option<String>,
+    /// Names of targets and their ports: what governed processes are told of them is protected before they hear it.
+    pub names: BTreeMap<String, BTreeSet<u16>>,
 }
 
 /// One attached instance. Dropping it closes the listeners and leaves the pinned hooks in force:
@@ -108,6 +111,7 @@ pub(crate) struct Core {
     swept: Mutex<Option<Instant>>,
     /// Which programs were missing when it was last told.
     missing: Mutex<Vec<&'static str>>,
+    hearing: Mutex<Hearing>,
     outposts: Mutex<Outposts>,
     /// The network namespace of the agent; 0 when the kernel does not tell.
     own_netns: u64,
@@ -198,6 +202,14 @@ impl Interceptor {
         let mut belts = Belts::attach(&object, &pins);
         belts.prove_lsm();
         belts.follow(&tree, &governance.cgroups);
+        let targets_map = aya::maps::MapData::from_pin(pins.maps().join(map::TARGETS))
+            .map_err(InterceptError::map(map::TARGETS))?;
+        let learned = aya::maps::LpmTrie::try_from(Map::LpmTrie(targets_map))
+            .map_err(InterceptError::map(map::TARGETS))?;
+        let (names, known) = (take(&mut object, map::NAMES)?, take(&mut object, map::KNOWN)?);
+        let mut hearing = Hearing::new(&object, &pins, names, known, learned);
+        hearing.set(&settings.names)?;
+        hearing.follow(&tree, &governance.cgroups);
         undo.disarm();
         let core = Arc::new(Core {
             instance: settings.instance,
@@ -220,6 +232,7 @@ impl Interceptor {
             can_cut: diag::can_destroy(),
             swept: Mutex::default(),
             missing: Mutex::default(),
+            hearing: Mutex::new(hearing),
             outposts: Mutex::new(outposts),
             own_netns,
             _lock: lock,
@@ -305,6 +318,17 @@ impl Interceptor {
         current.apply()
     }
 
+    /// What governed processes have been told of the names of targets, by name servers of whatever kind: protected, and
+    /// not to be believed.
+    pub fn learned(&self) -> BTreeSet<Learned> {
+        self.core.hearing().learned()
+    }
+
+    /// Why names are not heard, when they are not: then only what lockgate itself resolves is protected.
+    pub fn deaf(&self) -> Option<String> {
+        self.core.hearing().deaf().map(str::to_owned)
+    }
+
     /// Replaces who is governed: new ones are in force before old ones go.
     pub fn set_governed(&self, governed: &[GovernedSet]) -> Result<(), InterceptError> {
         let run = self.core.runs.as_ref().map(Runs::path);
@@ -363,7 +387,15 @@ impl Interceptor {
     /// of others are dropped, whoever sends them and by whatever socket. In force until [`Interceptor::unguard`], also
     /// without the agent.
     pub fn guard(&self, interface: u32, direction: Direction) -> Result<(), InterceptError> {
-        self.core.belts().guard(interface, direction).map_err(|reason| InterceptError::Guard { interface, reason })
+        self.core
+            .belts()
+            .guard(interface, direction)
+            .map_err(|reason| InterceptError::Guard { interface, reason })
+    }
+
+    /// The interfaces that have the filter, by this agent or an earlier one.
+    pub fn guarded(&self) -> Vec<(u32, Direction)> {
+        self.core.belts().guarded()
     }
 
     /// Takes the filter off an interface.
@@ -484,6 +516,7 @@ impl Core {
         }
         let cgroups = self.governance().cgroups.clone();
         self.belts().follow(&self.tree, &cgroups);
+        self.hearing().follow(&self.tree, &cgroups);
     }
 
     fn layers(&self) -> Vec<LayerState> {
@@ -644,6 +677,10 @@ impl Core {
         self.belts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn hearing(&self) -> MutexGuard<'_, Hearing> {
+        self.hearing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn outposts(&self) -> MutexGuard<'_, Outposts> {
         self.outposts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -740,7 +777,8 @@ fn bind(asked: Option<u16>, pinned: u32) -> Result<Listeners, InterceptError> {
 
 /// 0 where the kernel does not tell (before 5.14): then nothing is taken over.
 fn netns_cookie() -> io::Result<u64> {
-    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None)?;
+    let socket =
+        rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None)?;
     Ok(sys::netns_cookie(socket.as_fd()).unwrap_or_default())
 }
 

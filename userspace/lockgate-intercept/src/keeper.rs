@@ -12,9 +12,9 @@ use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
     io::Errno,
     net::{
-        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType, recvmsg, sendmsg, shutdown,
-        socketpair, sockopt,
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+        SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType, recvmsg,
+        sendmsg, shutdown, socketpair, sockopt,
     },
 };
 use std::{
@@ -231,8 +231,13 @@ mod tests {
     use std::{net::TcpStream, thread};
 
     /// A keeper in a thread of this process, as [`hand_over`] would have started one.
-    fn keeper(listeners: Vec<TcpListener>, path: &Path, bound: Duration) -> (OwnedFd, thread::JoinHandle<io::Result<()>>) {
-        let (own, its) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+    fn keeper(
+        listeners: Vec<TcpListener>,
+        path: &Path,
+        bound: Duration,
+    ) -> (OwnedFd, thread::JoinHandle<io::Result<()>>) {
+        let (own, its) =
+            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
         send_all(own.as_fd(), &listeners).unwrap();
         shutdown(&own, Shutdown::Write).unwrap();
         drop(listeners);

@@ -47,7 +47,7 @@ impl Layer {
                  CAP_NET_ADMIN away from jobs"
             }
             Self::Sweep => "use a kernel with CONFIG_INET_DIAG_DESTROY",
-            Self::Interface => "name the host's interfaces in `capture.interfaces`",
+            Self::Interface => "name the host's interfaces in `guard.interfaces`",
         }
     }
 }
@@ -63,11 +63,7 @@ pub struct Technique {
     pub stopped_by: &'static [Layer],
 }
 
-const fn technique(
-    what: &'static str,
-    needs: &'static str,
-    stopped_by: &'static [Layer],
-) -> Technique {
+const fn technique(what: &'static str, needs: &'static str, stopped_by: &'static [Layer]) -> Technique {
     Technique { what, needs, stopped_by }
 }
 
@@ -78,24 +74,56 @@ const RAW: &str = "CAP_NET_RAW";
 pub const TECHNIQUES: [Technique; 20] = {
     use Layer::{Interface, Lsm, Packet, Socket, Sweep};
     [
-        technique("connect() by IPv4, IPv6, v4-mapped, loopback aliases, 0.0.0.0, TCP Fast Open, io_uring", NOTHING, &[Socket, Packet, Interface]),
+        technique(
+            "connect() by IPv4, IPv6, v4-mapped, loopback aliases, 0.0.0.0, TCP Fast Open, io_uring",
+            NOTHING,
+            &[Socket, Packet, Interface],
+        ),
         technique("UDP: connected, sendto(), QUIC", NOTHING, &[Socket, Packet, Interface]),
         technique("UDP-Lite, MPTCP, SCTP, DCCP, SMC sockets", NOTHING, &[Socket, Packet, Interface]),
         technique("raw IPv4 and IPv6 sockets", RAW, &[Socket, Packet, Interface]),
-        technique("raw or other sockets made in the governed cgroup before the agent started", RAW, &[Packet, Lsm, Interface]),
-        technique("a socket made elsewhere, connected here; made here, connected elsewhere", NOTHING, &[Socket, Interface]),
+        technique(
+            "raw or other sockets made in the governed cgroup before the agent started",
+            RAW,
+            &[Packet, Lsm, Interface],
+        ),
+        technique(
+            "a socket made elsewhere, connected here; made here, connected elsewhere",
+            NOTHING,
+            &[Socket, Interface],
+        ),
         technique("reuse of a redirected socket for another dial", NOTHING, &[Socket]),
         technique("dialling the listener by hand; listening in its place", NOTHING, &[Socket]),
-        technique("SO_BINDTODEVICE, IP_UNICAST_IF, a bound source address", NOTHING, &[Socket, Packet, Interface]),
+        technique(
+            "SO_BINDTODEVICE, IP_UNICAST_IF, a bound source address",
+            NOTHING,
+            &[Socket, Packet, Interface],
+        ),
         technique("another network namespace", NOTHING, &[Socket, Packet, Interface]),
-        technique("a connection made in the governed cgroup before the agent started", NOTHING, &[Packet, Lsm, Sweep, Interface]),
+        technique(
+            "a connection made in the governed cgroup before the agent started",
+            NOTHING,
+            &[Packet, Lsm, Sweep, Interface],
+        ),
         technique("a connection made elsewhere and inherited", NOTHING, &[Lsm, Sweep, Interface]),
-        technique("a connection made elsewhere and received (SCM_RIGHTS, pidfd_getfd)", NOTHING, &[Lsm, Sweep, Interface]),
-        technique("a raw or packet socket made elsewhere, inherited or received", "somebody privileged outside", &[Lsm, Interface]),
+        technique(
+            "a connection made elsewhere and received (SCM_RIGHTS, pidfd_getfd)",
+            NOTHING,
+            &[Lsm, Sweep, Interface],
+        ),
+        technique(
+            "a raw or packet socket made elsewhere, inherited or received",
+            "somebody privileged outside",
+            &[Lsm, Interface],
+        ),
         technique("AF_PACKET", RAW, &[Lsm, Interface]),
         technique("AF_PACKET past the queueing discipline, from a pod", RAW, &[Lsm, Interface]),
         technique("AF_XDP, from a pod", RAW, &[Lsm, Interface]),
-        technique("AF_PACKET past the queueing discipline or AF_XDP on the host's own interface", RAW, &[Lsm]),
+        technique(
+            "AF_PACKET past the queueing discipline or AF_XDP on the host's own interface",
+            RAW,
+            &[Lsm],
+        ),
         technique("TUN and TAP devices", "CAP_NET_ADMIN", &[Lsm, Interface]),
         technique("AF_VSOCK and other families that leave the machine", NOTHING, &[Lsm]),
     ]
@@ -172,8 +200,13 @@ mod tests {
         let everything = Layer::ALL;
         assert!(everything.iter().all(|layer| state_of(&everything, *layer).open.is_empty()));
         let degraded = state_of(&[Layer::Socket, Layer::Packet, Layer::Sweep], Layer::Lsm);
-        assert!(degraded.open.contains(&"AF_PACKET") && degraded.open.iter().any(|what| what.contains("TUN")));
-        assert!(!degraded.open.iter().any(|what| what.contains("inherited") && !what.contains("raw")), "{degraded:?}");
+        assert!(
+            degraded.open.contains(&"AF_PACKET") && degraded.open.iter().any(|what| what.contains("TUN"))
+        );
+        assert!(
+            !degraded.open.iter().any(|what| what.contains("inherited") && !what.contains("raw")),
+            "{degraded:?}"
+        );
         let filtered = state_of(&[Layer::Socket, Layer::Packet, Layer::Sweep, Layer::Interface], Layer::Lsm);
         assert!(!filtered.open.contains(&"AF_PACKET"), "{filtered:?}");
         assert!(filtered.open.iter().any(|what| what.contains("VSOCK")));
@@ -181,7 +214,8 @@ mod tests {
 
     #[test]
     fn every_technique_is_stopped_by_something_and_told_once() {
-        let names: std::collections::BTreeSet<_> = TECHNIQUES.iter().map(|technique| technique.what).collect();
+        let names: std::collections::BTreeSet<_> =
+            TECHNIQUES.iter().map(|technique| technique.what).collect();
         assert_eq!(names.len(), TECHNIQUES.len());
         assert!(TECHNIQUES.iter().all(|technique| !technique.stopped_by.is_empty()));
     }

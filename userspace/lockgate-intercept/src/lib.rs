@@ -19,20 +19,34 @@
 //! The flow travels with the sockets, so it is right when the client has exited by the time the proxy looks.
 //! A process is (thread group, start time), never a pid alone.
 //!
-//! # Programs (all at the real cgroup-v2 root)
+//! # Layers
+//!
+//! The socket hooks below capture; without them nothing starts. Beside them, each found out by loading and attaching: a
+//! packet filter on governed cgroups, BPF LSM, packet filters on interfaces (`belt.rs`), and a sweep that finds and cuts
+//! connections which went past (`sweep.rs`). What each stops, and so what is open where one is missing, is one table:
+//! `layer.rs`, which `doctor`, the agent's log and the threat model show.
+//!
+//! # Programs (the socket hooks are all at the real cgroup-v2 root)
 //!
 //! | program | hook | does | needs |
 //! |---|---|---|---|
-//! | `lg_connect4/6` | `connect()` | redirects governed TCP to protected targets | 5.10 |
-//! | `lg_sock_ops` | TCP handshake | carries the flow to the accepted socket | 5.10; namespaces told apart from 5.15 |
+//! | `lg_connect4/6` | `connect()` | redirects governed TCP to protected targets | 5.8 |
+//! | `lg_sock_ops` | TCP handshake | carries the flow to the accepted socket | 5.15 |
 //! | `lg_getpeername4/6` | `getpeername()` | shows the real peer | 5.8 |
 //! | `lg_sendmsg4/6` | unconnected UDP | refuses datagrams to protected targets | 4.18 |
 //! | `lg_sock_create` | `socket()` | tags governed sockets; refuses RAW, MPTCP, SCTP, … | 4.10 |
 //! | `lg_bind4/6` | `bind()` | keeps the listener's port for the proxy's cgroup | 4.17 |
+//! | `lg_egress` | packets of a governed cgroup's sockets | drops those to protected targets | 5.8 |
+//! | `lg_interface` | packets on an interface (TCX) | only the proxy's connections pass to protected targets | 6.6 |
+//! | `lg_lsm_create` | LSM `socket_create` | refuses families that no socket hook sees: AF_PACKET, AF_XDP, AF_VSOCK, … | 5.17 |
+//! | `lg_lsm_receive` | LSM `file_receive` | refuses connected and raw sockets from elsewhere, and tunnels | 5.17 |
+//! | `lg_lsm_send` | LSM `socket_sendmsg` | refuses to send by those that were inherited | 5.17 |
+//! | `lg_lsm_tun_*` | LSM `tun_dev_create`, `tun_dev_open` | no tunnels | 5.17 |
 //!
 //! Refusals show their errno from 5.18, EPERM before. Which of this a kernel allows is found out by loading:
-//! the object has switches (`HAVE_*`) that are set before load and tried from the newest kernel down. The suite in
-//! `tests/tests/capture` passes on 6.18 and 6.1, and on 5.10 but for the errno.
+//! the object has switches (`HAVE_*`) that are set before load and tried from the newest kernel down. A kernel without
+//! the namespace cookie in sock_ops (before 5.15) is refused. `cargo xtask e2e --kernel VERSION` runs the suite in
+//! `tests/tests/capture` and the one in `tests/guest` under another kernel.
 //!
 //! # Maps (pinned in `<bpffs>/lockgate/v1[-instance]/maps`)
 //!
@@ -45,6 +59,7 @@
 //! | `CONN` | flow of a client socket (socket storage) | `connect`, `sock_create` |
 //! | `FLOWS` | handshakes in flight (LRU) | `sock_ops` |
 //! | `ACC` | flow of an accepted socket (socket storage) | `sock_ops` |
+//! | `VOUCHED` | the proxy's own connections to protected targets, until they close (LRU) | `sock_ops` |
 //! | `EVENTS`, `STATS` | denials, counters | all |
 //!
 //! # What fails closed, and how
@@ -65,10 +80,10 @@
 //!
 //! # What is not covered
 //!
-//! Task rules see tasks: a colluding process that is not governed, a daemon that connects on a job's behalf, sockets
-//! that were connected before governance began, kernel sockets, AF_PACKET and AF_VSOCK for those who may open them, and root that
-//! moves itself out of its cgroup or removes the hooks, all stay outside. A unit that restarts gets a new cgroup, which a
-//! glob finds within milliseconds in a slice and 200 ms elsewhere; govern its slice where that matters.
+//! Task rules see tasks: an accomplice that is not governed, a daemon that connects on a job's behalf, kernel sockets (NFS),
+//! and root that moves itself out of its cgroup or removes the hooks stay outside. On a kernel that lacks a layer, what
+//! `layer.rs` says is open. A unit that restarts gets a new cgroup, which a glob finds within milliseconds in a slice and
+//! 200 ms elsewhere; govern its slice where that matters.
 //!
 //! [`BPF_LINK_UPDATE`]: https://docs.kernel.org/userspace-api/ebpf/syscall.html
 //! [`FlowError::Unattributed`]: lockgate_model::port::FlowError::Unattributed
@@ -84,6 +99,7 @@ mod error;
 mod event;
 mod flow;
 mod govern;
+mod hearing;
 mod interceptor;
 pub mod keeper;
 mod layer;
@@ -105,16 +121,18 @@ mod workload;
 
 pub use belt::Direction;
 pub use denial::Counters;
+pub use egress::{Egress, EgressNet};
 pub use error::InterceptError;
 pub use event::{CaptureEvent, Refused};
-pub use egress::{Egress, EgressNet};
+pub use hearing::Learned;
 pub use govern::{Governed, GovernedSet};
-pub use layer::{Layer, LayerState, TECHNIQUES, Technique, table};
 pub use interceptor::{Health, Interceptor, Settings, detach};
+pub use layer::{Layer, LayerState, TECHNIQUES, Technique, table};
 pub use pin::Instance;
 pub use probe::{Check, Status, probe, prove};
 pub use run::RunCgroup;
 pub use self_test::SelfTestError;
 pub use sweep::Bypass;
+pub use sys::interface_number;
 pub use target::TargetNet;
 pub use workload::ProcWitness;

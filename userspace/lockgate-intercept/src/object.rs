@@ -47,6 +47,7 @@ pub(crate) struct Belt {
 }
 
 pub(crate) const PACKET: Belt = Belt { name: "lg_egress", hook: None };
+pub(crate) const ANSWERS: Belt = Belt { name: "lg_answers", hook: None };
 pub(crate) const INTERFACE: Belt = Belt { name: "lg_interface", hook: None };
 pub(crate) const INTERFACE_L3: Belt = Belt { name: "lg_interface_l3", hook: None };
 pub(crate) const LSM: [Belt; 5] = [
@@ -106,7 +107,8 @@ impl Object {
         if let Some(why) = self.refused.get(belt.name) {
             return Err(format!("{}: {why}", belt.name));
         }
-        let program = self.ebpf.program(belt.name).ok_or_else(|| format!("{} is not in the object", belt.name))?;
+        let program =
+            self.ebpf.program(belt.name).ok_or_else(|| format!("{} is not in the object", belt.name))?;
         let fd = program_fd(program).map_err(|error| chain(&error))?;
         fd.as_fd().try_clone_to_owned().map_err(|error| error.to_string())
     }
@@ -132,7 +134,7 @@ fn program_fd(program: &Program) -> Result<&ProgramFd, aya::programs::ProgramErr
 fn load_belts(ebpf: &mut Ebpf) -> HashMap<&'static str, String> {
     let btf = Btf::from_sys_fs().map_err(|error| chain(&error));
     let offsets = kernel_offsets().map(drop);
-    let all = [PACKET, INTERFACE, INTERFACE_L3].into_iter().chain(LSM);
+    let all = [PACKET, ANSWERS, INTERFACE, INTERFACE_L3].into_iter().chain(LSM);
     let mut load = |belt: &Belt| {
         let program = ebpf.program_mut(belt.name).ok_or_else(|| "not in the object".to_owned())?;
         match (program, belt.hook) {

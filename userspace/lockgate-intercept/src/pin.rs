@@ -106,6 +106,15 @@ impl Pins {
         self.egress_directory().join(id.0.to_string())
     }
 
+    /// Those that hear answers of name servers, by cgroup id.
+    pub(crate) fn answers_directory(&self) -> PathBuf {
+        self.base.join("answers")
+    }
+
+    pub(crate) fn answers(&self, id: CgroupId) -> PathBuf {
+        self.answers_directory().join(id.0.to_string())
+    }
+
     /// LSM programs.
     pub(crate) fn lsm(&self) -> PathBuf {
         self.base.join("lsm")
@@ -208,7 +217,7 @@ impl Pins {
             detach_pinned(&self.link(spec.name));
         }
         self.remove_foreign_links();
-        for directory in [self.egress_directory(), self.interfaces()] {
+        for directory in [self.egress_directory(), self.answers_directory(), self.interfaces()] {
             for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
                 detach_pinned(&entry.path());
             }

@@ -2,7 +2,7 @@
 //!
 //! aya 0.14 cannot update a cgroup link in place, which is what keeps a restart free of gaps.
 
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::{ffi::CString, io, os::unix::ffi::OsStrExt as _, path::Path};
 
 /// bpf(2) commands (linux/bpf.h, `enum bpf_cmd`).
@@ -95,8 +95,7 @@ fn link_to(program: BorrowedFd<'_>, target: u32, attach_type: u32) -> io::Result
         attach_type: u32,
         flags: u32,
     }
-    let mut attr =
-        Attr { prog_fd: program.as_raw_fd() as u32, target_fd: target, attach_type, flags: 0 };
+    let mut attr = Attr { prog_fd: program.as_raw_fd() as u32, target_fd: target, attach_type, flags: 0 };
     bpf(command::LINK_CREATE, &mut attr).map(owned)
 }
 
@@ -190,6 +189,11 @@ fn hardware_type(name: &str) -> io::Result<u16> {
     }
     // SAFETY: SIOCGIFHWADDR has filled this member.
     Ok(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
+}
+
+/// The number of an interface in the caller's network namespace.
+pub fn interface_number(name: &str) -> io::Result<u32> {
+    Ok(nix::net::if_::if_nametoindex(name)?)
 }
 
 /// The name of an interface in the caller's network namespace.

@@ -81,7 +81,11 @@ impl TargetNet {
         self.port.to_be_bytes()
     }
 
-    fn key(&self) -> (u32, TargetKey) {
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    pub(crate) fn key(&self) -> (u32, TargetKey) {
         let (bits, octets) = self.address_key();
         let mut key = TargetKey { port: self.port_key(), address: [0; 18] };
         key.address[..16].copy_from_slice(&octets);
@@ -128,14 +132,17 @@ pub(crate) fn with_local_forms(targets: &[TargetNet], local: &[IpAddr]) -> BTree
     for target in targets {
         protect(&[(target.address, target.prefix)], target.port, scope::EVERYWHERE);
         if target.local_address(local).is_some() {
-            let every_loopback = loopback.iter().any(|(ip, _)| target.contains(*ip)) || target.address.is_loopback();
+            let every_loopback =
+                loopback.iter().any(|(ip, _)| target.contains(*ip)) || target.address.is_loopback();
             let flag = if every_loopback { scope::EVERYWHERE } else { scope::AT_HOME };
             protect(&loopback, target.port, flag);
             protect(&own, target.port, scope::EVERYWHERE);
         }
     }
     // Protected everywhere says it all.
-    all.values_mut().filter(|flags| **flags & scope::EVERYWHERE != 0).for_each(|flags| *flags = scope::EVERYWHERE);
+    all.values_mut()
+        .filter(|flags| **flags & scope::EVERYWHERE != 0)
+        .for_each(|flags| *flags = scope::EVERYWHERE);
     all
 }
 
@@ -176,7 +183,7 @@ impl TargetMap {
         Self(map)
     }
 
-    /// Makes the map hold exactly `targets`: new ones first, so that nothing is open in between.
+    /// Makes the map hold exactly `targets`, beside what is learned: new ones first, so that nothing is open in between.
     pub(crate) fn set(&mut self, targets: &BTreeMap<TargetNet, u32>) -> Result<(), InterceptError> {
         if targets.len() > capacity::TARGETS as usize {
             return Err(InterceptError::TooMany {
@@ -189,12 +196,15 @@ impl TargetMap {
             .0
             .iter()
             .flatten()
+            .filter(|(_, flags)| flags & scope::LEARNED == 0)
             .map(|(key, flags)| ((key.prefix_len(), bytes(key.data().0)), flags))
             .collect();
         for (target, flags) in targets {
             let (bits, key) = target.key();
             if stale.remove(&(bits, bytes(key))) != Some(*flags) {
-                self.0.insert(&Key::new(bits, Raw(key)), flags, 0).map_err(InterceptError::map(map::TARGETS))?;
+                self.0
+                    .insert(&Key::new(bits, Raw(key)), flags, 0)
+                    .map_err(InterceptError::map(map::TARGETS))?;
             }
         }
         for (bits, key) in stale.into_keys() {
@@ -204,6 +214,14 @@ impl TargetMap {
         }
         Ok(())
     }
+}
+
+/// The prefix behind a key of the kernel's tree.
+pub(crate) fn of_key(bits: u32, key: TargetKey) -> Option<TargetNet> {
+    let mut octets = [0; 16];
+    octets.copy_from_slice(&key.address[..16]);
+    let prefix = u8::try_from(bits.checked_sub(TARGET_PORT_BITS)?).ok()?;
+    TargetNet::new(IpAddr::V6(octets.into()), prefix, u16::from_be_bytes(key.port))
 }
 
 fn bytes(key: TargetKey) -> [u8; 20] {

@@ -7,10 +7,14 @@ mod decide;
 #[path = "../../../ebpf/lockgate-ebpf/src/packet.rs"]
 #[allow(unreachable_pub, reason = "a module of the kernel programs")]
 mod packet;
+#[path = "../../../ebpf/lockgate-ebpf/src/dns.rs"]
+#[allow(unreachable_pub, reason = "a module of the kernel programs")]
+mod dns;
 
 use decide::{
-    Birth, Dial, End, Found, Packet, HANDSHAKE_MAX_NS, LOCALHOST_V4, LOCALHOST_V6, Loopback, Socket, Step, World, bind,
-    carry, connect, create, cross, handshake, is_fresh, is_loopback, leave, normalise, open, send, tunnel,
+    Birth, Dial, End, Found, HANDSHAKE_MAX_NS, LOCALHOST_V4, LOCALHOST_V6, Loopback, Packet, Socket, Step,
+    World, bind, carry, connect, create, cross, handshake, is_fresh, is_loopback, leave, normalise, open,
+    send, tunnel,
 };
 use lockgate_ebpf_common::{ABI_VERSION, Address, Config, Refusal, V4_MAPPED, protocol};
 use std::net::{IpAddr, Ipv6Addr};

@@ -107,7 +107,7 @@ fn established_by(flow: &Flow, live: bool, cgroup: bool) -> String {
     let mut words = vec!["the kernel recorded uid, cgroup and process at connect()".to_owned()];
     words.push(match live {
         true => "the process was read through a pidfd with the same start time".to_owned(),
-        false => "the process had exited before it could be read".to_owned(),
+        false => "the process had exited, or moved to another cgroup, before it could be read".to_owned(),
     });
     if !cgroup {
         words.push("its cgroup is gone".to_owned());

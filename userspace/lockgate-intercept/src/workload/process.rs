@@ -17,6 +17,8 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     io::{self, Read as _},
+    os::unix::fs::MetadataExt as _,
+    path::{Component, Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
@@ -122,10 +124,29 @@ pub(super) fn verified<T>(facts: &ProcessFacts, read: impl FnOnce(Stat) -> T) ->
     let pid = i32::try_from(facts.tgid).ok().and_then(Pid::from_raw)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
     let same = || read_stat(facts.tgid).ok().flatten().filter(|stat| stat.start_ticks == started);
-    let found = read(same()?);
-    // Alive until now means that the pid was never free in between.
-    let alive = sys::has_exited(pidfd.as_fd()).is_ok_and(|exited| !exited);
-    (alive || same().is_some()).then_some(found)
+    let stat = same()?;
+    // Within one tick of the clock a pid can be used twice; but not by the same job unless it is the same job.
+    if is_in_cgroup(facts.tgid, facts.cgroup_id) == Some(false) {
+        return None;
+    }
+    let found = read(stat);
+    // Alive until now means that the pid was never free in between. One that has ended may have been followed by another
+    // within the same tick, and what was read may be the other's.
+    sys::has_exited(pidfd.as_fd()).is_ok_and(|exited| !exited).then_some(found)
+}
+
+/// Whether a process is in that cgroup of the v2 hierarchy now. `None` where that cannot be said: its path leads out of
+/// this cgroup namespace.
+fn is_in_cgroup(pid: u32, id: u64) -> Option<bool> {
+    static MOUNT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let mount = MOUNT.get_or_init(|| crate::mount::cgroup2_root().ok()).as_ref()?;
+    let path = crate::cgroup::path_of_process(pid).ok().flatten()?;
+    let relative = Path::new(path.trim_start_matches('/'));
+    if id == 0 || relative.components().any(|part| part == Component::ParentDir) {
+        return None;
+    }
+    // Gone (`/x (deleted)`) is another one.
+    Some(fs::metadata(mount.join(relative)).is_ok_and(|data| data.ino() == id))
 }
 
 impl Image {

@@ -78,9 +78,11 @@ mod tests {
 
     #[test]
     fn only_named_variables_are_picked_and_the_first_value_counts() {
-        let content = b"PATH=/bin\0CI_JOB_TOKEN=one\0PGPASSWORD=hunter2\0CI_JOB_TOKEN=two\0EMPTY=\0CI_JOB_TOKENX=x\0";
+        let content =
+            b"PATH=/bin\0CI_JOB_TOKEN=one\0PGPASSWORD=hunter2\0CI_JOB_TOKEN=two\0EMPTY=\0CI_JOB_TOKENX=x\0";
         let found = pick(content, &["CI_JOB_TOKEN", "EMPTY", "NONE"]);
-        let shown: Vec<_> = found.iter().map(|(name, value)| (name.as_str(), value.expose().as_str())).collect();
+        let shown: Vec<_> =
+            found.iter().map(|(name, value)| (name.as_str(), value.expose().as_str())).collect();
         assert_eq!(shown, [("CI_JOB_TOKEN", "one")]);
     }
 

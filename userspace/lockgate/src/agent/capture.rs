@@ -4,7 +4,8 @@
 //! numbers are read. Decides nothing.
 
 use super::{Agent, telemetry};
-use lockgate_intercept::{Bypass, CaptureEvent, LayerState, Refused};
+use anyhow::Context as _;
+use lockgate_intercept::{Bypass, CaptureEvent, Direction, Interceptor, LayerState, Refused, interface_number};
 use lockgate_model::{
     Timestamp,
     event::{Event, EventKind},
@@ -43,6 +44,28 @@ fn tell_layers(layers: &[LayerState]) {
             }
         }
     }
+}
+
+/// Puts the packet filter on the interfaces of the configuration; those that have it already keep it. Fails on the
+/// first that cannot have it.
+pub(super) fn guard(interceptor: &Interceptor, interfaces: &[String]) -> anyhow::Result<()> {
+    for name in interfaces {
+        let number = interface_number(name).with_context(|| format!("guard.interfaces: {name}"))?;
+        interceptor.guard(number, Direction::Out).with_context(|| format!("guard.interfaces: {name}"))?;
+    }
+    Ok(())
+}
+
+/// At start: these interfaces, and none that an earlier configuration named.
+pub(super) fn guard_only(interceptor: &Interceptor, interfaces: &[String]) -> anyhow::Result<()> {
+    guard(interceptor, interfaces)?;
+    let wanted: Vec<u32> = interfaces.iter().filter_map(|name| interface_number(name).ok()).collect();
+    for (number, direction) in interceptor.guarded() {
+        if direction == Direction::Out && !wanted.contains(&number) {
+            interceptor.unguard(number, direction);
+        }
+    }
+    Ok(())
 }
 
 fn record(agent: &Agent, event: CaptureEvent) {
@@ -104,6 +127,10 @@ fn flow_refused(refused: &Refused) -> EventKind {
 }
 
 fn read_numbers(agent: &Agent) {
+    // An interface that was away and is back has another number.
+    if let Err(error) = guard(&agent.interceptor, &agent.config.guarded) {
+        tracing::warn!(error = format!("{error:#}"), "an interface is not guarded; trying on");
+    }
     let health = agent.interceptor.health();
     let attached = u32::try_from(health.whole.saturating_add(health.belts)).unwrap_or(u32::MAX);
     metrics::gauge!(telemetry::HOOKS_ATTACHED).set(attached);

@@ -69,6 +69,7 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
     };
     let keeper = config.store.keeper();
     let interceptor = tokio::task::spawn_blocking(move || attach(settings, &keeper)).await??;
+    super::capture::guard_only(&interceptor, &config.guarded)?;
     let interceptor = Arc::new(interceptor);
     // After attaching: this process's own questions must not be redirected.
     let confirmer = super::identity::confirmer(config.identity.as_ref(), ambient.clone()).await?;

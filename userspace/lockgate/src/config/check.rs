@@ -61,6 +61,7 @@ pub(super) fn check(path: &Path, raw: Raw) -> Result<Config, Vec<Diagnostic>> {
     let restart_grace = checker
         .bounded("node.restart_grace", raw.node.restart_grace.as_ref(), (Duration::ZERO, MAX_RESTART_GRACE))
         .unwrap_or(RESTART_GRACE);
+    let guarded = checker.guarded(&raw.guard);
     if !checker.errors.is_empty() {
         return Err(checker.errors);
     }
@@ -77,6 +78,7 @@ pub(super) fn check(path: &Path, raw: Raw) -> Result<Config, Vec<Diagnostic>> {
         api,
         vault,
         identity,
+        guarded,
         run_uids: raw.run.allow_uids.into_iter().collect(),
         run_cgroup,
         data_plane_threads,
@@ -246,6 +248,19 @@ impl Checker {
                 Vec::new()
             }
         }
+    }
+
+    fn guarded(&mut self, guard: &raw::Guard) -> Vec<String> {
+        // IFNAMSIZ, with its terminating zero.
+        const LONGEST: usize = 15;
+        for name in &guard.interfaces {
+            let fits = (1..=LONGEST).contains(&name.value.len())
+                && !name.value.contains(|c: char| c == '/' || c.is_whitespace());
+            if !fits {
+                self.error(name.at, "expected the name of a network interface, such as eth0", None);
+            }
+        }
+        guard.interfaces.iter().map(|name| name.value.clone()).collect()
     }
 
     /// What an entry of `govern:` lets reach besides targets.

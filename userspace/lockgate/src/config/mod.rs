@@ -63,6 +63,8 @@ pub(crate) struct Config {
     pub(crate) vault: Option<VaultConfig>,
     /// Who is asked about workloads.
     pub(crate) identity: Option<IdentityConfig>,
+    /// Interfaces by which only the proxy sends to targets.
+    pub(crate) guarded: Vec<String>,
     /// Besides root, who may use `lockgate run`.
     pub(crate) run_uids: BTreeSet<u32>,
     /// Under which cgroup `lockgate run` gives each command one of its own.

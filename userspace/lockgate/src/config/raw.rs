@@ -40,6 +40,8 @@ pub(crate) struct Raw {
     #[serde(default)]
     pub(crate) identity: identity::Identity,
     #[serde(default)]
+    pub(crate) guard: Guard,
+    #[serde(default)]
     pub(crate) data_plane: DataPlane,
 }
 
@@ -48,6 +50,14 @@ pub(crate) struct Raw {
 pub(crate) struct DataPlane {
     #[serde(default)]
     pub(crate) threads: Option<Spanned<usize>>,
+}
+
+/// Interfaces by which only the proxy sends to targets.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Guard {
+    #[serde(default)]
+    pub(crate) interfaces: Vec<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
