@@ -36,6 +36,8 @@ pub struct AgentOptions {
     pub store: Option<PathBuf>,
     /// More items of `govern:`.
     pub govern: Vec<String>,
+    /// `node.restart_grace`, when it is not the default.
+    pub restart_grace: Option<String>,
 }
 
 impl AgentOptions {
@@ -331,7 +333,8 @@ fn remove_tree(path: &Path) {
 fn configuration(options: &AgentOptions, scratch: &Scratch, instance: &str, api_port: u16) -> Result<String> {
     let store = options.store.clone().unwrap_or_else(|| scratch.path().join("store"));
     let mut text = format!(
-        "node: {{ name: test-node, instance: {instance} }}\ngovern:\n- {{ cgroup: /lockgate-test-{instance} }}\n"
+        "node: {{ name: test-node, instance: {instance}{} }}\ngovern:\n- {{ cgroup: /lockgate-test-{instance} }}\n",
+        options.restart_grace.as_ref().map(|grace| format!(", restart_grace: {grace}")).unwrap_or_default(),
     );
     for item in &options.govern {
         text.push_str(&format!("- {item}\n"));

@@ -71,6 +71,7 @@ fn main() -> Result<()> {
         "udp" => udp(parse_address(&arguments)?),
         "bind" => bind(&arguments),
         "impersonate" => impersonate(parse_address(&arguments)?),
+        "ask" => ask(&arguments),
         "serve" => serve(parse_address(&arguments)?),
         "load" => load(&arguments),
         other => bail!("no scenario {other:?}"),
@@ -301,6 +302,35 @@ fn impersonate(address: SocketAddr) -> Result<()> {
     tell(&json!({ "outcome": "bound" }));
     for connection in listener.incoming() {
         connection?.write_all(b"impostor\n")?;
+    }
+    Ok(())
+}
+
+/// `SERVER NAME A|AAAA [then ADDRESS]`: asks a name server, as a resolver does; with `then`, dials the moment it has the answer.
+fn ask(arguments: &[&str]) -> Result<()> {
+    let name = *arguments.get(1).context("a name")?;
+    let kind: u16 = if arguments.get(2) == Some(&"AAAA") { 28 } else { 1 };
+    // RFC 1035, section 4.1: id, recursion desired, one question.
+    let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        query.push(u8::try_from(label.len())?);
+        query.extend(label.bytes());
+    }
+    query.push(0);
+    query.extend(kind.to_be_bytes());
+    query.extend([0, 1]);
+    let server = parse_address(arguments)?;
+    let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    socket.send_to(&query, server)?;
+    let mut answer = [0; 4096];
+    let heard = match socket.recv(&mut answer) {
+        Ok(length) => json!({ "outcome": "heard", "bytes": length, "records": u16::from_be_bytes([answer[6], answer[7]]) }),
+        Err(error) => json!({ "outcome": "silence", "error": error.to_string() }),
+    };
+    match arguments.get(4) {
+        Some(address) => tell(&dial(address.parse()?)),
+        None => tell(&heard),
     }
     Ok(())
 }

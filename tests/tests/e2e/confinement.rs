@@ -89,7 +89,9 @@ fn lock_down(path: &Path) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_listener_is_nobodys_to_dial_or_take() -> Result<()> {
-    let mut world = World::new().await?;
+    // Nobody waits for a next agent here: what is stopped refuses at once.
+    let mut world =
+        World::with(crate::world::POLICY, |options, _| options.restart_grace = Some("0s".to_owned())).await?;
     let status = world.agent.json(&["doctor"])?;
     let listener = status.pointer("/agent/listeners/0").and_then(|at| at.as_str()).context("listeners")?;
     let listener = listener.to_owned();
