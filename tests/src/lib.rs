@@ -2,7 +2,7 @@
 //! real daemon, each owned by a guard that ends it and removes what it left.
 //!
 //! Nothing here mocks lockgate. The stand-ins are [`receiver`]: the far side of the webhook, which in
-//! production is somebody's approval tool; and [`vault`], whose real one cannot be had here.
+//! production is somebody's approval tool; and [`vault`] and [`provider`], whose real ones cannot be had here.
 
 pub mod agent;
 pub mod builtins;
@@ -10,6 +10,7 @@ pub mod certificate;
 pub mod installed;
 pub mod job;
 pub mod postgres;
+pub mod provider;
 pub mod receiver;
 pub mod regress;
 pub mod scratch;

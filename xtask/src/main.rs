@@ -6,6 +6,7 @@
 mod bench;
 mod bpf;
 mod builtins;
+mod cluster;
 mod demo;
 mod drivers;
 mod fuzz;
@@ -82,6 +83,13 @@ enum Verb {
     Builtins,
     /// The driver tests; with --suites the drivers' own suites too, directly and through lockgate, compared
     Drivers {
+    /// What lockgate asks Kubernetes, against a real API server (builds it once: 6 minutes)
+    Cluster,
+    /// Sessions and masks on PostgreSQL 16, 17 and 18 (15 minutes)
+    Majors {
+        /// Only these majors
+        majors: Vec<String>,
+    },
         /// Drivers' own suites (asyncpg: 4 minutes)
         #[arg(long)]
         suites: bool,
@@ -112,7 +120,9 @@ fn main() -> Result<()> {
         Verb::Regress { judged: true, .. } => regress::judged(),
         Verb::Regress { tests, judged: false } => regress::run(&tests),
         Verb::Builtins => builtins::run(),
-        Verb::Drivers { suites } => {
+        Verb::Cluster => cluster::run(),
+        Verb::Majors { majors } => majors::run(&majors),
+        Verb::Drivers { suites, wanted } => {
             setup::setup(setup::For::Tests)?;
             drivers::run(suites)
         }

@@ -206,7 +206,7 @@ fn lockgate_run_places_a_process_in_a_governed_cgroup_of_its_own() -> Result<()>
 
 #[test]
 fn two_jobs_whose_processes_share_pids_are_never_confused() -> Result<()> {
-    const PROCESSES: usize = 4000;
+    const PROCESSES: usize = 2000;
     let lab = Lab::new()?;
     let jobs = ["job-1", "job-2"].map(|name| lab.inside().join(name));
     for job in &jobs {

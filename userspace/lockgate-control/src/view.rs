@@ -9,7 +9,7 @@ use lockgate_model::{
     operation::{Facts, Operation, Parameter},
     session::{Mode, Target},
     sql::{RelationName, SqlClass, SqlFacts},
-    workload::{CiJob, Process, Unit, Workload},
+    workload::{CiJob, Pod, Process, Unit, Workload},
 };
 use serde_json::{Map, Value, json};
 
@@ -233,6 +233,7 @@ fn identity(request: &ApprovalRequest) -> Value {
         "cgroup": workload.cgroup.as_deref().map(visible),
         "unit": workload.unit.as_ref().map(unit),
         "container": workload.container,
+        "pod": workload.pod.as_ref().map(pod),
         "ci": workload.ci.as_ref().map(ci),
         "capture": session.flow.capture,
         // Free text of the job: shown, never trusted.
@@ -274,6 +275,25 @@ fn process(process: &Process, masked: bool) -> Value {
     })
 }
 
+/// Labels are text of whoever may patch the pod.
+fn pod(pod: &Pod) -> Value {
+    let shown = |text: &Option<String>| text.as_deref().map(|text| visible(text).into_owned());
+    let labels = pod.labels.iter().map(|(key, value)| (visible(key).into_owned(), json!(visible(value))));
+    json!({
+        "uid": visible(&pod.uid),
+        "qos": pod.qos,
+        "assurance": pod.assurance,
+        "name": shown(&pod.name),
+        "namespace": shown(&pod.namespace),
+        "service_account": shown(&pod.service_account),
+        "owner": shown(&pod.owner),
+        "node": shown(&pod.node),
+        "image": shown(&pod.image),
+        "labels": labels.collect::<Map<String, Value>>(),
+        "unconfirmed": shown(&pod.unconfirmed),
+    })
+}
+
 fn ci(ci: &CiJob) -> Value {
     let shown = |text: &Option<String>| text.as_deref().map(|text| visible(text).into_owned());
     json!({
@@ -292,6 +312,10 @@ fn ci(ci: &CiJob) -> Value {
         "event_name": shown(&ci.event_name),
         "actor": shown(&ci.actor),
         "triggering_actor": shown(&ci.triggering_actor),
+        "job_id": shown(&ci.job_id),
+        "runner": shown(&ci.runner),
+        "established_by": shown(&ci.established_by),
+        "unconfirmed": shown(&ci.unconfirmed),
     })
 }
 

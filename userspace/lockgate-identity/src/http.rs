@@ -11,6 +11,9 @@ pub(crate) const MAX_ANSWER: usize = 2 << 20;
 /// One question; whoever waits for several has a deadline of its own.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The Kubernetes API server shows its keys (RFC 7517, section 8.5) to nobody who asks for JSON alone.
+const ACCEPT: &str = "application/json, application/jwk-set+json";
+
 /// Why a question has no answer. Texts name the host and never a header.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HttpError {
@@ -122,7 +125,7 @@ impl Http {
         header: Option<(&'static str, &Secret<String>)>,
         timeout: Option<Duration>,
     ) -> Result<Response, HttpError> {
-        let mut request = self.client.get(url.clone()).header("accept", "application/json");
+        let mut request = self.client.get(url.clone()).header("accept", ACCEPT);
         if let Some(timeout) = timeout {
             request = request.timeout(timeout);
         }

@@ -20,6 +20,7 @@ const DOCUMENTS: &[&str] = &[
     "userspace/docs/configuration.md",
     "userspace/docs/credentials.md",
     "userspace/docs/getting-started.md",
+    "userspace/docs/identity.md",
     "userspace/docs/threat-model.md",
     "userspace/docs/webhooks.md",
 ];

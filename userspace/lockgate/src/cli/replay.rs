@@ -84,10 +84,24 @@ pub(super) fn heading(records: &[Record]) -> String {
     if let Some(cgroup) = &workload.cgroup {
         out.push_str(&field("cgroup", cgroup));
     }
+    if let Some(pod) = &workload.pod {
+        let parts = [&pod.namespace, &pod.name, &pod.service_account, &pod.owner];
+        let facts = parts.into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join(" › ");
+        out.push_str(&field("pod", &format!("{} {facts} [{}]", pod.uid, pod.assurance.0.as_str())));
+        if let Some(why) = &pod.unconfirmed {
+            out.push_str(&field("", &format!("not confirmed: {why}")));
+        }
+    }
     if let Some(ci) = &workload.ci {
         let parts = [&ci.repository, &ci.workflow, &ci.run_id, &ci.git_ref, &ci.commit, &ci.triggering_actor];
         let facts = parts.into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join(" › ");
         out.push_str(&field("ci", &format!("{} {facts} [{}]", ci.provider, ci.assurance.0.as_str())));
+        if let Some(why) = ci.established_by.as_ref() {
+            out.push_str(&field("", why));
+        }
+        if let Some(why) = &ci.unconfirmed {
+            out.push_str(&field("", &format!("not confirmed: {why}")));
+        }
     }
     out.push_str(&field("address", &format!("{} → {}", flow.client.0, flow.original_dst)));
     out
@@ -165,6 +179,16 @@ fn tell(event: &EventKind) -> Told {
         EventKind::Refused { decision, denial, .. } => {
             ("refused", denial.reason.clone(), refusal(denial, &decision.to_string()))
         }
+        EventKind::MaskedColumns { masked, readable: 0, .. } => {
+            plain("masks", format!("{masked} columns; the target keeps them all from this role, too"))
+        }
+        EventKind::MaskedColumns { masked, readable, first } => {
+            let more = if u64::try_from(first.len()).is_ok_and(|named| named < *readable) { ", …" } else { "" };
+            plain(
+                "masks",
+                format!("{masked} columns; the role could read {readable} by itself: {}{more}", first.join(", ")),
+            )
+        }
         EventKind::ResultCut { decision, denial, rows, bytes, .. } => (
             "cut",
             format!("after {rows} rows, {bytes} bytes: {}", denial.reason),
@@ -179,16 +203,6 @@ fn tell(event: &EventKind) -> Told {
         }
         EventKind::AgentStopped { node } => plain("agent", format!("stopped on {node}")),
         EventKind::PolicyLoaded { version, files, .. } => {
-        EventKind::MaskedColumns { masked, readable: 0, .. } => {
-            plain("masks", format!("{masked} columns; the target keeps them all from this role, too"))
-        }
-        EventKind::MaskedColumns { masked, readable, first } => {
-            let more = if u64::try_from(first.len()).is_ok_and(|named| named < *readable) { ", …" } else { "" };
-            plain(
-                "masks",
-                format!("{masked} columns; the role could read {readable} by itself: {}{more}", first.join(", ")),
-            )
-        }
             plain("policy", format!("{version} in force, from {}", files.join(", ")))
         }
         EventKind::PolicyRejected { in_force, errors } => {
