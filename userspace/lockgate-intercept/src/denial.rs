@@ -76,6 +76,8 @@ pub struct Counters {
     pub refused: u64,
     /// Governed connections and datagrams to destinations that are not registered, let through.
     pub unregistered: u64,
+    /// Addresses that were learned from answers of name servers, or learned anew.
+    pub learned: u64,
 }
 
 /// The reading ends.
@@ -136,6 +138,7 @@ impl Reports {
             flows_full: sum(stat::FLOWS_FULL),
             events_lost: sum(stat::EVENTS_LOST),
             unregistered: sum(stat::UNREGISTERED),
+            learned: sum(stat::LEARNED),
             refused: Refusal::ALL.into_iter().map(|refusal| sum(refusal as u32)).sum(),
         }
     }

@@ -8,8 +8,13 @@ use crate::{
     lanes::seated,
     protocol::{self, Arrival},
     report::{Ending, FlowReport},
+    settings::TargetSettings,
 };
-use lockgate_model::{addr::ClientAddr, outcome::CloseReason, session::Protocol};
+use lockgate_model::{
+    addr::{ClientAddr, OriginalDst},
+    outcome::CloseReason,
+    session::Protocol,
+};
 use socket2::{SockRef, TcpKeepalive};
 use std::{io, net::SocketAddr, os::fd::AsFd, sync::Arc, time::Duration};
 use tokio::net::{TcpListener, TcpStream};
@@ -17,6 +22,10 @@ use tokio_util::sync::CancellationToken;
 
 /// After a failed accept (no descriptors left), how long to wait before the next: sessions end meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a redirected connection waits for the table of targets to know its destination.
+const TABLE_FOLLOWS_WITHIN: Duration = Duration::from_secs(1);
+/// How often it looks.
+const TABLE_POLL: Duration = Duration::from_millis(10);
 /// A client that vanished without a word is found out after a minute or two.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
@@ -81,7 +90,7 @@ async fn connection(shared: Arc<Shared>, accepted: io::Result<Accepted>, peer: S
             return;
         }
     };
-    let arrival = match arrive(&shared, &stream, ClientAddr(peer), &mut report) {
+    let arrival = match arrive(&shared, &stream, ClientAddr(peer), &mut report).await {
         Ok(arrival) => arrival,
         Err(ending) => {
             // A reset, not an orderly end: whoever dialled the proxy itself learns nothing.
@@ -105,7 +114,7 @@ async fn connection(shared: Arc<Shared>, accepted: io::Result<Accepted>, peer: S
 }
 
 /// Whose connection it is, and where it wanted to go.
-fn arrive(
+async fn arrive(
     shared: &Arc<Shared>,
     stream: &TcpStream,
     client: ClientAddr,
@@ -115,13 +124,24 @@ fn arrive(
     let attributor = &shared.ports.attributor;
     let flow = attributor.flow(stream.as_fd(), client).map_err(|error| refused(error.to_string()))?;
     report.flow_known(&flow);
-    let target = shared
-        .targets
-        .load()
-        .lookup(flow.original_dst)
-        .ok_or_else(|| refused(format!("{} is not a registered target", flow.original_dst)))?;
+    let unknown = || refused(format!("{} is not a registered target", flow.original_dst));
+    let target = target(shared, flow.original_dst).await.ok_or_else(unknown)?;
     report.target_known(&target.target.name);
     Ok(Arrival { flow, target })
+}
+
+/// The kernel may have redirected to an address that it has just seen a client being told for a target's name: the table
+/// follows in a moment.
+async fn target(shared: &Shared, destination: OriginalDst) -> Option<Arc<TargetSettings>> {
+    let mut waited = Duration::ZERO;
+    loop {
+        let found = shared.targets.load().lookup(destination);
+        if found.is_some() || waited >= TABLE_FOLLOWS_WITHIN {
+            return found;
+        }
+        tokio::time::sleep(TABLE_POLL).await;
+        waited += TABLE_POLL;
+    }
 }
 
 fn tune(stream: &TcpStream) -> io::Result<()> {

@@ -32,6 +32,8 @@ pub enum TargetAddr {
         port: u16,
         /// What the name means now.
         resolved: Vec<IpAddr>,
+        /// What clients were told it means, by name servers that lockgate has no reason to believe.
+        told: Vec<IpAddr>,
     },
 }
 
@@ -41,9 +43,12 @@ impl TargetAddr {
         let ip = destination.ip();
         match self {
             Self::Exact(addr) => (canonical(*addr) == destination).then_some(300),
-            Self::Host { port, resolved, .. } => {
+            Self::Host { port, .. } if *port != destination.port() => None,
+            Self::Host { resolved, told, .. } => {
                 let same = |candidate: &IpAddr| candidate.to_canonical() == ip;
-                (*port == destination.port() && resolved.iter().any(same)).then_some(200)
+                let known = resolved.iter().any(same).then_some(200);
+                // Where lockgate knows none itself, nobody is dialled.
+                known.or_else(|| (!resolved.is_empty() && told.iter().any(same)).then_some(150))
             }
             Self::Network { base, prefix, port } => {
                 (*port == destination.port() && contains(*base, *prefix, ip)).then_some(u16::from(*prefix))
@@ -124,6 +129,7 @@ mod tests {
                     name: "db.internal".into(),
                     port: 5433,
                     resolved: vec!["10.20.0.7".parse().unwrap()],
+                    told: vec!["10.99.0.1".parse().unwrap()],
                 }],
             ),
         ]);
@@ -133,6 +139,8 @@ mod tests {
             ("10.20.0.8:5432", Some("narrow")),
             ("10.21.0.8:5432", Some("wide")),
             ("10.20.0.7:5433", Some("named")),
+            ("10.99.0.1:5433", Some("named")),
+            ("10.99.0.1:5432", Some("wide")),
             ("[2001:db8::1]:5432", Some("wide")),
             ("11.0.0.1:5432", None),
             ("10.20.0.7:80", None),

@@ -37,7 +37,7 @@ use std::{
     net::SocketAddr,
     num::NonZeroUsize,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use targets::Targets;
 use tokio::{
@@ -230,18 +230,32 @@ fn background(agent: &Arc<Agent>, metrics: metrics_exporter_prometheus::Promethe
     tasks
 }
 
-/// Keeps the protected addresses what the targets' names mean.
+/// Keeps the protected addresses what the targets' names mean, and what jobs are told that they mean.
 async fn follow_names(agent: Arc<Agent>) {
+    if let Some(why) = agent.interceptor.deaf() {
+        tracing::warn!(why, "answers of name servers to jobs are not heard: targets given by name are protected at the addresses that lockgate itself resolves");
+    }
     let mut names = agent.names();
+    let mut heard = agent.interceptor.counters().learned;
+    let mut looked_up = Instant::now();
     loop {
-        tokio::time::sleep(names::LOOK_EVERY).await;
-        let (changed, failed) = names.look_up().await;
-        for (name, why) in failed {
-            tracing::warn!(
-                name,
-                why,
-                "a target's name cannot be looked up; its last addresses stay protected"
-            );
+        tokio::time::sleep(names::HEAR_EVERY).await;
+        let now = agent.interceptor.counters().learned;
+        let due = looked_up.elapsed() >= names::LOOK_EVERY;
+        // What is over is forgotten with the look-ups.
+        let mut changed = (now != heard || due) && names.hear(agent.interceptor.learned());
+        heard = now;
+        if due {
+            looked_up = Instant::now();
+            let (moved, failed) = names.look_up().await;
+            changed |= moved;
+            for (name, why) in failed {
+                tracing::warn!(
+                    name,
+                    why,
+                    "a target's name cannot be looked up; its last addresses stay protected"
+                );
+            }
         }
         if !changed {
             continue;

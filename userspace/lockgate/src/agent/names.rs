@@ -4,6 +4,7 @@
 //! stopped leading to them. A look-up that fails changes nothing.
 
 use crate::config::{Address, TargetConfig};
+use lockgate_intercept::Learned;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -12,6 +13,8 @@ use std::{
 
 /// How often names are looked up. A job that sees a new answer before lockgate does would connect directly.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often it is looked whether jobs were told something new; until then a connection there waits.
+pub(crate) const HEAR_EVERY: Duration = Duration::from_millis(100);
 /// A resolver that has not answered by then will not.
 const ANSWER_WITHIN: Duration = Duration::from_secs(4);
 /// How long an address stays protected after its name was last seen to lead to it.
@@ -23,6 +26,8 @@ const MAX_ADDRESSES: usize = 64;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Names {
     known: BTreeMap<String, BTreeMap<IpAddr, Instant>>,
+    /// What jobs were told, by whomever; the kernel keeps and bounds it.
+    told: BTreeMap<String, BTreeSet<IpAddr>>,
 }
 
 impl Names {
@@ -33,7 +38,7 @@ impl Names {
             Address::Host { name, .. } => Some((name.clone(), BTreeMap::new())),
             Address::Net { .. } => None,
         });
-        Self { known: names.collect() }
+        Self { known: names.collect(), told: BTreeMap::new() }
     }
 
     /// Is there anything to look up?
@@ -44,6 +49,22 @@ impl Names {
     /// What a name means now.
     pub(crate) fn addresses(&self, name: &str) -> Vec<IpAddr> {
         self.known.get(name).into_iter().flat_map(BTreeMap::keys).copied().collect()
+    }
+
+    /// What jobs were told a name means.
+    pub(crate) fn told(&self, name: &str) -> Vec<IpAddr> {
+        self.told.get(name).into_iter().flatten().copied().collect()
+    }
+
+    /// Takes what jobs were told in place of what they had been; true when something changed.
+    pub(crate) fn hear(&mut self, learned: impl IntoIterator<Item = Learned>) -> bool {
+        let mut told: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
+        for Learned { name, address } in learned {
+            told.entry(name).or_default().insert(address);
+        }
+        let changed = told != self.told;
+        self.told = told;
+        changed
     }
 
     /// Looks all of them up; true when something changed. Names that gave no answer are returned with why.
@@ -99,7 +120,7 @@ mod tests {
 
     #[test]
     fn an_address_stays_protected_for_a_while_after_its_name_moved() {
-        let mut names = Names { known: [("db".to_owned(), BTreeMap::new())].into() };
+        let mut names = Names { known: [("db".to_owned(), BTreeMap::new())].into(), ..Names::default() };
         let start = Instant::now();
         assert!(names.found("db", &ips(&["10.0.0.1"]), start));
         assert!(!names.found("db", &ips(&["10.0.0.1"]), start));
@@ -111,8 +132,18 @@ mod tests {
     }
 
     #[test]
+    fn what_jobs_are_told_is_kept_apart_from_what_is_resolved() {
+        let mut names = Names { known: [("db".to_owned(), BTreeMap::new())].into(), ..Names::default() };
+        let learned = |ip: &str| Learned { name: "db".to_owned(), address: ip.parse().unwrap() };
+        assert!(names.hear([learned("10.0.0.9")]) && !names.hear([learned("10.0.0.9")]));
+        assert_eq!(names.told("db"), ips(&["10.0.0.9"]).into_iter().collect::<Vec<_>>());
+        assert!(names.addresses("db").is_empty() && names.told("other").is_empty());
+        assert!(names.hear([]) && names.told("db").is_empty());
+    }
+
+    #[test]
     fn a_name_with_many_addresses_is_bounded() {
-        let mut names = Names { known: [("db".to_owned(), BTreeMap::new())].into() };
+        let mut names = Names { known: [("db".to_owned(), BTreeMap::new())].into(), ..Names::default() };
         let many: BTreeSet<IpAddr> = (0..200u8).map(|last| IpAddr::from([10, 0, 0, last])).collect();
         names.found("db", &many, Instant::now());
         assert_eq!(names.addresses("db").len(), MAX_ADDRESSES);
@@ -126,6 +157,7 @@ mod tests {
                 ("no-such.invalid".to_owned(), BTreeMap::new()),
             ]
             .into(),
+            ..Names::default()
         };
         let (changed, failed) = names.look_up().await;
         assert!(changed && names.addresses("localhost").iter().any(IpAddr::is_loopback));

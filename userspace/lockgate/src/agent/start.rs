@@ -65,6 +65,7 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
         governed: config.governed.clone(),
         targets: targets::nets(&config.targets, &names),
         run_cgroup: Some(config.run_cgroup.clone()),
+        names: targets::named(&config.targets),
         ..Settings::default()
     };
     let keeper = config.store.keeper();

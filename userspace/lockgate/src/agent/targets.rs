@@ -14,7 +14,7 @@ use lockgate_proxy::{
 };
 use lockgate_wire::postgres::PgString;
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -73,6 +73,19 @@ pub(super) fn nets(targets: &[TargetConfig], names: &Names) -> Vec<TargetNet> {
         Mode::Shadow | Mode::Enforce => true,
     });
     redirected.flat_map(|target| &target.addresses).flat_map(|address| nets_of(address, names)).collect()
+}
+
+/// The names that are redirected with their ports: what jobs are told of them is protected as well.
+pub(super) fn named(targets: &[TargetConfig]) -> BTreeMap<String, BTreeSet<u16>> {
+    let mut named: BTreeMap<String, BTreeSet<u16>> = BTreeMap::new();
+    for target in targets.iter().filter(|target| target.target.mode != Mode::Observe) {
+        for address in &target.addresses {
+            if let Address::Host { name, port } = address {
+                named.entry(name.clone()).or_default().insert(*port);
+            }
+        }
+    }
+    named
 }
 
 /// A certificate, a CA bundle or a key. Bundles are larger than any secret, so files are read here.
@@ -224,7 +237,12 @@ fn addresses(configured: &[Address], names: &Names) -> Vec<TargetAddr> {
         }
         Address::Net { ip, prefix, port } => TargetAddr::Network { base: *ip, prefix: *prefix, port: *port },
         Address::Host { name, port } => {
-            TargetAddr::Host { name: name.clone(), port: *port, resolved: names.addresses(name) }
+            TargetAddr::Host {
+            name: name.clone(),
+            port: *port,
+            resolved: names.addresses(name),
+            told: names.told(name),
+        }
         }
     };
     configured.iter().map(one).collect()

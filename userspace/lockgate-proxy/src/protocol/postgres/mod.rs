@@ -360,17 +360,29 @@ fn origin(target: &TargetSettings, flow: &Flow, shared: &Shared) -> Origin {
     }
 }
 
-/// Where the client wanted to go is where lockgate goes; the name to verify is the target's.
+/// Where the client wanted to go is where lockgate goes; the name to verify is the target's. But an address that only the
+/// client was told for a name is nobody's that lockgate knows: the target's credential goes where lockgate itself resolves
+/// the name to.
 fn endpoint(target: &TargetSettings, destination: OriginalDst) -> Endpoint {
-    let dialled = destination.addr();
-    let named = target.addresses.iter().find_map(|address| match address {
-        TargetAddr::Host { name, port, resolved }
-            if *port == dialled.port() && resolved.contains(&dialled.ip()) =>
-        {
-            Some(name.clone())
+    let mut dialled = destination.addr();
+    let mut named = None;
+    for address in &target.addresses {
+        match address {
+            TargetAddr::Host { name, port, resolved, told } if *port == dialled.port() => {
+                let known = resolved.contains(&dialled.ip());
+                if known || told.contains(&dialled.ip()) {
+                    named = Some(name.clone());
+                    let other =
+                        resolved.iter().filter(|ip| ip.is_ipv4() == dialled.is_ipv4()).chain(resolved).next();
+                    if let Some(ip) = other.filter(|_| !known) {
+                        dialled.set_ip(*ip);
+                    }
+                    break;
+                }
+            }
+            TargetAddr::Host { .. } | TargetAddr::Exact(_) | TargetAddr::Network { .. } => {}
         }
-        TargetAddr::Host { .. } | TargetAddr::Exact(_) | TargetAddr::Network { .. } => None,
-    });
+    }
     let host = target.upstream_host.clone().or(named).unwrap_or_else(|| dialled.ip().to_string());
     Endpoint::new(UpstreamAddr(dialled), host, target.upstream_tls.clone())
 }

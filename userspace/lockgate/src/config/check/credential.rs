@@ -299,7 +299,7 @@ impl Checker {
         good.then(|| text.to_ascii_lowercase())
     }
 
-    fn bounded(
+    pub(super) fn bounded(
         &mut self,
         key: &str,
         given: Option<&DurationText>,
