@@ -16,12 +16,14 @@ mod kind;
 mod kubernetes;
 mod memo;
 mod settings;
+mod telemetry;
 mod token_file;
 
 pub use http::HttpError;
 pub use settings::{
     BoundTokenSettings, CiProvider, IdentitySettings, Issuer, KindRule, Kubernetes, Provider, TokenCarrier,
 };
+pub use telemetry::describe_metrics;
 pub(crate) use token_file::TokenFile;
 
 use binding::Place;
@@ -154,7 +156,7 @@ impl Confirmer for Identity {
                 if let Some(ci) = &mut workload.ci {
                     ci.unconfirmed = Some(why);
                 }
-                metrics::counter!("lockgate_identity_unconfirmed_total", "what" => "late").increment(1);
+                crate::telemetry::unconfirmed("late");
             }
             self.kinds.apply(&mut workload);
             workload

@@ -13,6 +13,7 @@ use lockgate_model::{
 };
 use std::sync::Arc;
 
+mod identity;
 mod law;
 mod load;
 mod login;

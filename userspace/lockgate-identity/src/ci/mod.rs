@@ -104,7 +104,7 @@ impl Jobs {
                 Err(borrowed) => borrowed.to_string(),
             },
         };
-        metrics::counter!("lockgate_identity_unconfirmed_total", "what" => "ci_job").increment(1);
+        crate::telemetry::unconfirmed("ci_job");
         tracing::warn!(provider = provider.as_str(), reason = %refused, "a CI job is not confirmed");
         let claimed = workload
             .ci

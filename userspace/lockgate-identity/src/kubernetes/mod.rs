@@ -97,7 +97,7 @@ impl Cluster {
                 }
             }
             Err(why) => {
-                metrics::counter!("lockgate_identity_unconfirmed_total", "what" => "pod").increment(1);
+                crate::telemetry::unconfirmed("pod");
                 pod.unconfirmed = Some(why);
             }
         }
@@ -110,7 +110,7 @@ impl Cluster {
         match bound.check(&token, pod, &self.node, now).await {
             Ok(()) => pod.assurance = PodAssurance(Assurance::Attested),
             Err(error) => {
-                metrics::counter!("lockgate_identity_unconfirmed_total", "what" => "pod_token").increment(1);
+                crate::telemetry::unconfirmed("pod_token");
                 pod.unconfirmed = Some(format!("its service account's token is refused: {error}"));
             }
         }

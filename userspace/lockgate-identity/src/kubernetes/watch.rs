@@ -137,7 +137,7 @@ impl Pods {
                     pause = PAUSE.0;
                 }
                 Err((error, reached)) => {
-                    metrics::counter!("lockgate_kubernetes_watch_failures_total").increment(1);
+                    metrics::counter!(crate::telemetry::WATCH_FAILURES).increment(1);
                     tracing::warn!(%error, "the pods of this node cannot be followed for now");
                     *self.trouble() = Some(error.to_string());
                     // Where it stood stays good unless the server says otherwise.
@@ -290,7 +290,7 @@ impl Pods {
     }
 
     fn tell(&self) {
-        metrics::gauge!("lockgate_kubernetes_pods").set(self.pods().len() as f64);
+        metrics::gauge!(crate::telemetry::PODS).set(self.pods().len() as f64);
         self.shared.changed.send_modify(|count| *count = count.wrapping_add(1));
     }
 

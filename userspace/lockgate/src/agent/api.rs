@@ -41,18 +41,26 @@ pub(super) fn metrics_route(metrics: PrometheusHandle) -> Router {
 /// Moves the asking process into a governed cgroup of its own.
 async fn run(State(agent): State<Arc<Agent>>, peer: PeerCred) -> Result<Json<Value>, Problem> {
     if peer.uid != 0 && !agent.config.run_uids.contains(&peer.uid) {
+        not_governed("not_allowed");
         return Err(Problem::forbidden(format!("uid {} may not use `lockgate run` here", peer.uid)));
     }
     let pid = peer.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
     let pid = pid.ok_or_else(|| {
+        not_governed("unseen");
         Problem::forbidden("the agent does not see the asking process (another pid namespace?)")
     })?;
     let placed = blocking(move || agent.place(pid, peer.uid)).await?;
     let cgroup = placed.map_err(|error| {
+        not_governed("not_placed");
         Problem::new(StatusCode::CONFLICT, "not_placed", "The process was not placed", format!("{error:#}"))
     })?;
     tracing::info!(pid, uid = peer.uid, cgroup = cgroup.path, "governing a command");
     Ok(Json(json!({ "cgroup": cgroup.path })))
+}
+
+/// `lockgate run` does not start what is not governed; that it happened is worth a look.
+fn not_governed(why: &'static str) {
+    metrics::counter!(super::telemetry::NOT_GOVERNED, "why" => why).increment(1);
 }
 
 async fn status(State(agent): State<Arc<Agent>>, peer: PeerCred) -> Result<Json<Value>, Problem> {

@@ -40,6 +40,9 @@ pub(super) const LAYER: &str = "lockgate_capture_layer";
 /// Connections of governed processes to protected addresses that did not pass lockgate.
 pub(super) const BYPASSED: &str = "lockgate_bypassed_connections_total";
 
+/// Processes that asked to be governed and could not be, by `why`.
+pub(super) const NOT_GOVERNED: &str = "lockgate_processes_not_governed_total";
+
 /// From a look-up in memory to a person who went to lunch.
 const SECONDS: [f64; 14] =
     [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0];
@@ -62,5 +65,11 @@ pub(crate) fn metrics() -> anyhow::Result<PrometheusHandle> {
         Unit::Count,
         "Connections of governed processes to protected addresses that did not pass lockgate; should be zero."
     );
+    metrics::describe_counter!(
+        NOT_GOVERNED,
+        Unit::Count,
+        "Processes that asked to be governed and could not be (their command is then not run), by why."
+    );
+    lockgate_identity::describe_metrics();
     Ok(handle)
 }

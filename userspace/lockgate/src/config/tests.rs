@@ -373,3 +373,46 @@ fn every_way_to_log_in_and_to_be_seen_is_understood() {
         with("", credential).unwrap_or_else(|errors| panic!("{credential}: {errors:?}"));
     }
 }
+
+#[test]
+fn the_documented_identities_are_configurations() {
+    let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/identity.md");
+    let reference = std::fs::read_to_string(reference).unwrap();
+    let examples: Vec<&str> = reference
+        .split("```yaml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split_once("```").map(|(example, _)| example))
+        .collect();
+    assert_eq!(examples.len(), 4);
+    let dir = Dir::new();
+    for example in examples {
+        // Outside a pod, the server has to be named, and what it refers to is on the reader's host.
+        let example = example
+            .replace("    bound_tokens: {}", "    server: \"https://10.0.0.1\"\n    bound_tokens: {}");
+        let config = dir.parse(&format!("{GOOD}{example}")).unwrap_or_else(|errors| panic!("{}", list(&errors)));
+        assert!(config.identity.is_some(), "{example}");
+    }
+    assert!(dir.parse(GOOD).unwrap().identity.is_none());
+}
+
+#[test]
+fn identities_that_a_job_could_choose_are_refused() {
+    let dir = Dir::new();
+    let issuer = |rest: &str| format!("issuers: [{{ provider: gitlab, audience: lockgate, {rest} }}]");
+    for (identity, expected) in [
+        (issuer("issuer: \"http://gitlab.example.com\", variable: T"), "expected https://HOST"),
+        (issuer("issuer: \"https://u:p@gitlab.example.com\", variable: T"), "expected https://HOST"),
+        (issuer("issuer: \"https://gitlab.example.com\""), "exactly one of variable and request_hosts"),
+        (issuer("issuer: \"https://g.example.com\", variable: T, request_hosts: [a.b.c]"), "exactly one of"),
+        (issuer("issuer: \"https://g.example.com\", request_hosts: [\"*\"]"), "lets a job choose"),
+        (issuer("issuer: \"https://g.example.com\", request_hosts: [\"*.com\"]"), "lets a job choose"),
+        (issuer("issuer: \"https://g.example.com\", variable: T, max_lifetime: 30d"), "max_lifetime"),
+        ("kinds: [{ kind: agent }]".to_owned(), "matches nothing"),
+        ("wait: 5m, kinds: [{ kind: agent, uids: [1] }]".to_owned(), "identity.wait"),
+        ("providers: [{ provider: gitlab, url: \"https://g.example.com\", token: secret }]".to_owned(), "identity.providers.token"),
+    ] {
+        let text = format!("{GOOD}identity: {{ {identity} }}\n");
+        let errors = dir.parse(&text).map(|_| ()).expect_err(&identity);
+        assert!(list(&errors).contains(expected), "{identity}: {}", list(&errors));
+    }
+}
