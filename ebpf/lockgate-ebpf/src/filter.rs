@@ -79,30 +79,15 @@ impl Skb {
         // SAFETY: the program's own context.
         unsafe { bpf_skb_cgroup_id(self.0) }
     }
+}
 
+impl Bytes for Skb {
     #[inline(always)]
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         let mut bytes = [0u8; N];
         // SAFETY: N bytes of this frame; the helper checks the packet's bounds.
         let result = unsafe { bpf_skb_load_bytes(self.0.cast(), at, bytes.as_mut_ptr().cast(), N as u32) };
         (result == 0).then_some(bytes)
-    }
-}
-
-impl Bytes for Skb {
-    #[inline(always)]
-    fn byte(&self, at: u32) -> Option<u8> {
-        self.load::<1>(at).map(|[byte]| byte)
-    }
-
-    #[inline(always)]
-    fn half(&self, at: u32) -> Option<u16> {
-        self.load(at).map(u16::from_ne_bytes)
-    }
-
-    #[inline(always)]
-    fn word(&self, at: u32) -> Option<u32> {
-        self.load(at).map(u32::from_ne_bytes)
     }
 }
 

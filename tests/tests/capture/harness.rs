@@ -21,8 +21,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Nothing that a test waits for takes longer on a healthy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// Nothing that a test waits for takes longer, on an emulated machine neither.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A name that no other test of this or another run uses.
 fn unique() -> String {
@@ -247,7 +247,10 @@ impl Agent {
         // What it tells meanwhile is kept.
         let first = loop {
             let line = agent.lines.next().context("the agent's first lines")?;
-            ensure!(line["event"] != "failed" && line["garbage"].is_null(), "the agent did not attach: {line}");
+            ensure!(
+                line["event"] != "failed" && line["garbage"].is_null(),
+                "the agent did not attach: {line}"
+            );
             if line["event"] == "ready" {
                 break line;
             }

@@ -5,6 +5,7 @@
 
 use crate::error::InterceptError;
 use lockgate_ebpf_common::{Config, KernelOffsets};
+use std::sync::OnceLock;
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 /// A distribution kernel's BTF is 5 to 15 MB; more is not BTF.
@@ -52,6 +53,12 @@ fn vmlinux() -> Result<Vec<u8>, InterceptError> {
 
 /// What the LSM programs read of sockets and files; the name of what is missing otherwise.
 pub(crate) fn kernel_offsets() -> Result<KernelOffsets, String> {
+    // The running kernel's stay what they are, and BTF is megabytes.
+    static OFFSETS: OnceLock<Result<KernelOffsets, String>> = OnceLock::new();
+    OFFSETS.get_or_init(read_kernel_offsets).clone()
+}
+
+fn read_kernel_offsets() -> Result<KernelOffsets, String> {
     let bytes = vmlinux().map_err(|error| error.to_string())?;
     let btf = Btf::parse(&bytes).ok_or_else(|| format!("{VMLINUX} cannot be read"))?;
     let of = |record: &str, member: &str| {

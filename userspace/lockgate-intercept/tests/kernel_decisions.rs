@@ -403,16 +403,8 @@ fn sockets_that_come_from_elsewhere_carry_nothing_to_protected_addresses() {
 struct Wire(Vec<u8>);
 
 impl packet::Bytes for Wire {
-    fn byte(&self, at: u32) -> Option<u8> {
-        self.0.get(at as usize).copied()
-    }
-
-    fn half(&self, at: u32) -> Option<u16> {
-        Some(u16::from_ne_bytes(*self.0.get(at as usize..)?.first_chunk()?))
-    }
-
-    fn word(&self, at: u32) -> Option<u32> {
-        Some(u32::from_ne_bytes(*self.0.get(at as usize..)?.first_chunk()?))
+    fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        self.0.get(at as usize..)?.first_chunk().copied()
     }
 }
 
