@@ -10,7 +10,7 @@ use lockgate_model::{
     Timestamp,
     event::{Event, EventKind, RecordedOperation},
     id::PolicyVersion,
-    operation::{Digest, Facts, SqlContext},
+    operation::{Digest, Facts, Parameter, SqlContext, ValueFormat},
     outcome::{Outcome, OutcomeStatus},
     verdict::{Denial, Effect, Obligations, RuleHit, Verdict},
 };
@@ -128,13 +128,33 @@ fn operation(operation: &RecordedOperation, memo: &mut Memo, out: &mut Vec<u8>) 
     write_u64((*parameter_count).into(), out)?;
     if !parameters.is_empty() {
         out.extend_from_slice(b",\"parameters\":");
-        canonical::write(parameters, out)?;
+        for (number, parameter) in parameters.iter().enumerate() {
+            out.push(if number == 0 { b'[' } else { b',' });
+            self::parameter(parameter, out)?;
+        }
+        out.push(b']');
     }
     out.extend_from_slice(b",\"text\":");
     write_str(text, out);
     if let Some(text_bytes) = text_bytes {
         out.extend_from_slice(b",\"text_bytes\":");
         write_u64(*text_bytes, out)?;
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+fn parameter(parameter: &Parameter, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    let Parameter { type_oid, format, value } = parameter;
+    out.extend_from_slice(match format {
+        ValueFormat::Text => b"{\"format\":\"text\",\"type_oid\":".as_slice(),
+        ValueFormat::Binary => b"{\"format\":\"binary\",\"type_oid\":",
+    });
+    write_u64((*type_oid).into(), out)?;
+    out.extend_from_slice(b",\"value\":");
+    match value {
+        Some(value) => write_str(value, out),
+        None => out.extend_from_slice(b"null"),
     }
     out.push(b'}');
     Ok(())

@@ -186,13 +186,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     }
 
     /// Runs the session to its end, says goodbye on both legs, and reports.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(mut self: Box<Self>) {
         let ending = match self.serve().await {
             Ok(ending) | Err(ending) => ending,
         };
         let limit = crate::limits::FAREWELL_TIME;
         self.farewell(&ending);
-        let Self { client, upstream, .. } = &mut self;
+        let Self { client, upstream, .. } = &mut *self;
         let leave = async {
             // The target is told in the protocol's words, as far as it still listens.
             if upstream.housekeeping(Housekeeping::Terminate).is_ok() {
@@ -258,7 +258,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     async fn take(&mut self, frame: Frame) -> Result<Option<Ending>, Ending> {
         let message = match Frontend::decode(&frame) {
             Ok(message) => message,
-            Err(WireError::UnknownTag { tag, .. }) => return self.refuse_unknown(tag).await.map(Some),
+            Err(WireError::UnknownTag { tag, .. }) => {
+                return Box::pin(self.refuse_unknown(tag)).await.map(Some);
+            }
             Err(fault) => return Err(client_fault(fault)),
         };
         match self.client_leg.handle_frontend(&message).map_err(client_fault)? {
@@ -267,7 +269,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 _ => return Err(Ending::plain(CloseReason::Internal)),
             },
             ClientStep::Request(Request::FunctionCall) => match message {
-                Frontend::FunctionCall(call) => self.function_call(&call, frame).await?,
+                Frontend::FunctionCall(call) => Box::pin(self.function_call(&call, frame)).await?,
                 _ => return Err(Ending::plain(CloseReason::Internal)),
             },
             ClientStep::Request(_) | ClientStep::Flush => self.extended(message, frame).await?,

@@ -258,7 +258,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             case.held = true;
             let (operation, statement) = (case.asked.operation.clone(), case.asked.statement.clone());
             let verdict = case.verdict.clone();
-            match self.hold(&operation, &statement, verdict).await? {
+            // Rare, and large: what every session would keep room for otherwise.
+            match Box::pin(self.hold(&operation, &statement, verdict)).await? {
                 Held::Approved(approved) => {
                     let (cleared, granted) = *approved;
                     let verdict = cleared.verdict().clone();

@@ -38,7 +38,7 @@ pub(crate) use scripts::ScriptCache;
 use super::Arrival;
 use crate::{
     Shared,
-    cancel::{CancelRegistry, Delivery, SecretSize},
+    cancel::{CancelRegistry, Delivery, Registration, SecretSize},
     catalogue::{Catalogue, Routine},
     gate::Gate,
     limits::{CANCEL_TIME, FAREWELL_TIME},
@@ -69,6 +69,7 @@ use masks::{CatalogueSource, Masks};
 use scripts::Scripts;
 use startup::{Greeted, Opened, Wishes};
 use std::sync::Arc;
+use stream::ClientStream;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::JoinError,
@@ -110,8 +111,9 @@ where
     // The process may exit at any moment: it is looked at while the client is still saying hello.
     let workload = AbortOnDropHandle::new(tokio::spawn(identify(shared.clone(), flow.clone())));
     let dialled = flow.original_dst.addr().ip();
-    let opened = startup::greet(stream, target.client_tls.as_ref(), dialled, &shared.limits).await;
-    match opened {
+    // What opening needs is given back before the session runs, for hours perhaps: each part has an allocation of its own.
+    let greeting = Box::pin(startup::greet(stream, target.client_tls.as_ref(), dialled, &shared.limits));
+    match greeting.await {
         Err(ending) => report.end(ending),
         Ok(Opened::Cancel(request)) => {
             let ending = cancel(&shared, &request).await;
@@ -126,7 +128,11 @@ where
                     return;
                 }
             };
-            open(shared, Arrival { flow, target }, workload, *greeted, report).await;
+            let opening = Box::pin(open(shared, Arrival { flow, target }, workload, *greeted, report));
+            if let Some(Running { engine, registration, account: _account }) = opening.await {
+                engine.run().await;
+                drop(registration);
+            }
         }
     }
 }
@@ -142,14 +148,24 @@ async fn identify(shared: Arc<Shared>, flow: Flow) -> Result<Workload, JoinError
     }
 }
 
-/// Opens the session on the target and runs it.
+/// A session that is open.
+struct Running<C> {
+    engine: Box<Engine<C>>,
+    /// Its key of cancellation.
+    registration: Registration<Arc<CancelTarget>>,
+    /// The account lives as long as the session: a vault takes it back afterwards.
+    account: Account,
+}
+
+/// Opens the session on the target. None when there is none; everybody has been told why.
 async fn open<S>(
     shared: Arc<Shared>,
     arrival: Arrival,
     workload: Workload,
     greeted: Greeted<S>,
     mut report: FlowReport,
-) where
+) -> Option<Running<ClientStream<S>>>
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Greeted { mut leg, mut client_leg, startup, tls, binding } = greeted;
@@ -160,7 +176,7 @@ async fn open<S>(
         Err(unwelcome) => {
             turn_away(&mut leg, unwelcome.code, &unwelcome.text).await;
             report.end(Ending::because(CloseReason::Refused, unwelcome.text));
-            return;
+            return None;
         }
     };
     let claimed = |name: &str| wishes.parameters.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
@@ -189,7 +205,7 @@ async fn open<S>(
         let text = "lockgate: the session cannot be recorded, so it is refused";
         turn_away(&mut leg, sqlstate::IO_ERROR, text).await;
         report.end(Ending::because(CloseReason::Refused, error.to_string()));
-        return;
+        return None;
     }
     tracing::info!(session = %session.id, principal = %session.principal.id, target = %session.target.name, "session started");
     negotiate(&startup, leg.output.tail());
@@ -201,7 +217,7 @@ async fn open<S>(
             let (code, text) = error.client_text(&wishes.user);
             turn_away(&mut leg, code, &text).await;
             report.end(Ending::because(CloseReason::Refused, error.to_string()));
-            return;
+            return None;
         }
     }
     let mut gate = Gate::new(session.clone(), shared.ports.clone());
@@ -212,7 +228,7 @@ async fn open<S>(
         report.end(Ending::because(CloseReason::Refused, denied.message().into_owned()));
         words::say(leg.output.tail(), &Backend::ErrorResponse(denied));
         leg.farewell(FAREWELL_TIME).await;
-        return;
+        return None;
     }
     let origin = origin(&target, &session.flow, &shared);
     let endpoint = endpoint(&target, destination).from(origin);
@@ -220,13 +236,12 @@ async fn open<S>(
         Ok(account) => dial(&endpoint, &account, &target, &wishes, &session, &shared).await,
         Err(error) => Err(unavailable(&error, &target)),
     };
-    // The account lives as long as the session: a vault takes it back afterwards.
-    let (connected, credential, _account) = match connected {
+    let (connected, credential, account) = match connected {
         Ok(connected) => connected,
         Err((code, text, ending)) => {
             turn_away(&mut leg, code, &text).await;
             report.end(ending);
-            return;
+            return None;
         }
     };
     let Connected { upstream, reader, parameters, key, notices, status, encrypted: _ } = connected;
@@ -259,7 +274,7 @@ async fn open<S>(
 
     let database = PgString::lossy(&wishes.database);
     let catalogue = shared.catalogues.of(target.target.name.as_str(), &endpoint, &credential, &database);
-    let engine = Engine::new(Parts {
+    let engine = Box::new(Engine::new(Parts {
         client: leg,
         client_leg,
         upstream,
@@ -276,9 +291,8 @@ async fn open<S>(
         drain: shared.drain.clone(),
         limits: shared.limits,
         report,
-    });
-    engine.run().await;
-    drop(registration);
+    }));
+    Some(Running { engine, registration, account })
 }
 
 /// Why there is no session on the target: SQLSTATE and text for the client, and how the session ends.
