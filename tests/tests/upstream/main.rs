@@ -4,6 +4,7 @@
 mod builtins;
 mod catalogue;
 mod certificates;
+mod effects;
 mod login;
 mod misbehaviour;
 mod texts;

@@ -100,6 +100,8 @@ impl CodeQuery {
                  (SELECT pg_catalog.string_agg(DISTINCT function::text, ' ') FROM ( \
                   SELECT unnest(ARRAY[t.typinput, t.typoutput, t.typreceive, t.typsend, t.typmodin, t.typmodout, \
                    t.typsubscript]::oid[]) AS function \
+                  UNION ALL SELECT a.amproc::oid FROM pg_catalog.pg_range AS r JOIN pg_catalog.pg_opclass AS k ON k.oid = r.rngsubopc \
+                   JOIN pg_catalog.pg_amproc AS a ON a.amprocfamily = k.opcfamily WHERE r.rngtypid = t.oid \
                   UNION ALL SELECT f.function FROM of_class AS f WHERE f.type = t.oid \
                   UNION ALL SELECT unnest(ARRAY[r.rngcanonical, r.rngsubdiff]::oid[]) \
                    FROM pg_catalog.pg_range AS r WHERE r.rngtypid = t.oid) AS functions WHERE function >= 16384), \
