@@ -112,6 +112,11 @@ impl Lanes {
         self.0.first().map(|lane| &lane.handle)
     }
 
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Handle> {
+        self.0.iter().map(|lane| &lane.handle)
+    }
+
     /// The lane with the fewest connections; of equals the first. True when it is the accepting one.
     pub(crate) fn deal(&self) -> Option<(Handle, LaneSeat, bool)> {
         let load = |lane: &&Lane| lane.live.load(Ordering::Relaxed);

@@ -342,8 +342,11 @@ fn the_unit_has_no_directive_that_would_break_the_hooks() {
             "Dynamic",
         ];
         assert!(!breaks.iter().any(|prefix| name.starts_with(prefix)), "{name}= breaks the agent");
-        // `command:` secrets and bpf(2) need what a filter of system calls hardly lists.
-        assert!(!["SystemCallFilter", "User", "RootDirectory"].contains(&name), "{name}= breaks the agent");
+        assert!(!["User", "RootDirectory"].contains(&name), "{name}= breaks the agent");
+    }
+    let filter = unit.lines().find_map(|line| line.strip_prefix("SystemCallFilter=")).expect("a filter");
+    for needed in ["@system-service", "@mount", "bpf", "open_by_handle_at", "setns", "pidfd_open"] {
+        assert!(filter.split(' ').any(|listed| listed == needed), "{needed} is not in the filter");
     }
 }
 

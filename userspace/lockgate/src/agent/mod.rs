@@ -169,7 +169,8 @@ async fn live(config: Config, lanes: Lanes) -> anyhow::Result<()> {
         lockgate_control::finish(host),
         shutdown.clone(),
     ));
-    let background = background(&agent, metrics);
+    let mut background = background(&agent, metrics);
+    background.spawn(notify::feed_watchdog(lanes.clone()));
 
     agent.control.set_ready(true);
     notify::notify("READY=1");
