@@ -109,11 +109,12 @@ fn round(ground: &Ground, connects: u32, measured: &mut BTreeMap<Case, Vec<f64>>
 fn report(arguments: &Arguments, measured: &BTreeMap<Case, Vec<f64>>) -> Result<String> {
     let of = |case: Case| median(measured.get(&case).map_or(&[], Vec::as_slice));
     let mut text = format!(
-        "Machine: {}. Command: `cargo xtask bench --connect --rounds {}`.\n\n{} interleaved rounds, hooks attached and detached in \
+        "Machine: {}. Command: `cargo xtask bench --connect --rounds {}{}`.\n\n{} interleaved rounds, hooks attached and detached in \
          each, {} connections to loopback per measurement; medians of the rounds' medians, and of the rounds' ratios. Layers in force: \
          socket hooks, packet filter, sweep{}.\n\n| what | µs | ÷ no hooks |\n|---|---:|---:|\n",
         machine(),
         arguments.rounds,
+        if cfg!(debug_assertions) { " --profile dev" } else { "" },
         arguments.rounds,
         arguments.connects,
         if lsm_is_in_force() { ", BPF LSM" } else { " (this kernel refuses BPF LSM)" }
