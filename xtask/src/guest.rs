@@ -25,7 +25,7 @@ const FLOOR: (u32, u32) = (5, 15);
 /// Where Debian keeps a kernel: its version and the release.
 const RELEASES: &[(&str, &str)] = &[("5.10", "bullseye"), ("6.1", "bookworm"), ("6.12", "trixie")];
 
-/// Modules that the guest needs before it has a root, in the order in which they are loaded.
+/// Modules that the guest needs before it has a root, about in the order of their needs.
 const EARLY_MODULES: &[&str] = &[
     "virtio",
     "virtio_ring",
@@ -212,8 +212,10 @@ fn initial_file_system(kernel: &Kernel, directory: &Path) -> Result<PathBuf> {
         };
         let into = tree.join(format!("modules/{module}.ko"));
         shell::run(Command::new("sh").args(["-c", &format!("{unpack} '{path}' > '{}'", into.display())]))?;
-        load.push_str(&format!("insmod /modules/{module}.ko\n"));
+        load.push_str(&format!("insmod /modules/{module}.ko 2> /dev/null\n"));
     }
+    // Which of two needs the other has changed between kernels: what failed the first time finds it the second.
+    let load = load.repeat(2);
     let init = format!(
         "#!/bin/busybox sh\n/bin/busybox --install -s /bin\nexport PATH=/bin\n\
          mount -t proc p /proc; mount -t sysfs s /sys; mount -t devtmpfs d /dev\n{load}\
