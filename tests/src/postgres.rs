@@ -86,6 +86,7 @@ pub struct PostgresOptions {
     settings: Vec<(String, String)>,
     hba: Vec<String>,
     bin: Option<PathBuf>,
+    port: Option<u16>,
 }
 
 impl PostgresOptions {
@@ -124,6 +125,12 @@ impl PostgresOptions {
         self
     }
 
+    /// A port that the client insists on, in place of a free one.
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
     /// A line of pg_hba.conf before the general ones.
     pub fn hba(mut self, line: &str) -> Self {
         self.hba.push(line.to_owned());
@@ -151,7 +158,7 @@ impl TestPostgres {
         let tls = if options.tls { Some(write_tls(scratch.path(), &options)?) } else { None };
         let mut failure = None;
         for _ in 0..PORT_ATTEMPTS {
-            let port = free_port()?;
+            let port = options.port.map_or_else(free_port, Ok)?;
             match start_server(&bin, scratch.path(), port) {
                 Ok(server) => return Ok(TestPostgres { server: Some(server), bin, port, tls, scratch }),
                 Err(error) => failure = Some(error),
@@ -249,11 +256,14 @@ impl Drop for TestPostgres {
     }
 }
 
-/// A program from a directory, or the installed one where it is not there.
+/// Clients that speak to any major. The installed ones have TLS, which packages of other majors may lack.
+const CLIENTS: [&str; 2] = ["psql", "pgbench"];
+
+/// A program from a directory; the installed one where it is not there, or where the major does not matter.
 fn program(bin: &Path, name: &str) -> PathBuf {
     let own = bin.join(name);
     match installed_bin() {
-        Ok(installed) if !own.exists() => installed.join(name),
+        Ok(installed) if !own.exists() || CLIENTS.contains(&name) => installed.join(name),
         Ok(_) | Err(_) => own,
     }
 }

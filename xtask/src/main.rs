@@ -12,9 +12,11 @@ mod drivers;
 mod fuzz;
 mod guest;
 mod lint;
+mod majors;
 mod regress;
 mod setup;
 mod shell;
+mod suites;
 mod test;
 mod tidy;
 
@@ -81,8 +83,6 @@ enum Verb {
     },
     /// Write the list of built-in functions that change nothing, from PostgreSQL 15 to 18
     Builtins,
-    /// The driver tests; with --suites the drivers' own suites too, directly and through lockgate, compared
-    Drivers {
     /// What lockgate asks Kubernetes, against a real API server (builds it once: 6 minutes)
     Cluster,
     /// Sessions and masks on PostgreSQL 16, 17 and 18 (15 minutes)
@@ -90,9 +90,14 @@ enum Verb {
         /// Only these majors
         majors: Vec<String>,
     },
-        /// Drivers' own suites (asyncpg: 4 minutes)
+    /// The driver tests; with --suites the drivers' own suites too, directly and through lockgate, compared
+    Drivers {
+        /// Drivers' own suites: asyncpg, psycopg2, tokio-postgres (10 minutes)
         #[arg(long)]
         suites: bool,
+        /// Only these suites, without the driver tests
+        #[arg(requires = "suites")]
+        wanted: Vec<String>,
     },
     /// The scale tests in full: 1,000 sessions of which 200 wait, a result of a gigabyte to a slow reader
     Scale,
@@ -124,7 +129,7 @@ fn main() -> Result<()> {
         Verb::Majors { majors } => majors::run(&majors),
         Verb::Drivers { suites, wanted } => {
             setup::setup(setup::For::Tests)?;
-            drivers::run(suites)
+            drivers::run(suites, &wanted)
         }
         Verb::Scale => {
             setup::setup(setup::For::Tests)?;

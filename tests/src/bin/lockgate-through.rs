@@ -28,6 +28,9 @@ struct Arguments {
     /// A statement that the superuser runs first
     #[arg(long)]
     setup: Vec<String>,
+    /// The port that the command insists on
+    #[arg(long)]
+    port: Option<u16>,
     /// Where the agent's log goes at the end
     #[arg(long)]
     log: Option<PathBuf>,
@@ -49,6 +52,9 @@ async fn main() -> Result<ExitCode> {
     for line in &arguments.setting {
         let (name, value) = line.split_once('=').context("a setting is name=value")?;
         server = server.setting(name, value);
+    }
+    if let Some(port) = arguments.port {
+        server = server.port(port);
     }
     let world = Through::with(server, |_| {}).await?;
     for statement in &arguments.setup {

@@ -428,7 +428,7 @@ fn a_dump_is_masked_where_columns_are_and_itself_elsewhere() -> Result<()> {
         }
     }
     // In an archive, too.
-    let dump = world.command("pg_dump").args(["-Fc", "-f", "/dev/stdout"]).output()?;
+    let dump = world.command("pg_dump").args(["-Fc", "--no-sync", "-f", "/dev/stdout"]).output()?;
     ensure!(
         dump.status.success() && dump.stdout.starts_with(b"PGDMP"),
         "{}",

@@ -454,9 +454,7 @@ fn alike(direct: &Frame, through: &Frame) -> bool {
 /// The same bytes, but for a denial in the place of the server's error. A transaction that has failed already is not asked
 /// again by lockgate, which says its own word first.
 fn alike_but_denied(direct: &Frame, through: &Frame) -> bool {
-    let fails = |frame: &Frame, with: &[u8]| {
-        matches!(Backend::decode(frame), Ok(Backend::ErrorResponse(report)) if report.sqlstate() == with)
-    };
+    let fails = |frame: &Frame, with: &[u8]| matches!(Backend::decode(frame), Ok(Backend::ErrorResponse(report)) if report.sqlstate() == with);
     alike(direct, through) || (fails(direct, b"42P01") || fails(direct, b"25P02")) && fails(through, b"42501")
 }
 
@@ -568,7 +566,8 @@ fn a_denial_in_a_random_conversation_leaves_what_an_error_there_would() -> Resul
             true => ready(&direct) == ready(&through),
             false => {
                 is_over(&direct) && is_over(&through)
-                    || direct.len() == through.len() && direct.iter().zip(&through).all(|(a, b)| alike_but_denied(a, b))
+                    || direct.len() == through.len()
+                        && direct.iter().zip(&through).all(|(a, b)| alike_but_denied(a, b))
             }
         };
         if !same || before != after {

@@ -114,7 +114,12 @@ fn every_sslmode_works_when_the_job_trusts_the_ca() -> Result<()> {
         ("verify-ca", NAME, "other.crt", Err("certificate verify failed")),
         ("verify-full", NAME, "other.crt", Err("certificate verify failed")),
         // Not the target's name: nothing is signed for it, and who looks at names finds out.
-        ("verify-full", "billing-db.internal", "ca.crt", Err("does not match host name \"billing-db.internal\"")),
+        (
+            "verify-full",
+            "billing-db.internal",
+            "ca.crt",
+            Err("does not match host name \"billing-db.internal\""),
+        ),
         ("verify-ca", "billing-db.internal", "ca.crt", Ok(true)),
         ("require", "billing-db.internal", "ca.crt", Ok(true)),
         ("prefer", "billing-db.internal", "ca.crt", Ok(true)),
@@ -395,7 +400,9 @@ fn the_server_s_log_can_be_joined_and_holds_no_secret() -> Result<()> {
         .args(["-X", "-A", "-t", "-c", "SHOW application_name"])
         .output()?;
     let long = String::from_utf8_lossy(&long.stdout).trim().to_owned();
-    ensure!(long.starts_with("lockgate:ses_") && long.len() <= 63, "{long}");
+    // PostgreSQL 16 and later spell out what is not ASCII, behind its own limit.
+    let cut = long.replace("\\xc3\\xa9", "é");
+    ensure!(long.starts_with("lockgate:ses_") && cut.len() <= 63, "{long}");
     let all = format!("{:?}", world.recorder.events());
     ensure!(!all.contains(secret), "{all}");
     world.finish()?;

@@ -9,10 +9,13 @@ pub const HANDSHAKE_TIME: Duration = Duration::from_secs(30);
 /// From the startup message to the client's first ReadyForQuery: recording, dialling, TLS, login, catalogue.
 pub const OPEN_TIME: Duration = Duration::from_secs(60);
 /// Bytes of a batch after which what can go on does, before its Sync or Flush: the client hears of an error while it
-/// still sends, the target works meanwhile, and memory stays small. As much as is read ahead.
-pub const RELEASE_BYTES: usize = CLIENT_READ_AHEAD;
-/// Messages of a batch after which the same holds. Some hundred executions for each time that the log is synced.
-pub const RELEASE_MESSAGES: usize = 1_024;
+/// still sends, the target works meanwhile, and memory stays small.
+pub const RELEASE_BYTES: usize = 64 * 1024;
+/// Messages of a batch after which the same holds.
+pub const RELEASE_MESSAGES: usize = 256;
+/// Each further part of the same batch may be twice as long, so often: the log is synced for each, and errors come early
+/// as a rule. 1 MiB and 4,096 messages then.
+pub const RELEASE_DOUBLINGS: u32 = 4;
 /// Bytes kept back of a batch that executes nothing: a statement and its values, 16 MiB each at most.
 pub const BATCH_BYTES: usize = 32 * 1024 * 1024;
 /// Messages of a batch that executes nothing, before they are decided one by one: a driver that prepares all it knows.

@@ -2,7 +2,7 @@
 //!
 //! It only keeps them. `extended` puts them in and decides what is taken out.
 
-use crate::limits::Limits;
+use crate::limits::{Limits, RELEASE_DOUBLINGS};
 use bytes::Bytes;
 use lockgate_wire::postgres::{
     Target,
@@ -38,7 +38,9 @@ pub(crate) struct Batch {
     /// How many of them stand before the last Execute, which included.
     whole: usize,
     /// An earlier part of this segment is at the target already.
-    pub(super) sent: bool,
+    sent: bool,
+    /// How many parts of this segment went on before the client asked.
+    released: u32,
     /// What is refused now is a Parse of the unnamed statement.
     pub(super) unnamed: bool,
 }
@@ -56,7 +58,13 @@ impl Batch {
 
     /// The segment is over; whether a part of it had been sent.
     pub(crate) fn end(&mut self) -> bool {
+        self.released = 0;
         std::mem::take(&mut self.sent)
+    }
+
+    /// A part of the segment goes to the target, and the segment is not over.
+    pub(super) fn goes_on(&mut self) {
+        self.sent = true;
     }
 
     /// Whether a segment is under way.
@@ -85,7 +93,7 @@ impl Batch {
         let beyond = |messages, bytes| self.items.len() >= messages || self.bytes >= bytes;
         match self.whole {
             0 => beyond(limits.batch_messages, limits.batch_bytes),
-            _ => beyond(limits.release_messages, limits.release_bytes),
+            _ => beyond(limits.release_messages << self.released, limits.release_bytes << self.released),
         }
     }
 
@@ -95,11 +103,12 @@ impl Batch {
         std::mem::take(&mut self.items)
     }
 
-    /// Leaves what can go on, and gives back what belongs to an Execute that has not come.
+    /// The next part waits until twice as much has come. Leaves what can go on, and gives back what belongs to an Execute that has not come.
     pub(super) fn split(&mut self) -> Vec<Item> {
         if self.whole == 0 {
             return Vec::new();
         }
+        self.released = (self.released + 1).min(RELEASE_DOUBLINGS);
         let rest = self.items.split_off(self.whole);
         self.bytes -= rest.iter().map(Item::len).sum::<usize>();
         rest
@@ -152,6 +161,7 @@ mod tests {
             let rest = batch.split();
             assert_eq!((batch.items.len(), rest.len()), (goes, stays), "{waits}");
             assert_eq!(batch.bytes, goes * 10, "{waits}");
+            batch.end();
             batch.clear();
             rest.into_iter().for_each(|item| batch.push(item));
             assert_eq!((batch.items.len(), batch.bytes), (stays, stays * 10), "{waits}");

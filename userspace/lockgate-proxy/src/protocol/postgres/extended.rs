@@ -179,7 +179,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         if self.unsettled > 0 || self.strange || leans_on_earlier(&items) {
             self.settle().await?;
             // All segments before are answered; of this one, no ReadyForQuery has come.
-            self.strange &= self.batch.sent;
+            self.strange &= self.batch.is_sent();
         }
         self.cancel.begin();
         let judged = self.judge_batch(items, sync).await;
@@ -202,7 +202,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                     self.note(kinds);
                     return if sync { self.sync() } else { Ok(()) };
                 }
-                self.batch.sent = !sync;
+                if !sync {
+                    self.batch.goes_on();
+                }
                 self.send(permit, requests)?;
                 if commits {
                     self.settle().await?;
@@ -219,7 +221,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
 
     /// The client's Sync goes on alone.
     fn sync(&mut self) -> Result<(), Ending> {
-        self.batch.sent = false;
+        self.batch.end();
         self.tend(Housekeeping::Sync, Request::Sync, Answer::Sync)
     }
 
@@ -247,7 +249,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         if sync {
             self.sync()
         } else {
-            self.batch.sent = true;
+            self.batch.goes_on();
             self.say_upstream(Housekeeping::Flush)
         }
     }
@@ -264,7 +266,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             return Ok(());
         }
         let status = self.server_leg.status();
-        if self.batch.sent || status == TransactionStatus::InTransaction {
+        if self.batch.is_sent() || status == TransactionStatus::InTransaction {
             let poison = self.poison();
             self.tend(poison, Request::Parse, Answer::Poison(words))?;
             if sync {
@@ -349,7 +351,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         let fails = unfit.is_some();
         // A result that is cut takes back what its statement did. With the Sync behind it, the target would have committed
         // before it heard of the cut.
-        let commits = sync && !fails && self.may_be_taken_back(seats.iter().flatten().map(|(flight, _)| flight));
+        let commits =
+            sync && !fails && self.may_be_taken_back(seats.iter().flatten().map(|(flight, _)| flight));
         let (payload, requests) =
             self.pack(planned, &mut seats, unfit, sync && !commits).map_err(super::engine::internal)?;
         match self.permit(cleared, payload).await? {
@@ -720,7 +723,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         if sync {
             self.sync()?;
         } else {
-            self.batch.sent = true;
+            self.batch.goes_on();
             self.say_upstream(Housekeeping::Flush)?;
             if fails {
                 self.client_leg.handle_failed();

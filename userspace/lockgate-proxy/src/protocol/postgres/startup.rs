@@ -333,6 +333,10 @@ impl Wishes {
             }
             "client_encoding" => self.parameters.push((name, value)),
             "standard_conforming_strings" if value.eq_ignore_ascii_case("on") => {}
+            // The target reports it before the first statement is read.
+            "standard_conforming_strings" if value.eq_ignore_ascii_case("off") => {
+                self.parameters.push((name, value));
+            }
             _ if ALLOWED.contains(&name.as_str()) => self.parameters.push((name, value)),
             _ => {
                 return Err(Unwelcome {
@@ -436,8 +440,11 @@ mod tests {
             (&[("options", r"-c search_path=a\ b")], Ok(&[("search_path", "a b")])),
             (&[("replication", "false"), ("standard_conforming_strings", "on")], Ok(&[])),
             (&[("_pq_.something", "1")], Ok(&[])),
-            (&[("options", "-c standard_conforming_strings=off")], Err("standard_conforming_strings")),
-            (&[("Standard_Conforming_Strings", "off")], Err("standard_conforming_strings")),
+            (
+                &[("options", "-c standard_conforming_strings=off")],
+                Ok(&[("standard_conforming_strings", "off")]),
+            ),
+            (&[("Standard_Conforming_Strings", "of")], Err("standard_conforming_strings")),
             (&[("options", "-d 5")], Err("-d")),
             (&[("options", "-c")], Err("-c")),
             (&[("options", "-c session_preload_libraries=x")], Err("session_preload_libraries")),

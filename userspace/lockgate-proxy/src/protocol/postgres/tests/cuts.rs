@@ -90,7 +90,14 @@ async fn what_a_cut_result_s_statement_did_is_taken_back() {
         ),
         (
             "a batch with a Flush, in a transaction",
-            batch(&[&begun, &run("SELECT a FROM t"), &flush, &run("INSERT INTO u VALUES (2)"), &sync, &commit]),
+            batch(&[
+                &begun,
+                &run("SELECT a FROM t"),
+                &flush,
+                &run("INSERT INTO u VALUES (2)"),
+                &sync,
+                &commit,
+            ]),
             "C:BEGIN Z:T C:INSERT Z:T 1 2 D D E:54000 Z:E C:ROLLBACK Z:I",
             &[],
             1,

@@ -21,7 +21,7 @@ async fn a_batch_without_end_goes_on_within_its_bounds() {
     // A batch that never ends, and what is answered while it goes on.
     for (messages, answered, whole) in [
         (vec![parse("", "SELECT 1"); 250], 200, "1 ".repeat(250)),
-        (again(100, &[bind("", "s"), execute("", 0)]), 180, "2 C:INSERT ".repeat(100)),
+        (again(100, &[bind("", "s"), execute("", 0)]), 90, "2 C:INSERT ".repeat(100)),
         (again(100, &[describe(""), bind("", "s"), bind("", "s")]), 200, "n 2 2 ".repeat(100)),
     ] {
         let mut stage = Stage::with(testing::outside(super::POLICY), limits, 1 << 20).await;
