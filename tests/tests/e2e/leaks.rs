@@ -17,6 +17,8 @@ const SETUP: &str = include_str!("../../fixtures/leaks/setup.sql");
 const ATTEMPTS: &str = include_str!("../../fixtures/leaks/attempts.sql");
 const SETUP_DEEP: &str = include_str!("../../fixtures/leaks/setup_deep.sql");
 const ATTEMPTS_DEEP: &str = include_str!("../../fixtures/leaks/attempts_deep.sql");
+const SETUP_MORE: &str = include_str!("../../fixtures/leaks/setup_more.sql");
+const ATTEMPTS_MORE: &str = include_str!("../../fixtures/leaks/attempts_more.sql");
 const EVERYDAY: &str = include_str!("../../fixtures/leaks/everyday.sql");
 const EVERYDAY_DEEP: &str = include_str!("../../fixtures/leaks/everyday_deep.sql");
 
@@ -52,11 +54,16 @@ const REFUSED_THOUGH_HARMLESS: &str = "-- # refused though harmless";
 const LEAK_DIRECTLY: usize = 250;
 /// The same for attempts of several steps, of which many need the step before in a transaction of its own.
 const LEAK_DIRECTLY_DEEP: usize = 250;
+/// The same for copies, extensions and channels.
+const LEAK_DIRECTLY_MORE: usize = 100;
 
-async fn world() -> Result<World> {
+async fn world(more: bool) -> Result<World> {
     World::with(ALLOW_ALL, |_, pg| {
         pg.psql_in("shop", SETUP).unwrap();
         pg.psql_in("shop", SETUP_DEEP).unwrap();
+        if more {
+            pg.psql_in("shop", SETUP_MORE).unwrap();
+        }
         pg.psql("create database twin template shop owner app").unwrap();
     })
     .await
@@ -72,9 +79,14 @@ async fn no_route_of_several_steps_leads_to_a_masked_value() -> Result<()> {
     attempt(ATTEMPTS_DEEP, LEAK_DIRECTLY_DEEP).await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn no_copy_extension_or_channel_leads_to_a_masked_value() -> Result<()> {
+    attempt(ATTEMPTS_MORE, LEAK_DIRECTLY_MORE).await
+}
+
 /// Makes all attempts, governed and directly; none may leak governed, and so many at least must directly.
 async fn attempt(attempts: &str, leak_directly: usize) -> Result<()> {
-    let world = world().await?;
+    let world = world(true).await?;
     let needles = Needles::new(&world.pg)?;
     let attempts = lines(attempts);
 
@@ -101,7 +113,7 @@ async fn attempt(attempts: &str, leak_directly: usize) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_binary_result_holds_a_masked_value() -> Result<()> {
-    let world = world().await?;
+    let world = world(false).await?;
     let needles = Needles::new(&world.pg)?;
     let helper = lockgate_tests::agent::built_binary("lockgate-binary-client")?;
     let copied = world.agent.scratch().path().join("binary-client");
@@ -158,7 +170,7 @@ async fn everyday_statements_differ_in_masked_fields_alone() -> Result<()> {
 
 /// Runs statements governed and directly; answers those whose output differs in anything but masked fields.
 async fn compare(text: &str, flags: &[&str]) -> Result<Vec<String>> {
-    let world = world().await?;
+    let world = world(false).await?;
     // Where an implicit cast runs the owner's code, any expression over several types may.
     world.pg.psql_in("shop", "drop cast (text as wrapped)")?;
     world.pg.psql_in("twin", "drop cast (text as wrapped)")?;

@@ -109,6 +109,11 @@ fn a_redacted_report_keeps_severity_and_sqlstate_only() {
     let kept: Vec<_> = report.iter().map(|(code, value)| (code, value.to_string_lossy())).collect();
     let expected = [(b'S', "ERROR"), (b'V', "ERROR"), (b'C', "23505"), (b'M', "withheld")];
     assert_eq!(kept, expected.map(|(code, text)| (code, text.into())));
+    // RAISE … USING ERRCODE takes any five characters, a value's among them.
+    for (raised, shown) in [("12345", "P0001"), ("SMITH", "P0001"), ("23514", "23514"), ("XX000", "XX000")] {
+        let report = ReportFields::new(Severity::Error, raised, "no").redacted("withheld");
+        assert_eq!(report.sqlstate(), shown.as_bytes());
+    }
 }
 
 #[test]

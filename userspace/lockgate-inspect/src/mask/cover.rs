@@ -106,6 +106,7 @@ impl Cover {
         for _ in 0..MAX_REACH_ROUNDS {
             cover.by_view(catalogue, spec.on_unknown_lineage);
             cover.by_default(catalogue);
+            cover.by_type(catalogue);
             let known = cover.reach.size();
             cover.reach = Reach::new(&cover, catalogue);
             if cover.reach.size() == known {
@@ -129,6 +130,28 @@ impl Cover {
             .collect();
         for (relation, attnum) in reaching {
             self.put(relation, attnum, Method::Redact);
+        }
+    }
+
+    /// A column that holds rows of a relation with masked columns, one or many, holds their values.
+    fn by_type(&mut self, catalogue: &CatalogueSnapshot) {
+        loop {
+            let holding: Vec<(u32, i16)> = catalogue
+                .relations()
+                .iter()
+                .flat_map(|relation| relation.columns.iter().map(move |column| (relation.oid, column)))
+                .filter(|(_, column)| {
+                    catalogue.rows_in(column.type_oid).is_some_and(|rows| self.touches(rows))
+                })
+                .map(|(relation, column)| (relation, column.attnum))
+                .filter(|(relation, attnum)| self.column(*relation, *attnum).is_none())
+                .collect();
+            if holding.is_empty() {
+                return;
+            }
+            for (relation, attnum) in holding {
+                self.put(relation, attnum, Method::Redact);
+            }
         }
     }
 

@@ -152,6 +152,9 @@ pub struct CatalogueParts {
     pub search_path: Vec<String>,
     /// The code that reading can run.
     pub objects: Code,
+    /// What the database's own types are made of: (type OID, OID of the type that it is an array, a domain or a range of, or
+    /// 0, OID of the relation whose rows it holds, or 0).
+    pub type_parts: Vec<(u32, u32, u32)>,
     /// How large relations with storage are, by OID; one that is missing is not known.
     pub sizes: HashMap<u32, TableSize>,
     /// Columns of unique keys that hold for every row, by the relation's OID.
@@ -177,6 +180,7 @@ pub struct CatalogueSnapshot {
     unreadable: HashSet<(u32, i16)>,
     owned: HashSet<u32>,
     former: HashMap<(u32, i16), Vec<FormerName>>,
+    row_types: HashMap<u32, u32>,
     sizes: HashMap<u32, TableSize>,
     keys: HashMap<u32, Vec<Vec<i16>>>,
     ruled: HashSet<u32>,
@@ -237,6 +241,31 @@ impl<'a> Resolution<'a> {
     }
 }
 
+/// The relation behind each type that holds rows, through arrays, domains and ranges.
+fn row_types(parts: &[(u32, u32, u32)]) -> HashMap<u32, u32> {
+    let mut rows: HashMap<u32, u32> = parts
+        .iter()
+        .filter(|(.., relation)| *relation != 0)
+        .map(|(own, _, relation)| (*own, *relation))
+        .collect();
+    let mut open: Vec<(u32, u32)> =
+        parts.iter().filter(|(_, part, _)| *part != 0).map(|(own, part, _)| (*own, *part)).collect();
+    // Each round that finds something shortens what is left.
+    loop {
+        let before = open.len();
+        open.retain(|(own, part)| match rows.get(part).copied() {
+            Some(relation) => {
+                rows.insert(*own, relation);
+                false
+            }
+            None => true,
+        });
+        if open.len() == before {
+            return rows;
+        }
+    }
+}
+
 impl CatalogueSnapshot {
     /// Indexes what the loader read.
     pub fn new(parts: CatalogueParts) -> Self {
@@ -254,6 +283,7 @@ impl CatalogueSnapshot {
         }
         let own = || parts.relations.iter().filter(|relation| !super::walk::is_system(&relation.schema));
         let views = own().filter(|one| one.view.is_some()).map(|one| (one.oid, OnceLock::new())).collect();
+        let row_types = row_types(&parts.type_parts);
         let code_index = CodeIndex::new(parts.objects, own().map(|relation| relation.oid));
         Self {
             by_oid,
@@ -271,6 +301,7 @@ impl CatalogueSnapshot {
             unreadable: parts.unreadable,
             owned: parts.owned,
             former: HashMap::new(),
+            row_types,
             sizes: parts.sizes,
             keys: parts.keys,
             ruled: parts.ruled,
@@ -512,6 +543,11 @@ impl CatalogueSnapshot {
     /// Whether the upstream role may SELECT a column.
     pub(crate) fn may_read(&self, oid: u32, attnum: i16) -> bool {
         !self.unreadable.contains(&(oid, attnum))
+    }
+
+    /// The relation whose rows a type holds: its row type, arrays, domains and ranges of it.
+    pub(crate) fn rows_in(&self, type_oid: u32) -> Option<u32> {
+        self.row_types.get(&type_oid).copied()
     }
 
     /// Whether a relation is the upstream role's own.

@@ -47,6 +47,7 @@ pub(super) async fn load(
         CatalogueQuery::Cascades,
         CatalogueQuery::Unreadable,
         CatalogueQuery::Owned,
+        CatalogueQuery::TypeParts,
         CatalogueQuery::Triggers,
         CatalogueQuery::Rules,
     ]
@@ -250,6 +251,10 @@ impl Reading {
             }
             CatalogueQuery::Owned => {
                 self.parts.owned.insert(row.number("relation")?);
+            }
+            CatalogueQuery::TypeParts => {
+                let parts = (row.number("type")?, row.number("part")?, row.number("relation")?);
+                self.parts.type_parts.push(parts);
             }
             CatalogueQuery::Triggers => {
                 let (relation, function) = (row.number("relation")?, row.text("function")?);

@@ -46,6 +46,8 @@ pub(crate) enum CatalogueQuery {
     Unreadable,
     /// Relations of its own.
     Owned,
+    /// What the database's own types are made of.
+    TypeParts,
     /// The code that reading can run.
     Code(CodeQuery),
     /// Which functions a relation's triggers run.
@@ -88,6 +90,7 @@ impl CatalogueQuery {
             Self::Cascades => "foreign keys",
             Self::Unreadable => "column privileges",
             Self::Owned => "owners",
+            Self::TypeParts => "types of rows",
             Self::Code(query) => query.name(),
             Self::Triggers => "triggers",
             Self::Rules => "rules",
@@ -292,6 +295,18 @@ impl CatalogueQuery {
                 "SELECT c.oid FROM pg_catalog.pg_class AS c \
                  WHERE c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
                  AND pg_catalog.pg_has_role(c.relowner, 'USAGE'::pg_catalog.text)"
+            }
+            Self::TypeParts => {
+                "SELECT t.oid, CASE WHEN t.typelem OPERATOR(pg_catalog.<>) 0::pg_catalog.oid THEN t.typelem \
+                 WHEN t.typbasetype OPERATOR(pg_catalog.<>) 0::pg_catalog.oid THEN t.typbasetype \
+                 ELSE COALESCE(r.rngsubtype, 0::pg_catalog.oid) END, t.typrelid \
+                 FROM pg_catalog.pg_type AS t \
+                 LEFT JOIN pg_catalog.pg_range AS r ON r.rngtypid OPERATOR(pg_catalog.=) t.oid \
+                 WHERE t.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid \
+                 AND (t.typelem OPERATOR(pg_catalog.<>) 0::pg_catalog.oid \
+                 OR t.typbasetype OPERATOR(pg_catalog.<>) 0::pg_catalog.oid \
+                 OR t.typrelid OPERATOR(pg_catalog.<>) 0::pg_catalog.oid \
+                 OR r.rngsubtype IS NOT NULL)"
             }
             Self::Cascades => {
                 "SELECT DISTINCT k.confrelid, k.conrelid FROM pg_catalog.pg_constraint AS k \

@@ -148,7 +148,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         // The definitions changed since: the copy is judged again, against what it runs on.
         let plan = MaskPlan::new(mask.spec(), catalogue, &keys);
         match plan.judge_approved(&flight.statement) {
-            Ok(mask) => self.open_copy_out(frame, &mask)?,
+            Ok(mask) if mask.masks_copy() => self.open_copy_out(frame, &mask)?,
+            Ok(_unmasked) => self.cut_copy(unavailable(
+                "the table changed while the copy began, and what was masked in it is not there any more",
+                "run it again",
+            )),
             Err(violation) => self.cut_copy(violation.denial()),
         }
         Ok(true)
