@@ -14,10 +14,12 @@ mod http;
 mod jwt;
 mod kind;
 mod kubernetes;
+mod looks;
 mod memo;
 mod settings;
 mod telemetry;
 mod token_file;
+mod turns;
 
 pub use http::HttpError;
 pub use settings::{
@@ -35,15 +37,14 @@ use lockgate_model::{
     port::{Ambient, BoxFuture, Confirmer, Witness},
     workload::Workload,
 };
+use looks::Looks;
 use std::{sync::Arc, time::Duration};
-use tokio::{runtime::Handle, sync::Semaphore};
+use turns::Turns;
 
 /// Workloads that are confirmed at one time: each may wait for servers, and holds a process's secrets meanwhile.
-const AT_ONCE: usize = 64;
-/// Reading a process's files; a file system that never answers (FUSE in the job's own namespace) costs this once.
-const LOOKING: Duration = Duration::from_secs(1);
-/// Threads that may hang in such files. More wait in vain, and go unconfirmed.
-const LOOKS: usize = 8;
+const AT_ONCE: usize = 256;
+/// Those of them from one cgroup.
+const AT_ONCE_PER_CGROUP: usize = 16;
 
 /// Why there is no confirmer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,16 +65,13 @@ pub enum SetUpError {
 
 /// The confirmer.
 pub struct Identity {
-    witness: Arc<dyn Witness>,
     ambient: Arc<dyn Ambient>,
     wait: Duration,
     cluster: Option<Cluster>,
     jobs: Jobs,
     kinds: Kinds,
-    places: Semaphore,
-    looks: Arc<Semaphore>,
-    /// Whose threads may hang in a job's files: not those of whoever asks.
-    runtime: Handle,
+    turns: Turns,
+    looks: Looks,
 }
 
 impl Identity {
@@ -89,15 +87,13 @@ impl Identity {
         let skew = settings.skew.as_secs();
         let cluster = settings.kubernetes.as_ref().map(|kubernetes| Cluster::start(kubernetes, skew));
         Ok(Self {
-            witness,
             ambient,
             wait: settings.wait,
             cluster: cluster.transpose()?,
             jobs: Jobs::new(&settings)?,
             kinds: Kinds::compile(&settings.kinds)?,
-            places: Semaphore::new(AT_ONCE),
-            looks: Arc::new(Semaphore::new(LOOKS)),
-            runtime: Handle::current(),
+            turns: Turns::new(AT_ONCE, AT_ONCE_PER_CGROUP),
+            looks: Looks::new(witness),
         })
     }
 
@@ -106,34 +102,18 @@ impl Identity {
         if let Some(cluster) = &self.cluster {
             cluster.name(workload).await;
             if let Some(pod) = workload.pod.as_mut().filter(|pod| pod.is_named() && cluster.wants_tokens()) {
-                let token = self.look(flow, |witness, flow| witness.service_account_token(flow)).await;
+                let token = self.looks.look(flow, |witness, flow| witness.service_account_token(flow)).await;
                 cluster.prove(pod, token.flatten(), now).await;
             }
         }
         if self.jobs.is_needed() {
             let names = self.jobs.variables();
-            let carried = self.look(flow, move |witness, flow| witness.variables(flow, &names)).await;
-            let age = self.look(flow, |witness, flow| witness.age(flow)).await.flatten();
+            let carried = self.looks.look(flow, move |witness, flow| witness.variables(flow, &names)).await;
+            let age = self.looks.look(flow, |witness, flow| witness.age(flow)).await.flatten();
             let place = Place::of(flow, workload);
             let started = age.and_then(|age| now.checked_sub(age.as_secs()));
             self.jobs.confirm(workload, &carried.unwrap_or_default(), &place, started, now).await;
         }
-    }
-
-    /// Reads from the process on a thread that may wait.
-    async fn look<T: Send + 'static>(
-        &self,
-        flow: &Flow,
-        read: impl FnOnce(&dyn Witness, &Flow) -> T + Send + 'static,
-    ) -> Option<T> {
-        let permit = tokio::time::timeout(LOOKING, self.looks.clone().acquire_owned()).await.ok()?.ok()?;
-        let (witness, flow) = (self.witness.clone(), flow.clone());
-        let looking = self.runtime.spawn_blocking(move || {
-            let found = read(&*witness, &flow);
-            drop(permit);
-            found
-        });
-        tokio::time::timeout(LOOKING, looking).await.ok()?.ok()
     }
 }
 
@@ -142,7 +122,7 @@ impl Confirmer for Identity {
         Box::pin(async move {
             let before = workload.clone();
             let work = async {
-                let _place = self.places.acquire().await;
+                let _turn = self.turns.take(flow.process.cgroup_id).await;
                 self.confirmed(flow, &mut workload).await;
             };
             let in_time = tokio::time::timeout(self.wait, work).await.is_ok();
