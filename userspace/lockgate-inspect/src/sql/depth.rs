@@ -114,7 +114,7 @@ enum Kind {
 /// Counts tokens that can nest.
 fn exact(text: &str) -> Option<usize> {
     let mut count = Count::default();
-    for token in pg_query::scan_tokens(text).ok()? {
+    for token in parse::tokens(text).ok()? {
         match Token::try_from(token.token).ok()? {
             Token::Ascii40 | Token::Ascii91 => count.open(),
             Token::Ascii41 | Token::Ascii93 => count.close(),

@@ -394,7 +394,7 @@ fn identifier(name: &str) -> Option<String> {
     if !safe {
         return Some(format!("\"{}\"", name.replace('"', "\"\"")));
     }
-    match pg_query::scan_tokens(name).ok()?.as_slice() {
+    match parse::tokens(name).ok()?.as_slice() {
         [one] if one.keyword_kind == KeywordKind::NoKeyword as i32 => Some(name.to_owned()),
         _ => None,
     }

@@ -219,6 +219,10 @@ fn arguments_that_may_be_changed_are_not_known() {
     let scans =
         "begin for l in execute q loop l := regexp_replace(l, '\\d+', 'N'); return next l; end loop; end";
     check(&two, scans, "select f('select 1', 1)", true);
+    // A body without a word is none: the server refuses it.
+    for body in ["", " \n"] {
+        check(&two, body, "select f('select 1', 1)", true);
+    }
     let named = [('i', "query", TEXT)];
     check(&named, "begin return query execute query; end", "select f('select 1')", true);
     check(&named, "begin query := 'x'; return query execute query; end", "select f('select 1')", false);

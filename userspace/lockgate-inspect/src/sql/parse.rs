@@ -1,7 +1,7 @@
 //! From text to the grammar's trees, within bounds, and split into statements by the grammar itself.
 
 use super::depth;
-use pg_query::{NodeEnum, ParserOptions};
+use pg_query::{NodeEnum, ParserOptions, protobuf::ScanToken};
 
 /// The longest text that is parsed: bulk inserts and dumps as INSERT run to some megabytes. What is longer is opaque. A tree takes
 /// some forty times its text.
@@ -106,6 +106,15 @@ pub(super) fn is_slow_to_scan(text: &str) -> bool {
     has_long_operator(text)
 }
 
+/// The words of a text, as the server's scanner sees them.
+pub(super) fn tokens(text: &str) -> Result<Vec<ScanToken>, pg_query::Error> {
+    // For a text without any, pg_query makes a slice of a null pointer, which aborts where that is checked.
+    if text.bytes().all(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)) {
+        return Ok(Vec::new());
+    }
+    pg_query::scan_tokens(text)
+}
+
 /// Finds a long run of operator characters, wherever it stands. Rulers in comments (one character over and over, with or
 /// without the slash of a comment's end) are cheap to scan and common.
 fn has_long_operator(text: &str) -> bool {
@@ -125,6 +134,14 @@ fn has_long_operator(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_without_words_has_none() {
+        for text in ["", " ", "\t\r\n\u{b}\u{c} "] {
+            assert!(tokens(text).is_ok_and(|tokens| tokens.is_empty()), "{text:?}");
+        }
+        assert!(tokens("--").is_ok_and(|tokens| tokens.len() == 1));
+    }
 
     #[test]
     fn long_operators_are_refused_and_rulers_are_not() {

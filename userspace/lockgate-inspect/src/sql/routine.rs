@@ -569,7 +569,7 @@ fn names_settings(body: &str) -> bool {
     if body.len() > MAX_BODY_BYTES || parse::is_slow_to_scan(body) {
         return true;
     }
-    let Ok(tokens) = pg_query::scan_tokens(body) else { return true };
+    let Ok(tokens) = parse::tokens(body) else { return true };
     // UPDATE … SET and the like stand after a name; SET as a command begins one.
     let mut begins = true;
     for token in &tokens {

@@ -12,7 +12,7 @@ pub(super) fn normalize(text: &str, reading: Reading) -> Option<String> {
     if reading == Reading::Escapes && text.contains('\\') {
         return None;
     }
-    let tokens = pg_query::scan_tokens(text).ok()?;
+    let tokens = super::parse::tokens(text).ok()?;
     let mut next = tokens.iter().filter_map(|token| parameter(text, token)).max().unwrap_or(0);
     let mut out = String::with_capacity(text.len());
     let mut copied = 0;

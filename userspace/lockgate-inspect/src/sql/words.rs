@@ -43,7 +43,7 @@ impl CatalogueSnapshot {
         if body.len() > MAX_BODY_BYTES || body.contains('\0') || parse::is_slow_to_scan(body) {
             return None;
         }
-        let words = words(body, &pg_query::scan_tokens(body).ok()?)?;
+        let words = words(body, &parse::tokens(body).ok()?)?;
         let executes = words.iter().any(|word| word.token == Token::Execute);
         let mut state = SessionState::of_code(trail.to_vec());
         state.search_path = SearchPath::Unknown;
