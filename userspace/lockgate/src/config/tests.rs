@@ -387,9 +387,10 @@ fn the_documented_identities_are_configurations() {
     let dir = Dir::new();
     for example in examples {
         // Outside a pod, the server has to be named, and what it refers to is on the reader's host.
-        let example = example
-            .replace("    bound_tokens: {}", "    server: \"https://10.0.0.1\"\n    bound_tokens: {}");
-        let config = dir.parse(&format!("{GOOD}{example}")).unwrap_or_else(|errors| panic!("{}", list(&errors)));
+        let example =
+            example.replace("    bound_tokens: {}", "    server: \"https://10.0.0.1\"\n    bound_tokens: {}");
+        let config =
+            dir.parse(&format!("{GOOD}{example}")).unwrap_or_else(|errors| panic!("{}", list(&errors)));
         assert!(config.identity.is_some(), "{example}");
     }
     assert!(dir.parse(GOOD).unwrap().identity.is_none());
@@ -409,7 +410,10 @@ fn identities_that_a_job_could_choose_are_refused() {
         (issuer("issuer: \"https://g.example.com\", variable: T, max_lifetime: 30d"), "max_lifetime"),
         ("kinds: [{ kind: agent }]".to_owned(), "matches nothing"),
         ("wait: 5m, kinds: [{ kind: agent, uids: [1] }]".to_owned(), "identity.wait"),
-        ("providers: [{ provider: gitlab, url: \"https://g.example.com\", token: secret }]".to_owned(), "identity.providers.token"),
+        (
+            "providers: [{ provider: gitlab, url: \"https://g.example.com\", token: secret }]".to_owned(),
+            "identity.providers.token",
+        ),
     ] {
         let text = format!("{GOOD}identity: {{ {identity} }}\n");
         let errors = dir.parse(&text).map(|_| ()).expect_err(&identity);
