@@ -5,7 +5,7 @@
 #[allow(dead_code, unreachable_pub, reason = "the kernel programs use what these tests do not")]
 mod decide;
 #[path = "../../../ebpf/lockgate-ebpf/src/packet.rs"]
-#[allow(unreachable_pub, reason = "a module of the kernel programs")]
+#[allow(dead_code, unreachable_pub, reason = "the kernel programs use what these tests do not")]
 mod packet;
 #[path = "../../../ebpf/lockgate-ebpf/src/dns.rs"]
 #[allow(unreachable_pub, reason = "a module of the kernel programs")]
