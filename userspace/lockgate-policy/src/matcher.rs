@@ -511,7 +511,7 @@ pub(crate) fn kind_assurance(session: &Session) -> Assurance {
             | IdentityKind::Agent
             | IdentityKind::Unknown,
             _,
-        ) => workload.assurance,
+        ) => workload.assurance.max(pod_assurance(session)),
     }
 }
 
