@@ -393,7 +393,8 @@ fn of_two_masks_on_one_column_the_stronger_wins_in_any_order() {
                 "- {{ id: {id}, match: {{}}, effect: none, mask: {{ columns: [{{ match: ssn, {how} }}] }} }}\n"
             )
         };
-        let columns = |rules: String| verdict(&rules, "SELECT 1").obligations.mask.map(|mask| mask.columns);
+        let columns =
+            |rules: String| verdict(&rules, "SELECT 1").obligations.mask.clone().map(|mask| mask.columns);
         let alone = columns(rule("a", stronger));
         assert_eq!(columns(rule("a", weaker) + &rule("b", stronger)), alone, "{weaker} and {stronger}");
         assert_eq!(columns(rule("a", stronger) + &rule("b", weaker)), alone, "{stronger} and {weaker}");

@@ -194,7 +194,8 @@ fn values_rest_only_where_policy_lets_them() {
         type_oid: 25,
         format: lockgate_model::operation::ValueFormat::Text,
         value: Some(secret),
-    }];
+    }]
+    .into();
     let normalized = Verdict {
         obligations: Arc::new(Obligations {
             mask: None,

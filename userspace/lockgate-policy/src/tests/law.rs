@@ -96,7 +96,7 @@ proptest! {
         other.text = "another text".into();
         Arc::make_mut(&mut other.context).in_transaction = in_transaction;
         other.touches_masked = touches_masked;
-        other.parameters = vec![Parameter { type_oid: 23, format: ValueFormat::Text, value }];
+        other.parameters = vec![Parameter { type_oid: 23, format: ValueFormat::Text, value }].into();
         let later = now() + std::time::Duration::from_secs(3600 * hours);
         let first = Verdict::from(cut.evaluate(&session, &one, now(), decision()));
         prop_assert_eq!(first, Verdict::from(cut.evaluate(&session, &other, later, decision())));
@@ -116,7 +116,7 @@ proptest! {
         let mut one = verdict(&text(&rules), statement);
         let mut other = verdict(&text(&turned), statement);
         for verdict in [&mut one, &mut other] {
-            verdict.rules.sort_by(|a, b| a.rule.cmp(&b.rule));
+            Arc::make_mut(&mut verdict.rules).sort_by(|a, b| a.rule.cmp(&b.rule));
             let effects = [Some(&mut verdict.effect), verdict.would.as_deref_mut()];
             for effect in effects.into_iter().flatten() {
                 if let Effect::Hold(spec) = effect {
