@@ -186,11 +186,9 @@ impl Belts {
                 let _ = fs::remove_file(self.pins.egress(id));
                 continue;
             }
-            let again = self
-                .packet
-                .as_ref()
-                .ok()
-                .and_then(|program| put_on_cgroup(program.as_fd(), tree, id, &self.pins.egress(id), CGROUP_INET_EGRESS).ok());
+            let again = self.packet.as_ref().ok().and_then(|program| {
+                put_on_cgroup(program.as_fd(), tree, id, &self.pins.egress(id), CGROUP_INET_EGRESS).ok()
+            });
             lost.push(Lost { what: format!("packet filter of cgroup {}", id.0), repaired: again.is_some() });
             self.governed.extend(again.map(|link| (id, link)));
         }
