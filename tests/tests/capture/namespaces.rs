@@ -14,7 +14,7 @@ const TARGETS: [&str; 4] =
 struct Pod {
     namespace: Namespace,
     cgroup: std::path::PathBuf,
-    sandbox: Client,
+    _sandbox: Client,
 }
 
 impl Pod {
@@ -24,7 +24,7 @@ impl Pod {
         let namespace = Namespace::new(setup)?;
         let sandbox = namespace.start_client(&cgroup, &["--wait", "sockets"])?;
         ensure!(sandbox.line()?["event"] == "waiting");
-        Ok(Self { namespace, cgroup, sandbox })
+        Ok(Self { namespace, cgroup, _sandbox: sandbox })
     }
 
     fn dial(&self, address: &str) -> Result<serde_json::Value> {
