@@ -22,8 +22,17 @@ pub(crate) enum For {
 /// A C compiler for libpg_query and ring, libclang for its bindings.
 const BUILD: &[&str] = &["gcc", "make", "libc6-dev", "pkg-config", "libclang-dev", "ca-certificates"];
 /// A real PostgreSQL and the clients that talk to it; namespaces, users and mounts for the privileged tests.
-const TESTS: &[&str] =
-    &["postgresql", "postgresql-client", "iproute2", "util-linux", "passwd", "procps", "python3", "openssl", "dnsmasq-base"];
+const TESTS: &[&str] = &[
+    "postgresql",
+    "postgresql-client",
+    "iproute2",
+    "util-linux",
+    "passwd",
+    "procps",
+    "python3",
+    "openssl",
+    "dnsmasq-base",
+];
 /// The proxies that lockgate is measured beside.
 const BENCH: &[&str] = &["haproxy", "pgbouncer", "postgresql-contrib", "valgrind"];
 /// The suite is fetched as Debian's source package, its headers as a package that is only unpacked.

@@ -19,7 +19,13 @@ impl NameServer {
     fn start(at: &str, records: &[&str]) -> Result<Self> {
         let mut command = Command::new("dnsmasq");
         command
-            .args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null", "--bind-interfaces"])
+            .args([
+                "--keep-in-foreground",
+                "--no-resolv",
+                "--no-hosts",
+                "--conf-file=/dev/null",
+                "--bind-interfaces",
+            ])
             .args(["--user=root", "--pid-file=", "--local-ttl=30", "--log-facility=-"])
             .arg(format!("--listen-address={at}"))
             .args(records)

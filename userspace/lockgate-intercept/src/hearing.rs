@@ -207,7 +207,10 @@ fn hash(name: &str) -> Option<u64> {
         wire.extend(label.bytes().map(|byte| byte.to_ascii_lowercase()));
     }
     wire.push(0);
-    Some(wire.iter().fold(NAME_HASH_START, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(NAME_HASH_PRIME)))
+    Some(
+        wire.iter()
+            .fold(NAME_HASH_START, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(NAME_HASH_PRIME)),
+    )
 }
 
 #[cfg(test)]

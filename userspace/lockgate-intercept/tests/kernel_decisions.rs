@@ -4,12 +4,12 @@
 #[path = "../../../ebpf/lockgate-ebpf/src/decide.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the kernel programs use what these tests do not")]
 mod decide;
-#[path = "../../../ebpf/lockgate-ebpf/src/packet.rs"]
-#[allow(dead_code, unreachable_pub, reason = "the kernel programs use what these tests do not")]
-mod packet;
 #[path = "../../../ebpf/lockgate-ebpf/src/dns.rs"]
 #[allow(unreachable_pub, reason = "a module of the kernel programs")]
 mod dns;
+#[path = "../../../ebpf/lockgate-ebpf/src/packet.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the kernel programs use what these tests do not")]
+mod packet;
 
 use decide::{
     Birth, Dial, End, Found, HANDSHAKE_MAX_NS, LOCALHOST_V4, LOCALHOST_V6, Loopback, Packet, Socket, Step,
