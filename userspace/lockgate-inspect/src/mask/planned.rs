@@ -56,7 +56,7 @@ impl Inner {
         if resolution.candidates().is_empty() {
             return self.copy_unknown();
         }
-        let masked = resolution.candidates().into_iter().find_map(|relation| {
+        let masked = resolution.candidates().iter().find_map(|relation| {
             let column = relation
                 .columns
                 .iter()

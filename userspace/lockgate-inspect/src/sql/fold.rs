@@ -249,22 +249,13 @@ fn is_plain(call: &protobuf::FuncCall) -> bool {
 }
 
 fn parts(names: &[Node]) -> Option<Vec<&str>> {
-    let part = |node: &'_ Node| match &node.node {
-        Some(NodeEnum::String(_)) => true,
-        _ => false,
-    };
-    if !names.iter().all(part) {
-        return None;
-    }
-    Some(
-        names
-            .iter()
-            .filter_map(|node| match &node.node {
-                Some(NodeEnum::String(text)) => Some(text.sval.as_str()),
-                _ => None,
-            })
-            .collect(),
-    )
+    names
+        .iter()
+        .map(|node| match &node.node {
+            Some(NodeEnum::String(text)) => Some(text.sval.as_str()),
+            _ => None,
+        })
+        .collect()
 }
 
 impl Fold {

@@ -297,9 +297,11 @@ fn overloads_count_all_together() {
 #[test]
 fn a_name_that_the_database_has_is_not_the_built_in_one() {
     for (functions, operators) in [(vec!["format"], vec![]), (vec![], vec!["||"])] {
-        let mut parts = CatalogueParts::default();
-        parts.functions = functions.iter().map(|name| (*name).to_owned()).chain(["f".to_owned()]).collect();
-        parts.operators = operators.iter().map(|name| (*name).to_owned()).collect();
+        let mut parts = CatalogueParts {
+            functions: functions.iter().map(|name| (*name).to_owned()).chain(["f".to_owned()]).collect(),
+            operators: operators.iter().map(|name: &&str| (*name).to_owned()).collect(),
+            ..CatalogueParts::default()
+        };
         parts.objects.routines = vec![Routine {
             oid: 20_000,
             schema: "public".into(),

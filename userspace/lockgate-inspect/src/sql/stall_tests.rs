@@ -206,6 +206,7 @@ fn catalogue() -> CatalogueSnapshot {
     })
 }
 
+#[allow(clippy::disallowed_methods, reason = "it measures time")]
 /// The best of some runs, each on a small stack, and what the text is.
 fn time(text: &str, catalogue: &CatalogueSnapshot) -> (Duration, SqlClass) {
     let once = || {
@@ -229,6 +230,7 @@ fn time(text: &str, catalogue: &CatalogueSnapshot) -> (Duration, SqlClass) {
     best
 }
 
+#[allow(clippy::disallowed_methods, reason = "how long the texts are is set from outside")]
 #[test]
 fn no_text_takes_more_than_its_share() {
     let long: usize =
