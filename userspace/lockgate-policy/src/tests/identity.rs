@@ -82,7 +82,9 @@ fn a_named_pod_is_matched_by_what_the_api_server_says() {
 #[test]
 fn a_pod_nobody_named_is_allowed_nothing_and_denied_everything_that_pods_are_denied_by() {
     let unnamed = in_pod(Assurance::Kernel, &[]);
-    for identity in ["namespace: dev", "service_account: x", "pod: x", "owner: x", "labels: { a: b }", "namespace: \"*\""] {
+    for identity in
+        ["namespace: dev", "service_account: x", "pod: x", "owner: x", "labels: { a: b }", "namespace: \"*\""]
+    {
         assert!(!allows(identity, &unnamed), "allow {identity}");
         assert!(denies(identity, &unnamed), "deny {identity}");
         // Who is in no pod at all is another matter.
@@ -113,8 +115,7 @@ fn a_job_is_confirmed_by_somebody_besides_itself() {
 fn a_container_that_the_workload_may_have_named_itself_allows_nothing() {
     let id = "f".repeat(64);
     let contained = |claimed| {
-        let container =
-            Container { id: id.clone(), runtime: "docker".to_owned(), pod_uid: None, claimed };
+        let container = Container { id: id.clone(), runtime: "docker".to_owned(), pod_uid: None, claimed };
         with_workload(&session(), |workload| workload.container = Some(container))
     };
     let identity = format!("container: {id}");
