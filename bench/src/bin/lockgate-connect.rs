@@ -140,6 +140,8 @@ fn lsm_is_in_force() -> bool {
 /// Two servers and two cgroups.
 struct Ground {
     instance: Instance,
+    /// The cgroup that this process came from.
+    home: PathBuf,
     base: PathBuf,
     inside: PathBuf,
     outside: PathBuf,
@@ -152,12 +154,15 @@ impl Ground {
         let name = format!("bench-{}", std::process::id());
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
         let mount = mounts.lines().find(|line| line.contains(" - cgroup2 ")).context("no cgroup2 mount")?;
-        let base = Path::new(mount.split(' ').nth(4).context("mountinfo")?).join(&name);
+        let mount = Path::new(mount.split(' ').nth(4).context("mountinfo")?);
+        let own = fs::read_to_string("/proc/self/cgroup")?;
+        let own = own.lines().find_map(|line| line.strip_prefix("0::/")).context("no v2 cgroup")?;
+        let (home, base) = (mount.join(own), mount.join(&name));
         let (inside, outside) = (base.join("inside"), base.join("outside"));
         fs::create_dir_all(&inside).context("this needs root")?;
         fs::create_dir_all(&outside)?;
         let instance = Instance::new(&name)?;
-        Ok(Self { instance, base, inside, outside, target: Server::start()?, other: Server::start()? })
+        Ok(Self { instance, home, base, inside, outside, target: Server::start()?, other: Server::start()? })
     }
 }
 
@@ -203,6 +208,7 @@ impl Server {
 /// The hooks, and a proxy behind them; gone when dropped.
 struct Hooks {
     instance: Instance,
+    home: PathBuf,
     interceptor: Option<Arc<Interceptor>>,
     done: Arc<AtomicBool>,
     accepting: Vec<thread::JoinHandle<()>>,
@@ -225,7 +231,13 @@ impl Hooks {
             thread::spawn(move || proxy(&listener, &interceptor, &done))
         };
         let accepting = interceptor.listeners()?.into_iter().map(accept).collect();
-        Ok(Self { instance: ground.instance.clone(), interceptor: Some(interceptor), done, accepting })
+        Ok(Self {
+            instance: ground.instance.clone(),
+            home: ground.home.clone(),
+            interceptor: Some(interceptor),
+            done,
+            accepting,
+        })
     }
 }
 
@@ -237,6 +249,10 @@ impl Drop for Hooks {
         }
         for thread in self.accepting.drain(..) {
             let _ = thread.join();
+        }
+        // The agent's own cgroup goes only when nobody is in it.
+        if let Err(error) = fs::write(self.home.join("cgroup.procs"), "0") {
+            eprintln!("going back to {}: {error}", self.home.display());
         }
         if let Err(error) = detach(&self.instance, None) {
             eprintln!("detaching: {error}");
