@@ -44,7 +44,10 @@ const SUITES: &[Suite] = &[
         environment: &[],
         // Not about the wire: code style, and clusters of the suite's own making.
         arguments: &["--ignore=tests/test__sourcecode.py", "--ignore=tests/test__environment.py"],
-        known: &[],
+        known: &[(
+            "test_executemany_server_failure_during_writes",
+            "its 4 MB fit into the sockets while the first part of the batch is recorded, in a debug build at least",
+        )],
     },
     Suite {
         name: "psycopg2",
@@ -236,7 +239,9 @@ fn summary(text: &str) -> &str {
 /// `FAILED tests/test_pool.py::TestPool::test_it - why`, or `test it ... FAILED`.
 fn failures(text: &str) -> BTreeSet<String> {
     let failed = |line: &str| {
+        // What the tests themselves log begins with ERROR as well.
         let python = line.strip_prefix("FAILED ").or_else(|| line.strip_prefix("ERROR "));
+        let python = python.filter(|test| test.starts_with("tests/"));
         let rust = || line.strip_prefix("test ").and_then(|line| line.strip_suffix(" ... FAILED"));
         python.or_else(rust).and_then(|test| test.split_whitespace().next()).map(str::to_owned)
     };
