@@ -4,7 +4,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use lockgate_inspect::sql::{Inspector, SessionState};
 use lockgate_model::{
     DecisionId, OperationId, SessionId,
-    operation::{Digest, Operation, SqlContext},
+    operation::{Digest, Operation},
     session::Session,
 };
 use lockgate_policy::{CompiledPolicy, SourceFile};

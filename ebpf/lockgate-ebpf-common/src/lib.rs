@@ -514,8 +514,23 @@ pub mod map {
     /// [`stat`](super::stat) counters.
     pub const STATS: &str = "STATS";
     /// All of them.
-    pub const ALL: [&str; 15] =
-        [CFG, CAPTURE_CG, CAPTURE_UID, TARGETS, EGRESS, SEEN, NAMES, KNOWN, CONN, FLOWS, ACC, LISTENER, VOUCHED, EVENTS, STATS];
+    pub const ALL: [&str; 15] = [
+        CFG,
+        CAPTURE_CG,
+        CAPTURE_UID,
+        TARGETS,
+        EGRESS,
+        SEEN,
+        NAMES,
+        KNOWN,
+        CONN,
+        FLOWS,
+        ACC,
+        LISTENER,
+        VOUCHED,
+        EVENTS,
+        STATS,
+    ];
 }
 
 const _: () = {

@@ -140,7 +140,6 @@ fn settings(request: &Request) -> Result<Settings> {
         bpffs: None,
         run_cgroup: request.run_cgroup.clone(),
         names: request.names.clone(),
-        ..Settings::default()
     })
 }
 

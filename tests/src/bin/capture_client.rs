@@ -325,7 +325,9 @@ fn ask(arguments: &[&str]) -> Result<()> {
     socket.send_to(&query, server)?;
     let mut answer = [0; 4096];
     let heard = match socket.recv(&mut answer) {
-        Ok(length) => json!({ "outcome": "heard", "bytes": length, "records": u16::from_be_bytes([answer[6], answer[7]]) }),
+        Ok(length) => {
+            json!({ "outcome": "heard", "bytes": length, "records": u16::from_be_bytes([answer[6], answer[7]]) })
+        }
         Err(error) => json!({ "outcome": "silence", "error": error.to_string() }),
     };
     match arguments.get(4) {

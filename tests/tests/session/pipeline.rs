@@ -512,12 +512,12 @@ fn a_random_conversation_gets_the_same_bytes_as_directly() -> Result<()> {
         let direct = Client::open(world.server.port())?
             .hold(&script)
             .with_context(|| format!("seed {seed}, directly: {}", said(&script)))?;
-        let before = state(&world)?;
+        let before = state(world)?;
         world.server.psql_in("orders", RESET)?;
         let through = Client::open(world.port)?
             .hold(&script)
             .with_context(|| format!("seed {seed}: {}", said(&script)))?;
-        let after = state(&world)?;
+        let after = state(world)?;
         // Who breaks the protocol ends the session: one error earlier or later.
         let same = is_over(&direct) && is_over(&through)
             || direct.len() == through.len() && direct.iter().zip(&through).all(|(a, b)| alike(a, b));
@@ -550,13 +550,13 @@ fn a_denial_in_a_random_conversation_leaves_what_an_error_there_would() -> Resul
         let direct = Client::open(world.server.port())?
             .hold(&failing)
             .with_context(|| format!("seed {seed}, directly: {}", said(&failing)))?;
-        let before = state(&world)?;
+        let before = state(world)?;
         world.server.psql_in("orders", RESET)?;
         let denied = conversation(seed, Some(DENIED));
         let through = Client::open(world.port)?
             .hold(&denied)
             .with_context(|| format!("seed {seed}: {}", said(&denied)))?;
-        let after = state(&world)?;
+        let after = state(world)?;
         denials += usize::from(shown(&through).contains("not-this-one"));
         // A text with several statements is refused whole, where the server runs the first of them before it fails.
         let several = denied.messages.iter().any(

@@ -219,7 +219,10 @@ async fn parameters_of_the_client_go_on_and_poison_aborts() {
         .expect("query");
     assert_eq!(seen, "the job");
     let syntax_error = || Some("42601".to_owned());
-    for poison in [&[Housekeeping::PoisonQuery][..], &[Housekeeping::PoisonBatch { unnamed: false }, Housekeeping::Sync]] {
+    for poison in [
+        &[Housekeeping::PoisonQuery][..],
+        &[Housekeeping::PoisonBatch { unnamed: false }, Housekeeping::Sync],
+    ] {
         assert_eq!(exchange(&mut session, poison).await, (syntax_error(), TransactionStatus::Idle));
     }
 }

@@ -499,3 +499,75 @@ fn packet_filters_drop_what_goes_to_protected_addresses_and_what_cannot_be_read(
     assert_eq!(cross(&world, &packet, false, known), Ok(()));
     assert_eq!(cross(&world, &Packet::Unreadable, true, known), Err(Refusal::Packet));
 }
+
+/// A name as it is sent.
+fn wire_name(name: &str) -> Vec<u8> {
+    let labels = name.split('.').flat_map(|label| [&[label.len() as u8][..], label.as_bytes()].concat());
+    labels.chain([0]).collect()
+}
+
+/// An IPv4 packet from a name server: one question, these records (owner, type, TTL, data).
+fn answer(name: &str, records: &[(Vec<u8>, u16, u32, Vec<u8>)]) -> Wire {
+    let mut dns = vec![0, 7, 0x81, 0x80, 0, 1, 0, records.len() as u8, 0, 0, 0, 0];
+    dns.extend(wire_name(name));
+    dns.extend([0, 1, 0, 1]);
+    for (owner, kind, ttl, data) in records {
+        dns.extend(owner);
+        dns.extend([&kind.to_be_bytes()[..], &[0, 1], &ttl.to_be_bytes()].concat());
+        dns.extend((data.len() as u16).to_be_bytes());
+        dns.extend(data);
+    }
+    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0, 127, 0, 0, 53, 127, 0, 0, 1];
+    packet.extend([0, 53, 0x9c, 0x40, 0, 0, 0, 0]);
+    packet.extend(dns);
+    Wire(packet)
+}
+
+#[test]
+fn answers_of_name_servers_are_read() {
+    let v6 = "2001:db8::7".parse::<Ipv6Addr>().unwrap();
+    let pointer = vec![0xc0, 12];
+    let records = [
+        (pointer.clone(), 5, 60, wire_name("db.internal")),
+        (wire_name("db.internal"), 1, 30, vec![10, 0, 0, 7]),
+        (pointer.clone(), 28, 0, v6.octets().to_vec()),
+        (pointer, 1, 9, vec![1, 2, 3]),
+    ];
+    let wire = answer("DB.example", &records);
+    let begins = dns::payload(&wire).expect("a name server's");
+    let question = dns::question(&wire, begins).expect("an answer");
+    let same = answer("db.EXAMPLE", &[]);
+    assert_eq!(question.hash, dns::question(&same, begins).expect("an answer").hash, "case means nothing");
+    let other = answer("db.examplf", &[]);
+    assert_ne!(question.hash, dns::question(&other, begins).expect("an answer").hash);
+    assert_eq!(question.records, 4);
+    let (mut at, mut read) = (question.at, Vec::new());
+    for _ in 0..question.records.min(dns::MAX_RECORDS) {
+        let record = dns::record(&wire, at).expect("a record");
+        read.push((record.address, record.ttl));
+        at = record.next;
+    }
+    let v4 = u32::from_ne_bytes([10, 0, 0, 7]);
+    let words = v6.octets();
+    let v6: Vec<u32> = words.chunks(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap())).collect();
+    let expected =
+        [(None, 60), (Some([0, 0, V4_MAPPED, v4]), 30), (Some([v6[0], v6[1], v6[2], v6[3]]), 0), (None, 9)];
+    assert_eq!(read, expected);
+    assert_eq!(dns::record(&wire, at), None, "nothing is behind the last");
+
+    // Cut anywhere it is unread, never misread; a query, TCP and another port are nobody's answer.
+    for length in 0..wire.0.len() {
+        let cut = Wire(wire.0[..length].to_vec());
+        let asked = dns::payload(&cut).and_then(|begins| dns::question(&cut, begins));
+        assert!(asked.is_none_or(|asked| asked == question), "{length}");
+    }
+    for (at, byte) in [(9, 6), (21, 54), (30, 0x01)] {
+        let mut changed = wire.0.clone();
+        changed[at] = byte;
+        let changed = Wire(changed);
+        assert!(dns::payload(&changed).and_then(|begins| dns::question(&changed, begins)).is_none(), "{at}");
+    }
+    // A name that never ends.
+    let endless = answer(&["x"; 140].join("."), &[]);
+    assert_eq!(dns::question(&endless, begins), None);
+}

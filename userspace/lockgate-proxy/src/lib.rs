@@ -22,6 +22,7 @@ mod hold;
 mod lanes;
 mod ports;
 mod protocol;
+mod read;
 mod report;
 mod scram;
 mod session;

@@ -23,10 +23,11 @@ pub use writer::{Housekeeping, Upstream};
 #[cfg(doc)]
 use lockgate_policy::permit::Permit;
 
+use crate::{limits::SMALL_READ, read::poll_read_small};
 use bytes::BytesMut;
 use lockgate_wire::postgres::backend::{BackendKeyData, ReportFields};
 use lockgate_wire::postgres::{PgString, TransactionStatus};
-use std::{io, time::Duration};
+use std::{future::poll_fn, io, time::Duration};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 /// TCP to a target on a network that works takes less than a second; SYN is sent again after 1, 3 and 7 s.
@@ -75,8 +76,12 @@ impl UpstreamReader {
         &mut self.buffer
     }
 
-    /// Reads once, up to `chunk` bytes, behind what is there; 0 is the end. Cancel-safe.
+    /// Reads once, up to `chunk` bytes, behind what is there; 0 is the end. Cancel-safe. Room is kept for large chunks only.
     pub async fn fill(&mut self, chunk: usize) -> io::Result<usize> {
+        if chunk <= SMALL_READ {
+            let Self { stream, buffer, .. } = self;
+            return poll_fn(|cx| poll_read_small(stream, cx, buffer)).await;
+        }
         self.buffer.reserve(chunk);
         let mut limited = bytes::BufMut::limit(&mut self.buffer, chunk);
         self.stream.read_buf(&mut limited).await

@@ -5,7 +5,9 @@
 
 use super::{Agent, telemetry};
 use anyhow::Context as _;
-use lockgate_intercept::{Bypass, CaptureEvent, Direction, Interceptor, LayerState, Refused, interface_number};
+use lockgate_intercept::{
+    Bypass, CaptureEvent, Direction, Interceptor, LayerState, Refused, interface_number,
+};
 use lockgate_model::{
     Timestamp,
     event::{Event, EventKind},

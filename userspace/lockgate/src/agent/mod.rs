@@ -234,7 +234,10 @@ fn background(agent: &Arc<Agent>, metrics: metrics_exporter_prometheus::Promethe
 /// Keeps the protected addresses what the targets' names mean, and what jobs are told that they mean.
 async fn follow_names(agent: Arc<Agent>) {
     if let Some(why) = agent.interceptor.deaf() {
-        tracing::warn!(why, "answers of name servers to jobs are not heard: targets given by name are protected at the addresses that lockgate itself resolves");
+        tracing::warn!(
+            why,
+            "answers of name servers to jobs are not heard: targets given by name are protected at the addresses that lockgate itself resolves"
+        );
     }
     let mut names = agent.names();
     let mut heard = agent.interceptor.counters().learned;

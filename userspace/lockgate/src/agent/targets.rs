@@ -236,14 +236,12 @@ fn addresses(configured: &[Address], names: &Names) -> Vec<TargetAddr> {
             TargetAddr::Exact(SocketAddr::new(*ip, *port))
         }
         Address::Net { ip, prefix, port } => TargetAddr::Network { base: *ip, prefix: *prefix, port: *port },
-        Address::Host { name, port } => {
-            TargetAddr::Host {
+        Address::Host { name, port } => TargetAddr::Host {
             name: name.clone(),
             port: *port,
             resolved: names.addresses(name),
             told: names.told(name),
-        }
-        }
+        },
     };
     configured.iter().map(one).collect()
 }

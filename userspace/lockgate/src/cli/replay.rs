@@ -183,10 +183,14 @@ fn tell(event: &EventKind) -> Told {
             plain("masks", format!("{masked} columns; the target keeps them all from this role, too"))
         }
         EventKind::MaskedColumns { masked, readable, first } => {
-            let more = if u64::try_from(first.len()).is_ok_and(|named| named < *readable) { ", …" } else { "" };
+            let more =
+                if u64::try_from(first.len()).is_ok_and(|named| named < *readable) { ", …" } else { "" };
             plain(
                 "masks",
-                format!("{masked} columns; the role could read {readable} by itself: {}{more}", first.join(", ")),
+                format!(
+                    "{masked} columns; the role could read {readable} by itself: {}{more}",
+                    first.join(", ")
+                ),
             )
         }
         EventKind::ResultCut { decision, denial, rows, bytes, .. } => (

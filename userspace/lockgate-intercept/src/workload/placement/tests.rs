@@ -11,8 +11,11 @@ fn whole(path: &str) -> Placement {
     Placement::of_path(path, usize::MAX)
 }
 
+/// The runtime, and for a pod's container the class of service.
+type Container = (&'static str, Option<&'static str>);
+
 /// Paths as runtimes make them; ids and uids replaced. The source of each layout is named beside it.
-const CONTAINERS: &[(&str, &str, Option<(&str, Option<&str>)>)] = &[
+const CONTAINERS: &[(&str, &str, Option<Container>)] = &[
     // docker, cgroupfs and systemd drivers (docs.docker.com/engine/containers/runmetrics, opencontainers/runc docs/systemd.md)
     ("docker, cgroupfs", "/docker/ID", Some(("docker", None))),
     ("docker, systemd", "/system.slice/docker-ID.scope", Some(("docker", None))),

@@ -442,6 +442,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                     moved = true;
                     if count == self.read_chunk {
                         self.read_chunk = READ_CHUNK.min(2 * count);
+                    } else if count < SMALL_READ / 4 {
+                        self.read_chunk = SMALL_READ;
                     }
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(upstream_gone(&error))),

@@ -3,7 +3,7 @@
 //! Everything is polled, so that one task moves both legs in both directions at once and nothing is lost when a wait is
 //! dropped. It knows no protocol.
 
-use crate::limits::SMALL_READ;
+use crate::read::poll_read_small;
 use bytes::{Buf, Bytes, BytesMut};
 use std::{
     collections::VecDeque,
@@ -17,7 +17,6 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     time::{Instant, Sleep, sleep},
 };
-use tokio_util::io::poll_read_buf;
 
 /// Slices handed to one vectored write.
 const WRITE_SLICES: usize = 16;
@@ -147,8 +146,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
         if self.ended {
             return Poll::Pending;
         }
-        self.input.reserve(SMALL_READ);
-        let count = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input))?;
+        let count = ready!(poll_read_small(&mut self.stream, cx, &mut self.input))?;
         self.read += count as u64;
         self.ended = count == 0;
         Poll::Ready(Ok(()))

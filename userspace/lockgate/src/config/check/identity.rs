@@ -36,12 +36,12 @@ impl Checker {
         if nothing {
             return None;
         }
-        let mut config = IdentityConfig::default();
-        config.settings = IdentitySettings {
+        let settings = IdentitySettings {
             wait: self.bounded("identity.wait", raw.wait.as_ref(), WAIT).unwrap_or(DEFAULT_WAIT),
             skew: self.bounded("identity.skew", raw.skew.as_ref(), SKEW).unwrap_or(DEFAULT_SKEW),
             ..IdentitySettings::default()
         };
+        let mut config = IdentityConfig { settings, ..IdentityConfig::default() };
         if let Some(cluster) = &raw.kubernetes {
             let (kubernetes, ca) = self.cluster(cluster, node);
             config.settings.kubernetes = Some(kubernetes);
