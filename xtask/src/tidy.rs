@@ -115,7 +115,7 @@ fn findings(graph: &Graph, wrappers: &[(String, Vec<String>)]) -> Vec<String> {
     }
     for (banned, allowed) in wrappers {
         for member in &graph.members {
-            if graph.dependencies(member).any(|name| name == banned) && !allowed.contains(member) {
+            if graph.dependencies(member).any(|name| bare(name) == banned) && !allowed.contains(member) {
                 found.push(format!("{member} → {banned}: only {} may (.deny.toml)", allowed.join(", ")));
             }
         }
@@ -154,6 +154,7 @@ struct Metadata {
 struct Package {
     id: String,
     name: String,
+    version: String,
 }
 
 #[derive(Deserialize)]
@@ -179,7 +180,7 @@ struct DependencyKind {
     target: Option<String>,
 }
 
-/// Crate names and their normal dependencies on Linux.
+/// Crates and their normal dependencies on Linux: by name, and by `name@version` where there are several of one name.
 struct Graph {
     members: BTreeSet<String>,
     edges: BTreeMap<String, BTreeSet<String>>,
@@ -187,9 +188,17 @@ struct Graph {
 
 impl Graph {
     fn new(metadata: &Metadata) -> Self {
-        let names: BTreeMap<&str, &str> =
-            metadata.packages.iter().map(|package| (package.id.as_str(), package.name.as_str())).collect();
-        let name = |id: &str| names.get(id).copied().unwrap_or(id).to_owned();
+        let mut versions: BTreeMap<&str, usize> = BTreeMap::new();
+        for package in &metadata.packages {
+            *versions.entry(&package.name).or_default() += 1;
+        }
+        let label = |package: &Package| match versions.get(package.name.as_str()) {
+            Some(2..) => format!("{}@{}", package.name, package.version),
+            _ => package.name.clone(),
+        };
+        let labels: BTreeMap<&str, String> =
+            metadata.packages.iter().map(|package| (package.id.as_str(), label(package))).collect();
+        let name = |id: &str| labels.get(id).cloned().unwrap_or_else(|| id.to_owned());
         let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for node in &metadata.resolve.nodes {
             let normal = node.deps.iter().filter(|dependency| dependency.dep_kinds.iter().any(is_normal));
@@ -213,8 +222,8 @@ impl Graph {
                     continue;
                 }
                 let path = format!("{path} → {next}");
-                if targets.contains(&next) {
-                    found.push((next.to_owned(), path));
+                if targets.contains(&bare(next)) {
+                    found.push((bare(next).to_owned(), path));
                 } else {
                     queue.push((next.to_owned(), path));
                 }
@@ -222,6 +231,11 @@ impl Graph {
         }
         found
     }
+}
+
+/// The name without the version.
+fn bare(label: &str) -> &str {
+    label.split_once('@').map_or(label, |(name, _)| name)
 }
 
 /// A dependency of the built crate itself, on the platform lockgate runs on.
