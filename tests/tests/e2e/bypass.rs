@@ -492,25 +492,29 @@ const OPENINGS: &[(&str, &str, &str)] = &[
     ("replication in other words", "startup user=x|database=shop|replication=TRUE\nawait E", "replication"),
     (
         "options",
-        "startup user=x|database=shop|options=-c standard_conforming_strings=off\nawait E",
-        "standard_conforming_strings",
+        "startup user=x|database=shop|options=-c standard_conforming_strings=off\nawait Z\nquery select '\\''; update orders set note='M90' --'\nawait Z",
+        "E 42501",
     ),
     (
         "options, glued",
-        "startup user=x|database=shop|options=--standard-conforming-strings=off\nawait E",
-        "standard_conforming_strings",
+        "startup user=x|database=shop|options=--standard-conforming-strings=off\nawait Z\nquery select '\\''; update orders set note='M90' --'\nawait Z",
+        "E 42501",
     ),
     ("options, other switches", "startup user=x|database=shop|options=-O -x 1\nawait E", "E "),
     (
         "strings off",
-        "startup user=x|database=shop|STANDARD_CONFORMING_STRINGS=off\nawait E",
-        "standard_conforming_strings",
+        "startup user=x|database=shop|STANDARD_CONFORMING_STRINGS=off\nawait Z\nquery select '\\''; update orders set note='M90' --'\nawait Z",
+        "E 42501",
     ),
-    ("GBK", "startup user=x|database=shop|client_encoding=GBK\nawait E", "client_encoding"),
+    (
+        "GBK",
+        "startup user=x|database=shop|client_encoding=GBK\nawait Z\nquery update orders set note='M90'\nawait Z",
+        "E 42501",
+    ),
     (
         "SJIS by options",
-        "startup user=x|database=shop|options=-c client_encoding=SJIS\nawait E",
-        "client_encoding",
+        "startup user=x|database=shop|options=-c client_encoding=SJIS\nawait Z\nquery update orders set note='M90'\nawait Z",
+        "E 42501",
     ),
     ("role", "startup user=x|database=shop|role=postgres\nawait E", "role"),
     (

@@ -319,7 +319,8 @@ impl Walk {
         let line = format!("lockgate run -- sh -c \"echo governed; {wait}; exec {PSQL} 'select 1'\"");
         let governed = job::start(self.command(CI_USER, &line)?)?;
         self.in_governed_cgroup().await?;
-        self.agent.terminate().await?;
+        // After an orderly end connections wait for the next agent first.
+        self.agent.kill();
         fs::remove_file(flag)?;
         let governed = governed.done().await?;
         self.said += &governed.stderr;

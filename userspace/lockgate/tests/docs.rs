@@ -73,6 +73,7 @@ fn help(verb: &[&str]) -> String {
 fn every_key_of_the_configuration_is_described_and_none_is_invented() {
     let shapes = document("userspace/lockgate/src/config/raw.rs");
     let shapes = shapes.split("/// A secret as the file may").next().unwrap();
+    let shapes = shapes.to_owned() + &document("userspace/lockgate/src/config/raw/identity.rs");
     let mut known: BTreeSet<String> = shapes
         .lines()
         .filter_map(|line| {
@@ -82,10 +83,11 @@ fn every_key_of_the_configuration_is_described_and_none_is_invented() {
     known.extend(["cgroup", "systemd_unit", "uid"].map(str::to_owned));
     assert!(known.len() > 35, "the shapes were not read: {known:?}");
     let text = document("userspace/docs/configuration.md");
-    let spans: Vec<String> = code(&text);
+    let mut spans: Vec<String> = code(&text);
+    spans.extend(code(&document("userspace/docs/identity.md")));
     for key in &known {
         let described = spans.iter().any(|span| words(span).any(|word| word == key));
-        assert!(described, "configuration.md does not describe `{key}`");
+        assert!(described, "neither configuration.md nor identity.md describes `{key}`");
     }
     for row in text.lines().filter(|line| line.starts_with("| `") && !line.starts_with("| `{")) {
         let key = code(row).remove(0);
@@ -128,8 +130,14 @@ fn limits_are_those_of_the_code() {
         ),
         ("a text", "8 MiB", "lockgate-inspect/src/sql/parse.rs", "MAX_TEXT_BYTES: usize = 8 << 20;"),
         ("a text", "10000", "lockgate-inspect/src/sql/parse.rs", "MAX_STATEMENTS: usize = 10_000;"),
-        ("a batch", "50000 messages", "lockgate-proxy/src/limits.rs", "BATCH_MESSAGES: usize = 50_000;"),
-        ("a batch", "32 MiB", "lockgate-proxy/src/limits.rs", "BATCH_BYTES: usize = 32 * 1024 * 1024;"),
+        ("a batch", "256 messages, 64 KiB", "lockgate-proxy/src/limits.rs", "RELEASE_MESSAGES: usize = 256;"),
+        (
+            "a batch",
+            "256 messages, 64 KiB",
+            "lockgate-proxy/src/limits.rs",
+            "RELEASE_BYTES: usize = 64 * 1024;",
+        ),
+        ("a batch", "4096 messages, 1 MiB", "lockgate-proxy/src/limits.rs", "RELEASE_DOUBLINGS: u32 = 4;"),
         ("prepared", "4096", "lockgate-proxy/src/limits.rs", "PREPARED_STATEMENTS: usize = 4_096;"),
         ("requests", "8192", "lockgate-control/src/approvals/registry.rs", "PENDING_MAX: usize = 8_192;"),
         (
@@ -298,9 +306,14 @@ fn every_refusal_of_the_api_is_in_the_integrator_s_guide() {
 #[test]
 fn every_metric_is_in_the_reference_and_none_is_invented() {
     let mut known = BTreeSet::new();
-    for directory in
-        ["lockgate", "lockgate-control", "lockgate-proxy", "lockgate-store", "lockgate-intercept"]
-    {
+    for directory in [
+        "lockgate",
+        "lockgate-control",
+        "lockgate-proxy",
+        "lockgate-store",
+        "lockgate-intercept",
+        "lockgate-identity",
+    ] {
         for (_, source) in sources(&format!("userspace/{directory}/src")) {
             for line in source
                 .lines()
