@@ -83,20 +83,14 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     // Fails only when somebody installed one before: then there is one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let control = runtime("control", CONTROL_THREADS)?;
-    let lanes = config.data_plane_threads.unwrap_or_else(data_plane_threads);
+    let cores = std::thread::available_parallelism().ok();
+    let lanes = config.data_plane_threads.or(cores).unwrap_or(NonZeroUsize::MIN);
     let (lanes, threads) =
         Lanes::start(lanes, crate::DEEP_STACK_BYTES).context("starting the data plane's threads")?;
     let result = control.block_on(live(config, lanes));
     threads.stop(RUNTIME_STOP_WITHIN);
     control.shutdown_timeout(RUNTIME_STOP_WITHIN);
     result
-}
-
-/// Half of the cores: a thread that is never short of work takes more with each turn and sleeps less, and the clients of
-/// a host agent need cores too.
-fn data_plane_threads() -> NonZeroUsize {
-    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    NonZeroUsize::new(cores.div_ceil(2)).unwrap_or(NonZeroUsize::MIN)
 }
 
 fn runtime(name: &str, threads: usize) -> anyhow::Result<Runtime> {

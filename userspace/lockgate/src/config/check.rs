@@ -181,7 +181,7 @@ impl Checker {
         let count = NonZeroUsize::new(threads.value).filter(|count| count.get() <= MAX_LANES);
         if count.is_none() {
             let what = format!("expected 1 to {MAX_LANES} threads, got {}", threads.value);
-            self.error(threads.at, what, Some("leave it out for half of the cores"));
+            self.error(threads.at, what, Some("leave it out for one a core"));
         }
         count
     }

@@ -69,7 +69,7 @@ pub(crate) struct Config {
     pub(crate) run_uids: BTreeSet<u32>,
     /// Under which cgroup `lockgate run` gives each command one of its own.
     pub(crate) run_cgroup: String,
-    /// Threads of the data plane; None: half of the cores.
+    /// Threads of the data plane; None: one a core.
     pub(crate) data_plane_threads: Option<NonZeroUsize>,
     /// What is odd, but no error.
     pub(crate) warnings: Vec<Diagnostic>,
