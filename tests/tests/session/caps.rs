@@ -124,6 +124,8 @@ fn no_way_of_asking_gets_the_row_beyond_the_limit() -> Result<()> {
         ensure!(whole || said.err.contains("lockgate: cut the result of"), "{commands:?}: {said:?}");
         ensure!(said.out.contains("after"), "the session goes on: {commands:?}: {said:?}");
     }
+    // The client hears of it before the record does.
+    world.wait_for("the cut", |events| events.iter().any(|e| matches!(e, EventKind::ResultCut { .. })))?;
     let cut = world.recorder.events().into_iter().find_map(|event| match event {
         EventKind::ResultCut { denial, rows, .. } => Some((denial, rows)),
         _ => None,

@@ -114,14 +114,8 @@ fn every_execute_is_recorded_with_its_values_and_answered() -> Result<()> {
     let answered = |events: &[EventKind]| {
         events.iter().filter(|event| matches!(event, EventKind::Responded { .. })).count()
     };
-    let mut events = world.recorder.events();
-    for _ in 0..200 {
-        if answered(&events) == 2 {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
-        events = world.recorder.events();
-    }
+    world.wait_for("both answers", |events| answered(events) == 2)?;
+    let events = world.recorder.events();
     let values: Vec<_> = events
         .iter()
         .filter_map(|event| match event {

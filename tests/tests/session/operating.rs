@@ -69,6 +69,8 @@ fn results_are_recorded_as_the_client_saw_them() -> Result<()> {
     let said = world.psql(&["-c", "SELECT id, ssn FROM orders WHERE id < 3 ORDER BY id"])?;
     ensure!(said.out == "1|[redacted]\n2|[redacted]\n", "{said:?}");
     let text = |value: &str| Some(value.to_owned());
+    // The client hears the answer before the record does.
+    world.wait_for("the rows", |events| events.iter().any(|e| matches!(e, EventKind::ResultRows { .. })))?;
     let found = world.recorder.events().into_iter().find_map(|event| match event {
         EventKind::ResultRows { columns, rows, truncated, .. } => Some((columns, rows, truncated)),
         _ => None,
