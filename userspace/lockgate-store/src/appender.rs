@@ -427,21 +427,22 @@ impl Appender {
     /// Writes what is linked at the segment's end, whole or not at all, and answers.
     pub(crate) fn flush(&mut self) -> Result<(), RecordError> {
         let Some(mut staged) = self.staged.take() else { return Ok(()) };
-        let entries = std::mem::take(&mut staged.entries);
+        let mut entries = std::mem::take(&mut staged.entries);
         let begin = self.len;
         let written = self.write_buffer(staged.before).map_err(|error| self.io_error(&error));
         match &written {
             Ok(()) => self.answer(entries),
             Err(error) => {
-                entries.into_iter().for_each(|(_, entry)| self.refuse(entry, error));
                 for Submitted { at, opening_len, session } in staged.submitted.drain(..) {
                     let Some(resting) = self.resting.get(at) else { continue };
                     let line =
                         usize::try_from(resting.offset - begin).ok().and_then(|at| self.buffer.get(at..));
                     let encoded = Encoded::from_line(line.unwrap_or_default(), opening_len, session);
                     let events = vec![(encoded, resting.fact.clone())];
-                    self.keep(Entry { events, reply: None });
+                    entries.push((resting.seq, Entry { events, reply: None }));
                 }
+                entries.sort_by_key(|(seq, _)| *seq);
+                entries.into_iter().for_each(|(_, entry)| self.refuse(entry, error));
             }
         }
         staged.group.end(written.clone());

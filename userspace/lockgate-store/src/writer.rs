@@ -2,7 +2,8 @@
 //!
 //! A write to the page cache takes less than waking another thread twice. Whoever writes takes along what others have
 //! queued. Tasks that only need their records written link them and step back once ([`Turn`]): what the other tasks of
-//! the thread have to record in the same turn goes with the same write. Who finds the writer taken, and not let go of within a moment, queues, and the one who holds it writes that
+//! the thread have to record in the same turn goes with the same write.
+//! Who finds the writer taken, and not let go of within a moment, queues, and the one who holds it writes that
 //! too before leaving. So no thread is woken for a record as a rule. The writing thread ([`Writer::run`]) sees to the rest:
 //! what nobody waits for and no later record took along, and whatever is likely to block: a full or slow disk, a new
 //! segment, a backlog.
@@ -222,13 +223,18 @@ impl Writer {
         let mut retry = None;
         loop {
             let stopping = self.queue.wait(retry);
-            let Ok(mut guard) = self.appender.lock() else {
-                // Somebody panicked in the midst of writing: nobody knows where the chain stands. Whoever waits
-                // is told that the recorder has stopped; the next start reads the chain from the disk.
-                tracing::error!("the audit log's writer panicked; no more records are taken");
-                self.queue.stop();
-                drop(self.queue.drain());
-                return false;
+            let mut guard = match self.appender.lock() {
+                Ok(guard) => guard,
+                Err(poisoned) => {
+                    // Whoever waits for what is linked and was never written hears of it.
+                    *poisoned.into_inner() = None;
+                    // Somebody panicked in the midst of writing: nobody knows where the chain stands. Whoever waits
+                    // is told that the recorder has stopped; the next start reads the chain from the disk.
+                    tracing::error!("the audit log's writer panicked; no more records are taken");
+                    self.queue.stop();
+                    drop(self.queue.drain());
+                    return false;
+                }
             };
             let Some(appender) = &mut *guard else { return false };
             appender.commit(self.queue.drain());

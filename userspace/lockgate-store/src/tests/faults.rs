@@ -161,3 +161,14 @@ fn submitted_events_outlast_a_full_disk() {
     log.close().unwrap();
     assert_eq!(resting(&directory), (0..10).collect::<Vec<_>>());
 }
+
+#[test]
+fn what_is_recorded_and_given_up_rests_all_the_same() {
+    let directory = Directory::new(1 << 20);
+    let (log, _faults) = open(&directory);
+    drop(log.record(vec![sample::mark("given up", 1)], Durability::Written));
+    assert_eq!(resting(&directory), [1], "at once: nobody else has to come");
+    write(&log, 2, Durability::Written).unwrap();
+    log.close().unwrap();
+    assert_eq!(resting(&directory), [1, 2]);
+}
