@@ -211,8 +211,9 @@ async fn a_client_that_is_killed_while_the_server_stalls_is_closed() -> Result<(
     let mut half_open = world.load(&["gone", "half-open"])?;
     world.until("its session", || Ok(world.backends()? == 1)).await?;
     ensure!(half_open.waits());
-    let backend =
-        world.through.pg.psql("SELECT pid FROM pg_stat_activity WHERE client_addr IS NOT NULL LIMIT 1")?;
+    let backend = world.through.pg.psql(
+        "SELECT pid FROM pg_stat_activity WHERE client_addr IS NOT NULL AND application_name NOT LIKE 'lockgate%'",
+    )?;
     let backend = nix::unistd::Pid::from_raw(backend.parse()?);
     nix::sys::signal::kill(backend, Signal::SIGSTOP)?;
     half_open.signal(Signal::SIGKILL)?;
