@@ -403,7 +403,7 @@ impl<'a> Tally<'a> {
 
     /// Why this voter is excluded from this requirement, when it is so.
     fn excluded(&self, by: &Approver) -> Option<String> {
-        let ci = self.request.session.workload.ci.as_ref()?;
+        let ci = self.request.session.workload.ci.as_ref().filter(|ci| ci.is_confirmed())?;
         self.requirement.exclude.iter().find_map(|exclude| {
             let (name, role) = match exclude {
                 Exclude::Requester => (ci.actor.as_deref(), "owns the run that asks"),
@@ -420,17 +420,18 @@ fn speaks_for(by: &Approver, stage: &Stage) -> bool {
     stage.any_of.iter().any(|group| by.groups.contains(group))
 }
 
-/// The requester never decides: neither the uid that runs the process, nor the person the run belongs to.
+/// The requester never decides: neither the uid that runs the process, nor the person the run belongs to, where somebody
+/// else than the job says who that is.
 fn refuse_requester(session: &Session, by: &Approver) -> Result<(), VoteRefusal> {
     let workload = &session.workload;
     // However it came in: an integration that says `local:1001` means that uid too.
     let voter = person(&by.id);
-    let own_uid =
-        voter.strip_prefix("local:").is_some_and(|uid| uid.trim().parse() == Ok(workload.process.uid));
+    let number = voter.strip_prefix("local:").or_else(|| voter.strip_prefix("uid:"));
+    let own_uid = number.is_some_and(|uid| uid.trim().parse() == Ok(workload.process.uid));
     let names = [
         Some(session.principal.id.as_str()),
         workload.process.user.as_deref(),
-        workload.ci.as_ref().and_then(|ci| ci.actor.as_deref()),
+        workload.ci.as_ref().filter(|ci| ci.is_confirmed()).and_then(|ci| ci.actor.as_deref()),
     ];
     if own_uid || names.into_iter().flatten().any(|name| same_person(&by.id, name)) {
         return Err(refusal(

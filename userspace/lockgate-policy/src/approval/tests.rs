@@ -1,5 +1,6 @@
 use super::*;
 use crate::fixture::{decision, operation, session, with_workload};
+use lockgate_model::workload::{Assurance, CiAssurance};
 use proptest::prelude::*;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -223,40 +224,55 @@ fn a_yes_may_become_a_no() {
 }
 
 #[test]
-fn the_requester_never_decides() {
-    for (id, expected) in [
-        ("local:1001", "requester"),
-        ("local: 1001 ", "requester"),
-        ("local:01001", "requester"),
-        ("webhook:a:runner", "requester"),
-        ("webhook:a:uid:1001", "requester"),
-        ("uid:1001", "requester"),
-        ("webhook:a:local:1001", "requester"),
-        ("webhook:a:zoe", "requester"),
-        ("webhook:a:Zoe@example.com", "requester"),
-        ("webhook:a:bob", "excluded"),
-        ("webhook:a:cleo", "excluded"),
-        ("webhook:a:cleo@example.com", "excluded"),
-        ("local:1002", "counted"),
-        ("webhook:a:zoes-friend", "counted"),
-        ("webhook:a:dora", "counted"),
+fn the_requester_never_decides_and_what_a_job_says_of_itself_excludes_nobody() {
+    // Who, what a vote comes to when the run's provider vouches for its people, and what when only the job names them.
+    for (id, confirmed, claimed) in [
+        ("local:1001", "requester", "requester"),
+        ("local: 1001 ", "requester", "requester"),
+        ("local:01001", "requester", "requester"),
+        ("webhook:a:runner", "requester", "requester"),
+        ("webhook:a:uid:1001", "requester", "requester"),
+        ("uid:1001", "requester", "requester"),
+        ("webhook:a:local:1001", "requester", "requester"),
+        ("webhook:a:zoe", "requester", "counted"),
+        ("webhook:a:Zoe@example.com", "requester", "counted"),
+        ("webhook:a:bob", "excluded", "counted"),
+        ("webhook:a:cleo", "excluded", "counted"),
+        ("webhook:a:cleo@example.com", "excluded", "counted"),
+        ("local:1002", "counted", "counted"),
+        ("webhook:a:zoes-friend", "counted", "counted"),
+        ("webhook:a:dora", "counted", "counted"),
     ] {
-        for vote in [approve(id, &["dba"]), deny(id, &["dba"])] {
-            let mut rule = requirement("r", vec![stage(0, &["dba"], 2)]);
-            rule.exclude = [Exclude::Requester, Exclude::TriggeringActor, Exclude::CommitAuthor].into();
-            let mut machine = machine(vec![rule]);
-            let got =
-                machine.handle_vote(at(1), vote).map_or_else(|refusal| refusal.code.as_str(), |_| "counted");
-            assert_eq!(got, expected, "{id}");
+        for (assurance, expected) in
+            [(Assurance::Attested, confirmed), (Assurance::Platform, confirmed), (Assurance::Claimed, claimed)]
+        {
+            for vote in [approve(id, &["dba"]), deny(id, &["dba"])] {
+                let mut rule = requirement("r", vec![stage(0, &["dba"], 2)]);
+                rule.exclude = [Exclude::Requester, Exclude::TriggeringActor, Exclude::CommitAuthor].into();
+                let session = with_workload(&session(), |workload| {
+                    workload.ci.as_mut().unwrap().assurance = CiAssurance(assurance);
+                });
+                let mut machine = Machine::new(request_of(session, operation("DROP TABLE t"), spec(vec![rule])));
+                let got =
+                    machine.handle_vote(at(1), vote).map_or_else(|refusal| refusal.code.as_str(), |_| "counted");
+                assert_eq!(got, expected, "{id}, {assurance:?}");
+            }
         }
     }
 }
 
 #[test]
 fn who_is_not_excluded_by_a_rule_may_vote_on_it() {
-    let mut machine = machine(vec![requirement("r", vec![stage(0, &["dba"], 1)])]);
+    let confirmed = with_workload(&session(), |workload| {
+        workload.ci.as_mut().unwrap().assurance = CiAssurance(Assurance::Attested);
+    });
+    let request = request_of(
+        confirmed,
+        operation("DROP TABLE t"),
+        spec(vec![requirement("r", vec![stage(0, &["dba"], 1)])]),
+    );
     assert!(
-        machine.handle_vote(at(1), approve("webhook:a:bob", &["dba"])).is_ok(),
+        Machine::new(request).handle_vote(at(1), approve("webhook:a:bob", &["dba"])).is_ok(),
         "bob triggered it; not excluded"
     );
     let other = with_workload(&session(), |workload| workload.process.uid = 5);
