@@ -174,10 +174,12 @@ impl PendingApproval for ScriptedPending {
                     id: "local:1000".into(),
                     groups: vec![GroupName::from("dba")],
                     via: "test".into(),
+                    also: Vec::new(),
                 },
                 decision,
                 reason: reason.map(str::to_owned),
                 at: Timestamp::now(),
+                grant: None,
             };
             if self.resolution.is_none() {
                 match self.decision {
@@ -185,7 +187,7 @@ impl PendingApproval for ScriptedPending {
                     Decision::Approve(after) => {
                         tokio::time::sleep(after).await;
                         let votes = vec![vote(VoteDecision::Approve, Some("looks right"))];
-                        self.resolution = Some(Resolution::Approved { votes });
+                        self.resolution = Some(Resolution::Approved { votes, basis: None });
                     }
                     Decision::Deny(after, reason) => {
                         tokio::time::sleep(after).await;

@@ -283,6 +283,7 @@ fn request(ambient: &dyn Ambient, ask: Ask) -> ApprovalRequest {
             exclude: BTreeSet::from([Exclude::Requester, Exclude::TriggeringActor]),
             min_assurance: None,
             require_reason: ask.require_reason,
+            terms: Default::default(),
         }],
         timeout: ask.timeout,
         max_wait_in_transaction: None,

@@ -1,6 +1,7 @@
 //! A request for approval, and how it goes on. The machine that moves it is in lockgate-policy.
 
 use crate::{
+    grant::{Basis, GrantTerms},
     id::{DecisionId, GroupName, RequestId},
     operation::Operation,
     principal::Approver,
@@ -49,6 +50,9 @@ pub struct Vote {
     pub reason: Option<String>,
     /// When.
     pub at: Timestamp,
+    /// What an approval gives beyond this one time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<GrantTerms>,
 }
 
 /// Approve or deny.
@@ -96,6 +100,9 @@ pub enum Resolution {
     Approved {
         /// The votes that did it.
         votes: Vec<Vote>,
+        /// Set when nobody voted on this very request.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        basis: Option<Basis>,
     },
     /// Denied by people.
     Denied {

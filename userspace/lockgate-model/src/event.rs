@@ -3,10 +3,16 @@
 //! Events carry no secret, and of statements that touch a masked table only the normalized text.
 
 use crate::{
-    approval::{Resolution, Vote},
-    id::{DecisionId, NodeName, OperationId, PolicyVersion, RequestId, SessionId, TargetName},
+    approval::{Resolution, Vote, WithdrawReason},
+    grant::{GlassUse, Grant, GrantEnd, Reviewed},
+    id::{
+        BundleId, DecisionId, GlassId, GrantId, NodeName, OperationId, PolicyVersion, RequestId, SessionId,
+        TargetName,
+    },
+    observation::Observation,
     operation::{Digest, Facts, Operation, Parameter, SqlContext},
     outcome::{Closing, Outcome},
+    principal::Approver,
     session::Session,
     time::Timestamp,
     verdict::{Denial, RecordStatements, Verdict},
@@ -63,6 +69,68 @@ pub enum EventKind {
         command_digest: Digest,
         /// When it is denied by itself.
         expires_at: Timestamp,
+        /// The request of a client that is gone, whose outcome this one shares.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        takes_up: Option<RequestId>,
+    },
+    /// The client of a request is gone, and the request waits on: whoever asks for the same again takes it up.
+    ApprovalLeft {
+        /// The request.
+        request: RequestId,
+        /// Why it is gone.
+        reason: WithdrawReason,
+    },
+    /// Requests are told in one message and decided together.
+    ApprovalsBundled {
+        /// The bundle.
+        bundle: BundleId,
+        /// What a decision on all of them must echo.
+        digest: Digest,
+        /// The requests, in order.
+        requests: Vec<RequestId>,
+    },
+    /// Approvers gave a grant.
+    GrantMade(Box<Grant>),
+    /// A grant ended.
+    GrantEnded {
+        /// Which.
+        grant: GrantId,
+        /// How often it was used.
+        used: u32,
+        /// How.
+        end: GrantEnd,
+    },
+    /// An emergency override is in force from now on.
+    GlassBroken(Box<GlassUse>),
+    /// An emergency override is over.
+    GlassEnded {
+        /// Which.
+        glass: GlassId,
+        /// Who ended it; None when its time was over.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Approver>,
+    },
+    /// Somebody looked at an emergency override.
+    GlassReviewed {
+        /// Which.
+        glass: GlassId,
+        /// Who, and what they say.
+        review: Reviewed,
+    },
+    /// An alert that is not about a request was tried.
+    Alerted {
+        /// What it is about: `brk_…`.
+        about: String,
+        /// `webhook:approvals`.
+        channel: String,
+        /// How often it was tried, this one included.
+        attempt: u32,
+        /// HTTP status, when there was an answer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        status: Option<u16>,
+        /// What went wrong, when it did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
     },
     /// A notification was tried.
     Notified {
@@ -187,6 +255,8 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         target: Option<TargetName>,
     },
+    /// Who talked to what without being redirected, added up over a period. One an identity and destination.
+    Observed(Box<Observation>),
     /// The agent started.
     AgentStarted {
         /// Its node.

@@ -93,6 +93,18 @@ id!(
     /// One request for approval.
     RequestId, "req"
 );
+id!(
+    /// Requests that are told and decided together.
+    BundleId, "bnd"
+);
+id!(
+    /// A permission that approvers gave for a while.
+    GrantId, "grt"
+);
+id!(
+    /// One use of an emergency override.
+    GlassId, "brk"
+);
 
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {

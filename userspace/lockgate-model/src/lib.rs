@@ -12,7 +12,9 @@ pub mod addr;
 pub mod approval;
 pub mod event;
 pub mod flow;
+pub mod grant;
 pub mod id;
+pub mod observation;
 pub mod operation;
 pub mod outcome;
 pub mod port;
@@ -25,6 +27,6 @@ pub mod verdict;
 pub mod wide;
 pub mod workload;
 
-pub use id::{DecisionId, OperationId, RequestId, SessionId};
+pub use id::{BundleId, DecisionId, GlassId, GrantId, OperationId, RequestId, SessionId};
 pub use secret::{Secret, SecretRef};
 pub use time::Timestamp;

@@ -6,7 +6,9 @@ use crate::{
     approval::{ApprovalRequest, Progress, WithdrawReason},
     event::Event,
     flow::Flow,
+    grant::{Basis, Lift},
     secret::Secret,
+    session::Session,
     time::Timestamp,
     workload::Workload,
 };
@@ -108,6 +110,38 @@ pub trait Approvals: Send + Sync {
         &self,
         request: ApprovalRequest,
     ) -> BoxFuture<'_, Result<Box<dyn PendingApproval>, ApprovalError>>;
+
+    /// The emergency overrides in force for a session now. Asked only where policy does not let pass; never waits.
+    fn lifts(&self, session: &Session, now: Timestamp) -> Vec<Lift> {
+        let _ = (session, now);
+        Vec::new()
+    }
+
+    /// Whether what let an operation pass without a vote of its own still holds: a grant may have been taken back.
+    fn stands(&self, basis: &Basis, now: Timestamp) -> bool {
+        let _ = (basis, now);
+        true
+    }
+}
+
+/// Small things that must outlive the process: requests that wait, grants, overrides. Synced when a call returns; may
+/// block, so never called on a thread that serves others.
+pub trait Shelf: Send + Sync {
+    /// Puts something there, over what had that name.
+    ///
+    /// # Errors
+    /// When it does not rest; what was there before may or may not.
+    fn put(&self, name: &str, value: &[u8]) -> io::Result<()>;
+    /// Takes it away; nothing there is no error.
+    ///
+    /// # Errors
+    /// When it is still there.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Everything there, in no order. What cannot be read is left out and said in the log.
+    ///
+    /// # Errors
+    /// When the shelf cannot be read at all.
+    fn all(&self) -> io::Result<Vec<(String, Vec<u8>)>>;
 }
 
 /// A request that waits. Dropping it withdraws it as [`WithdrawReason::Disconnected`].

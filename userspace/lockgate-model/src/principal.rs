@@ -88,4 +88,15 @@ pub struct Approver {
     pub groups: Vec<GroupName>,
     /// How the vote came in: `cli`, `webhook:approvals`.
     pub via: String,
+    /// The person behind `id`, where configuration knows one: their name, then every other id they have. Whoever counts
+    /// people counts the name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<String>,
+}
+
+impl Approver {
+    /// The person's name where it is known, else the id the vote came with.
+    pub fn name(&self) -> &str {
+        self.also.first().map_or(&self.id, String::as_str)
+    }
 }

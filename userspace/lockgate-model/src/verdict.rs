@@ -1,6 +1,7 @@
 //! What policy says of an operation, and what must happen with it.
 
 use crate::{
+    grant::Terms,
     id::{DecisionId, GroupName, PolicyVersion, RuleId},
     secret::SecretRef,
     time::duration,
@@ -381,6 +382,9 @@ pub struct Requirement {
     pub min_assurance: Option<Assurance>,
     /// A vote without a reason does not count.
     pub require_reason: bool,
+    /// What else an approval is good for.
+    #[serde(default, skip_serializing_if = "Terms::is_default")]
+    pub terms: Terms,
 }
 
 /// Who decides from some time on.

@@ -3,12 +3,21 @@
 //! A pure machine over virtual time: [`Machine::handle_vote`], [`Machine::handle_timeout`],
 //! [`Machine::poll_timeout`]. It does not notify, store, verify a vote's origin or know what a group's members
 //! are: the control plane does, and drives it. It decides who may vote, what counts, and when it is over.
+//!
+//! Around it, as pure: [`ledger`] (what earlier decisions are still good for), [`bundle`] (what is told and decided
+//! together), [`glass`] (the emergency override), [`shape`] (what requests have in common).
+
+pub mod bundle;
+pub mod glass;
+pub mod ledger;
+pub mod shape;
 
 use lockgate_model::{
     RequestId, Timestamp,
     approval::{
         ApprovalRequest, Progress, RequirementProgress, Resolution, Vote, VoteDecision, WithdrawReason,
     },
+    grant::MAX_GRANT_USES,
     id::GroupName,
     operation::Operation,
     principal::Approver,
@@ -58,6 +67,8 @@ pub enum VoteRefusalCode {
     Expired,
     /// The rule requires a reason.
     ReasonRequired,
+    /// The vote gives a grant that may not be given.
+    GrantNotAllowed,
 }
 
 impl VoteRefusalCode {
@@ -71,6 +82,7 @@ impl VoteRefusalCode {
             Self::Resolved => "resolved",
             Self::Expired => "expired",
             Self::ReasonRequired => "reason_required",
+            Self::GrantNotAllowed => "grant_not_allowed",
         }
     }
 }
@@ -118,10 +130,19 @@ pub fn covers(spec: &ApprovalSpec, request: &ApprovalRequest, votes: &[Vote]) ->
     !spec.requirements.is_empty() && spec.requirements.iter().all(met)
 }
 
+/// Whether votes that were cast for an earlier request would approve this one as well: as [`covers`], and every voter may
+/// vote on it.
+fn counts_for(spec: &ApprovalSpec, request: &ApprovalRequest, votes: &[Vote]) -> bool {
+    votes.iter().all(|vote| refuse_requester(&request.session, &vote.by).is_ok())
+        && covers(spec, request, votes)
+}
+
 /// One request on its way.
 #[derive(Clone, Debug)]
 pub struct Machine {
     request: ApprovalRequest,
+    /// Who owns the bot that asks.
+    owners: Vec<Approver>,
     expires_at: Timestamp,
     url: String,
     votes: Vec<Vote>,
@@ -136,7 +157,23 @@ impl Machine {
         let by_spec = expiry(&request.spec, request.operation.context.in_transaction, request.created_at);
         let expires_at = request.expires_at.min(by_spec);
         let seen = request.created_at;
-        Self { request, expires_at, url: String::new(), votes: Vec::new(), seen, resolution: None }
+        let owners = Vec::new();
+        Self { request, owners, expires_at, url: String::new(), votes: Vec::new(), seen, resolution: None }
+    }
+
+    /// Says who owns the bot that asks: they are requesters too.
+    #[must_use]
+    pub fn with_owners(mut self, owners: Vec<Approver>) -> Self {
+        self.owners = owners;
+        self
+    }
+
+    /// With votes that were counted before lockgate was restarted.
+    #[must_use]
+    pub fn with_votes(mut self, votes: Vec<Vote>) -> Self {
+        self.seen = votes.iter().map(|vote| vote.at).fold(self.seen, Timestamp::max);
+        self.votes = votes;
+        self
     }
 
     /// Sets the address that [`Machine::progress`] shows.
@@ -178,8 +215,8 @@ impl Machine {
         vote.at = now;
         self.admit(&vote)?;
         // An approver may still turn an approval into a denial, never the other way round.
-        let person = person(&vote.by.id);
-        self.votes.retain(|earlier| self::person(&earlier.by.id) != person);
+        let person = person(&vote.by);
+        self.votes.retain(|earlier| self::person(&earlier.by) != person);
         self.votes.push(vote);
         self.settle(now);
         Ok(match &self.resolution {
@@ -287,13 +324,18 @@ impl Machine {
         } else if met {
             let votes =
                 self.votes.iter().filter(|vote| vote.decision == VoteDecision::Approve).cloned().collect();
-            self.resolution = Some(Resolution::Approved { votes });
+            self.resolution = Some(Resolution::Approved { votes, basis: None });
         }
     }
 
     /// Whether a vote may be cast now.
     fn admit(&self, vote: &Vote) -> Result<(), VoteRefusal> {
         refuse_requester(&self.request.session, &vote.by)?;
+        if self.owners.iter().any(|owner| person(owner) == person(&vote.by)) {
+            let (who, what) = (vote.by.name(), &self.request.session.principal.display);
+            let detail = format!("{who} owns what asks here ({what}); somebody else must decide");
+            return Err(refusal(VoteRefusalCode::Requester, detail));
+        }
         let open: Vec<Tally<'_>> = self.tallies().filter(|tally| tally.admits(vote)).collect();
         if open.is_empty() {
             let asked: Vec<&str> = self
@@ -322,8 +364,9 @@ impl Machine {
                 format!("rule {} requires a reason; vote again with one", tally.requirement.rule),
             ));
         }
-        let person = person(&vote.by.id);
-        match self.votes.iter().find(|earlier| self::person(&earlier.by.id) == person) {
+        self.admit_grant(vote)?;
+        let person = person(&vote.by);
+        match self.votes.iter().find(|earlier| self::person(&earlier.by) == person) {
             Some(earlier)
                 if !(earlier.decision == VoteDecision::Approve && vote.decision == VoteDecision::Deny) =>
             {
@@ -337,6 +380,33 @@ impl Machine {
             }
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// A grant that may not be given is refused, not cut: who gives it should know what they give.
+    fn admit_grant(&self, vote: &Vote) -> Result<(), VoteRefusal> {
+        let Some(grant) = &vote.grant else { return Ok(()) };
+        let refuse = |detail: String| Err(refusal(VoteRefusalCode::GrantNotAllowed, detail));
+        let longest = ledger::longest_grant(&self.request.spec);
+        let most = lockgate_model::time::format_duration(longest);
+        if vote.decision == VoteDecision::Deny {
+            return refuse("a denial gives nothing; leave the grant out".to_owned());
+        }
+        if longest.is_zero() {
+            return refuse("the rules that hold this let nobody give a grant; approve it once".to_owned());
+        }
+        if grant.duration.is_zero() || grant.duration > longest {
+            return refuse(format!("a grant here is for more than 0 and at most {most}"));
+        }
+        if grant.uses.is_some_and(|uses| uses == 0 || uses > MAX_GRANT_USES) {
+            return refuse(format!("a grant has between 1 and {MAX_GRANT_USES} uses"));
+        }
+        if shape::pattern(&self.request.operation).is_none() {
+            return refuse(
+                "the statement was not understood, so nobody can say what else is like it; approve it once"
+                    .to_owned(),
+            );
+        }
+        Ok(())
     }
 
     fn tallies(&self) -> impl Iterator<Item = Tally<'_>> {
@@ -381,7 +451,7 @@ impl<'a> Tally<'a> {
         let mut people: Vec<String> = votes
             .iter()
             .filter(|vote| vote.decision == decision && self.counts(vote, now))
-            .map(|vote| person(&vote.by.id))
+            .map(|vote| person(&vote.by))
             .collect();
         people.sort_unstable();
         people.dedup();
@@ -401,7 +471,8 @@ impl<'a> Tally<'a> {
         self.count(votes, VoteDecision::Deny, now) >= self.requirement.deny_votes.max(1)
     }
 
-    /// Why this voter is excluded from this requirement, when it is so.
+    /// Why this voter is excluded from this requirement, when it is so. What a job merely says of itself excludes nobody: it
+    /// could name whoever would refuse it.
     fn excluded(&self, by: &Approver) -> Option<String> {
         let ci = self.request.session.workload.ci.as_ref().filter(|ci| ci.is_confirmed())?;
         self.requirement.exclude.iter().find_map(|exclude| {
@@ -410,14 +481,18 @@ impl<'a> Tally<'a> {
                 Exclude::TriggeringActor => (ci.triggering_actor.as_deref(), "triggered the run that asks"),
                 Exclude::CommitAuthor => (ci.commit_author.as_deref(), "wrote the commit that is run"),
             };
-            name.filter(|name| same_person(&by.id, name))
-                .map(|_| format!("{} {role}, and rule {} excludes that", by.id, self.requirement.rule))
+            name.filter(|name| same_person(by, name))
+                .map(|_| format!("{} {role}, and rule {} excludes that", by.name(), self.requirement.rule))
         })
     }
 }
 
 fn speaks_for(by: &Approver, stage: &Stage) -> bool {
-    stage.any_of.iter().any(|group| by.groups.contains(group))
+    speaks_for_any(by, &stage.any_of)
+}
+
+fn speaks_for_any(by: &Approver, groups: &[GroupName]) -> bool {
+    groups.iter().any(|group| by.groups.contains(group))
 }
 
 /// The requester never decides: neither the uid that runs the process, nor the person the run belongs to, where somebody
@@ -425,15 +500,16 @@ fn speaks_for(by: &Approver, stage: &Stage) -> bool {
 fn refuse_requester(session: &Session, by: &Approver) -> Result<(), VoteRefusal> {
     let workload = &session.workload;
     // However it came in: an integration that says `local:1001` means that uid too.
-    let voter = person(&by.id);
-    let number = voter.strip_prefix("local:").or_else(|| voter.strip_prefix("uid:"));
-    let own_uid = number.is_some_and(|uid| uid.trim().parse() == Ok(workload.process.uid));
+    let own_uid = ids(by).map(bare).any(|id| {
+        let number = id.strip_prefix("local:").or_else(|| id.strip_prefix("uid:"));
+        number.is_some_and(|uid| uid.trim().parse() == Ok(workload.process.uid))
+    });
     let names = [
         Some(session.principal.id.as_str()),
         workload.process.user.as_deref(),
         workload.ci.as_ref().filter(|ci| ci.is_confirmed()).and_then(|ci| ci.actor.as_deref()),
     ];
-    if own_uid || names.into_iter().flatten().any(|name| same_person(&by.id, name)) {
+    if own_uid || names.into_iter().flatten().any(|name| same_person(by, name)) {
         return Err(refusal(
             VoteRefusalCode::Requester,
             format!("{} is the requester ({}); somebody else must decide", by.id, session.principal.display),
@@ -442,9 +518,19 @@ fn refuse_requester(session: &Session, by: &Approver) -> Result<(), VoteRefusal>
     Ok(())
 }
 
-/// Who a vote counts for: the channel does not matter, spelling variants of one id do not either.
-/// `webhook:approvals:Ana@Example.com ` and `webhook:chat:ana@example.com` are one person.
-fn person(id: &str) -> String {
+/// Who a vote counts for: the person that configuration knows behind the id, else the id without its channel, in one
+/// spelling. `webhook:approvals:Ana@Example.com ` and `webhook:chat:ana@example.com` are one person.
+fn person(by: &Approver) -> String {
+    bare(by.name())
+}
+
+/// Every id of whoever votes.
+fn ids(by: &Approver) -> impl Iterator<Item = &str> {
+    std::iter::once(by.id.as_str()).chain(by.also.iter().map(String::as_str))
+}
+
+/// An id without the integration that it came through, folded.
+fn bare(id: &str) -> String {
     let id = fold(id);
     match id.strip_prefix("webhook:").and_then(|rest| rest.split_once(':')) {
         Some((_, person)) => person.trim().to_owned(),
@@ -452,14 +538,16 @@ fn person(id: &str) -> String {
     }
 }
 
-/// Whether an approver's id and a name from elsewhere (an actor's login, a commit's author) may be one person.
+/// Whether an approver and a name from elsewhere (an actor's login, a commit's author) may be one person.
 /// Deliberately wide: `webhook:approvals:ana@example.com`, `ana` and `Ana <ana@example.com>` are the same.
-fn same_person(id: &str, name: &str) -> bool {
-    let person = person(id);
-    let last = person.rsplit(':').next().unwrap_or(&person).trim().to_owned();
-    let mine = spellings(&last);
-    let theirs = spellings(&fold(name));
-    person == fold(name) || mine.iter().any(|spelling| theirs.contains(spelling))
+fn same_person(by: &Approver, name: &str) -> bool {
+    let name = fold(name);
+    let theirs = spellings(&name);
+    ids(by).any(|id| {
+        let person = bare(id);
+        let last = person.rsplit(':').next().unwrap_or(&person).trim().to_owned();
+        person == name || spellings(&last).iter().any(|spelling| theirs.contains(spelling))
+    })
 }
 
 /// `ana <ana@example.com>` → itself, `ana`, `ana@example.com` and the local parts of addresses.

@@ -6,8 +6,11 @@ mod login;
 mod obligation;
 mod scan;
 
+pub(crate) use scan::is_kind;
+
 use crate::{
     Diagnostic, SourceFile,
+    approval::glass::GlassBlock,
     diagnostic::suggest,
     document::{Case, Document, Group, Rule as RuleBlock, RuleEffect, RuleMode},
     pattern::Strictness,
@@ -30,6 +33,7 @@ const MAX_RULES: usize = 10_000;
 /// Everything a policy is made of.
 pub(crate) struct Compiled {
     pub(crate) rules: Vec<Rule>,
+    pub(crate) glass: Vec<GlassBlock>,
     pub(crate) groups: BTreeMap<GroupName, GroupEntry>,
     pub(crate) cases: Vec<(String, Spanned<Case>)>,
     pub(crate) warnings: Vec<Diagnostic>,
@@ -76,13 +80,14 @@ pub(crate) fn compile(files: &[SourceFile]) -> Result<Compiled, Vec<Diagnostic>>
     groups.complete = complete;
     let mut compiler = Compiler { report, groups, ids: HashMap::new() };
     let mut drafts = Vec::new();
+    let mut glass = Vec::new();
     for (file, document) in &documents {
         let zone = compiler.zone(file, document);
         for block in document.rules.iter().filter_map(|rule| rule.0.as_ref()) {
             drafts.push(compiler.draft(file, block, &zone));
         }
         for block in document.break_glass.iter().filter_map(|block| block.0.as_ref()) {
-            compiler.break_glass(file, block);
+            glass.push(compiler.break_glass(file, block));
         }
     }
     if drafts.len() > MAX_RULES {
@@ -116,7 +121,7 @@ pub(crate) fn compile(files: &[SourceFile]) -> Result<Compiled, Vec<Diagnostic>>
             document.tests.into_iter().filter_map(|case| case.0).map(move |case| (path.clone(), case))
         })
         .collect();
-    Ok(Compiled { rules, groups: groups.defined, cases, warnings: report.warnings, files })
+    Ok(Compiled { rules, glass, groups: groups.defined, cases, warnings: report.warnings, files })
 }
 
 /// What was found.

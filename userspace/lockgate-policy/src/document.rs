@@ -374,15 +374,18 @@ pub struct Approval {
     /// An identity less sure than this is denied at once.
     #[serde(default)]
     pub min_assurance: Option<Sureness>,
-    /// What one approval covers. This version approves single statements only.
+    /// How far one approval of an operation reaches: this once, the session, the run. The operation is the same each time.
     #[serde(default)]
     pub covers: Option<Spanned<Covers>>,
-    /// Read; this version asks anew each time.
+    /// Which later request for the same operation finds the approval: the retried step of a run.
     #[serde(default)]
     pub reuse: Option<Spanned<Reuse>>,
-    /// Read; this version sends one message a request.
+    /// Which requests are told in one message and decided together.
     #[serde(default)]
     pub coalesce: Option<Spanned<Coalesce>>,
+    /// The longest grant ("for 15 minutes") that approvers may give; `0` is none (60m).
+    #[serde(default)]
+    pub max_grant: Option<DurationText>,
     /// Caps the wait while a transaction is open and its locks are held.
     #[serde(default)]
     pub max_wait_in_transaction: Option<DurationText>,
@@ -435,12 +438,13 @@ pub enum Covers {
 /// Which later requests find an approval.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct Reuse {
-    /// What must be the same.
+    /// What must be the same, `digest` among it: digest, target, rule, session, identity.principal, identity.run_id,
+    /// identity.repository, identity.workflow, identity.job.
     pub same: Vec<String>,
     /// For how long.
     #[serde(rename = "for")]
     pub duration: DurationText,
-    /// How often.
+    /// How often (1).
     #[serde(default)]
     pub uses: Option<u32>,
 }
@@ -448,7 +452,7 @@ pub struct Reuse {
 /// Which requests are told in one message.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct Coalesce {
-    /// What must be the same.
+    /// What must be the same besides principal, target and rules.
     pub by: Vec<String>,
     /// Within what time.
     pub window: DurationText,

@@ -10,6 +10,7 @@ use crate::{
 };
 use lockgate_model::{
     DecisionId, Timestamp,
+    grant::Lifts,
     id::PolicyVersion,
     operation::Operation,
     session::{DefaultEffect, Mode, Session},
@@ -19,7 +20,7 @@ use lockgate_model::{
         MaskSpec, Obligations, RecordResults, RecordSpec, RecordStatements, RuleHit, UnknownLineage, Verdict,
     },
 };
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// One rule that has something to say of an operation.
 struct Hit<'r> {
@@ -38,6 +39,19 @@ pub(crate) fn evaluate<'r>(
     now: Timestamp,
     decision: DecisionId,
 ) -> Verdict {
+    evaluate_with(candidates, version, session, operation, now, decision, &BTreeSet::new())
+}
+
+/// The same while the glass is broken.
+pub(crate) fn evaluate_with<'r>(
+    candidates: impl Iterator<Item = &'r Rule>,
+    version: &PolicyVersion,
+    session: &Session,
+    operation: &Operation,
+    now: Timestamp,
+    decision: DecisionId,
+    lifted: &BTreeSet<Lifts>,
+) -> Verdict {
     let hits: Vec<Hit<'r>> = candidates.filter_map(|rule| hit(rule, session, operation, now)).collect();
     let acting =
         || hits.iter().filter(|hit| hit.counts && hit.rule.mode == RuleMode::Enforce).map(|hit| hit.rule);
@@ -47,7 +61,7 @@ pub(crate) fn evaluate<'r>(
         // What enforce would say is what is asked here, and shadow's own default is only to let pass.
         Mode::Shadow | Mode::Observe => DefaultEffect::Deny,
     };
-    let decided = weigh(acting(), default, session, operation);
+    let decided = weigh(acting(), default, session, operation, lifted);
     let passes_unjudged = match session.target.mode {
         Mode::Enforce => false,
         Mode::Shadow | Mode::Observe => true,
@@ -58,7 +72,7 @@ pub(crate) fn evaluate<'r>(
         // A rule in shadow says what it would have done, when that makes a difference to what passes.
         let shadowed = hits.iter().any(|hit| hit.counts && hit.rule.mode == RuleMode::Shadow);
         let would = match &decided {
-            Effect::Allow if shadowed => Some(weigh(counting(), default, session, operation)),
+            Effect::Allow if shadowed => Some(weigh(counting(), default, session, operation, lifted)),
             Effect::Allow | Effect::Deny(_) | Effect::Hold(_) => None,
         };
         (decided, would.filter(|would| *would != Effect::Allow).map(Box::new))
@@ -111,11 +125,14 @@ fn weigh<'r>(
     default: DefaultEffect,
     session: &Session,
     operation: &Operation,
+    lifted: &BTreeSet<Lifts>,
 ) -> Effect {
     let with = |effect: RuleEffect| rules.clone().filter(move |rule| rule.effect == effect);
     // The same rule speaks for a denial however the rules are ordered: a final one, one with a message.
-    let spokesman =
-        with(RuleEffect::Deny).min_by_key(|rule| (!rule.is_final, rule.message.is_none(), rule.id.clone()));
+    let stays = |rule: &&Rule| rule.is_final || !lifted.contains(&Lifts::Deny);
+    let spokesman = with(RuleEffect::Deny)
+        .filter(stays)
+        .min_by_key(|rule| (!rule.is_final, rule.message.is_none(), rule.id.clone()));
     if let Some(rule) = spokesman {
         return Effect::Deny(denial(rule));
     }
@@ -124,7 +141,7 @@ fn weigh<'r>(
     }
     let holds: Vec<&Rule> = with(RuleEffect::RequireApproval).collect();
     if !holds.is_empty() {
-        return hold(&holds, session);
+        return if lifted.contains(&Lifts::RequireApproval) { Effect::Allow } else { hold(&holds, session) };
     }
     if with(RuleEffect::Allow).next().is_some() {
         return Effect::Allow;
@@ -134,6 +151,7 @@ fn weigh<'r>(
     }
     match default {
         DefaultEffect::Allow => Effect::Allow,
+        DefaultEffect::Deny if lifted.contains(&Lifts::Deny) => Effect::Allow,
         DefaultEffect::Deny => Effect::Deny(unmatched(session, operation)),
     }
 }

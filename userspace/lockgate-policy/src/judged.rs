@@ -33,11 +33,12 @@ use lockgate_model::{
 pub struct Judged {
     operation: OperationId,
     verdict: Verdict,
+    lifted: bool,
 }
 
 impl Judged {
     pub(crate) fn new(operation: OperationId, verdict: Verdict) -> Self {
-        Self { operation, verdict }
+        Self { operation, verdict, lifted: false }
     }
 
     /// The same verdict on another operation. Whoever remembers verdicts answers for it that policy would say the same:
@@ -72,6 +73,17 @@ impl Judged {
             }
         }
         self
+    }
+
+    /// Marks it as given while the glass was broken.
+    pub(crate) fn lifted(mut self) -> Self {
+        self.lifted = true;
+        self
+    }
+
+    /// Whether it stands on an emergency override, which may end at any moment: nobody may remember it.
+    pub fn is_lifted(&self) -> bool {
+        self.lifted
     }
 
     /// Whether it was given for this operation.

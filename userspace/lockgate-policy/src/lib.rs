@@ -11,7 +11,9 @@
 pub mod approval;
 pub mod diagnostic;
 pub mod document;
+pub mod draft;
 pub mod permit;
+pub mod replay;
 pub mod yaml;
 
 mod case;

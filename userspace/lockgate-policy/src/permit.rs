@@ -85,7 +85,7 @@ impl Cleared {
         resolution: &Resolution,
     ) -> Result<Self, Box<Judged>> {
         let votes = match resolution {
-            Resolution::Approved { votes } => votes,
+            Resolution::Approved { votes, .. } => votes,
             Resolution::Denied { .. } | Resolution::Expired | Resolution::Withdrawn { .. } => {
                 return Err(Box::new(now));
             }

@@ -5,6 +5,7 @@
 
 use crate::{
     Diagnostic,
+    approval::glass::GlassBlock,
     case::{self, TestOutcome},
     compile,
     document::{Document, Given, RuleMode},
@@ -17,11 +18,12 @@ use crate::{
 };
 use lockgate_model::{
     DecisionId, SecretRef, Timestamp,
+    grant::{Lift, Lifts},
     id::{GroupName, PolicyVersion, RuleId},
     operation::Operation,
     session::{Mode, Session},
     sql::SqlFacts,
-    verdict::{MaskMethod, MaskSpec, Verdict},
+    verdict::{MaskMethod, MaskSpec, RuleHit, Verdict},
 };
 use sha2::{Digest as _, Sha256};
 use std::{collections::BTreeSet, sync::Arc};
@@ -58,6 +60,7 @@ pub struct CompiledPolicy {
     version: PolicyVersion,
     group_names: Vec<GroupName>,
     rules: Vec<Rule>,
+    glass: Vec<GlassBlock>,
     cases: Vec<(String, Spanned<crate::document::Case>)>,
 }
 
@@ -76,6 +79,7 @@ impl CompiledPolicy {
             version: version(&files),
             group_names: compiled.groups.keys().cloned().collect(),
             rules: compiled.rules,
+            glass: compiled.glass,
             cases: compiled.cases,
         };
         Ok(Loaded { policy, warnings })
@@ -83,7 +87,13 @@ impl CompiledPolicy {
 
     /// A policy without rules: every target's default decides, and the opaque is denied.
     pub fn empty() -> Self {
-        Self { version: version(&[]), group_names: Vec::new(), rules: Vec::new(), cases: Vec::new() }
+        Self {
+            version: version(&[]),
+            group_names: Vec::new(),
+            rules: Vec::new(),
+            glass: Vec::new(),
+            cases: Vec::new(),
+        }
     }
 
     /// SHA-256 over all files, whatever their order: which policy was in force.
@@ -99,6 +109,11 @@ impl CompiledPolicy {
     /// Every rule's id, in the order of the files.
     pub fn rules(&self) -> impl Iterator<Item = &RuleId> {
         self.rules.iter().map(|rule| &rule.id)
+    }
+
+    /// The `break_glass:` blocks, in the order of the files.
+    pub fn glass(&self) -> &[GlassBlock] {
+        &self.glass
     }
 
     /// Keys of hash masks, each once: the binary loads them before the policy is taken over.
@@ -154,6 +169,10 @@ impl CompiledPolicy {
     /// Whether rules for this session ask what is behind the names in a statement, or how large tables are: then the
     /// target's catalogue is needed to judge it.
     pub fn wants_catalogue(&self, session: &Session) -> bool {
+        // What is recorded in shadow is what other policies are tried on: it is to hold all they could ask for.
+        if session.target.mode == Mode::Shadow {
+            return true;
+        }
         self.active().filter(|rule| rule.fits_session(session)).any(|rule| {
             rule.when.is_some()
                 || rule.operation_tests.iter().any(|condition| condition.test.wants_catalogue())
@@ -272,6 +291,32 @@ impl SessionPolicy {
         let candidates = self.candidates.iter().filter_map(|index| self.policy.rules.get(*index));
         let verdict = eval::evaluate(candidates, &self.policy.version, session, operation, now, decision);
         Judged::new(operation.id, verdict)
+    }
+
+    /// Decides it while the glass is broken: what these uses lift is lifted, as far as their blocks in this policy say so.
+    /// A final deny stays, and so do masks, what was not understood, and replication.
+    pub fn evaluate_lifted(
+        &self,
+        session: &Session,
+        operation: &Operation,
+        now: Timestamp,
+        decision: DecisionId,
+        lifts: &[Lift],
+    ) -> Judged {
+        let known = |lift: &Lift| self.policy.glass.iter().find(|block| block.id == lift.rule);
+        let blocks: Vec<&GlassBlock> = lifts.iter().filter_map(known).collect();
+        let lifted: BTreeSet<Lifts> = blocks.iter().flat_map(|block| block.lifts.iter().copied()).collect();
+        let candidates = self.candidates.iter().filter_map(|index| self.policy.rules.get(*index));
+        let mut verdict =
+            eval::evaluate_with(candidates, &self.policy.version, session, operation, now, decision, &lifted);
+        let hits = blocks.iter().map(|block| RuleHit {
+            rule: block.id.clone(),
+            effect: "break_glass".to_owned(),
+            shadow: false,
+            error: None,
+        });
+        verdict.rules = verdict.rules.iter().cloned().chain(hits).collect();
+        Judged::new(operation.id, verdict).lifted()
     }
 }
 

@@ -108,8 +108,21 @@ impl Gate {
         self.follow();
         let (now, decision) = self.decision();
         let verdict = self.policy.evaluate(&self.session, operation, now, decision);
+        let verdict = match verdict.effect {
+            Effect::Allow => verdict,
+            Effect::Deny(_) | Effect::Hold(_) => self.lifted(verdict, operation, now, decision),
+        };
         self.counters.count(&verdict.effect);
         verdict
+    }
+
+    /// What does not pass is judged again where somebody broke the glass for this session.
+    fn lifted(&self, verdict: Judged, operation: &Operation, now: Timestamp, decision: DecisionId) -> Judged {
+        let lifts = self.ports.approvals.lifts(&self.session, now);
+        if lifts.is_empty() {
+            return verdict;
+        }
+        self.policy.evaluate_lifted(&self.session, operation, now, decision, &lifts)
     }
 
     /// The same verdict once more, for another operation with the same facts.

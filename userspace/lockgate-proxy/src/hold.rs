@@ -7,6 +7,7 @@ use crate::limits::NOTICE_SCHEDULE;
 use lockgate_model::{
     Timestamp,
     approval::{Progress, Resolution, Vote, WithdrawReason},
+    grant::Basis,
     id::RuleId,
     operation::{Facts, Operation},
     session::Session,
@@ -75,7 +76,7 @@ pub(crate) fn waiting(session: &Session, operation: &Operation, progress: &Progr
 }
 
 /// One line for a client whose statement goes on.
-pub(crate) fn approved(operation: &Operation, votes: &[Vote]) -> String {
+pub(crate) fn approved(operation: &Operation, votes: &[Vote], basis: Option<&Basis>) -> String {
     let who: Vec<String> = votes
         .iter()
         .map(|vote| match &vote.reason {
@@ -83,7 +84,16 @@ pub(crate) fn approved(operation: &Operation, votes: &[Vote]) -> String {
             None => vote.by.id.clone(),
         })
         .collect();
-    format!("lockgate: {} approved by {}", title(operation), who.join(", "))
+    let basis = match basis {
+        None => String::new(),
+        Some(Basis::Reuse { of }) => format!("; their approval {of} is used again"),
+        Some(Basis::TakenUp { of }) => format!("; they decided on {of} while its client was gone"),
+        Some(Basis::Grant { grant, left: None }) => format!("; under their grant {grant}"),
+        Some(Basis::Grant { grant, left: Some(left) }) => {
+            format!("; under their grant {grant}, {left} uses left")
+        }
+    };
+    format!("lockgate: {} approved by {}{basis}", title(operation), who.join(", "))
 }
 
 /// What a hold that did not end well means for the client; None when it was approved.
@@ -116,7 +126,7 @@ fn withdrawn(reason: WithdrawReason) -> &'static str {
         WithdrawReason::UpstreamLost => {
             "the target closed the connection while the request for approval was open"
         }
-        WithdrawReason::Drained => "lockgate stops; the request for approval was withdrawn",
+        WithdrawReason::Drained => "lockgate stops; the request waits on, run it again to take it up",
         WithdrawReason::Crash => "lockgate was stopped while the request for approval was open",
     }
 }

@@ -162,16 +162,17 @@ impl PendingApproval for ScriptedPending {
     fn changed(&mut self) -> BoxFuture<'_, Progress> {
         Box::pin(async move {
             let vote = |decision| Vote {
-                by: Approver { id: "local:1000".into(), groups: vec!["dba".into()], via: "test".into() },
+                by: Approver { id: "local:1000".into(), groups: vec!["dba".into()], via: "test".into(), also: Vec::new() },
                 decision,
                 reason: Some("because".into()),
                 at: self.request.created_at,
+                grant: None,
             };
             if self.resolution.is_none() {
                 self.resolution = Some(match self.decision {
                     Decision::Approve(after) => {
                         tokio::time::sleep(after).await;
-                        Resolution::Approved { votes: vec![vote(VoteDecision::Approve)] }
+                        Resolution::Approved { votes: vec![vote(VoteDecision::Approve)], basis: None }
                     }
                     Decision::Deny(after) => {
                         tokio::time::sleep(after).await;

@@ -59,6 +59,14 @@ impl Fact {
             EventKind::Refused { .. } => FactKind::Refused,
             EventKind::SessionEnded(closing) => FactKind::Ended(Ending::of(closing)),
             EventKind::MaskedColumns { .. }
+            | EventKind::ApprovalLeft { .. }
+            | EventKind::ApprovalsBundled { .. }
+            | EventKind::GrantMade(_)
+            | EventKind::GrantEnded { .. }
+            | EventKind::GlassBroken(_)
+            | EventKind::GlassEnded { .. }
+            | EventKind::GlassReviewed { .. }
+            | EventKind::Alerted { .. }
             | EventKind::Notified { .. }
             | EventKind::VoteCast { .. }
             | EventKind::DecisionRefused { .. }
@@ -68,6 +76,7 @@ impl Fact {
             | EventKind::ResultRows { .. }
             | EventKind::Responded { .. }
             | EventKind::FlowRefused { .. }
+            | EventKind::Observed(_)
             | EventKind::AgentStarted { .. }
             | EventKind::AgentStopped { .. }
             | EventKind::PolicyLoaded { .. }

@@ -123,10 +123,12 @@ async fn decide(
             id: format!("webhook:{}:{person}", integration.name),
             groups: decision.groups(integration)?,
             via: format!("webhook:{}", integration.name),
+            also: Vec::new(),
         },
         decision: decision.data.decision,
         reason: vote::reason(decision.data.reason.as_deref())?,
         at: now,
+        grant: None,
     };
     let progress = vote::cast(&case, vote).await?;
     claim.keep(now);

@@ -173,10 +173,16 @@ async fn decide(
         );
     }
     let vote = Vote {
-        by: Approver { id: format!("local:{}", peer.uid), groups: groups.clone(), via: "cli".to_owned() },
+        by: Approver {
+            id: format!("local:{}", peer.uid),
+            groups: groups.clone(),
+            via: "cli".to_owned(),
+            also: Vec::new(),
+        },
         decision,
         reason: vote::reason(word.reason.as_deref())?,
         at: desk.ambient.now(),
+        grant: None,
     };
     let progress = vote::cast(case, vote).await?;
     Ok(vote::counted(id, &progress))

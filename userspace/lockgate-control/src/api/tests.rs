@@ -583,7 +583,7 @@ async fn a_listed_uid_decides_for_its_groups_and_nobody_else_does() {
     let body = json!({ "reason": "planned", "command_digest": "ab".repeat(32) }).to_string();
     let (status, answer) = host(&stage, 1002, "POST", &format!("/v1/approvals/{id}/approve"), &body).await;
     assert_eq!((status, &answer["state"]), (200, &json!("approved")));
-    let Some(Resolution::Approved { votes }) = pending.changed().await.resolution else {
+    let Some(Resolution::Approved { votes, .. }) = pending.changed().await.resolution else {
         panic!("not approved")
     };
     assert_eq!((&*votes[0].by.id, &*votes[0].by.via), ("local:1002", "cli"));

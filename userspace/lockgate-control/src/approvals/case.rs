@@ -164,6 +164,7 @@ impl CaseTask {
                 operation: request.operation.id,
                 command_digest: request.operation.digest,
                 expires_at: self.machine.expires_at(),
+                takes_up: None,
             },
         );
         self.record(vec![requested]).await?;

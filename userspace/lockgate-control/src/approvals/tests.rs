@@ -22,8 +22,8 @@ async fn vote(
 ) -> Result<lockgate_model::approval::Progress, BallotError> {
     let case = stage.control.desk.registry.find(pending).unwrap();
     let (reply, answer) = oneshot::channel();
-    let by = Approver { id: id.into(), groups: vec![group.into()], via: "test".into() };
-    let vote = Vote { by, decision, reason: None, at: stage.now() };
+    let by = Approver { id: id.into(), groups: vec![group.into()], via: "test".into(), also: Vec::new() };
+    let vote = Vote { by, decision, reason: None, at: stage.now(), grant: None };
     assert!(case.ballots.send(Ballot { vote, reply }).await.is_ok());
     answer.await.unwrap()
 }
@@ -69,7 +69,7 @@ async fn votes_are_recorded_before_the_waiter_wakes() {
         assert_eq!((log.votes(), first.requirements[0].have, first.resolution), (1, 1, None));
         let second = pending.changed().await;
         assert_eq!((log.votes(), log.resolutions()), (2, vec!["approved"]));
-        assert!(matches!(second.resolution, Some(Resolution::Approved { votes }) if votes.len() == 2));
+        assert!(matches!(second.resolution, Some(Resolution::Approved { votes, .. }) if votes.len() == 2));
         // After a resolution it returns at once.
         assert!(pending.changed().await.resolution.is_some());
     });

@@ -207,7 +207,7 @@ impl Cut {
 fn resolved(resolution: &Resolution) -> Value {
     let vote = |vote: &lockgate_model::approval::Vote| json!({ "by": vote.by.id, "via": vote.by.via, "decision": vote.decision, "reason": vote.reason, "at": vote.at });
     match resolution {
-        Resolution::Approved { votes } => {
+        Resolution::Approved { votes, .. } => {
             json!({ "outcome": "approved", "votes": votes.iter().map(vote).collect::<Vec<_>>() })
         }
         Resolution::Denied { vote: by } => json!({ "outcome": "denied", "votes": [vote(by)] }),

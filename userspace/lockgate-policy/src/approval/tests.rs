@@ -29,6 +29,7 @@ fn requirement(rule: &str, stages: Vec<Stage>) -> Requirement {
         exclude: [Exclude::Requester].into(),
         min_assurance: None,
         require_reason: false,
+        terms: Default::default(),
     }
 }
 
@@ -62,10 +63,12 @@ fn vote_by(id: &str, groups: &[&str], decision: VoteDecision, reason: Option<&st
             id: id.to_owned(),
             groups: groups.iter().map(|group| GroupName::from(*group)).collect(),
             via: "test".to_owned(),
+            also: Vec::new(),
         },
         decision,
         reason: reason.map(str::to_owned),
         at: Timestamp::MIN,
+        grant: None,
     }
 }
 
@@ -94,7 +97,7 @@ fn two_of_three_people_approve() {
     assert_eq!(machine.handle_vote(at(1), approve("webhook:a:ana", &["dba"])), Ok(Step::Progressed));
     assert_eq!((machine.progress(at(1)).requirements[0].have, ended(&machine)), (1, "pending"));
     let step = machine.handle_vote(at(2), approve("webhook:a:ben", &["dba"])).unwrap();
-    let Step::Resolved(Resolution::Approved { votes }) = step else { panic!("{step:?}") };
+    let Step::Resolved(Resolution::Approved { votes, .. }) = step else { panic!("{step:?}") };
     assert_eq!(
         votes.iter().map(|vote| vote.at).collect::<Vec<_>>(),
         [at(1), at(2)],
@@ -163,7 +166,7 @@ fn a_stage_that_asks_less_is_met_by_earlier_votes_at_its_time() {
     let _ = machine.handle_vote(at(1), approve("x:ana", &["dba"])).unwrap();
     // However late the call comes, it was decided at the boundary.
     let step = machine.handle_timeout(at(5000));
-    let Step::Resolved(Resolution::Approved { votes }) = step else { panic!("{step:?}") };
+    let Step::Resolved(Resolution::Approved { votes, .. }) = step else { panic!("{step:?}") };
     assert!(covers(&request.spec, &request, &votes));
     let stricter = spec(vec![requirement("r", vec![stage(0, &["dba"], 2)])]);
     assert!(!covers(&stricter, &request, &votes), "what policy asks now is asked again");
@@ -243,18 +246,22 @@ fn the_requester_never_decides_and_what_a_job_says_of_itself_excludes_nobody() {
         ("webhook:a:zoes-friend", "counted", "counted"),
         ("webhook:a:dora", "counted", "counted"),
     ] {
-        for (assurance, expected) in
-            [(Assurance::Attested, confirmed), (Assurance::Platform, confirmed), (Assurance::Claimed, claimed)]
-        {
+        for (assurance, expected) in [
+            (Assurance::Attested, confirmed),
+            (Assurance::Platform, confirmed),
+            (Assurance::Claimed, claimed),
+        ] {
             for vote in [approve(id, &["dba"]), deny(id, &["dba"])] {
                 let mut rule = requirement("r", vec![stage(0, &["dba"], 2)]);
                 rule.exclude = [Exclude::Requester, Exclude::TriggeringActor, Exclude::CommitAuthor].into();
                 let session = with_workload(&session(), |workload| {
                     workload.ci.as_mut().unwrap().assurance = CiAssurance(assurance);
                 });
-                let mut machine = Machine::new(request_of(session, operation("DROP TABLE t"), spec(vec![rule])));
-                let got =
-                    machine.handle_vote(at(1), vote).map_or_else(|refusal| refusal.code.as_str(), |_| "counted");
+                let mut machine =
+                    Machine::new(request_of(session, operation("DROP TABLE t"), spec(vec![rule])));
+                let got = machine
+                    .handle_vote(at(1), vote)
+                    .map_or_else(|refusal| refusal.code.as_str(), |_| "counted");
                 assert_eq!(got, expected, "{id}, {assurance:?}");
             }
         }
@@ -467,7 +474,7 @@ proptest! {
                 }
             }
             prop_assert_eq!(ended(&machine), reference.end.unwrap_or("pending"));
-            if let Some(Resolution::Approved { votes }) = machine.resolution() {
+            if let Some(Resolution::Approved { votes, .. }) = machine.resolution() {
                 prop_assert!(covers(&request.spec, &request, votes));
             }
         }

@@ -3,11 +3,15 @@
 use super::{Compiler, Report};
 use crate::{
     SourceFile,
-    document::{Approval, BreakGlass, Covers, Rule as RuleBlock, RuleEffect, StageFrom},
+    approval::glass::{GlassBlock, ReviewTerms},
+    document::{
+        Approval, BreakGlass, Covers as CoversBlock, Lifted, Rule as RuleBlock, RuleEffect, StageFrom,
+    },
     rule::Hold,
     yaml::{Position, Spanned},
 };
 use lockgate_model::{
+    grant::{CoalesceTerms, Covers, Lifts, MAX_GRANT_USES, ReuseTerms, Same, Terms},
     id::{GroupName, RuleId},
     verdict::{Exclude, Requirement, Stage},
 };
@@ -50,7 +54,7 @@ impl Compiler {
             }
             (RuleEffect::Allow | RuleEffect::Deny | RuleEffect::None, None) => return None,
         };
-        self.unacted(file, block, approval);
+        let terms = self.terms(file, approval);
         let stages = self.stages(file, approval);
         let deny_votes = approval.deny_votes.unwrap_or(Spanned { value: 1, at: approval.at });
         if deny_votes.value == 0 {
@@ -75,31 +79,75 @@ impl Compiler {
             exclude,
             min_assurance: approval.min_assurance.map(|least| least.0),
             require_reason: approval.require_reason,
+            terms,
         };
         let max_wait_in_transaction = approval.max_wait_in_transaction.map(|cap| cap.value);
         Some(Hold { requirement, timeout: approval.timeout.value, max_wait_in_transaction })
     }
 
-    /// Accepted because leaving it out is stricter, and said so.
-    fn unacted(&mut self, file: &SourceFile, block: &Spanned<RuleBlock>, approval: &Approval) {
-        let id = &block.id.value;
-        if let Some(covers) = approval.covers.filter(|covers| covers.value != Covers::Statement) {
-            let message = format!(
-                "rule `{id}`: `covers: {}` is not acted on by this version, each statement is approved on its own",
-                format!("{:?}", covers.value).to_lowercase()
-            );
-            self.report.warn(file, covers.at, message);
+    /// What else an approval is good for.
+    fn terms(&mut self, file: &SourceFile, approval: &Spanned<Approval>) -> Terms {
+        let covers = approval.covers.map_or(Covers::Statement, |covers| match covers.value {
+            CoversBlock::Statement => Covers::Statement,
+            CoversBlock::Session => Covers::Session,
+            CoversBlock::Run => Covers::Run,
+        });
+        let reuse = approval.reuse.as_ref().map(|reuse| {
+            let same = self.same(file, reuse.at, &reuse.value.same);
+            if !same.contains(&Same::Digest) {
+                let help = Some("name `digest` among `same`; for other operations of the same shape approvers give grants".to_owned());
+                let message = "`reuse` is for the same operation again";
+                self.report.error(file, reuse.at, message, help);
+            }
+            bounded(&mut self.report, file, reuse.value.duration.at, reuse.value.duration.value, "for");
+            let uses = reuse.value.uses.unwrap_or(1);
+            if uses == 0 || uses > MAX_GRANT_USES {
+                let message = format!("`uses` is between 1 and {MAX_GRANT_USES}, got {uses}");
+                self.report.error(file, reuse.at, message, None);
+            }
+            ReuseTerms { same, duration: reuse.value.duration.value, uses }
+        });
+        let coalesce = approval.coalesce.as_ref().map(|coalesce| {
+            let by = self.same(file, coalesce.at, &coalesce.value.by);
+            if by.contains(&Same::Digest) {
+                self.report.error(file, coalesce.at, "`coalesce` by `digest` would bundle nothing", None);
+            }
+            let window = coalesce.value.window;
+            bounded(&mut self.report, file, window.at, window.value, "window");
+            if window.value >= approval.timeout.value {
+                self.report.error(file, window.at, "the window ends when the request has expired", None);
+            }
+            CoalesceTerms { by, window: window.value }
+        });
+        let max_grant = approval.max_grant.map(|most| {
+            if most.value > MAX_TIMEOUT {
+                let longest = lockgate_model::time::format_duration(MAX_TIMEOUT);
+                self.report.error(file, most.at, format!("`max_grant` is at most {longest}"), None);
+            }
+            most.value
+        });
+        Terms { covers, reuse, coalesce, max_grant }
+    }
+
+    /// Names of what must be the same.
+    fn same(&mut self, file: &SourceFile, at: Position, names: &[String]) -> BTreeSet<Same> {
+        let mut same = BTreeSet::new();
+        for name in names {
+            match Same::ALL.iter().find(|(_, known)| known == name) {
+                Some((part, _)) => drop(same.insert(*part)),
+                None => {
+                    let known: Vec<&str> = Same::ALL.iter().map(|(_, known)| *known).collect();
+                    let help = Some(format!("one of {}", known.join(", ")));
+                    self.report.error(
+                        file,
+                        at,
+                        format!("`{name}` is nothing that requests have in common"),
+                        help,
+                    );
+                }
+            }
         }
-        if let Some(reuse) = &approval.reuse {
-            let message =
-                format!("rule `{id}`: `reuse` is not acted on by this version, every request is new");
-            self.report.warn(file, reuse.at, message);
-        }
-        if let Some(coalesce) = &approval.coalesce {
-            let message =
-                format!("rule `{id}`: `coalesce` is not acted on by this version, each request is told");
-            self.report.warn(file, coalesce.at, message);
-        }
+        same
     }
 
     fn stages(&mut self, file: &SourceFile, approval: &Spanned<Approval>) -> Vec<Stage> {
@@ -139,8 +187,8 @@ impl Compiler {
         names.iter().map(|name| self.groups.resolve(&mut self.report, file, name)).collect()
     }
 
-    /// Groups of a block that is not acted on: one nobody defined has no members, which is no laxer.
-    pub(super) fn unacted_voters(&mut self, file: &SourceFile, at: Position, from: &StageFrom) {
+    /// Groups that may be unknown: one nobody defined has no members, which is no laxer.
+    pub(super) fn lenient_voters(&mut self, file: &SourceFile, at: Position, from: &StageFrom) {
         let names: &[Spanned<String>] = match from {
             StageFrom::Group(name) => std::slice::from_ref(name),
             StageFrom::AnyOf(names) => names,
@@ -160,7 +208,7 @@ impl Compiler {
         }
     }
 
-    pub(super) fn break_glass(&mut self, file: &SourceFile, block: &Spanned<BreakGlass>) {
+    pub(super) fn break_glass(&mut self, file: &SourceFile, block: &Spanned<BreakGlass>) -> GlassBlock {
         if let Some((path, line)) =
             self.ids.insert(block.id.value.clone(), (file.path.clone(), block.id.at.line))
         {
@@ -168,7 +216,7 @@ impl Compiler {
                 format!("`{}` is defined a second time, the first is at {path}:{line}", block.id.value);
             self.report.error(file, block.id.at, message, None);
         }
-        self.unacted_voters(file, block.at, &block.who);
+        self.lenient_voters(file, block.at, &block.who);
         for group in &block.notify {
             self.groups.resolve(&mut self.report, file, group);
         }
@@ -187,9 +235,38 @@ impl Compiler {
             let last = error.lines().last().unwrap_or_default();
             self.report.error(file, ticket.at, format!("not a regular expression: {last}"), None);
         }
-        let message =
-            format!("`break_glass` `{}` is not acted on by this version: nothing is lifted", block.id.value);
-        self.report.warn(file, block.id.at, message);
+        let review = block.review.as_ref().map(|review| ReviewTerms {
+            by: GroupName::from(review.by.value.as_str()),
+            within: review.within.value,
+            blocks_next_use: review.blocks_next_use,
+        });
+        let requires = block.requires.as_ref();
+        // Anchored: a ticket that merely contains one is none.
+        let whole = |ticket: &Spanned<String>| regex::Regex::new(&format!("^(?:{})$", ticket.value)).ok();
+        GlassBlock {
+            id: RuleId::from(block.id.value.as_str()),
+            who: names(&block.who),
+            lifts: block
+                .lifts
+                .iter()
+                .map(|lifted| match lifted {
+                    Lifted::RequireApproval => Lifts::RequireApproval,
+                    Lifted::Deny => Lifts::Deny,
+                })
+                .collect(),
+            reason: requires.is_some_and(|requires| requires.reason),
+            ticket: requires.and_then(|requires| requires.ticket.as_ref()).and_then(whole),
+            max: block.max.value,
+            notify: block.notify.iter().map(|group| GroupName::from(group.value.as_str())).collect(),
+            review,
+        }
+    }
+}
+
+fn names(from: &StageFrom) -> Vec<GroupName> {
+    match from {
+        StageFrom::Group(name) => vec![GroupName::from(name.value.as_str())],
+        StageFrom::AnyOf(names) => names.iter().map(|name| GroupName::from(name.value.as_str())).collect(),
     }
 }
 

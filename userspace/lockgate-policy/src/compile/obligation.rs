@@ -87,7 +87,7 @@ impl Compiler {
             self.report.error(file, mask.at, "`mask:` names neither columns nor detectors", None);
         }
         if let Some(from) = &mask.unmask_for {
-            self.unacted_voters(file, from.at, &from.value);
+            self.lenient_voters(file, from.at, &from.value);
             let message = format!(
                 "rule `{id}`: `unmask_for` is not acted on by this version: no workload is in a group, so nothing \
                  is unmasked"

@@ -80,6 +80,11 @@ const VERBS: &[&str] = &[
     "vacuum",
 ];
 
+/// Whether a rule's `kinds` may name this kind of statement.
+pub(crate) fn is_kind(kind: &str) -> bool {
+    VERBS.contains(&kind.split('_').next().unwrap_or_default())
+}
+
 impl Compiler {
     pub(super) fn scan_match(
         &mut self,

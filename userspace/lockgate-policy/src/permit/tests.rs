@@ -93,6 +93,7 @@ fn hold(group: &str, need: u32) -> Effect {
             exclude: Default::default(),
             min_assurance: None,
             require_reason: false,
+            terms: Default::default(),
         }],
         timeout: Duration::from_secs(600),
         max_wait_in_transaction: None,
@@ -101,10 +102,16 @@ fn hold(group: &str, need: u32) -> Effect {
 
 fn vote(id: &str, group: &str) -> Vote {
     Vote {
-        by: Approver { id: id.into(), groups: vec![GroupName::from(group)], via: "test".into() },
+        by: Approver {
+            id: id.into(),
+            groups: vec![GroupName::from(group)],
+            via: "test".into(),
+            also: Vec::new(),
+        },
         decision: VoteDecision::Approve,
         reason: None,
         at: now(),
+        grant: None,
     }
 }
 
@@ -268,7 +275,7 @@ fn what_one_record_has_no_room_for_rests_whole_in_several() {
 #[test]
 fn an_approval_fits_its_operation_and_todays_policy() {
     let request = held();
-    let approved = |votes: Vec<Vote>| Resolution::Approved { votes };
+    let approved = |votes: Vec<Vote>| Resolution::Approved { votes, basis: None };
     let one = || approved(vec![vote("x:ana", "dba")]);
     let same = || operation("DROP TABLE t");
     let other_digest = Operation { digest: lockgate_model::operation::Digest([8; 32]), ..same() };
@@ -309,7 +316,7 @@ fn an_approval_fits_its_operation_and_todays_policy() {
 #[test]
 fn what_was_held_is_recorded_as_forwarded() {
     let request = held();
-    let resolution = Resolution::Approved { votes: vec![vote("x:ana", "dba")] };
+    let resolution = Resolution::Approved { votes: vec![vote("x:ana", "dba")], basis: None };
     let again = Verdict { decision: DecisionId::from_parts(7, 7), ..verdict(hold("dba", 1)) };
     let cleared =
         Cleared::approved(Arc::new(operation("DROP TABLE t")), judged(again), &request, &resolution).unwrap();

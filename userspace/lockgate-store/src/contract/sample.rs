@@ -196,6 +196,7 @@ pub fn held(session: &Session, request: u64) -> Event {
             operation: OperationId::from_parts(1, 1),
             command_digest: Digest([0xcd; 32]),
             expires_at: at(600),
+            takes_up: None,
         },
     )
 }
@@ -242,10 +243,12 @@ pub fn every_kind() -> Vec<Event> {
             id: "webhook:approvals:ana@example.com".into(),
             groups: vec!["dba".into()],
             via: "webhook:approvals".into(),
+            also: Vec::new(),
         },
         decision: VoteDecision::Approve,
         reason: Some("change 1234 — «ok» 😀".into()),
         at: at(5),
+        grant: None,
     };
     let outcome = Outcome {
         status: OutcomeStatus::Completed { tag: "SELECT 3".into() },
@@ -272,7 +275,10 @@ pub fn every_kind() -> Vec<Event> {
             code: "own_request".into(),
             detail: "a requester does not decide on their own request".into(),
         },
-        EventKind::ApprovalResolved { request, resolution: Resolution::Approved { votes: vec![vote] } },
+        EventKind::ApprovalResolved {
+            request,
+            resolution: Resolution::Approved { votes: vec![vote], basis: None },
+        },
         EventKind::Forwarded { operation, decision: DecisionId::from_parts(1, 2), approval: Some(request) },
         EventKind::Refused { operation, decision: DecisionId::from_parts(1, 2), denial: denial() },
         EventKind::OperationPart { operation, parameter: Some(0), offset: 65_536, data: "…".into() },

@@ -12,6 +12,8 @@ use lockgate_model::{
     Timestamp,
     approval::{Resolution, Vote, VoteDecision},
     event::{EventKind, RecordedOperation},
+    grant::{Basis, GlassUse, Grant},
+    observation::Observation,
     operation::Facts,
     outcome::{Closing, Outcome, OutcomeStatus},
     session::{Mode, Session},
@@ -156,8 +158,33 @@ fn tell(event: &EventKind) -> Told {
         EventKind::OperationDecided { operation, verdict, denial } => {
             decided(operation, verdict, denial.as_ref())
         }
-        EventKind::ApprovalRequested { request, expires_at, .. } => {
-            plain("requested", format!("approval {request}, until {}", to_second(*expires_at)))
+        EventKind::ApprovalRequested { request, expires_at, takes_up, .. } => {
+            let taken = takes_up.map(|earlier| format!(", takes up {earlier}")).unwrap_or_default();
+            plain("requested", format!("approval {request}, until {}{taken}", to_second(*expires_at)))
+        }
+        EventKind::ApprovalLeft { request, reason } => {
+            let reason = format!("{reason:?}").to_lowercase();
+            plain("left", format!("{request} waits on without its client ({reason})"))
+        }
+        EventKind::ApprovalsBundled { bundle, requests, .. } => {
+            plain("bundled", format!("{} requests are told and decided together as {bundle}", requests.len()))
+        }
+        EventKind::GrantMade(grant) => ("granted", granted(grant), vec![format!("│ {}", grant.shape)]),
+        EventKind::GrantEnded { grant, used, end } => {
+            plain("grant ended", format!("{grant} after {used} uses: {}", end.as_str()))
+        }
+        EventKind::GlassBroken(glass) => ("break-glass", broken(glass), vec![glass.login.clone()]),
+        EventKind::GlassEnded { glass, by } => {
+            let by = by.as_ref().map_or("its time was over (actor: system)", |by| by.name());
+            plain("break-glass", format!("{glass} ended: {by}"))
+        }
+        EventKind::GlassReviewed { glass, review } => {
+            let note = review.note.as_ref().map(|note| format!(": {note:?}")).unwrap_or_default();
+            plain("break-glass", format!("{glass} reviewed by {}{note}", review.by.name()))
+        }
+        EventKind::Alerted { about, channel, attempt, status, error } => {
+            let told = notified(channel, *attempt, *status, error.as_deref());
+            plain("alerted", format!("about {about}: {told}"))
         }
         EventKind::Notified { channel, attempt, status, error, .. } => {
             plain("notified", notified(channel, *attempt, *status, error.as_deref()))
@@ -202,6 +229,7 @@ fn tell(event: &EventKind) -> Told {
         EventKind::Responded { outcome, .. } => plain("answered", answered(outcome)),
         EventKind::SessionEnded(closing) => plain("ended", ended(closing)),
         EventKind::FlowRefused { detail, closing, .. } => ("refused", detail.clone(), vec![ended(closing)]),
+        EventKind::Observed(observation) => plain("observed", observed(observation)),
         EventKind::AgentStarted { node, version, policy } => {
             plain("agent", format!("started on {node}, version {version}, policy {policy}"))
         }
@@ -217,6 +245,12 @@ fn tell(event: &EventKind) -> Told {
             plain("gap", format!("{count} of {stage}: {detail}"))
         }
     }
+}
+
+fn observed(observation: &Observation) -> String {
+    let Observation { principal, destination, protocol, target, connections, .. } = observation;
+    let target = target.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+    format!("{} to {destination}/{protocol}{target}, {connections} times, not redirected", principal.display)
 }
 
 fn decided(operation: &RecordedOperation, verdict: &Verdict, denial: Option<&Denial>) -> Told {
@@ -314,15 +348,39 @@ fn voted(vote: &Vote) -> String {
 
 fn resolved(resolution: &Resolution) -> Told {
     match resolution {
-        Resolution::Approved { votes } => ("approved", format!("by {}", people(votes)), Vec::new()),
+        Resolution::Approved { votes, basis } => {
+            ("approved", format!("by {}{}", people(votes), basis.as_ref().map(standing_on).unwrap_or_default()), Vec::new())
+        }
         Resolution::Denied { vote } => ("denied", format!("by {}", vote.by.id), Vec::new()),
         Resolution::Expired => ("denied", "nobody decided in time (actor: system)".to_owned(), Vec::new()),
         Resolution::Withdrawn { reason } => ("withdrawn", format!("{reason:?}").to_lowercase(), Vec::new()),
     }
 }
 
+/// Why it passed although nobody voted on this very request.
+fn standing_on(basis: &Basis) -> String {
+    match basis {
+        Basis::Reuse { of } => format!(" on {of}, used again"),
+        Basis::TakenUp { of } => format!(" on {of}, whose client was gone"),
+        Basis::Grant { grant, left: Some(left) } => format!(" under {grant}, {left} uses left"),
+        Basis::Grant { grant, left: None } => format!(" under {grant}"),
+    }
+}
+
+fn granted(grant: &Grant) -> String {
+    let uses = grant.uses.map_or("as often as it comes".to_owned(), |uses| format!("{uses} times"));
+    let until = to_second(grant.expires_at);
+    format!("{} to {} on {}, {uses}, until {until}, by {}", grant.id, grant.principal, grant.target, people(&grant.votes))
+}
+
+fn broken(glass: &GlassUse) -> String {
+    let ticket = glass.ticket.as_ref().map(|ticket| format!(", {ticket}")).unwrap_or_default();
+    let reason = glass.reason.as_ref().map(|reason| format!(": {reason:?}")).unwrap_or_default();
+    format!("{} by {} ({}) until {}{ticket}{reason}", glass.id, glass.by.name(), glass.rule, to_second(glass.ends_at))
+}
+
 fn people(votes: &[Vote]) -> String {
-    votes.iter().map(|vote| vote.by.id.as_str()).collect::<Vec<_>>().join(", ")
+    votes.iter().map(|vote| vote.by.name()).collect::<Vec<_>>().join(", ")
 }
 
 fn result_rows(columns: &[String], rows: &[Vec<Option<String>>], truncated: bool) -> Told {

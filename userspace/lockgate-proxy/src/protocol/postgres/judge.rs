@@ -59,6 +59,15 @@ impl Granted {
     pub(crate) fn fits(&self, operation: &Operation, now: Timestamp) -> bool {
         self.operation.digest == operation.digest && now <= self.request.expires_at
     }
+
+    /// Whether what it stands on still holds: a grant may have been taken back since.
+    fn stands(&self, gate: &Gate) -> bool {
+        match &*self.resolution {
+            Resolution::Approved { basis: Some(basis), .. } => gate.ports.approvals.stands(basis, gate.now()),
+            Resolution::Approved { basis: None, .. } => true,
+            Resolution::Denied { .. } | Resolution::Expired | Resolution::Withdrawn { .. } => false,
+        }
+    }
 }
 
 /// One operation that may pass.
@@ -250,7 +259,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             if !matches!(case.verdict.effect, Effect::Hold(_)) {
                 continue;
             }
-            if let Some(cleared) = reuse(case) {
+            if let Some(cleared) = reuse(case, &self.gate) {
                 case.cleared = Some(cleared);
                 continue;
             }
@@ -291,7 +300,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             let verdict = self.gate.evaluate(&case.asked.operation);
             let (verdict, mask) = self.gate.masked(verdict, &case.asked.statement, &mut self.masks);
             let approved = match case.cleared.take() {
-                Some((_, granted)) => granted.and_then(|granted| {
+                Some((_, granted)) => granted.filter(|granted| granted.stands(&self.gate)).and_then(|granted| {
                     let Granted { request, resolution, .. } = &granted;
                     let operation = case.asked.operation.clone();
                     let cleared = Cleared::approved(operation, verdict.clone(), request, resolution).ok()?;
@@ -440,8 +449,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             let (now, _) = self.gate.masked(now, statement, &mut self.masks);
             match Cleared::approved(operation.clone(), now, &request, &resolution) {
                 Ok(cleared) => {
-                    if let Resolution::Approved { votes } = &*resolution {
-                        self.tell(&hold::approved(operation, votes));
+                    if let Resolution::Approved { votes, basis } = &*resolution {
+                        self.tell(&hold::approved(operation, votes, basis.as_ref()));
                     }
                     let granted = Granted { operation: operation.clone(), request, resolution };
                     return Ok(Held::Approved(Box::new((cleared, granted))));
@@ -612,8 +621,8 @@ fn pass(cases: Vec<Case>) -> Judgement {
 }
 
 /// An approval given when the statement was prepared, if it still covers what policy asks now.
-fn reuse(case: &Case) -> Option<(Cleared, Option<Granted>)> {
-    let granted = case.asked.approval.clone()?;
+fn reuse(case: &Case, gate: &Gate) -> Option<(Cleared, Option<Granted>)> {
+    let granted = case.asked.approval.clone().filter(|granted| granted.stands(gate))?;
     let operation = case.asked.operation.clone();
     let cleared =
         Cleared::approved(operation, case.verdict.clone(), &granted.request, &granted.resolution).ok()?;

@@ -80,6 +80,9 @@ impl Known {
 impl Entry {
     /// Keeps a verdict that lets pass.
     pub(crate) fn keep(&mut self, verdict: &Judged, mask: Option<&Arc<StatementMask>>) {
+        if verdict.is_lifted() {
+            return;
+        }
         match verdict.effect {
             Effect::Allow => self.allowed = Some((verdict.clone(), mask.cloned())),
             Effect::Deny(_) | Effect::Hold(_) => {}

@@ -1,0 +1,82 @@
+//! What requests have in common: the parts that `reuse` and `coalesce` name, and the parsed shape that a grant is for.
+
+use lockgate_model::{
+    approval::ApprovalRequest,
+    grant::Same,
+    operation::{Digest, Facts, Operation},
+};
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeSet;
+
+/// What a request says of each of these parts; None when it does not know one of them: what is not known is not the same.
+pub fn parts(same: &BTreeSet<Same>, request: &ApprovalRequest) -> Option<Vec<(Same, String)>> {
+    same.iter().map(|same| part(*same, request).map(|value| (*same, value))).collect()
+}
+
+fn part(same: Same, request: &ApprovalRequest) -> Option<String> {
+    let session = &request.session;
+    let ci = || session.workload.ci.as_ref();
+    let joined = |parts: [Option<&str>; 3]| {
+        let parts: Option<Vec<&str>> = parts.into_iter().collect();
+        // A unit separator stands in none of these names, so that no two lists look alike.
+        parts.map(|parts| parts.join("\u{1f}"))
+    };
+    match same {
+        Same::Digest => Some(request.operation.digest.to_string()),
+        Same::Target => Some(session.target.name.to_string()),
+        Same::Rule => {
+            let rules: Vec<&str> = request.spec.requirements.iter().map(|r| r.rule.as_str()).collect();
+            Some(rules.join("\u{1f}"))
+        }
+        Same::Principal => Some(session.principal.id.clone()),
+        Same::Session => Some(session.id.to_string()),
+        Same::RunId => {
+            let ci = ci()?;
+            joined([
+                Some(&ci.provider),
+                Some(ci.repository.as_deref().unwrap_or_default()),
+                ci.run_id.as_deref(),
+            ])
+        }
+        Same::Repository => {
+            let ci = ci()?;
+            joined([Some(&ci.provider), ci.repository.as_deref(), Some("")])
+        }
+        Same::Workflow => {
+            let ci = ci()?;
+            joined([Some(&ci.provider), ci.repository.as_deref(), ci.workflow.as_deref()])
+        }
+        Same::Job => {
+            let ci = ci()?;
+            joined([Some(&ci.provider), ci.run_id.as_deref(), ci.job.as_deref().or(ci.job_id.as_deref())])
+        }
+    }
+}
+
+/// SHA-256 over an operation's parsed shape: everything the inspector made of it, its statement with the literals
+/// replaced, and where it would run. Two operations that differ in more than literals and bound values differ in it. None
+/// for what was not understood: nobody can say what else has that shape.
+pub fn pattern(operation: &Operation) -> Option<Digest> {
+    if operation.facts.is_opaque() {
+        return None;
+    }
+    let Facts::Sql(facts) = operation.facts.as_ref();
+    let context = &operation.context;
+    let mut hash = Sha256::new();
+    let mut put = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_be_bytes());
+        hash.update(bytes);
+    };
+    put(b"lockgate shape 1");
+    // Facts always serialise: they are recorded with every operation.
+    put(&serde_json::to_vec(facts).ok()?);
+    put(operation.normalized.as_bytes());
+    put(context.role.as_bytes());
+    put(context.database.as_bytes());
+    match &context.search_path {
+        Some(path) => put(path.as_bytes()),
+        None => put(b"\0default"),
+    }
+    put(&operation.parameters.len().to_be_bytes());
+    Some(Digest(hash.finalize().into()))
+}
