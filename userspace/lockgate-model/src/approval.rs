@@ -144,4 +144,6 @@ pub enum WithdrawReason {
     Drained,
     /// lockgate was killed while it waited (written at start).
     Crash,
+    /// Its client was gone, and another request for the same went on in its place.
+    TakenUp,
 }

@@ -127,6 +127,7 @@ fn withdrawn(reason: WithdrawReason) -> &'static str {
             "the target closed the connection while the request for approval was open"
         }
         WithdrawReason::Drained => "lockgate stops; the request waits on, run it again to take it up",
+        WithdrawReason::TakenUp => "another request for the same statement took this one up",
         WithdrawReason::Crash => "lockgate was stopped while the request for approval was open",
     }
 }

@@ -15,7 +15,7 @@ use lockgate_model::{
     event::{Event, EventKind},
     outcome::{CloseReason, Closing},
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Sessions without a closing, requests without a resolution.
 pub(crate) struct Open {
@@ -27,6 +27,14 @@ impl Open {
     /// As the index knows it.
     pub(crate) fn of_index(index: &Index) -> Self {
         Self { sessions: index.open_sessions(), requests: index.open_requests() }
+    }
+
+    /// Takes out the requests that go on; answers which of them are open.
+    pub(crate) fn keep(&mut self, kept: &BTreeSet<RequestId>) -> BTreeSet<RequestId> {
+        let (left, closed) =
+            std::mem::take(&mut self.requests).into_iter().partition::<Vec<_>, _>(|(id, _)| kept.contains(id));
+        self.requests = closed;
+        left.into_iter().map(|(request, _)| request).collect()
     }
 
     /// From the whole log, when there is no index.

@@ -31,6 +31,7 @@ mod queue;
 mod reader;
 mod recover;
 mod session;
+mod shelf;
 mod signer;
 mod syncer;
 #[cfg(test)]
@@ -42,3 +43,4 @@ pub use lockgate_audit::{Finding, Integrity, Place, Problem, PublicKey, Record, 
 pub use log::{Log, LogSettings};
 pub use reader::{Reader, Records};
 pub use session::{SessionFilter, SessionSummary};
+pub use shelf::Shelf;

@@ -19,11 +19,13 @@ use crate::{
 };
 use lockgate_audit::{Chain, Checkpoint, NoteError, PublicKey, SigningKey, checkpoint};
 use lockgate_model::{
+    RequestId,
     event::Event,
     id::NodeName,
     port::{Ambient, BoxFuture, Durability, Receipt, RecordError, Recorder},
 };
 use std::{
+    collections::BTreeSet,
     io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
@@ -46,12 +48,14 @@ pub struct LogSettings {
     pub head_dir: Option<PathBuf>,
     /// A new segment begins past this size.
     pub segment_bytes: u64,
+    /// Requests for approval that go on although nobody closed the log: somebody has them on a shelf.
+    pub kept: BTreeSet<RequestId>,
 }
 
 impl LogSettings {
     /// With the usual segment size and the head beside the log.
     pub fn new(dir: impl Into<PathBuf>, node: NodeName) -> Self {
-        Self { dir: dir.into(), node, head_dir: None, segment_bytes: SEGMENT_BYTES }
+        Self { dir: dir.into(), node, head_dir: None, segment_bytes: SEGMENT_BYTES, kept: BTreeSet::new() }
     }
 }
 
@@ -62,6 +66,7 @@ pub struct Log {
     layout: Layout,
     public_key: PublicKey,
     index: Shared,
+    left_open: BTreeSet<RequestId>,
     running: Mutex<Option<Running>>,
 }
 
@@ -76,7 +81,8 @@ struct Running {
 
 impl Log {
     /// Opens the log, repairs what a crash tore off its end, and closes what the crash left open: when this
-    /// returns, every session and request of earlier runs has its closing record, synced and signed.
+    /// returns, every session and request of earlier runs has its closing record, synced and signed, but for the
+    /// requests that the settings keep.
     pub fn open(settings: LogSettings, ambient: Arc<dyn Ambient>) -> Result<Self, StoreError> {
         Self::open_on(Arc::new(RealDisk), settings, ambient)
     }
@@ -104,10 +110,11 @@ impl Log {
                 |error| tracing::warn!(%error, "no index; listings and this start read the whole log"),
             )
             .ok();
-        let open = match &index {
+        let mut open = match &index {
             Some(index) => Open::of_index(index),
             None => Open::of_log(&layout)?,
         };
+        let left_open = open.keep(&settings.kept);
         let closings = crash::closings(open, &recovered, lock.left_open, ambient.now());
         let index = Shared::new(index);
         let (feed, indexer) =
@@ -143,12 +150,17 @@ impl Log {
         let sync_thread = spawn("audit-sync", Box::new(move || sync_thread.run()))?;
         let signer = spawn("audit-head", Box::new(move || signer.run()))?;
         let running = Mutex::new(Some(Running { write_thread, sync_thread, signer, indexer, syncer, lock }));
-        Ok(Self { queue, writer, layout, public_key, index, running })
+        Ok(Self { queue, writer, layout, public_key, index, left_open, running })
     }
 
     /// What verifies the signed head; worth keeping off the host.
     pub fn public_key(&self) -> &PublicKey {
         &self.public_key
+    }
+
+    /// Those of [`LogSettings::kept`] that no record has closed: they go on.
+    pub fn left_open(&self) -> &BTreeSet<RequestId> {
+        &self.left_open
     }
 
     /// Reads beside the writer, with its index.
