@@ -257,6 +257,21 @@ pub enum EventKind {
     },
     /// Who talked to what without being redirected, added up over a period. One an identity and destination.
     Observed(Box<Observation>),
+    /// A token was given to somebody who will dial lockgate itself.
+    TokenIssued {
+        /// Its name.
+        token: String,
+        /// Who carries it.
+        caller: String,
+        /// The one target it is for.
+        target: TargetName,
+        /// Networks that it may be shown from.
+        from: Vec<String>,
+        /// When it ends.
+        expires: Timestamp,
+        /// Who asked for it: `uid 0`.
+        by: String,
+    },
     /// The agent started.
     AgentStarted {
         /// Its node.
