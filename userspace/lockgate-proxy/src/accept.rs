@@ -4,20 +4,20 @@
 //! no byte of the client itself.
 
 use crate::{
-    Shared,
+    Shared, caller,
     lanes::seated,
+    limits::STRANGERS,
     protocol::{self, Arrival},
     report::{Ending, FlowReport},
     settings::TargetSettings,
 };
-use lockgate_model::{
-    addr::{ClientAddr, OriginalDst},
-    outcome::CloseReason,
-    session::Protocol,
-};
+use lockgate_model::{addr::ClientAddr, flow::Flow, id::TargetName, outcome::CloseReason, session::Protocol};
 use socket2::{SockRef, TcpKeepalive};
 use std::{io, net::SocketAddr, os::fd::AsFd, sync::Arc, time::Duration};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
 use tokio_util::sync::CancellationToken;
 
 /// After a failed accept (no descriptors left), how long to wait before the next: sessions end meanwhile.
@@ -29,10 +29,20 @@ const TABLE_POLL: Duration = Duration::from_millis(10);
 /// A client that vanished without a word is found out after a minute or two.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
+/// How connections come to a listener.
+#[derive(Clone)]
+pub(crate) enum Way {
+    /// Redirected by the kernel.
+    Captured,
+    /// Dialled, for this target; so many at a time whose caller is not known yet.
+    Dialled(TargetName, Arc<Semaphore>),
+}
+
 /// Accepts until told to stop.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     listener: std::net::TcpListener,
+    way: Way,
     stop: CancellationToken,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
@@ -45,7 +55,7 @@ pub(crate) async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => deal(&shared, stream, peer),
+            Ok((stream, peer)) => deal(&shared, stream, peer, &way),
             // Shut down by whoever opened it (accept(2)): nothing arrives here any more, and holding it would keep its
             // network namespace alive.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(()),
@@ -58,10 +68,10 @@ pub(crate) async fn serve(
 }
 
 /// Gives a connection to a lane.
-fn deal(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
+fn deal(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, way: &Way) {
     let Some((lane, seat, here)) = shared.lanes.deal() else { return };
     let accepted = if here { Ok(Accepted::Here(stream)) } else { stream.into_std().map(Accepted::Elsewhere) };
-    shared.drain.spawn(&lane, seated(seat, connection(shared.clone(), accepted, peer)));
+    shared.drain.spawn(&lane, seated(seat, connection(shared.clone(), accepted, peer, way.clone())));
 }
 
 /// An accepted connection, registered with the reactor of the lane that it runs on, or not yet.
@@ -80,7 +90,7 @@ impl Accepted {
 }
 
 /// One connection from accept to its closing record.
-async fn connection(shared: Arc<Shared>, accepted: io::Result<Accepted>, peer: SocketAddr) {
+async fn connection(shared: Arc<Shared>, accepted: io::Result<Accepted>, peer: SocketAddr, way: Way) {
     let mut report = FlowReport::new(shared.ports.recorder.clone(), shared.ports.ambient.clone());
     let stream = match accepted.and_then(Accepted::register) {
         Ok(stream) => stream,
@@ -90,7 +100,13 @@ async fn connection(shared: Arc<Shared>, accepted: io::Result<Accepted>, peer: S
             return;
         }
     };
-    let arrival = match arrive(&shared, &stream, ClientAddr(peer), &mut report).await {
+    let arrived = match way {
+        Way::Captured => arrive(&shared, &stream, ClientAddr(peer), &mut report).await,
+        Way::Dialled(target, strangers) => {
+            dialled(&shared, ClientAddr(peer), &target, strangers, &mut report)
+        }
+    };
+    let arrival = match arrived {
         Ok(arrival) => arrival,
         Err(ending) => {
             // A reset, not an orderly end: whoever dialled the proxy itself learns nothing.
@@ -125,17 +141,40 @@ async fn arrive(
     let flow = attributor.flow(stream.as_fd(), client).map_err(|error| refused(error.to_string()))?;
     report.flow_known(&flow);
     let unknown = || refused(format!("{} is not a registered target", flow.original_dst));
-    let target = target(shared, flow.original_dst).await.ok_or_else(unknown)?;
+    let target = target(shared, &flow).await.ok_or_else(unknown)?;
     report.target_known(&target.target.name);
-    Ok(Arrival { flow, target })
+    Ok(Arrival { flow, target, stranger: None })
+}
+
+/// Somebody dialled lockgate itself; who, the protocol asks.
+fn dialled(
+    shared: &Shared,
+    client: ClientAddr,
+    target: &TargetName,
+    strangers: Arc<Semaphore>,
+    report: &mut FlowReport,
+) -> Result<Arrival, Ending> {
+    let refused = |detail: &str| Ending::because(CloseReason::Refused, detail);
+    let found = shared.targets.load().iter().find(|candidate| candidate.target.name == *target).cloned();
+    let target = found.ok_or_else(|| refused("the target is not registered any more"))?;
+    let explicit =
+        target.explicit.as_ref().ok_or_else(|| refused("the target is not served in explicit mode"))?;
+    let flow = caller::flow(client, explicit.listen);
+    report.flow_known(&flow);
+    report.target_known(&target.target.name);
+    let stranger = strangers.try_acquire_owned().map_err(|_| {
+        let detail = format!("{STRANGERS} connections are open whose callers are not known yet");
+        Ending::because(CloseReason::LimitReached, detail)
+    })?;
+    Ok(Arrival { flow, target, stranger: Some(stranger) })
 }
 
 /// The kernel may have redirected to an address that it has just seen a client being told for a target's name: the table
 /// follows in a moment.
-async fn target(shared: &Shared, destination: OriginalDst) -> Option<Arc<TargetSettings>> {
+async fn target(shared: &Shared, flow: &Flow) -> Option<Arc<TargetSettings>> {
     let mut waited = Duration::ZERO;
     loop {
-        let found = shared.targets.load().lookup(destination);
+        let found = shared.targets.load().lookup(flow.original_dst, flow.process.cgroup_id);
         if found.is_some() || waited >= TABLE_FOLLOWS_WITHIN {
             return found;
         }

@@ -7,6 +7,7 @@
 //! It does not load policy, write the log, notify anybody or know how connections were redirected. The binary makes it,
 //! gives it listeners and drains it.
 
+pub mod caller;
 pub mod catalogue;
 pub mod credential;
 pub mod limits;
@@ -36,12 +37,12 @@ pub use limits::Limits;
 pub use ports::Ports;
 pub use scram::{Verifier, VerifierError};
 pub use settings::{DialFrom, ProxySettings, TargetSettings};
-pub use target::{TargetAddr, TargetTable};
+pub use target::{TargetAddr, TargetTable, Told};
 
 use arc_swap::ArcSwap;
 use catalogue::Catalogues;
 use drain::Drain;
-use lockgate_model::id::NodeName;
+use lockgate_model::id::{NodeName, TargetName};
 use protocol::postgres::{Cancellations, PlanCache, ScriptCache};
 use std::{io, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
@@ -98,7 +99,21 @@ impl Proxy {
     /// # Errors
     /// When the listener cannot be used at all.
     pub async fn serve(&self, listener: std::net::TcpListener, stop: CancellationToken) -> io::Result<()> {
-        accept::serve(self.0.clone(), listener, stop).await
+        accept::serve(self.0.clone(), listener, accept::Way::Captured, stop).await
+    }
+
+    /// The same for the explicit address of a target: whoever connects dialled it, and says who it is.
+    ///
+    /// # Errors
+    /// When the listener cannot be used at all.
+    pub async fn serve_explicit(
+        &self,
+        listener: std::net::TcpListener,
+        target: TargetName,
+        stop: CancellationToken,
+    ) -> io::Result<()> {
+        let strangers = Arc::new(Semaphore::new(limits::STRANGERS));
+        accept::serve(self.0.clone(), listener, accept::Way::Dialled(target, strangers), stop).await
     }
 
     /// Replaces the registered targets (names resolved anew). Open sessions keep the target they began with.

@@ -46,6 +46,8 @@ pub const PREPARED_STATEMENTS: usize = 4_096;
 pub const PREPARED_BYTES: usize = 32 * 1024 * 1024;
 /// Portals a session may keep open.
 pub const PORTALS: usize = 4_096;
+/// Connections to one explicit address whose caller is not known yet: strangers take no seats from sessions.
+pub const STRANGERS: usize = 256;
 /// Names longer than this the server cuts (NAMEDATALEN - 1): two that differ later would be one there and two here.
 pub const NAME_BYTES: usize = 63;
 /// Rows of one result that a record keeps, when policy asks for results.

@@ -16,6 +16,8 @@ pub(crate) struct Opening {
     pub(crate) node: NodeName,
     pub(crate) flow: Flow,
     pub(crate) workload: Workload,
+    /// Who says so itself; None: who the workload is.
+    pub(crate) caller: Option<Principal>,
     pub(crate) target: Arc<Target>,
     pub(crate) client: ClientClaims,
     pub(crate) upstream_user: String,
@@ -28,7 +30,7 @@ pub(crate) fn open(opening: Opening, ambient: &dyn Ambient) -> Session {
     Session {
         id: SessionId::from_parts(crate::gate::millis(opened_at), ambient.random()),
         node: opening.node,
-        principal: Principal::of(&opening.workload),
+        principal: opening.caller.unwrap_or_else(|| Principal::of(&opening.workload)),
         flow: opening.flow,
         workload: Arc::new(opening.workload),
         target: opening.target,

@@ -2,6 +2,7 @@
 //! configuration; nothing here reads files or names.
 
 use crate::{
+    caller::Explicit,
     credential::Credential,
     limits::Limits,
     scram::Verifier,
@@ -33,6 +34,8 @@ pub struct TargetSettings {
     pub credential: Credential,
     /// From which network namespace it is dialled.
     pub dial_from: DialFrom,
+    /// For those whom no hook sees: where they dial lockgate itself, and what identifies them.
+    pub explicit: Option<Explicit>,
 }
 
 impl TargetSettings {
@@ -48,6 +51,7 @@ impl TargetSettings {
             upstream_host: None,
             credential,
             dial_from: DialFrom::default(),
+            explicit: None,
         }
     }
 }

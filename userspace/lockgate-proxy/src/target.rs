@@ -33,13 +33,22 @@ pub enum TargetAddr {
         /// What the name means now.
         resolved: Vec<IpAddr>,
         /// What clients were told it means, by name servers that lockgate has no reason to believe.
-        told: Vec<IpAddr>,
+        told: Vec<Told>,
     },
+}
+
+/// What a cgroup was told of a name. It counts for that cgroup alone: who is in it may have made it up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Told {
+    /// cgroup-v2 id.
+    pub cgroup_id: u64,
+    /// The address.
+    pub address: IpAddr,
 }
 
 impl TargetAddr {
     /// How well it fits, when it does: higher is more specific.
-    fn fit(&self, destination: SocketAddr) -> Option<u16> {
+    fn fit(&self, destination: SocketAddr, cgroup_id: u64) -> Option<u16> {
         let ip = destination.ip();
         match self {
             Self::Exact(addr) => (canonical(*addr) == destination).then_some(300),
@@ -47,12 +56,13 @@ impl TargetAddr {
             Self::Host { resolved, told, .. } => {
                 let same = |candidate: &IpAddr| candidate.to_canonical() == ip;
                 let known = resolved.iter().any(same).then_some(200);
-                // Where lockgate knows none itself, nobody is dialled.
-                known.or_else(|| (!resolved.is_empty() && told.iter().any(same)).then_some(150))
+                let is_told = |told: &Told| told.cgroup_id == cgroup_id && same(&told.address);
+                // Behind whatever is configured; and where lockgate knows no address itself, nobody is dialled.
+                known.or_else(|| (!resolved.is_empty() && told.iter().any(is_told)).then_some(0))
             }
-            Self::Network { base, prefix, port } => {
-                (*port == destination.port() && contains(*base, *prefix, ip)).then_some(u16::from(*prefix))
-            }
+            Self::Network { base, prefix, port } => (*port == destination.port()
+                && contains(*base, *prefix, ip))
+            .then_some(1 + u16::from(*prefix)),
         }
     }
 }
@@ -69,12 +79,12 @@ impl TargetTable {
         Self { targets: targets.into_iter().map(Arc::new).collect() }
     }
 
-    /// The target with the most specific address that fits; the first of equals.
-    pub fn lookup(&self, destination: OriginalDst) -> Option<Arc<TargetSettings>> {
+    /// The target with the most specific address that fits somebody in this cgroup; the first of equals.
+    pub fn lookup(&self, destination: OriginalDst, cgroup_id: u64) -> Option<Arc<TargetSettings>> {
         let addr = destination.addr();
         let mut best: Option<(u16, &Arc<TargetSettings>)> = None;
         for target in &self.targets {
-            let fit = target.addresses.iter().filter_map(|candidate| candidate.fit(addr)).max();
+            let fit = target.addresses.iter().filter_map(|candidate| candidate.fit(addr, cgroup_id)).max();
             if let Some(fit) = fit
                 && best.is_none_or(|(other, _)| fit > other)
             {
@@ -94,7 +104,7 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
-fn contains(base: IpAddr, prefix: u8, ip: IpAddr) -> bool {
+pub(crate) fn contains(base: IpAddr, prefix: u8, ip: IpAddr) -> bool {
     match (base.to_canonical(), ip) {
         (IpAddr::V4(base), IpAddr::V4(ip)) => {
             let kept = u32::from(prefix.min(32));
@@ -115,6 +125,10 @@ mod tests {
     use super::*;
     use crate::testing;
 
+    fn told(cgroup_id: u64, address: &str) -> Told {
+        Told { cgroup_id, address: address.parse().unwrap() }
+    }
+
     #[test]
     fn the_most_specific_address_wins() {
         let network =
@@ -129,8 +143,12 @@ mod tests {
                     name: "db.internal".into(),
                     port: 5433,
                     resolved: vec!["10.20.0.7".parse().unwrap()],
-                    told: vec!["10.99.0.1".parse().unwrap()],
+                    told: ["10.99.0.1", "10.20.0.9"].map(|ip| told(7, ip)).to_vec(),
                 }],
+            ),
+            testing::target(
+                "network",
+                vec![TargetAddr::Network { base: "10.20.0.0".parse().unwrap(), prefix: 16, port: 5433 }],
             ),
         ]);
         for (destination, expected) in [
@@ -140,13 +158,17 @@ mod tests {
             ("10.21.0.8:5432", Some("wide")),
             ("10.20.0.7:5433", Some("named")),
             ("10.99.0.1:5433", Some("named")),
+            ("10.20.0.9:5433", Some("network")),
             ("10.99.0.1:5432", Some("wide")),
             ("[2001:db8::1]:5432", Some("wide")),
             ("11.0.0.1:5432", None),
             ("10.20.0.7:80", None),
         ] {
-            let found = table.lookup(OriginalDst::new(destination.parse().unwrap()));
+            let found = table.lookup(OriginalDst::new(destination.parse().unwrap()), 7);
             assert_eq!(found.as_ref().map(|t| t.target.name.as_str()), expected, "{destination}");
         }
+        // What one job was told means nothing for another.
+        let elsewhere = OriginalDst::new("10.99.0.1:5433".parse().unwrap());
+        assert!(table.lookup(elsewhere, 8).is_none());
     }
 }

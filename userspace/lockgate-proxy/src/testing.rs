@@ -162,7 +162,12 @@ impl PendingApproval for ScriptedPending {
     fn changed(&mut self) -> BoxFuture<'_, Progress> {
         Box::pin(async move {
             let vote = |decision| Vote {
-                by: Approver { id: "local:1000".into(), groups: vec!["dba".into()], via: "test".into(), also: Vec::new() },
+                by: Approver {
+                    id: "local:1000".into(),
+                    groups: vec!["dba".into()],
+                    via: "test".into(),
+                    also: Vec::new(),
+                },
                 decision,
                 reason: Some("because".into()),
                 at: self.request.created_at,
@@ -251,6 +256,7 @@ pub(crate) fn session(target: &TargetSettings, ambient: &dyn Ambient) -> Session
         crate::session::Opening {
             node: "test".into(),
             workload: workload(&flow),
+            caller: None,
             flow,
             target: target.target.clone(),
             client: ClientClaims { user: "job".into(), database: "orders".into(), application_name: None },

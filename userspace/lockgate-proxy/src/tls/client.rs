@@ -1,14 +1,18 @@
 //! The client's leg: lockgate is the server, and shows a certificate that was configured for the target or one that it
 //! signs itself for the name that the client asked for.
 //!
-//! It signs for no name that is not the target's, and takes no handshake that says it is for another protocol. It asks for no
-//! client certificate: who the job is, the kernel says.
+//! It signs for no name that is not the target's, and takes no handshake that says it is for another protocol. It asks for a
+//! client certificate only where a target's explicit address takes one: who a captured job is, the kernel says.
 
 use super::issue::{Authority, Issued, Names, private_key};
 use super::upstream::ALPN;
 use super::{TlsError, certificates, provider, server_end_point};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{AlertDescription, ServerConfig, crypto::ring::sign::any_supported_type};
+use rustls::{
+    AlertDescription, RootCertStore, ServerConfig,
+    crypto::ring::sign::any_supported_type,
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+};
 use std::{
     collections::HashMap,
     net::IpAddr,
@@ -27,10 +31,13 @@ const MAX_ISSUED: usize = 256;
 
 /// What clients are offered.
 #[derive(Clone)]
-pub struct ClientTls(Arc<Source>);
+pub struct ClientTls(Arc<Source>, Asks);
+
+/// Whether clients are asked for a certificate, and by whose CA.
+type Asks = Option<Arc<dyn ClientCertVerifier>>;
 
 enum Source {
-    Fixed(Shown),
+    Fixed(Shown, CertifiedKey),
     Issuing(Box<Issuing>),
 }
 
@@ -42,7 +49,7 @@ struct Shown {
 }
 
 struct Issuing {
-    authority: Authority,
+    authority: Arc<Authority>,
     title: String,
     names: Vec<String>,
     validity: Duration,
@@ -80,20 +87,54 @@ impl ClientTls {
         key.zeroize();
         let certified = CertifiedKey::new(chain, signing?);
         certified.keys_match().map_err(refused)?;
-        Ok(Self(Arc::new(Source::Fixed(Shown::new(certified)?))))
+        Ok(Self(Arc::new(Source::Fixed(Shown::new(certified.clone(), None)?, certified)), None))
     }
 
     /// Certificates are signed by `authority` for `names` of the target, as clients ask for them.
     pub fn issuing(authority: Authority, target: &str, names: Vec<String>, validity: Duration) -> Self {
         let names = names.iter().map(|name| canonical(name)).collect();
         let issued = Mutex::default();
-        Self(Arc::new(Source::Issuing(Box::new(Issuing {
-            authority,
-            title: target.to_owned(),
-            names,
-            validity,
-            issued,
-        }))))
+        Self(
+            Arc::new(Source::Issuing(Box::new(Issuing {
+                authority: Arc::new(authority),
+                title: target.to_owned(),
+                names,
+                validity,
+                issued,
+            }))),
+            None,
+        )
+    }
+
+    /// The same, asking clients for a certificate of this CA (PEM). One that has none may go on without; one that shows
+    /// another is refused.
+    ///
+    /// # Errors
+    /// When the CA cannot be read.
+    pub fn asking(&self, ca: &[u8]) -> Result<Self, TlsError> {
+        const WHAT: &str = "callers.client_ca";
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(WHAT, ca)? {
+            roots.add(certificate).map_err(|source| TlsError::Rustls { what: WHAT, source })?;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+            .allow_unauthenticated()
+            .build()
+            .map_err(|error| TlsError::Authority { what: WHAT, detail: error.to_string() })?;
+        let asks: Asks = Some(verifier);
+        let source = match &*self.0 {
+            Source::Fixed(_, certified) => {
+                Source::Fixed(Shown::new(certified.clone(), asks.clone())?, certified.clone())
+            }
+            Source::Issuing(issuing) => Source::Issuing(Box::new(Issuing {
+                authority: issuing.authority.clone(),
+                title: issuing.title.clone(),
+                names: issuing.names.clone(),
+                validity: issuing.validity,
+                issued: Mutex::default(),
+            })),
+        };
+        Ok(Self(Arc::new(source), asks))
     }
 
     /// Takes the client's handshake. `unread` is what the session had read behind the SSLRequest: it must be nothing.
@@ -150,14 +191,14 @@ impl ClientTls {
             Source::Issuing(issuing) if !issuing.names.contains(&name) => {
                 Some(TlsError::ForeignName { name, target: issuing.title.clone() })
             }
-            Source::Issuing(_) | Source::Fixed(_) => None,
+            Source::Issuing(_) | Source::Fixed(..) => None,
         }
     }
 
     fn shown(&self, name: Option<&str>, dialled: IpAddr) -> Result<Shown, TlsError> {
         match &*self.0 {
-            Source::Fixed(shown) => Ok(shown.clone()),
-            Source::Issuing(issuing) => issuing.shown(name, dialled),
+            Source::Fixed(shown, _) => Ok(shown.clone()),
+            Source::Issuing(issuing) => issuing.shown(name, dialled, &self.1),
         }
     }
 }
@@ -172,7 +213,7 @@ impl Issuing {
         }
     }
 
-    fn shown(&self, name: Option<&str>, dialled: IpAddr) -> Result<Shown, TlsError> {
+    fn shown(&self, name: Option<&str>, dialled: IpAddr, asks: &Asks) -> Result<Shown, TlsError> {
         let names = match name {
             Some(name) if self.names.iter().any(|known| known == name) => Names::One(name.to_owned()),
             // A server does not refuse a client for the name that it uses, and a client that does not look at names (or
@@ -189,7 +230,7 @@ impl Issuing {
         }
         // Signing takes a tenth of a millisecond; whoever waits for the lock would sign the same.
         let (certified, good_for) = self.authority.server(&names, self.validity)?;
-        let shown = Shown::new(certified)?;
+        let shown = Shown::new(certified, asks.clone())?;
         if issued.len() >= MAX_ISSUED {
             let oldest = issued.iter().min_by_key(|(_, (_, until))| *until).map(|(names, _)| names.clone());
             oldest.map(|names| issued.remove(&names));
@@ -200,13 +241,16 @@ impl Issuing {
 }
 
 impl Shown {
-    fn new(certified: CertifiedKey) -> Result<Self, TlsError> {
+    fn new(certified: CertifiedKey, asks: Asks) -> Result<Self, TlsError> {
         let binding = certified.cert.first().and_then(|leaf| server_end_point(leaf));
-        let mut config = ServerConfig::builder_with_provider(provider())
+        let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
-            .map_err(|source| TlsError::Rustls { what: "use client_tls", source })?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(SingleCertAndKey::from(Issued::new(certified))));
+            .map_err(|source| TlsError::Rustls { what: "use client_tls", source })?;
+        let builder = match asks {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(Issued::new(certified))));
         config.alpn_protocols = vec![ALPN.to_vec()];
         Ok(Self { config: Arc::new(config), binding })
     }

@@ -207,6 +207,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
     }
 
     /// The stream and what was read from it.
+    pub(crate) fn stream_ref(&self) -> &S {
+        &self.stream
+    }
+
+    /// The stream, and what was read and not understood.
     pub(crate) fn into_parts(self) -> (S, BytesMut) {
         (self.stream, self.input)
     }

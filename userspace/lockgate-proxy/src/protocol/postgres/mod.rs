@@ -11,6 +11,7 @@ mod client_auth;
 mod copy;
 mod copy_out;
 mod engine;
+mod explicit;
 mod extended;
 mod flight;
 mod follow;
@@ -54,9 +55,10 @@ use leg::Leg;
 use lockgate_inspect::sql::{SessionState, catalogue::CatalogueSnapshot};
 use lockgate_model::{
     addr::{OriginalDst, UpstreamAddr},
-    flow::Flow,
+    flow::{Capture, Flow},
     outcome::CloseReason,
     port::BoxFuture,
+    principal::Principal,
     session::{ClientClaims, Session},
     workload::Workload,
 };
@@ -68,10 +70,11 @@ use lockgate_wire::postgres::{
 use masks::{CatalogueSource, Masks};
 use scripts::Scripts;
 use startup::{Greeted, Opened, Wishes};
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 use stream::ClientStream;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    sync::OwnedSemaphorePermit,
     task::JoinError,
     time::timeout,
 };
@@ -107,7 +110,10 @@ pub(crate) async fn serve<S>(shared: Arc<Shared>, stream: S, arrival: Arrival, m
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Arrival { flow, target } = arrival;
+    let Arrival { flow, target, stranger } = arrival;
+    if flow.capture == Capture::Explicit {
+        return serve_explicit(shared, stream, (flow, target, stranger), report).await;
+    }
     // The process may exit at any moment: it is looked at while the client is still saying hello.
     let workload = AbortOnDropHandle::new(tokio::spawn(identify(shared.clone(), flow.clone())));
     let dialled = flow.original_dst.addr().ip();
@@ -128,13 +134,62 @@ where
                     return;
                 }
             };
-            let opening = Box::pin(open(shared, Arrival { flow, target }, workload, *greeted, report));
-            if let Some(Running { engine, registration, account: _account }) = opening.await {
-                engine.run().await;
-                drop(registration);
-            }
+            let opening = Box::pin(open(shared, (flow, target), (workload, None), *greeted, report));
+            run(opening.await).await;
         }
     }
+}
+
+/// A session to its end, if there is one.
+async fn run<C: AsyncRead + AsyncWrite + Unpin + Send>(running: Option<Running<C>>) {
+    if let Some(Running { engine, registration, account: _account }) = running {
+        engine.run().await;
+        drop(registration);
+    }
+}
+
+/// The same for somebody who dialled lockgate itself.
+async fn serve_explicit<S>(
+    shared: Arc<Shared>,
+    stream: S,
+    (flow, target, stranger): (Flow, Arc<TargetSettings>, Option<OwnedSemaphorePermit>),
+    mut report: FlowReport,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Some(explicit) = target.explicit.clone() else {
+        return report
+            .end(Ending::because(CloseReason::Refused, "the target is not served in explicit mode"));
+    };
+    let dialled = explicit.listen.ip();
+    let greeting = Box::pin(startup::greet(stream, explicit.tls.as_ref(), dialled, &shared.limits));
+    let mut greeted = match greeting.await {
+        Err(ending) => return report.end(ending),
+        Ok(Opened::Cancel(request)) => {
+            let ending = cancel(&shared, &request).await;
+            return report.end(ending);
+        }
+        Ok(Opened::Session(greeted)) => greeted,
+    };
+    negotiate(&greeted.startup, greeted.leg.output.tail());
+    let now = || shared.ports.ambient.now();
+    let name = &target.target.name;
+    let identified =
+        explicit::identify(&mut greeted, &explicit, name, flow.client, now, &shared.limits).await;
+    let caller = match identified {
+        Ok(caller) => caller,
+        Err(error) => {
+            tracing::info!(client = %flow.client.0, target = %name, %error, "a caller is not let in");
+            let (code, text) = error.client_text();
+            turn_away(&mut greeted.leg, code, &text).await;
+            let detail = format!("not transparent: {error}");
+            return report.end(Ending::because(CloseReason::Refused, detail));
+        }
+    };
+    drop(stranger);
+    let (workload, principal) = (caller.workload(&flow), caller.principal());
+    let opening = Box::pin(open(shared, (flow, target), (workload, Some(principal)), *greeted, report));
+    run(opening.await).await;
 }
 
 /// Who it is: read off the host, then asked of whoever can confirm it.
@@ -160,8 +215,8 @@ struct Running<C> {
 /// Opens the session on the target. None when there is none; everybody has been told why.
 async fn open<S>(
     shared: Arc<Shared>,
-    arrival: Arrival,
-    workload: Workload,
+    (flow, target): (Flow, Arc<TargetSettings>),
+    (workload, caller): (Workload, Option<Principal>),
     greeted: Greeted<S>,
     mut report: FlowReport,
 ) -> Option<Running<ClientStream<S>>>
@@ -169,7 +224,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Greeted { mut leg, mut client_leg, startup, tls, binding } = greeted;
-    let Arrival { flow, target } = arrival;
+    let explicit = flow.capture == Capture::Explicit;
     let destination = flow.original_dst;
     let wishes = match Wishes::of(&startup) {
         Ok(wishes) => wishes,
@@ -185,6 +240,7 @@ where
             node: shared.node.clone(),
             flow,
             workload,
+            caller,
             target: target.target.clone(),
             client: ClientClaims {
                 user: wishes.user.clone(),
@@ -208,8 +264,10 @@ where
         return None;
     }
     tracing::info!(session = %session.id, principal = %session.principal.id, target = %session.target.name, "session started");
-    negotiate(&startup, leg.output.tail());
-    if let Some(verifier) = target.client_verifiers.get(&wishes.user) {
+    if !explicit {
+        negotiate(&startup, leg.output.tail());
+    }
+    if let Some(verifier) = target.client_verifiers.get(&wishes.user).filter(|_| !explicit) {
         let offer = Offer { binding };
         let proved = client_auth::prove(&mut leg, &mut client_leg, verifier, &offer, &shared.limits).await;
         if let Err(error) = proved {
@@ -269,6 +327,9 @@ where
     for notice in notices {
         words::say(out, &Backend::NoticeResponse(notice));
     }
+    if explicit {
+        words::say(out, &words::notice(NOT_TRANSPARENT));
+    }
     words::ready(out, status);
     client_leg.handle_opened();
 
@@ -294,6 +355,10 @@ where
     }));
     Some(Running { engine, registration, account })
 }
+
+/// What a client that dialled lockgate itself is told.
+const NOT_TRANSPARENT: &str =
+    "lockgate: this session is not transparent: it was not captured, its caller dialled lockgate";
 
 /// Why there is no session on the target: SQLSTATE and text for the client, and how the session ends.
 type Away = (&'static str, String, Ending);
@@ -379,12 +444,16 @@ fn origin(target: &TargetSettings, flow: &Flow, shared: &Shared) -> Origin {
 /// the name to.
 fn endpoint(target: &TargetSettings, destination: OriginalDst) -> Endpoint {
     let mut dialled = destination.addr();
+    if target.explicit.as_ref().is_some_and(|explicit| explicit.listen == dialled) {
+        // Whoever dialled lockgate's own address, captured or not, meant the target.
+        dialled = own_address(target).unwrap_or(dialled);
+    }
     let mut named = None;
     for address in &target.addresses {
         match address {
             TargetAddr::Host { name, port, resolved, told } if *port == dialled.port() => {
                 let known = resolved.contains(&dialled.ip());
-                if known || told.contains(&dialled.ip()) {
+                if known || told.iter().any(|told| told.address == dialled.ip()) {
                     named = Some(name.clone());
                     let other =
                         resolved.iter().filter(|ip| ip.is_ipv4() == dialled.is_ipv4()).chain(resolved).next();
@@ -399,6 +468,20 @@ fn endpoint(target: &TargetSettings, destination: OriginalDst) -> Endpoint {
     }
     let host = target.upstream_host.clone().or(named).unwrap_or_else(|| dialled.ip().to_string());
     Endpoint::new(UpstreamAddr(dialled), host, target.upstream_tls.clone())
+}
+
+/// The first address of a target that is one: the configuration sees to it that there is one where it listens.
+fn own_address(target: &TargetSettings) -> Option<SocketAddr> {
+    let own = |address: &TargetAddr| match address {
+        TargetAddr::Exact(addr) => Some(*addr).filter(|addr| !is_listen(target, *addr)),
+        TargetAddr::Host { port, resolved, .. } => resolved.first().map(|ip| SocketAddr::new(*ip, *port)),
+        TargetAddr::Network { .. } => None,
+    };
+    target.addresses.iter().find_map(own)
+}
+
+fn is_listen(target: &TargetSettings, addr: SocketAddr) -> bool {
+    target.explicit.as_ref().is_some_and(|explicit| explicit.listen == addr)
 }
 
 /// The version that is spoken with the client. With the target it is always 3.0, which every target speaks: the versions

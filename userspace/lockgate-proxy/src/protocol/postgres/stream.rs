@@ -23,6 +23,16 @@ pub(crate) struct Unread<S> {
     stream: S,
 }
 
+impl<S> ClientStream<S> {
+    /// The certificate that the client showed and TLS verified, DER.
+    pub(crate) fn peer_certificate(&self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => stream.get_ref().1.peer_certificates()?.first().map(|leaf| leaf.as_ref()),
+        }
+    }
+}
+
 impl<S> Unread<S> {
     /// `front` comes before what `stream` still has.
     pub(crate) fn new(front: BytesMut, stream: S) -> Self {

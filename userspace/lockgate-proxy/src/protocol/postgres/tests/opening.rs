@@ -33,8 +33,11 @@ fn shared(outside: &Outside) -> Arc<Shared> {
 async fn talk(outside: &Outside, bytes: &[u8], close: bool) -> (Vec<u8>, Closing) {
     let shared = shared(outside);
     let (near, mut client) = tokio::io::duplex(64 * 1024);
-    let arrival =
-        Arrival { flow: testing::flow(), target: Arc::new(testing::target("orders-db", Vec::new())) };
+    let arrival = Arrival {
+        flow: testing::flow(),
+        target: Arc::new(testing::target("orders-db", Vec::new())),
+        stranger: None,
+    };
     let mut report = FlowReport::new(outside.recorder.clone(), outside.ports.ambient.clone());
     report.flow_known(&arrival.flow);
     let task = tokio::spawn(serve(shared, near, arrival, report));
@@ -144,8 +147,11 @@ async fn a_session_that_cannot_be_recorded_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn a_dropped_connection_task_still_leaves_its_record() {
     let outside = testing::outside(super::POLICY);
-    let arrival =
-        Arrival { flow: testing::flow(), target: Arc::new(testing::target("orders-db", Vec::new())) };
+    let arrival = Arrival {
+        flow: testing::flow(),
+        target: Arc::new(testing::target("orders-db", Vec::new())),
+        stranger: None,
+    };
     let (near, client) = tokio::io::duplex(64);
     let report = FlowReport::new(outside.recorder.clone(), outside.ports.ambient.clone());
     let task = tokio::spawn(serve(shared(&outside), near, arrival, report));
