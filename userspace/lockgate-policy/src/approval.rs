@@ -168,12 +168,20 @@ impl Machine {
         self
     }
 
-    /// With votes that were counted before lockgate was restarted.
-    #[must_use]
-    pub fn with_votes(mut self, votes: Vec<Vote>) -> Self {
-        self.seen = votes.iter().map(|vote| vote.at).fold(self.seen, Timestamp::max);
-        self.votes = votes;
-        self
+    /// A request that goes on where it was: with its votes, until it was to expire anyway.
+    pub fn resumed(request: ApprovalRequest, votes: Vec<Vote>) -> Self {
+        let seen = votes.iter().map(|vote| vote.at).fold(request.created_at, Timestamp::max);
+        let expires_at = request.expires_at;
+        Self { request, owners: Vec::new(), expires_at, url: String::new(), votes, seen, resolution: None }
+    }
+
+    /// Ends it as an earlier decision says ([`ledger::Ledger::take`]).
+    pub fn handle_precedent(&mut self, now: Timestamp, resolution: Resolution) -> Step {
+        if self.resolution.is_some() {
+            return Step::Unchanged;
+        }
+        self.seen = self.seen.max(now);
+        Step::Resolved(self.resolution.insert(resolution).clone())
     }
 
     /// Sets the address that [`Machine::progress`] shows.
@@ -564,7 +572,8 @@ fn spellings(name: &str) -> Vec<String> {
     out
 }
 
-fn fold(text: &str) -> String {
+/// One spelling of an id or name: NFKC, lower case, trimmed.
+pub fn fold(text: &str) -> String {
     text.trim().nfkc().flat_map(char::to_lowercase).collect::<String>().trim().to_owned()
 }
 

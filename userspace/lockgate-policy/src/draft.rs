@@ -172,6 +172,12 @@ impl Drafting {
                 rule(out, number, subject, shape, seen);
             }
         }
+        if number > 0 {
+            text.push_str(
+                "\ntests:\n- name: what nobody was seen to do is denied\n  given: { target: { name: \"not seen\" }, \
+                 protocol: postgres, statement: \"DROP TABLE t\" }\n  expect: { effect: deny }\n",
+            );
+        }
         Draft { text, rules: number, operations: self.operations, left_out }
     }
 }

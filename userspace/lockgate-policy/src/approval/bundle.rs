@@ -102,12 +102,16 @@ impl Gather {
         Joined::Gathering
     }
 
-    /// A request ended before its bundle was told.
-    pub fn leave(&mut self, request: RequestId) {
+    /// A request ended before its bundle was told. False when it was not being gathered (any more).
+    pub fn leave(&mut self, request: RequestId) -> bool {
+        let mut found = false;
         for gathering in self.open.values_mut() {
+            let before = gathering.bundle.requests.len();
             gathering.bundle.requests.retain(|(id, _)| *id != request);
+            found |= gathering.bundle.requests.len() < before;
         }
         self.open.retain(|_, gathering| !gathering.bundle.requests.is_empty());
+        found
     }
 
     /// When a bundle is to be told next.

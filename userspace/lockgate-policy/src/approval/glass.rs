@@ -305,6 +305,7 @@ impl Glass {
         for tracked in self.uses.values_mut() {
             if !tracked.ended && tracked.glass.ends_at <= now {
                 tracked.ended = true;
+                tracked.glass.ended_at = Some(tracked.glass.ends_at);
                 steps.push(GlassStep::Ended(tracked.glass.clone()));
             }
             if !tracked.overdue && tracked.glass.review.as_ref().is_some_and(|review| review.due <= now) {

@@ -1,7 +1,7 @@
 //! What earlier decisions are still good for: approvals that may be used again, decisions on requests whose client was
 //! gone, grants.
 //!
-//! A pure machine over virtual time, with every count in it: [`Ledger::approved`] and [`Ledger::left`] put things in,
+//! A pure machine over virtual time, with every count in it: [`Ledger::approved`] and [`Ledger::put`] put things in,
 //! [`Ledger::take`] uses one up, [`Ledger::revoke`] and [`Ledger::handle_timeout`] take things away. Whoever drives it
 //! records what it did before anybody learns of it, and gives back ([`Ledger::give_back`]) what could not be recorded.
 //! It does not believe its own entries: the votes behind each are counted again for the request at hand.
@@ -155,18 +155,31 @@ impl Ledger {
         votes: &[Vote],
         grant: GrantId,
     ) -> Vec<Entry> {
-        let mut made: Vec<Entry> = leases(now, request, votes).into_iter().map(Entry::Lease).collect();
-        if self.grants.len() < GRANTS_MAX {
-            made.extend(granted(now, request, votes, grant).map(Entry::Grant));
-        }
+        let made = self.would_make(now, request, votes, grant);
         for entry in &made {
             self.put(entry.clone());
         }
         made
     }
 
-    /// A request whose client was gone was decided: kept for whoever comes back. What nobody decided is not.
-    pub fn left(&mut self, request: &ApprovalRequest, resolution: &Resolution) -> Option<Entry> {
+    /// The same, said and not done: it must be recorded first.
+    pub fn would_make(
+        &self,
+        now: Timestamp,
+        request: &ApprovalRequest,
+        votes: &[Vote],
+        grant: GrantId,
+    ) -> Vec<Entry> {
+        let mut made: Vec<Entry> = leases(now, request, votes).into_iter().map(Entry::Lease).collect();
+        if self.grants.len() < GRANTS_MAX {
+            made.extend(granted(now, request, votes, grant).map(Entry::Grant));
+        }
+        made
+    }
+
+    /// A request whose client was gone was decided: what is to be [put in](Ledger::put) for whoever comes back. What nobody
+    /// decided is not.
+    pub fn left(request: &ApprovalRequest, resolution: &Resolution) -> Option<Entry> {
         match resolution {
             Resolution::Approved { .. } | Resolution::Denied { .. } => {}
             Resolution::Expired | Resolution::Withdrawn { .. } => return None,
@@ -178,7 +191,6 @@ impl Ledger {
             resolution: resolution.clone(),
             until: request.expires_at,
         });
-        self.put(entry.clone());
         Some(entry)
     }
 
@@ -270,7 +282,8 @@ impl Ledger {
         over
     }
 
-    fn put(&mut self, entry: Entry) {
+    /// Puts an entry in.
+    pub fn put(&mut self, entry: Entry) {
         match entry {
             Entry::Lease(lease) => {
                 if self.leases.len() >= LEASES_MAX {
@@ -479,7 +492,7 @@ fn granted(now: Timestamp, request: &ApprovalRequest, votes: &[Vote], id: GrantI
 }
 
 /// The run that a request belongs to, when it is known.
-fn run_of(request: &ApprovalRequest) -> Option<Vec<(Same, String)>> {
+pub fn run_of(request: &ApprovalRequest) -> Option<Vec<(Same, String)>> {
     shape::parts(&[Same::RunId].into(), request)
 }
 
