@@ -3,12 +3,15 @@
 
 use crate::{
     api::{refusal::RefusalLog, replay::Replays},
-    approvals::{case::Case, registry::Registry},
+    approvals::{bundle::BundleCase, case::Case, registry::Registry},
+    keep::{self, Keep, Lasting},
     link::Links,
-    notify::{Channels, event::EventType},
+    notify::{Channels, channel::About, event::EventType},
+    people::People,
     settings::{self, ControlError, ControlSettings, Integration},
 };
 use lockgate_model::{
+    grant::GlassUse,
     id::{GroupName, NodeName},
     port::{Ambient, Recorder},
 };
@@ -38,6 +41,10 @@ pub(crate) struct Desk {
     pub(crate) channels: Channels,
     pub(crate) integrations: Vec<Integration>,
     pub(crate) local_approvers: BTreeMap<u32, Vec<GroupName>>,
+    pub(crate) people: People,
+    pub(crate) keep: Keep,
+    /// The task that lets time pass for what is no request was started.
+    pub(crate) driven: AtomicBool,
     pub(crate) replays: Replays,
     pub(crate) refusals: RefusalLog,
     pub(crate) ready: AtomicBool,
@@ -60,6 +67,23 @@ impl Control {
         recorder: Arc<dyn Recorder>,
         ambient: Arc<dyn Ambient>,
     ) -> Result<Arc<Self>, ControlError> {
+        Self::start_with(settings, recorder, ambient, &Lasting::default())
+    }
+
+    /// The same, going on with what an earlier process left.
+    ///
+    /// # Errors
+    /// [`ControlError`] names the configuration key to change.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start_with(
+        settings: ControlSettings,
+        recorder: Arc<dyn Recorder>,
+        ambient: Arc<dyn Ambient>,
+        lasting: &Lasting,
+    ) -> Result<Arc<Self>, ControlError> {
+        let people = People::new(settings.people.clone()).map_err(ControlError::TwoPeople)?;
         settings::check_names(&settings.webhooks)?;
         let base = settings::base_url(&settings)?;
         let integrations = settings::integrations(&settings.webhooks)?;
@@ -77,6 +101,9 @@ impl Control {
             channels,
             integrations,
             local_approvers: settings.local_approvers,
+            people,
+            keep: Keep::new(lasting),
+            driven: AtomicBool::new(false),
             replays: Replays::default(),
             refusals: RefusalLog::default(),
             ready: AtomicBool::new(false),
@@ -84,6 +111,10 @@ impl Control {
             cases: TaskTracker::new(),
             drain: CancellationToken::new(),
         });
+        keep::restore(&desk, &lasting.left_open);
+        if lasting.shelf.is_some() {
+            desk.wake();
+        }
         Ok(Arc::new(Self { desk }))
     }
 
@@ -125,6 +156,24 @@ impl Drop for Control {
 impl Desk {
     /// Queues a message for every channel; never waits.
     pub(crate) fn notify(self: &Arc<Self>, kind: EventType, case: &Arc<Case>) {
-        self.channels.queue(self, kind, case);
+        self.channels.queue(self, kind, About::Case(case.clone()));
+    }
+
+    /// Something begins or ends sooner than was known; the first time, somebody starts to look.
+    pub(crate) fn wake(self: &Arc<Self>) {
+        if !self.driven.swap(true, Ordering::Relaxed) {
+            self.cases.spawn_on(keep::drive(self.clone()), &self.runtime);
+        }
+        self.keep.changed.notify_one();
+    }
+
+    /// The same of a bundle.
+    pub(crate) fn notify_bundle(self: &Arc<Self>, kind: EventType, bundle: &Arc<BundleCase>) {
+        self.channels.queue(self, kind, About::Bundle(bundle.clone()));
+    }
+
+    /// Tells every channel that somebody broke the glass, or what became of it.
+    pub(crate) fn alert(self: &Arc<Self>, kind: EventType, glass: &GlassUse) {
+        self.channels.queue(self, kind, About::Glass(Arc::new(glass.clone())));
     }
 }

@@ -13,8 +13,10 @@
 pub mod api;
 mod approvals;
 mod desk;
+mod keep;
 mod link;
 pub mod notify;
+mod people;
 pub mod serve;
 mod settings;
 #[cfg(test)]
@@ -22,7 +24,9 @@ mod testing;
 pub mod text;
 mod view;
 
-pub use api::{finish, peer::PeerCred, problem::Problem};
+pub use api::{finish, peer::{FRESH_LOGIN, PeerCred}, problem::Problem};
 pub use desk::Control;
+pub use keep::Lasting;
+pub use people::PersonSettings;
 pub use serve::{ServeError, UnixSocket, serve_tcp, serve_unix};
 pub use settings::{ControlError, ControlSettings, WebhookSettings};

@@ -3,13 +3,14 @@
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
-use lockgate_model::{RequestId, Secret, port::Ambient};
+use lockgate_model::{BundleId, RequestId, Secret, port::Ambient};
 use sha2::Sha256;
+use std::fmt::Display;
 
 /// Makes and checks links.
 pub(crate) struct Links {
     base: Option<String>,
-    /// Lives as long as the process: requests do not outlive it either.
+    /// Lives as long as the process; what waits on over a restart is told again, with new links.
     key: Secret<Vec<u8>>,
 }
 
@@ -30,6 +31,16 @@ impl Links {
         self.to(id).map(|url| format!("{url}?token={}", self.token(id))).unwrap_or_default()
     }
 
+    /// Where a decision on a whole bundle is sent.
+    pub(crate) fn bundle_decision(&self, id: BundleId) -> String {
+        self.to_bundle(id).map(|url| format!("{url}/decision")).unwrap_or_default()
+    }
+
+    /// Where a whole bundle can be read.
+    pub(crate) fn bundle_view(&self, id: BundleId) -> String {
+        self.to_bundle(id).map(|url| format!("{url}?token={}", self.token(id))).unwrap_or_default()
+    }
+
     /// What the waiting job is told. It ends in build logs that many can read, so it holds no token: the
     /// page says what to do next.
     pub(crate) fn person(&self, id: RequestId) -> String {
@@ -37,12 +48,12 @@ impl Links {
     }
 
     /// Whether `token` is the one in this request's link. Constant time.
-    pub(crate) fn admits(&self, id: RequestId, token: &str) -> bool {
+    pub(crate) fn admits(&self, id: impl Display, token: &str) -> bool {
         let Ok(token) = URL_SAFE_NO_PAD.decode(token) else { return false };
         self.mac(id).is_some_and(|mac| mac.verify_slice(&token).is_ok())
     }
 
-    fn token(&self, id: RequestId) -> String {
+    fn token(&self, id: impl Display) -> String {
         self.mac(id).map(|mac| URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())).unwrap_or_default()
     }
 
@@ -50,7 +61,11 @@ impl Links {
         self.base.as_ref().map(|base| format!("{base}/v1/approvals/{id}"))
     }
 
-    fn mac(&self, id: RequestId) -> Option<Hmac<Sha256>> {
+    fn to_bundle(&self, id: BundleId) -> Option<String> {
+        self.base.as_ref().map(|base| format!("{base}/v1/bundles/{id}"))
+    }
+
+    fn mac(&self, id: impl Display) -> Option<Hmac<Sha256>> {
         // HMAC takes keys of any length; the error type exists for other MACs.
         let mut mac = Hmac::<Sha256>::new_from_slice(self.key.expose()).ok()?;
         mac.update(b"lockgate view ");

@@ -1,7 +1,10 @@
 //! What the control plane is told at start. Files and secrets are already read by the binary; what is wrong
 //! with them is said here, once, with the key to change.
 
-use crate::notify::signing::{KeyError, SigningKeys};
+use crate::{
+    notify::signing::{KeyError, SigningKeys},
+    people::PersonSettings,
+};
 use lockgate_model::{
     Secret,
     id::{GroupName, NodeName},
@@ -21,6 +24,8 @@ pub struct ControlSettings {
     pub webhooks: Vec<WebhookSettings>,
     /// `api.local_approvers`: which policy groups a uid of this host votes for. Root has none unless listed.
     pub local_approvers: BTreeMap<u32, Vec<GroupName>>,
+    /// `people:` which ids are one person, and which bots they own.
+    pub people: Vec<PersonSettings>,
 }
 
 /// One entry of `webhooks:`.
@@ -82,6 +87,9 @@ pub enum ControlError {
     /// The public address cannot be used.
     #[error("api.public_url: expected http(s)://host[:port][/path], got {0:?}")]
     PublicUrl(String),
+    /// Two people cannot be told apart.
+    #[error("people: the id {0:?} is two people's; an id is one person's")]
+    TwoPeople(String),
     /// Integrations would have nowhere to send decisions to.
     #[error("webhooks: {0}: decision_secret is set, but neither api.public_url nor api.listen is; set one")]
     NoDecisionUrl(String),
@@ -178,6 +186,7 @@ mod tests {
             listen: listen.map(|text| text.parse().unwrap()),
             webhooks: Vec::new(),
             local_approvers: BTreeMap::new(),
+            people: Vec::new(),
         }
     }
 

@@ -221,6 +221,7 @@ pub(crate) fn settings(webhooks: Vec<WebhookSettings>) -> ControlSettings {
             (1002, vec!["dba".into()]),
             (1003, vec!["security".into()]),
         ]),
+        people: Vec::new(),
     }
 }
 

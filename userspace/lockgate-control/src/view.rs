@@ -3,15 +3,21 @@
 //!
 //! When the operation names a masked table, no literal, no bound value and no command line is in it.
 
-use crate::{approvals::case::Case, text::visible};
+use crate::{
+    approvals::{bundle::BundleCase, case::Case},
+    text::visible,
+};
 use lockgate_model::{
     approval::{ApprovalRequest, Progress},
+    grant::{GlassUse, MAX_GRANT},
+    flow::Capture,
     operation::{Facts, Operation, Parameter},
     session::{Mode, Target},
     sql::{RelationName, SqlClass, SqlFacts},
     workload::{CiJob, Pod, Process, Unit, Workload},
 };
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 
 /// Tables named in the summary; more are counted.
 const SUMMARY_TABLES: usize = 3;
@@ -54,6 +60,7 @@ pub(crate) fn demand(request: &ApprovalRequest, progress: &Progress) -> Map<Stri
                 "deny_votes": requirement.deny_votes,
                 "exclude": requirement.exclude,
                 "require_reason": requirement.require_reason,
+                "longest_grant_seconds": requirement.terms.max_grant.unwrap_or(MAX_GRANT).as_secs(),
             })
         })
         .collect();
@@ -236,6 +243,7 @@ fn identity(request: &ApprovalRequest) -> Value {
         "pod": workload.pod.as_ref().map(pod),
         "ci": workload.ci.as_ref().map(ci),
         "capture": session.flow.capture,
+        "transparent": session.flow.capture == Capture::Transparent,
         // Free text of the job: shown, never trusted.
         "client_claims": {
             "user": visible(&session.client.user),
@@ -316,6 +324,55 @@ fn ci(ci: &CiJob) -> Value {
         "runner": shown(&ci.runner),
         "established_by": shown(&ci.established_by),
         "unconfirmed": shown(&ci.unconfirmed),
+    })
+}
+
+/// What is decided together, one line each.
+pub(crate) fn bundle(bundle: &BundleCase) -> Value {
+    let item = |case: &Arc<Case>| {
+        let operation = &case.request.operation;
+        let statement = if operation.touches_masked { &operation.normalized } else { &operation.text };
+        let Facts::Sql(facts) = &*operation.facts;
+        json!({
+            "request_id": case.request.id,
+            "command_digest": operation.digest,
+            "state": case.resolution().as_ref().map_or("pending", |it| it.as_str()),
+            "summary": summary(&case.request),
+            "statement": statement,
+            "statement_display": visible(statement),
+            "bound_value_count": operation.parameters.len(),
+            "class": facts.class,
+            "kind": facts.kind,
+            "risk": facts.risk,
+        })
+    };
+    let cases = bundle.cases();
+    json!({
+        "id": bundle.id,
+        "command_digest": bundle.digest,
+        "size": cases.len(),
+        "requests": cases.iter().map(item).collect::<Vec<_>>(),
+    })
+}
+
+/// An emergency override, for whoever is told of it.
+pub(crate) fn glass(glass: &GlassUse) -> Value {
+    json!({
+        "id": glass.id,
+        "rule": glass.rule,
+        "by": { "id": visible(&glass.by.id), "name": visible(glass.by.name()), "via": glass.by.via },
+        "login": visible(&glass.login),
+        "uid": glass.uid,
+        "principal": glass.principal.as_deref().map(visible),
+        "target": glass.target,
+        "reason": glass.reason.as_deref().map(visible),
+        "ticket": glass.ticket.as_deref().map(visible),
+        "began_at": glass.began_at,
+        "ends_at": glass.ends_at,
+        "ended_at": glass.ended_at,
+        "notify": glass.notify,
+        "review": glass.review,
+        "reviewed": glass.reviewed,
     })
 }
 

@@ -14,9 +14,15 @@ use super::{
     PathId,
     problem::Problem,
     refusal::{self, Caller},
+    replay::Claim,
     vote,
 };
-use crate::{approvals::case::Case, desk::Desk, settings::Integration, text};
+use crate::{
+    approvals::{bundle::BundleCase, case::Case},
+    desk::Desk,
+    settings::Integration,
+    text,
+};
 use axum::{
     Json,
     body::Body,
@@ -31,7 +37,6 @@ use lockgate_model::{
     approval::{Vote, VoteDecision},
     id::GroupName,
     operation::Digest,
-    principal::Approver,
 };
 use serde::Deserialize;
 use std::{sync::Arc, time::Duration};
@@ -65,6 +70,20 @@ pub(super) async fn post(
     }
 }
 
+/// Answers a decision on a bundle: signed and shaped the same, with the bundle's id and digest for a request's.
+pub(super) async fn post_bundle(
+    State(desk): State<Arc<Desk>>,
+    PathId(path): PathId,
+    parts: Parts,
+    body: Body,
+) -> Response {
+    let mut about = About { caller: Caller::Anybody, by: None, case: None };
+    match decide_bundle(&desk, &path, &parts.headers, body, &mut about).await {
+        Ok(answer) => Json(answer).into_response(),
+        Err(problem) => about.refuse(&desk, &path, problem),
+    }
+}
+
 /// What is known of a decision so far; what its refusal is recorded with.
 struct About {
     caller: Caller,
@@ -82,13 +101,20 @@ impl About {
     }
 }
 
-async fn decide(
-    desk: &Arc<Desk>,
-    path: &str,
+/// A decision whose signature, age and id have been judged.
+struct Verified<'a> {
+    decision: Decision,
+    integration: &'a Integration,
+    claim: Claim<'a>,
+    now: Timestamp,
+}
+
+async fn verified<'a>(
+    desk: &'a Arc<Desk>,
     headers: &HeaderMap,
     body: Body,
     about: &mut About,
-) -> Result<serde_json::Value, Problem> {
+) -> Result<Verified<'a>, Problem> {
     let signed = Signed::of(headers)?;
     let body = read_body(body, BODY_MAX, BODY_TIMEOUT).await?;
     let now = desk.ambient.now();
@@ -104,10 +130,78 @@ async fn decide(
         let detail = format!("the webhook-id {} has had its effect; a repeat has none", show(signed.id));
         Problem::new(StatusCode::CONFLICT, "replayed", "This message was accepted before", detail)
     })?;
-
     let decision = Decision::read(&body)?;
-    let person = decision.person()?;
-    about.by = Some(format!("webhook:{}:{person}", integration.name));
+    about.by = Some(format!("webhook:{}:{}", integration.name, decision.person()?));
+    Ok(Verified { decision, integration, claim, now })
+}
+
+impl Verified<'_> {
+    fn vote(&self, desk: &Desk) -> Result<Vote, Problem> {
+        let (decision, integration) = (&self.decision, self.integration);
+        let id = format!("webhook:{}:{}", integration.name, decision.person()?);
+        let via = format!("webhook:{}", integration.name);
+        Ok(Vote {
+            by: desk.people.approver(id, decision.groups(integration)?, via),
+            decision: decision.data.decision,
+            reason: vote::reason(decision.data.reason.as_deref())?,
+            at: self.now,
+            grant: decision.data.grant.as_ref().map(vote::GrantWord::terms).transpose()?,
+        })
+    }
+}
+
+async fn decide_bundle(
+    desk: &Arc<Desk>,
+    path: &str,
+    headers: &HeaderMap,
+    body: Body,
+    about: &mut About,
+) -> Result<serde_json::Value, Problem> {
+    let verified = verified(desk, headers, body, about).await?;
+    let data = &verified.decision.data;
+    let bundle = super::host::find_bundle(desk, path).ok_or_else(|| {
+        let detail = format!("no bundle {} waits here, and none was resolved lately", show(path));
+        Problem::new(StatusCode::NOT_FOUND, "unknown_request", "Unknown bundle", detail)
+    })?;
+    let cases = bundle.cases();
+    about.case = cases.first().cloned();
+    if data.request_id != bundle.id.to_string() {
+        let detail = format!("the path names {}, the body {}", bundle.id, show(&data.request_id));
+        return Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "request_mismatch",
+            "Path and body name different bundles",
+            detail,
+        ));
+    }
+    check_bundle_digest(&bundle, &data.command_digest)?;
+    for case in &cases {
+        refuse_own_uid(case, verified.decision.person()?)?;
+    }
+    let counted = vote::cast_all(&bundle, verified.vote(desk)?).await?;
+    verified.claim.keep(verified.now);
+    Ok(vote::counted_bundle(&bundle, counted))
+}
+
+/// A decision on a bundle is about what was shown, all of it.
+pub(super) fn check_bundle_digest(bundle: &BundleCase, got: &str) -> Result<(), Problem> {
+    if got.parse::<Digest>() == Ok(bundle.digest) {
+        return Ok(());
+    }
+    let detail =
+        format!("expected command_digest {}, got {}; decide on what was notified", bundle.digest, show(got));
+    Err(Problem::new(StatusCode::CONFLICT, "digest_mismatch", "Other commands", detail))
+}
+
+async fn decide(
+    desk: &Arc<Desk>,
+    path: &str,
+    headers: &HeaderMap,
+    body: Body,
+    about: &mut About,
+) -> Result<serde_json::Value, Problem> {
+    let verified = verified(desk, headers, body, about).await?;
+    let decision = &verified.decision;
     let case = find(desk, path, &decision.data.request_id)?;
     about.case = Some(case.clone());
     let digest = case.request.operation.digest;
@@ -117,21 +211,9 @@ async fn decide(
         return Err(Problem::new(StatusCode::CONFLICT, "digest_mismatch", "Another command", detail)
             .about(case.request.id));
     }
-    refuse_own_uid(&case, person)?;
-    let vote = Vote {
-        by: Approver {
-            id: format!("webhook:{}:{person}", integration.name),
-            groups: decision.groups(integration)?,
-            via: format!("webhook:{}", integration.name),
-            also: Vec::new(),
-        },
-        decision: decision.data.decision,
-        reason: vote::reason(decision.data.reason.as_deref())?,
-        at: now,
-        grant: None,
-    };
-    let progress = vote::cast(&case, vote).await?;
-    claim.keep(now);
+    refuse_own_uid(&case, decision.person()?)?;
+    let progress = vote::cast(&case, verified.vote(desk)?).await?;
+    verified.claim.keep(verified.now);
     Ok(vote::counted(case.request.id, &progress))
 }
 
@@ -235,6 +317,8 @@ struct Data {
     #[serde(default)]
     reason: Option<String>,
     decided_by: DecidedBy,
+    #[serde(default)]
+    grant: Option<vote::GrantWord>,
 }
 
 #[derive(Deserialize)]

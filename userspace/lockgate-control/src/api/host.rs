@@ -11,7 +11,11 @@ use super::{
     refusal::{self, Caller},
     vote,
 };
-use crate::{approvals::case::Case, desk::Desk, text, view};
+use crate::{
+    approvals::{bundle::BundleCase, case::Case},
+    desk::Desk,
+    text, view,
+};
 use axum::{
     Json, Router,
     body::Body,
@@ -48,6 +52,9 @@ pub(super) fn routes(desk: Arc<Desk>) -> Router {
         .route("/v1/approvals/{id}", get(show))
         .route("/v1/approvals/{id}/approve", post(approve))
         .route("/v1/approvals/{id}/deny", post(deny))
+        .route("/v1/bundles/{id}", get(show_bundle))
+        .route("/v1/bundles/{id}/approve", post(approve_bundle))
+        .route("/v1/bundles/{id}/deny", post(deny_bundle))
         .with_state(desk)
 }
 
@@ -137,6 +144,9 @@ struct Word {
     /// What the decider was shown; refused when the request is about something else.
     #[serde(default)]
     command_digest: Option<String>,
+    /// What an approval gives beyond this once.
+    #[serde(default)]
+    grant: Option<vote::GrantWord>,
 }
 
 async fn decide(
@@ -147,22 +157,11 @@ async fn decide(
     body: Body,
 ) -> Result<Value, Problem> {
     let id = case.request.id;
-    let body = decision::read_body(body, BODY_MAX, decision::BODY_TIMEOUT).await?;
-    let word: Word = if body.is_empty() {
-        Word::default()
-    } else {
-        serde_json::from_slice(&body)
-            .map_err(|error| Problem::malformed(format!("expected {{\"reason\": …}}: {error}")).about(id))?
-    };
+    let word: Word = read(body).await.map_err(|problem| problem.about(id))?;
     if own(case, peer.uid) {
         return Err(decision::requester(peer.uid).about(id));
     }
-    let groups =
-        desk.local_approvers.get(&peer.uid).filter(|groups| !groups.is_empty()).ok_or_else(|| {
-            let detail = format!("uid {} has no groups in api.local_approvers", peer.uid);
-            Problem::new(StatusCode::FORBIDDEN, "not_authorized", "This uid decides nothing", detail)
-                .about(id)
-        })?;
+    let by = approver(desk, peer).map_err(|problem| problem.about(id))?;
     let digest = case.request.operation.digest;
     if let Some(text) = &word.command_digest
         && text.parse::<Digest>() != Ok(digest)
@@ -172,20 +171,104 @@ async fn decide(
             Problem::new(StatusCode::CONFLICT, "digest_mismatch", "Another command", detail).about(id)
         );
     }
-    let vote = Vote {
-        by: Approver {
-            id: format!("local:{}", peer.uid),
-            groups: groups.clone(),
-            via: "cli".to_owned(),
-            also: Vec::new(),
-        },
-        decision,
-        reason: vote::reason(word.reason.as_deref())?,
-        at: desk.ambient.now(),
-        grant: None,
-    };
-    let progress = vote::cast(case, vote).await?;
+    let progress = vote::cast(case, word.vote(desk, by, decision)?).await?;
     Ok(vote::counted(id, &progress))
+}
+
+impl Word {
+    fn vote(&self, desk: &Desk, by: Approver, decision: VoteDecision) -> Result<Vote, Problem> {
+        Ok(Vote {
+            by,
+            decision,
+            reason: vote::reason(self.reason.as_deref())?,
+            at: desk.ambient.now(),
+            grant: self.grant.as_ref().map(vote::GrantWord::terms).transpose()?,
+        })
+    }
+}
+
+/// A small JSON body; an empty one says nothing.
+pub(super) async fn read<T: Default + serde::de::DeserializeOwned>(body: Body) -> Result<T, Problem> {
+    let body = decision::read_body(body, BODY_MAX, decision::BODY_TIMEOUT).await?;
+    if body.is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(&body).map_err(|error| Problem::malformed(format!("the body cannot be read: {error}")))
+}
+
+/// A listed uid, as somebody who decides.
+pub(super) fn approver(desk: &Desk, peer: PeerCred) -> Result<Approver, Problem> {
+    let groups = desk.local_approvers.get(&peer.uid).filter(|groups| !groups.is_empty()).ok_or_else(|| {
+        let detail = format!("uid {} has no groups in api.local_approvers", peer.uid);
+        Problem::new(StatusCode::FORBIDDEN, "not_authorized", "This uid decides nothing", detail)
+    })?;
+    Ok(desk.people.approver(format!("local:{}", peer.uid), groups.clone(), "cli".to_owned()))
+}
+
+async fn show_bundle(
+    State(desk): State<Arc<Desk>>,
+    peer: PeerCred,
+    PathId(id): PathId,
+) -> Result<Json<Value>, Problem> {
+    let bundle = find_bundle(&desk, &id)
+        .filter(|bundle| bundle.cases().iter().all(|case| may_see(&desk, peer, case)))
+        .ok_or_else(|| unknown(&id))?;
+    Ok(Json(whole_bundle(&desk, &bundle)))
+}
+
+async fn approve_bundle(State(desk): State<Arc<Desk>>, peer: PeerCred, PathId(id): PathId, body: Body) -> Response {
+    post_bundle(&desk, peer, &id, VoteDecision::Approve, body).await
+}
+
+async fn deny_bundle(State(desk): State<Arc<Desk>>, peer: PeerCred, PathId(id): PathId, body: Body) -> Response {
+    post_bundle(&desk, peer, &id, VoteDecision::Deny, body).await
+}
+
+async fn post_bundle(desk: &Arc<Desk>, peer: PeerCred, id: &str, decision: VoteDecision, body: Body) -> Response {
+    match decide_bundle(desk, peer, id, decision, body).await {
+        Ok(answer) => Json(answer).into_response(),
+        Err(problem) => {
+            let by = Some(format!("local:{}", peer.uid));
+            refusal::record(desk, &Caller::Local(peer.uid), by, None, problem.request, &problem);
+            problem.into_response()
+        }
+    }
+}
+
+async fn decide_bundle(
+    desk: &Arc<Desk>,
+    peer: PeerCred,
+    id: &str,
+    decision: VoteDecision,
+    body: Body,
+) -> Result<Value, Problem> {
+    let bundle = find_bundle(desk, id).ok_or_else(|| unknown(id))?;
+    let word: Word = read(body).await?;
+    if let Some(case) = bundle.cases().iter().find(|case| own(case, peer.uid)) {
+        return Err(decision::requester(peer.uid).about(case.request.id));
+    }
+    let by = approver(desk, peer)?;
+    decision::check_bundle_digest(&bundle, word.command_digest.as_deref().unwrap_or(&bundle.digest.to_string()))?;
+    let counted = vote::cast_all(&bundle, word.vote(desk, by, decision)?).await?;
+    Ok(vote::counted_bundle(&bundle, counted))
+}
+
+pub(super) fn find_bundle(desk: &Desk, id: &str) -> Option<Arc<BundleCase>> {
+    id.parse().ok().and_then(|id| desk.registry.find_bundle(id))
+}
+
+/// Everything an approver needs to decide on all of it.
+pub(super) fn whole_bundle(desk: &Desk, bundle: &BundleCase) -> Value {
+    let cases = bundle.cases();
+    json!({
+        "id": bundle.id,
+        "state": if bundle.outcome().is_some() { "resolved" } else { "pending" },
+        "command_digest": bundle.digest,
+        "decision_url": desk.links.bundle_decision(bundle.id),
+        "notifications": *bundle.deliveries.lock(),
+        "bundle": view::bundle(bundle),
+        "requests": cases.iter().map(|case| whole(desk, case)).collect::<Vec<_>>(),
+    })
 }
 
 fn find(desk: &Desk, id: &str) -> Option<Arc<Case>> {
@@ -237,6 +320,8 @@ fn summary(case: &Case) -> Value {
         "decision_id": request.decision(),
         "rules": request.spec.requirements.iter().map(|requirement| &requirement.rule).collect::<Vec<_>>(),
         "need": state.progress.requirements,
+        "left": state.left,
+        "bundle_id": case.bundle.get().map(|bundle| bundle.id),
     });
     match &*operation.facts {
         Facts::Sql(facts) => {
@@ -264,6 +349,9 @@ pub(super) fn whole(desk: &Desk, case: &Case) -> Value {
         "resolution": state.progress.resolution,
         "votes": state.votes,
         "notifications": *case.deliveries.lock(),
+        "left": state.left,
+        "takes_up": case.takes_up.get(),
+        "bundle_id": case.bundle.get().map(|bundle| bundle.id),
     });
     view::merge(&mut out, Value::Object(facts));
     out

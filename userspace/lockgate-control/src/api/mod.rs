@@ -3,6 +3,8 @@
 //! socket; callers are known by their uid).
 
 mod decision;
+mod glass;
+mod grants;
 mod host;
 pub mod peer;
 pub mod problem;
@@ -26,17 +28,23 @@ impl Control {
     ///
     /// - `GET /v1/approvals?state=pending|resolved|approved|denied|expired|cancelled|all&limit=N&before=ID`
     /// - `GET /v1/approvals/{id}`
-    /// - `POST /v1/approvals/{id}/approve|deny` with `{"reason": …, "command_digest": …}`
+    /// - `POST /v1/approvals/{id}/approve|deny` with `{"reason": …, "command_digest": …, "grant": …}`
+    /// - `GET /v1/bundles/{id}`, `POST /v1/bundles/{id}/approve|deny`
+    /// - `GET /v1/grants`, `POST /v1/grants/{id}/revoke`
+    /// - `GET|POST /v1/breakglass`, `POST /v1/breakglass/{id}/end|review`
     /// - `GET /healthz`, `GET /readyz`
     pub fn router(&self) -> Router {
-        host::routes(self.desk.clone()).merge(public::health(self.desk.clone()))
+        host::routes(self.desk.clone())
+            .merge(grants::routes(self.desk.clone()))
+            .merge(glass::routes(self.desk.clone()))
+            .merge(public::health(self.desk.clone()))
     }
 
     /// What may be reached over TCP: decisions of integrations, the page behind a notification's link, health.
     /// The binary merges its metrics into it, then calls [`finish`].
     ///
-    /// - `POST /v1/approvals/{id}/decision`
-    /// - `GET /v1/approvals/{id}?token=…`
+    /// - `POST /v1/approvals/{id}/decision`, `POST /v1/bundles/{id}/decision`
+    /// - `GET /v1/approvals/{id}?token=…`, `GET /v1/bundles/{id}?token=…`
     /// - `GET /healthz`, `GET /readyz`
     pub fn public_router(&self) -> Router {
         public::routes(self.desk.clone()).merge(public::health(self.desk.clone()))

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use lockgate_model::RequestId;
+use lockgate_model::{BundleId, RequestId};
 use serde::Deserialize;
 use std::sync::{Arc, atomic::Ordering};
 
@@ -18,6 +18,8 @@ pub(super) fn routes(desk: Arc<Desk>) -> Router {
     Router::new()
         .route("/v1/approvals/{id}", get(view))
         .route("/v1/approvals/{id}/decision", post(decision::post))
+        .route("/v1/bundles/{id}", get(view_bundle))
+        .route("/v1/bundles/{id}/decision", post(decision::post_bundle))
         .with_state(desk)
 }
 
@@ -44,7 +46,19 @@ async fn view(
     PathId(id): PathId,
     link: Result<Query<Link>, QueryRejection>,
 ) -> Response {
-    match show(&desk, &id, link.as_ref().map_or("", |Query(link)| &link.token)) {
+    page(show(&desk, &id, link.as_ref().map_or("", |Query(link)| &link.token)))
+}
+
+async fn view_bundle(
+    State(desk): State<Arc<Desk>>,
+    PathId(id): PathId,
+    link: Result<Query<Link>, QueryRejection>,
+) -> Response {
+    page(show_bundle(&desk, &id, link.as_ref().map_or("", |Query(link)| &link.token)))
+}
+
+fn page(shown: Result<String, Problem>) -> Response {
+    match shown {
         Ok(body) => (
             [
                 (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
@@ -61,14 +75,7 @@ async fn view(
 
 /// The token is judged before anything is looked up: without it nobody learns which requests exist.
 fn show(desk: &Desk, id: &str, token: &str) -> Result<String, Problem> {
-    let id = id.parse::<RequestId>().ok().filter(|id| desk.links.admits(*id, token)).ok_or_else(|| {
-        Problem::new(
-            StatusCode::UNAUTHORIZED,
-            "link_required",
-            "This page opens by its full link",
-            "open the whole link of the notification, or run `lockgate approvals show <id>` on the host",
-        )
-    })?;
+    let id = id.parse::<RequestId>().ok().filter(|id| desk.links.admits(*id, token)).ok_or_else(link_required)?;
     let waits = desk.registry.find(id).filter(|case| case.resolution().is_none());
     let case = waits.ok_or_else(|| {
         Problem::new(
@@ -80,4 +87,23 @@ fn show(desk: &Desk, id: &str, token: &str) -> Result<String, Problem> {
         .about(id)
     })?;
     Ok(format!("{:#}\n", host::whole(desk, &case)))
+}
+
+fn show_bundle(desk: &Desk, id: &str, token: &str) -> Result<String, Problem> {
+    let id = id.parse::<BundleId>().ok().filter(|id| desk.links.admits(*id, token)).ok_or_else(link_required)?;
+    let waits = desk.registry.find_bundle(id).filter(|bundle| bundle.outcome().is_none());
+    let bundle = waits.ok_or_else(|| {
+        let detail = "the link lived as long as the requests; `lockgate sessions show` on the host has their record";
+        Problem::new(StatusCode::GONE, "link_expired", "The requests are over", detail)
+    })?;
+    Ok(format!("{:#}\n", host::whole_bundle(desk, &bundle)))
+}
+
+fn link_required() -> Problem {
+    Problem::new(
+        StatusCode::UNAUTHORIZED,
+        "link_required",
+        "This page opens by its full link",
+        "open the whole link of the notification, or run `lockgate approvals show <id>` on the host",
+    )
 }

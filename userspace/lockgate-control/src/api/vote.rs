@@ -1,14 +1,24 @@
 //! From somebody's word to a counted vote; the same for every channel.
 
 use super::problem::Problem;
-use crate::approvals::case::{Ballot, BallotError, Case};
+use crate::{
+    approvals::{
+        bundle::BundleCase,
+        case::{Ballot, BallotError, Case},
+    },
+    notify::event::EventType,
+};
 use axum::http::StatusCode;
 use lockgate_model::{
     RequestId,
     approval::{Progress, Resolution, Vote},
+    grant::GrantTerms,
+    time::parse_duration,
 };
 use lockgate_policy::approval::{VoteRefusal, VoteRefusalCode};
+use serde::Deserialize;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// Bytes of a reason: a paragraph, not a document.
@@ -40,6 +50,65 @@ pub(super) fn reason(text: Option<&str>) -> Result<Option<String>, Problem> {
         ))),
         Some(text) => Ok(Some(crate::text::visible(text).into_owned())),
         None => Ok(None),
+    }
+}
+
+/// The body of an answer to a decision on a bundle.
+pub(super) fn counted_bundle(bundle: &BundleCase, counted: usize) -> Value {
+    let cases = bundle.cases();
+    let one = |case: &Arc<Case>| {
+        let resolution = case.resolution();
+        json!({ "request_id": case.request.id, "state": self::state(resolution.as_ref()) })
+    };
+    let need = cases.iter().find(|case| case.resolution().is_none()).map(|case| case.state.borrow().progress.requirements.clone());
+    json!({
+        "bundle_id": bundle.id,
+        "status": "counted",
+        "counted": counted,
+        "state": match bundle.outcome() {
+            Some(EventType::Approved) => "approved",
+            Some(EventType::Denied) => "denied",
+            Some(_) => "resolved",
+            None => "pending",
+        },
+        "requests": cases.iter().map(one).collect::<Vec<_>>(),
+        "need": need.unwrap_or_default(),
+    })
+}
+
+/// A vote on every request of a bundle that still waits; how many it counted for. When it counts for none, why it did not
+/// for the first.
+pub(super) async fn cast_all(bundle: &BundleCase, vote: Vote) -> Result<usize, Problem> {
+    let mut counted = 0;
+    let mut refused = None;
+    for case in bundle.waiting() {
+        match cast(&case, vote.clone()).await {
+            Ok(_) => counted += 1,
+            Err(problem) => drop(refused.get_or_insert(problem)),
+        }
+    }
+    match (counted, refused) {
+        (0, Some(problem)) => Err(problem),
+        (0, None) => Err(resolved_problem("every request of the bundle is over".to_owned())),
+        (counted, _) => Ok(counted),
+    }
+}
+
+/// What of a decision gives a grant.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GrantWord {
+    #[serde(rename = "for")]
+    duration: String,
+    #[serde(default)]
+    uses: Option<u32>,
+}
+
+impl GrantWord {
+    pub(super) fn terms(&self) -> Result<GrantTerms, Problem> {
+        let duration = parse_duration(&self.duration)
+            .map_err(|error| Problem::malformed(format!("grant.for: {error}")))?;
+        Ok(GrantTerms { duration, uses: self.uses })
     }
 }
 
@@ -95,6 +164,9 @@ fn refused(refusal: VoteRefusal) -> Problem {
         VoteRefusalCode::Expired => return expired_problem(refusal.detail),
         VoteRefusalCode::ReasonRequired => {
             (StatusCode::UNPROCESSABLE_ENTITY, "reason_required", "A reason is required")
+        }
+        VoteRefusalCode::GrantNotAllowed => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "grant_not_allowed", "This grant may not be given")
         }
     };
     Problem::new(status, code, title, refusal.detail)

@@ -4,17 +4,30 @@
 //! recorded, and only then put in place. A vote that cannot be recorded never happened; an expiry or a
 //! withdrawal that cannot be recorded happens all the same, because it refuses, and its record is queued.
 
-use super::registry::Seat;
-use crate::{desk::Desk, notify::event::EventType};
+use super::{
+    bundle::{self, BundleCase},
+    port,
+    registry::Seat,
+};
+use crate::{desk::Desk, keep, notify::event::EventType};
 use lockgate_model::{
-    RequestId, Timestamp,
+    BundleId, RequestId, Timestamp,
     approval::{ApprovalRequest, Progress, Resolution, Vote, WithdrawReason},
     event::{Event, EventKind},
+    grant::{Basis, GrantEnd},
     port::{Durability, RecordError},
 };
-use lockgate_policy::approval::{Machine, Step, VoteRefusal};
+use lockgate_policy::approval::{
+    Machine, Step, VoteRefusal,
+    bundle::Joined,
+    ledger::{Entry, Ledger, Taken},
+};
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Votes that may wait for one request while an earlier one is being recorded.
@@ -41,6 +54,23 @@ pub(crate) struct Case {
     pub(crate) earlier: Vec<Earlier>,
     /// What became of its notification, by channel; at most one entry a configured channel.
     pub(crate) deliveries: Mutex<BTreeMap<String, Delivery>>,
+    /// The bundle that it is told and decided with.
+    pub(crate) bundle: OnceLock<Arc<BundleCase>>,
+    /// The request of a client that is gone, which this one goes on with.
+    pub(crate) takes_up: OnceLock<RequestId>,
+    /// The request that goes on with this one.
+    pub(crate) successor: OnceLock<RequestId>,
+    /// For a request that wants to go on with this one.
+    takers: mpsc::Sender<oneshot::Sender<HandedOver>>,
+}
+
+/// What a request leaves to the one that goes on with it.
+#[derive(Clone)]
+pub(crate) struct HandedOver {
+    votes: Vec<Vote>,
+    created_at: Timestamp,
+    expires_at: Timestamp,
+    bundle: Option<Arc<BundleCase>>,
 }
 
 impl Case {
@@ -79,6 +109,8 @@ pub(crate) struct State {
     pub(crate) progress: Progress,
     pub(crate) votes: Vec<Vote>,
     pub(crate) resolved_at: Option<Timestamp>,
+    /// Its client is gone, and it waits on.
+    pub(crate) left: bool,
 }
 
 /// What became of a request's notification on one channel.
@@ -122,8 +154,11 @@ pub(crate) struct CaseTask {
     machine: Machine,
     state: watch::Sender<State>,
     ballots: mpsc::Receiver<Ballot>,
-    /// Closed when the waiting client is gone.
-    waiter: oneshot::Receiver<Withdrawal>,
+    /// Closed when the waiting client is gone. None: it is gone, and the request waits on.
+    waiter: Option<oneshot::Receiver<Withdrawal>>,
+    takers: mpsc::Receiver<oneshot::Sender<HandedOver>>,
+    /// It ended without being told to anybody, so its end is not told either.
+    quiet: bool,
     /// Set after a record failed: when to try again at the earliest.
     retry: Option<Duration>,
     _seat: Seat,
@@ -137,10 +172,35 @@ impl CaseTask {
         seat: Seat,
         waiter: oneshot::Receiver<Withdrawal>,
     ) -> (Self, Arc<Case>) {
-        let machine = Machine::new(request.clone()).with_url(desk.links.person(request.id));
+        let machine = Machine::new(request.clone());
+        Self::around(desk, machine, request, seat, Some(waiter))
+    }
+
+    /// A request that an earlier process left; its client is gone. It is shown, and told again.
+    pub(crate) fn restored(desk: Arc<Desk>, request: ApprovalRequest, votes: Vec<Vote>, seat: Seat) -> Self {
+        let machine = Machine::resumed(request.clone(), votes);
+        let (task, case) = Self::around(desk, machine, request, seat, None);
+        task.publish(task.desk.ambient.now());
+        task.desk.registry.insert(case);
+        // Whether it was told before is not known; a receiver knows it by its id.
+        task.notify(EventType::Requested);
+        task
+    }
+
+    fn around(
+        desk: Arc<Desk>,
+        machine: Machine,
+        request: ApprovalRequest,
+        seat: Seat,
+        waiter: Option<oneshot::Receiver<Withdrawal>>,
+    ) -> (Self, Arc<Case>) {
+        let owners = desk.people.owners(&request.session.principal.id);
+        let machine = machine.with_url(desk.links.person(request.id)).with_owners(owners);
         let progress = machine.progress(request.created_at);
-        let (state, seen) = watch::channel(State { progress, votes: Vec::new(), resolved_at: None });
+        let left = waiter.is_none();
+        let (state, seen) = watch::channel(State { progress, votes: Vec::new(), resolved_at: None, left });
         let (sender, ballots) = mpsc::channel(BALLOTS_WAITING_MAX);
+        let (takers, taken) = mpsc::channel(1);
         let earlier = desk.registry.earlier(&request.operation.digest);
         let case = Arc::new(Case {
             request: Arc::new(request),
@@ -148,33 +208,134 @@ impl CaseTask {
             ballots: sender,
             earlier,
             deliveries: Mutex::default(),
+            bundle: OnceLock::new(),
+            takes_up: OnceLock::new(),
+            successor: OnceLock::new(),
+            takers,
         });
-        let task =
-            Self { desk, case: case.clone(), machine, state, ballots, waiter, retry: None, _seat: seat };
+        let task = Self {
+            desk,
+            case: case.clone(),
+            machine,
+            state,
+            ballots,
+            waiter,
+            takers: taken,
+            quiet: false,
+            retry: None,
+            _seat: seat,
+        };
         (task, case)
     }
 
-    /// Records the request (synced), shows it and queues its notifications.
+    /// Records the request (synced), shows it and queues its notifications; or finds that it is decided already.
     pub(crate) async fn open(&mut self) -> Result<(), RecordError> {
-        let request = &self.case.request;
-        let requested = self.event(
-            request.created_at,
-            EventKind::ApprovalRequested {
-                request: request.id,
-                operation: request.operation.id,
-                command_digest: request.operation.digest,
-                expires_at: self.machine.expires_at(),
-                takes_up: None,
-            },
-        );
-        self.record(vec![requested]).await?;
+        let now = self.case.request.created_at;
+        let taken = self.desk.keep.ledger.lock().take(now, &self.case.request);
+        if let Some(taken) = taken
+            && self.settle(now, taken).await?
+        {
+            return Ok(());
+        }
+        self.take_up().await;
+        let takes_up = self.case.takes_up.get().copied();
+        self.record(vec![self.requested(takes_up)]).await?;
+        if let Err(error) = self.desk.keep.put_request(&self.case.request, self.machine.votes()).await {
+            tracing::error!(request = %self.case.request.id, %error, "this request will not outlive a restart");
+        }
         self.desk.registry.insert(self.case.clone());
-        self.notify(EventType::Requested);
+        let request = &self.case.request;
         tracing::info!(request = %request.id, session = %request.session.id, target_name = %request.session.target.name, "approval requested");
+        match takes_up {
+            // People know the one that it goes on with, and their links lead here.
+            Some(_) => drop(self.publish(now)),
+            None => self.tell(now),
+        }
         Ok(())
     }
 
-    /// Drives the request to its end.
+    fn requested(&self, takes_up: Option<RequestId>) -> Event {
+        let request = &self.case.request;
+        let kind = EventKind::ApprovalRequested {
+            request: request.id,
+            operation: request.operation.id,
+            command_digest: request.operation.digest,
+            expires_at: self.machine.expires_at(),
+            takes_up,
+        };
+        self.event(request.created_at, kind)
+    }
+
+    /// Tells people, alone or together with others.
+    fn tell(&self, now: Timestamp) {
+        let request = &self.case.request;
+        let millis = u64::try_from(now.as_millisecond()).unwrap_or(0);
+        let id = BundleId::from_parts(millis, self.desk.ambient.random());
+        let joined = self.desk.keep.gather.lock().join(now, request, id);
+        match joined {
+            Joined::Alone => self.notify(EventType::Requested),
+            Joined::Gathering => self.desk.wake(),
+            Joined::Full(bundle) => port::tell(&self.desk, bundle),
+        }
+    }
+
+    /// Ends it as an earlier decision says. False when what was found could not be taken off the shelf: then people are
+    /// asked, since it could be found again.
+    async fn settle(&mut self, now: Timestamp, taken: Taken) -> Result<bool, RecordError> {
+        let name = taken.name();
+        let kept = match &taken.rest {
+            Some(rest) => self.desk.keep.put(name.clone(), rest).await,
+            None => self.desk.keep.remove(name.clone()).await,
+        };
+        if let Err(error) = kept {
+            tracing::error!(request = %self.case.request.id, name, %error, "an earlier approval is not used: it could be used again");
+            self.desk.keep.ledger.lock().give_back(&taken);
+            return Ok(false);
+        }
+        let takes_up = match &taken.resolution {
+            Resolution::Approved { basis: Some(Basis::TakenUp { of }), .. } => Some(*of),
+            Resolution::Approved { .. } | Resolution::Denied { .. } => None,
+            Resolution::Expired | Resolution::Withdrawn { .. } => None,
+        };
+        let mut events = vec![self.requested(takes_up), self.resolved(now, taken.resolution.clone())];
+        if let Some(grant) = &taken.spent {
+            events.push(self.event(now, keep::ended(grant, GrantEnd::Spent)));
+        }
+        if let Err(error) = self.record(events).await {
+            self.desk.keep.ledger.lock().give_back(&taken);
+            return Err(error);
+        }
+        let _ = self.machine.handle_precedent(now, taken.resolution);
+        self.quiet = true;
+        self.desk.registry.insert(self.case.clone());
+        self.publish(now);
+        Ok(true)
+    }
+
+    /// Goes on with a request for the same whose client is gone: its votes count, and it expires when that would have.
+    async fn take_up(&mut self) {
+        let Some(left) = self.desk.registry.left_like(&self.case.request) else { return };
+        let (hand_over, handed) = oneshot::channel();
+        if left.takers.send(hand_over).await.is_err() {
+            return;
+        }
+        let Ok(handed) = handed.await else { return };
+        let mut request = (*self.case.request).clone();
+        request.created_at = handed.created_at;
+        request.expires_at = request.expires_at.min(handed.expires_at);
+        let owners = self.desk.people.owners(&request.session.principal.id);
+        let url = self.desk.links.person(request.id);
+        self.machine = Machine::resumed(request, handed.votes).with_url(url).with_owners(owners);
+        // Set once: this request is new.
+        let _ = self.case.takes_up.set(left.request.id);
+        let _ = left.successor.set(self.case.request.id);
+        if let Some(bundle) = handed.bundle {
+            bundle.replace(&left, &self.case);
+            let _ = self.case.bundle.set(bundle);
+        }
+    }
+
+    /// Drives the request to its end, or until the control plane stops.
     pub(crate) async fn run(mut self) {
         let drain = self.desk.drain.clone();
         while self.machine.resolution().is_none() {
@@ -185,7 +346,12 @@ impl CaseTask {
                     // The case itself holds a sender, so this is unreachable; ending is the safe answer.
                     None => self.withdraw(WithdrawReason::Drained).await,
                 },
-                withdrawal = &mut self.waiter => match withdrawal {
+                Some(taker) = self.takers.recv(), if self.waiter.is_none() => self.hand_over(taker).await,
+                withdrawal = gone(&mut self.waiter) => match withdrawal {
+                    Ok(Withdrawal { reason: reason @ WithdrawReason::Drained, done }) => {
+                        self.leave(reason).await;
+                        let _ = done.send(());
+                    }
                     Ok(Withdrawal { reason, done }) => {
                         self.withdraw(reason).await;
                         // Nobody waits for the answer when the client's task was dropped meanwhile.
@@ -194,10 +360,43 @@ impl CaseTask {
                     Err(_) => self.withdraw(WithdrawReason::Disconnected).await,
                 },
                 () = tokio::time::sleep(pause) => self.pass_time().await,
-                () = drain.cancelled() => self.withdraw(WithdrawReason::Drained).await,
+                () = drain.cancelled() => {
+                    self.leave(WithdrawReason::Drained).await;
+                    return;
+                }
             }
         }
-        self.end();
+        self.end().await;
+    }
+
+    /// The client is gone because lockgate stops: the request waits on, for people and for whoever asks again.
+    async fn leave(&mut self, reason: WithdrawReason) {
+        if self.waiter.take().is_none() {
+            return;
+        }
+        let now = self.desk.ambient.now();
+        let event = self.event(now, EventKind::ApprovalLeft { request: self.case.request.id, reason });
+        if let Err(error) = self.record(vec![event.clone()]).await {
+            self.queue(event, &error);
+        }
+        self.publish(now);
+    }
+
+    /// Another request goes on with this one.
+    async fn hand_over(&mut self, taker: oneshot::Sender<HandedOver>) {
+        let handed = HandedOver {
+            votes: self.machine.votes().to_vec(),
+            created_at: self.case.request.created_at,
+            expires_at: self.machine.expires_at(),
+            bundle: self.case.bundle.get().cloned(),
+        };
+        if taker.is_closed() {
+            return;
+        }
+        self.withdraw(WithdrawReason::TakenUp).await;
+        self.quiet = true;
+        // Its asker may be gone by now: then it is over, as if it had been withdrawn.
+        let _ = taker.send(handed);
     }
 
     /// How long nothing happens by itself.
@@ -230,13 +429,62 @@ impl CaseTask {
         let mut moved = self.machine.clone();
         let step = moved.handle_vote(now, vote).map_err(BallotError::Refused)?;
         let cast = moved.votes().last().cloned();
-        self.record_vote(now, cast, &step).await.map_err(BallotError::Record)?;
+        let made = self.consequences(now, &step);
+        self.record_vote(now, cast, &step, &made).await.map_err(BallotError::Record)?;
         self.machine = moved;
+        match &step {
+            Step::Resolved(_) => self.keep_made(made).await,
+            Step::Progressed | Step::Unchanged => self.keep_votes().await,
+        }
         tracing::info!(request = %self.case.request.id, "vote counted");
         Ok(self.publish(now))
     }
 
-    async fn record_vote(&self, now: Timestamp, vote: Option<Vote>, step: &Step) -> Result<(), RecordError> {
+    /// What a decision is good for besides this request.
+    fn consequences(&self, now: Timestamp, step: &Step) -> Vec<Entry> {
+        let Step::Resolved(resolution) = step else { return Vec::new() };
+        let request = &self.case.request;
+        let mut made = Vec::new();
+        if self.waiter.is_none() {
+            made.extend(Ledger::left(request, resolution));
+        }
+        match resolution {
+            Resolution::Approved { votes, basis: None } => {
+                made.extend(self.desk.keep.ledger.lock().would_make(now, request, votes, self.desk.grant_id()));
+            }
+            Resolution::Approved { basis: Some(_), .. }
+            | Resolution::Denied { .. }
+            | Resolution::Expired
+            | Resolution::Withdrawn { .. } => {}
+        }
+        made
+    }
+
+    /// It is recorded, so it is good from now on.
+    async fn keep_made(&self, made: Vec<Entry>) {
+        if made.is_empty() {
+            return;
+        }
+        self.desk.keep.put_entries(&made).await;
+        let mut ledger = self.desk.keep.ledger.lock();
+        made.into_iter().for_each(|entry| ledger.put(entry));
+        drop(ledger);
+        self.desk.wake();
+    }
+
+    async fn keep_votes(&self) {
+        if let Err(error) = self.desk.keep.put_request(self.machine.request(), self.machine.votes()).await {
+            tracing::error!(request = %self.case.request.id, %error, "a vote will not outlive a restart");
+        }
+    }
+
+    async fn record_vote(
+        &self,
+        now: Timestamp,
+        vote: Option<Vote>,
+        step: &Step,
+        made: &[Entry],
+    ) -> Result<(), RecordError> {
         let request = self.case.request.id;
         let mut events = Vec::with_capacity(2);
         if let Some(vote) = vote {
@@ -246,7 +494,16 @@ impl CaseTask {
             Step::Resolved(resolution) => events.push(self.resolved(now, resolution.clone())),
             Step::Progressed | Step::Unchanged => {}
         }
+        events.extend(self.granted(now, made));
         self.record(events).await
+    }
+
+    fn granted(&self, now: Timestamp, made: &[Entry]) -> Vec<Event> {
+        let grant = |entry: &Entry| match entry {
+            Entry::Grant(grant) => Some(self.event(now, EventKind::GrantMade(Box::new(grant.clone())))),
+            Entry::Lease(_) | Entry::Outcome(_) => None,
+        };
+        made.iter().filter_map(grant).collect()
     }
 
     async fn pass_time(&mut self) {
@@ -264,8 +521,10 @@ impl CaseTask {
             }
             Step::Resolved(resolution) => {
                 let approves = matches!(resolution, Resolution::Approved { .. });
+                let made = self.consequences(now, &Step::Resolved(resolution.clone()));
                 let event = self.resolved(now, resolution);
-                match self.record(vec![event.clone()]).await {
+                let events = std::iter::once(event.clone()).chain(self.granted(now, &made)).collect();
+                match self.record(events).await {
                     Ok(()) => {}
                     Err(error) if approves => {
                         tracing::error!(request = %self.case.request.id, %error, "recording an approval");
@@ -275,6 +534,7 @@ impl CaseTask {
                     Err(error) => self.queue(event, &error),
                 }
                 self.machine = moved;
+                self.keep_made(made).await;
                 self.publish(now);
             }
         }
@@ -320,11 +580,12 @@ impl CaseTask {
         let resolved_at = progress.resolution.is_some().then_some(now);
         let votes = self.machine.votes().to_vec();
         let told = progress.clone();
-        self.state.send_modify(|state| *state = State { progress, votes, resolved_at });
+        let left = self.waiter.is_none();
+        self.state.send_modify(|state| *state = State { progress, votes, resolved_at, left });
         told
     }
 
-    fn end(&mut self) {
+    async fn end(&mut self) {
         let Some(resolution) = self.machine.resolution().cloned() else { return };
         self.ballots.close();
         let request = &self.case.request;
@@ -333,16 +594,21 @@ impl CaseTask {
             .record(waited.max(0.0));
         tracing::info!(request = %request.id, outcome = resolution.as_str(), "approval resolved");
         self.desk.registry.resolved(&self.case);
-        self.notify(match resolution {
-            Resolution::Approved { .. } => EventType::Approved,
-            Resolution::Denied { .. } => EventType::Denied,
-            Resolution::Expired => EventType::Expired,
-            Resolution::Withdrawn { .. } => EventType::Cancelled,
-        });
+        let was_told = !self.quiet && !self.desk.keep.gather.lock().leave(request.id);
+        if let Err(error) = self.desk.keep.remove(request.id.to_string()).await {
+            tracing::warn!(request = %request.id, %error, "a request that is over stays on the shelf; the record closes it");
+        }
+        if !was_told {
+            return;
+        }
+        self.notify(bundle::kind(&resolution));
     }
 
     fn notify(&self, kind: EventType) {
-        self.desk.notify(kind, &self.case);
+        match self.case.bundle.get() {
+            Some(bundle) => bundle.notify(&self.desk, kind, &self.case),
+            None => self.desk.notify(kind, &self.case),
+        }
     }
 
     fn resolved(&self, at: Timestamp, resolution: Resolution) -> Event {
@@ -351,5 +617,15 @@ impl CaseTask {
 
     fn event(&self, at: Timestamp, kind: EventKind) -> Event {
         Event { at, session: Some(self.case.request.session.id), kind }
+    }
+}
+
+/// The waiting client's last word; never comes when it is gone already. Cancel-safe.
+async fn gone(
+    waiter: &mut Option<oneshot::Receiver<Withdrawal>>,
+) -> Result<Withdrawal, oneshot::error::RecvError> {
+    match waiter {
+        Some(waiter) => waiter.await,
+        None => std::future::pending().await,
     }
 }

@@ -1,11 +1,20 @@
 //! The control plane as the data plane sees it: [`Approvals`] and [`PendingApproval`].
 
-use super::case::{CaseTask, State, Withdrawal};
-use crate::{Control, desk::Desk};
-use lockgate_model::{
-    approval::{ApprovalRequest, Progress, Resolution, WithdrawReason},
-    port::{ApprovalError, Approvals, BoxFuture, PendingApproval},
+use super::{
+    bundle::BundleCase,
+    case::{Case, CaseTask, State, Withdrawal},
 };
+use crate::{Control, desk::Desk, notify::event::EventType};
+use lockgate_model::{
+    RequestId, Timestamp,
+    approval::{ApprovalRequest, Progress, Resolution, WithdrawReason},
+    event::{Event, EventKind},
+    grant::{Basis, Lift},
+    operation::Digest,
+    port::{ApprovalError, Approvals, BoxFuture, PendingApproval},
+    session::Session,
+};
+use lockgate_policy::approval::bundle::Bundle;
 use std::sync::Arc;
 use tokio::sync::{oneshot, watch};
 
@@ -16,6 +25,39 @@ impl Approvals for Control {
     ) -> BoxFuture<'_, Result<Box<dyn PendingApproval>, ApprovalError>> {
         Box::pin(open(self.desk.clone(), request))
     }
+
+    fn lifts(&self, session: &Session, now: Timestamp) -> Vec<Lift> {
+        self.desk.keep.lifts(session, now)
+    }
+
+    fn stands(&self, basis: &Basis, now: Timestamp) -> bool {
+        self.desk.keep.ledger.lock().stands(basis, now)
+    }
+}
+
+/// Tells people of a bundle; of one that a single request is left of, of that request.
+pub(crate) fn tell(desk: &Arc<Desk>, bundle: Bundle) {
+    let waits = |(id, _): &(RequestId, Digest)| desk.registry.find(*id).filter(|case| case.resolution().is_none());
+    let cases: Vec<Arc<Case>> = bundle.requests.iter().filter_map(waits).collect();
+    if let [case] = cases.as_slice() {
+        return desk.notify(EventType::Requested, case);
+    }
+    let Some(first) = cases.first().cloned() else { return };
+    let requests = cases.iter().map(|case| (case.request.id, case.request.operation.digest)).collect();
+    let bundle = Bundle { requests, ..bundle };
+    let told = BundleCase::new(&bundle, cases.clone());
+    for case in &cases {
+        // Set once: it was gathered once.
+        let _ = case.bundle.set(told.clone());
+    }
+    desk.registry.insert_bundle(told.clone());
+    let kind = EventKind::ApprovalsBundled {
+        bundle: bundle.id,
+        digest: told.digest,
+        requests: bundle.requests.iter().map(|(id, _)| *id).collect(),
+    };
+    desk.recorder.submit(vec![Event { at: desk.ambient.now(), session: Some(first.request.session.id), kind }]);
+    desk.notify_bundle(EventType::Requested, &told);
 }
 
 /// Dropping this future half-way is safe: the request's task notices that nobody waits, and withdraws it.

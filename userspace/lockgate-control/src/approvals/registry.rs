@@ -1,8 +1,12 @@
 //! Every request that waits, and the latest that no longer do. Bounded in count and in bytes, as a whole and
 //! for each principal, so that one job cannot use up what others need.
 
-use super::case::{Case, Earlier};
-use lockgate_model::{RequestId, approval::ApprovalRequest, operation::Digest, port::ApprovalError};
+use super::{
+    bundle::BundleCase,
+    case::{Case, Earlier},
+};
+use lockgate_policy::approval::ledger::run_of;
+use lockgate_model::{BundleId, RequestId, approval::ApprovalRequest, operation::Digest, port::ApprovalError};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -27,6 +31,9 @@ pub(crate) const RECENT_BYTES_MAX: usize = 32 << 20;
 /// Earlier requests for the same command that an approver is shown.
 const EARLIER_MAX: usize = 5;
 
+/// How often a request may be taken up by another before its first link leads nowhere.
+const SUCCESSORS_MAX: usize = 64;
+
 /// What one request costs besides its texts.
 const REQUEST_OVERHEAD_BYTES: usize = 4 << 10;
 
@@ -47,6 +54,15 @@ struct Inner {
     seats: usize,
     seat_bytes: usize,
     by_principal: HashMap<Arc<str>, usize>,
+    bundles: BTreeMap<BundleId, Arc<BundleCase>>,
+}
+
+impl Inner {
+    /// Requests for the very same, newest first.
+    fn of_digest(&self, digest: &Digest) -> impl Iterator<Item = RequestId> {
+        let (first, last) = (RequestId::from_parts(0, 0), RequestId::from_parts(u64::MAX, u128::MAX));
+        self.by_digest.range((*digest, first)..=(*digest, last)).rev().map(|(_, id)| *id)
+    }
 }
 
 impl Registry {
@@ -87,13 +103,51 @@ impl Registry {
             inner.recent_bytes -= bytes;
             if let Some(case) = inner.cases.remove(&oldest) {
                 inner.by_digest.remove(&(case.request.operation.digest, oldest));
+                if let Some(bundle) = case.bundle.get()
+                    && bundle.cases().iter().all(|other| !inner.cases.contains_key(&other.request.id))
+                {
+                    inner.bundles.remove(&bundle.id);
+                }
             }
         }
     }
 
-    /// One request.
+    /// One request; when another took it up, that one.
     pub(crate) fn find(&self, id: RequestId) -> Option<Arc<Case>> {
-        self.inner.lock().cases.get(&id).cloned()
+        let inner = self.inner.lock();
+        let mut case = inner.cases.get(&id)?;
+        for _ in 0..SUCCESSORS_MAX {
+            let Some(next) = case.successor.get().and_then(|next| inner.cases.get(next)) else { break };
+            case = next;
+        }
+        Some(case.clone())
+    }
+
+    /// A request for the very same, of the same run, that waits although its client is gone.
+    pub(crate) fn left_like(&self, request: &ApprovalRequest) -> Option<Arc<Case>> {
+        let run = run_of(request);
+        let inner = self.inner.lock();
+        let same = inner.of_digest(&request.operation.digest);
+        let mut cases = same.filter_map(|id| inner.cases.get(&id));
+        let waits = |case: &Arc<Case>| {
+            let state = case.state.borrow();
+            state.left && state.progress.resolution.is_none()
+        };
+        cases.find(|case| waits(case) && run_of(&case.request) == run).cloned()
+    }
+
+    /// Shows a bundle until the last of its requests is forgotten.
+    pub(crate) fn insert_bundle(&self, bundle: Arc<BundleCase>) {
+        let mut inner = self.inner.lock();
+        while inner.bundles.len() >= PENDING_MAX {
+            inner.bundles.pop_first();
+        }
+        inner.bundles.insert(bundle.id, bundle);
+    }
+
+    /// One bundle.
+    pub(crate) fn find_bundle(&self, id: BundleId) -> Option<Arc<BundleCase>> {
+        self.inner.lock().bundles.get(&id).cloned()
     }
 
     /// All of them before `before`, newest first.
@@ -108,9 +162,7 @@ impl Registry {
     /// The latest requests for this very command, newest first.
     pub(crate) fn earlier(&self, digest: &Digest) -> Vec<Earlier> {
         let inner = self.inner.lock();
-        let (first, last) = (RequestId::from_parts(0, 0), RequestId::from_parts(u64::MAX, u128::MAX));
-        let same = inner.by_digest.range((*digest, first)..=(*digest, last)).rev();
-        let cases = same.filter_map(|(_, id)| inner.cases.get(id));
+        let cases = inner.of_digest(digest).filter_map(|id| inner.cases.get(&id));
         cases.take(EARLIER_MAX).map(|case| Earlier::of(case)).collect()
     }
 

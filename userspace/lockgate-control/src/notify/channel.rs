@@ -5,11 +5,19 @@ use super::{
     retry::{self, Answer, Next, Urgency},
     transport::Transport,
 };
-use crate::{approvals::case::Case, desk::Desk};
+use crate::{
+    approvals::{
+        bundle::BundleCase,
+        case::{Case, Delivery},
+    },
+    desk::Desk,
+};
+use parking_lot::Mutex;
 use lockgate_model::{
     Timestamp,
     approval::Progress,
     event::{Event, EventKind},
+    grant::GlassUse,
     port::{Ambient, Recorder},
 };
 use std::{
@@ -58,20 +66,60 @@ pub(super) struct Message {
     pub(super) id: Arc<str>,
     pub(super) kind: EventType,
     pub(super) at: Timestamp,
-    pub(super) progress: Arc<Progress>,
-    pub(super) case: Arc<Case>,
+    pub(super) about: About,
+    /// Where a request, or the first of a bundle, stood when it was told.
+    pub(super) progress: Option<Arc<Progress>>,
     desk: Weak<Desk>,
     attempt: u32,
 }
 
+/// What a message is about.
+#[derive(Clone)]
+pub(crate) enum About {
+    /// A request.
+    Case(Arc<Case>),
+    /// Requests that are decided together.
+    Bundle(Arc<BundleCase>),
+    /// An emergency override.
+    Glass(Arc<GlassUse>),
+}
+
+impl About {
+    fn first(&self) -> Option<Arc<Case>> {
+        match self {
+            Self::Case(case) => Some(case.clone()),
+            Self::Bundle(bundle) => bundle.cases().first().cloned(),
+            Self::Glass(_) => None,
+        }
+    }
+
+    /// Whether nobody has anything left to decide.
+    fn is_over(&self, now: Timestamp) -> bool {
+        let over = |case: &Case| case.resolution().is_some() || now >= case.state.borrow().progress.expires_at;
+        match self {
+            Self::Case(case) => over(case),
+            Self::Bundle(bundle) => bundle.cases().iter().all(|case| over(case)),
+            Self::Glass(_) => true,
+        }
+    }
+
+    fn deliveries(&self) -> Option<&Mutex<BTreeMap<String, Delivery>>> {
+        match self {
+            Self::Case(case) => Some(&case.deliveries),
+            Self::Bundle(bundle) => Some(&bundle.deliveries),
+            Self::Glass(_) => None,
+        }
+    }
+}
+
 impl Message {
-    pub(super) fn new(desk: &Arc<Desk>, kind: EventType, case: &Arc<Case>) -> Self {
+    pub(super) fn new(desk: &Arc<Desk>, kind: EventType, about: About) -> Self {
         Self {
             id: format!("msg_{}", hex::encode(desk.ambient.random().to_be_bytes())).into(),
             kind,
             at: desk.ambient.now(),
-            progress: Arc::new(case.state.borrow().progress.clone()),
-            case: case.clone(),
+            progress: about.first().map(|case| Arc::new(case.state.borrow().progress.clone())),
+            about,
             desk: Arc::downgrade(desk),
             attempt: 0,
         }
@@ -83,7 +131,7 @@ impl Message {
 
     /// A call for a decision is pointless once the request is over; what follows up says so instead.
     fn is_pointless(&self, now: Timestamp) -> bool {
-        self.kind.is_waiting() && (self.case.resolution().is_some() || now >= self.case.request.expires_at)
+        self.kind.is_waiting() && self.about.is_over(now)
     }
 }
 
@@ -249,24 +297,26 @@ fn wording(next: Next, code: u16) -> Option<String> {
 fn note(around: &Surroundings, label: &str, message: &Message, status: Option<u16>, error: Option<String>) {
     let outcome = if error.is_none() { "delivered" } else { "failed" };
     metrics::counter!("lockgate_notifications_total", "outcome" => outcome).increment(1);
-    if message.kind.is_waiting() {
-        let mut deliveries = message.case.deliveries.lock();
+    if let Some(deliveries) = message.about.deliveries().filter(|_| message.kind.is_waiting()) {
+        let mut deliveries = deliveries.lock();
         let delivery = deliveries.entry(label.to_owned()).or_default();
         delivery.attempts = delivery.attempts.saturating_add(1);
         delivery.delivered |= error.is_none();
         delivery.last_status = status;
         delivery.last_error.clone_from(&error);
     }
-    tracing::debug!(channel = label, request = %message.case.request.id, attempt = message.attempt, ?status, ?error, "notified");
-    around.recorder.submit(vec![Event {
-        at: around.ambient.now(),
-        session: Some(message.case.request.session.id),
-        kind: EventKind::Notified {
-            request: message.case.request.id,
-            channel: label.to_owned(),
-            attempt: message.attempt,
-            status,
-            error,
-        },
-    }]);
+    let (channel, attempt) = (label.to_owned(), message.attempt);
+    tracing::debug!(channel = label, attempt, ?status, ?error, "notified");
+    let (session, kind) = match &message.about {
+        About::Glass(glass) => {
+            (None, EventKind::Alerted { about: glass.id.to_string(), channel, attempt, status, error })
+        }
+        About::Case(_) | About::Bundle(_) => {
+            // Of a bundle the first request's record says it; which belong to it is recorded.
+            let Some(case) = message.about.first() else { return };
+            let request = case.request.id;
+            (Some(case.request.session.id), EventKind::Notified { request, channel, attempt, status, error })
+        }
+    };
+    around.recorder.submit(vec![Event { at: around.ambient.now(), session, kind }]);
 }

@@ -1,9 +1,14 @@
 //! The body of a notification: a CloudEvent (1.0, structured mode) of at most [`BODY_MAX`] bytes. What is too
 //! long is cut, said so, counted, and linked to.
 
-use super::channel::Message;
-use crate::{desk::Desk, text::clip, view};
-use lockgate_model::approval::Resolution;
+use super::channel::{About, Message};
+use crate::{
+    approvals::{bundle::BundleCase, case::Case},
+    desk::Desk,
+    text::clip,
+    view,
+};
+use lockgate_model::{approval::Resolution, grant::GlassUse};
 use serde_json::{Map, Value, json};
 
 /// Standard Webhooks: "under 20 KB".
@@ -11,6 +16,9 @@ pub(crate) const BODY_MAX: usize = 20_000;
 
 /// Identifies the shape of `data`; a changed shape gets another number.
 const DATA_SCHEMA: &str = "urn:lockgate:schema:approval:1";
+
+/// The same for what is told of an emergency override.
+const GLASS_SCHEMA: &str = "urn:lockgate:schema:breakglass:1";
 
 /// How far texts (bytes) and lists (items) are cut, one try after the other. The last one always fits: the
 /// number of fields is fixed and each is then a few bytes.
@@ -39,6 +47,9 @@ pub(crate) enum EventType {
     Denied,
     Expired,
     Cancelled,
+    GlassUsed,
+    GlassEnded,
+    GlassOverdue,
 }
 
 impl EventType {
@@ -51,6 +62,21 @@ impl EventType {
             Self::Denied => "lockgate.approval.denied",
             Self::Expired => "lockgate.approval.expired",
             Self::Cancelled => "lockgate.approval.cancelled",
+            Self::GlassUsed => "lockgate.breakglass.used",
+            Self::GlassEnded => "lockgate.breakglass.ended",
+            Self::GlassOverdue => "lockgate.breakglass.review_overdue",
+        }
+    }
+
+    /// How a request ended, in one word; empty for what is no end.
+    fn outcome(self) -> &'static str {
+        match self {
+            Self::Approved => "approved",
+            Self::Denied => "denied",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
+            Self::Requested | Self::Escalated => "",
+            Self::GlassUsed | Self::GlassEnded | Self::GlassOverdue => "",
         }
     }
 
@@ -59,41 +85,105 @@ impl EventType {
         match self {
             Self::Requested | Self::Escalated => true,
             Self::Approved | Self::Denied | Self::Expired | Self::Cancelled => false,
+            Self::GlassUsed | Self::GlassEnded | Self::GlassOverdue => false,
+        }
+    }
+
+    /// True for what only tells how a request ended.
+    pub(crate) fn is_follow_up(self) -> bool {
+        match self {
+            Self::Approved | Self::Denied | Self::Expired | Self::Cancelled => true,
+            Self::Requested | Self::Escalated => false,
+            Self::GlassUsed | Self::GlassEnded | Self::GlassOverdue => false,
         }
     }
 }
 
 /// The bytes to send; the same for every attempt of one message.
 pub(super) fn body(desk: &Desk, message: &Message) -> Vec<u8> {
-    let request = &message.case.request;
-    let mut facts = view::subject(&message.case);
-    facts.append(&mut view::demand(request, &message.progress));
-    if let Some(resolution) = &message.progress.resolution {
-        facts.insert("resolution".to_owned(), resolved(resolution));
-    }
-    let facts = Value::Object(facts);
-    let fixed = json!({
-        "request_id": request.id,
-        "command_digest": request.operation.digest,
-        "decision_url": desk.links.decision(request.id),
-        "url": desk.links.view(request.id),
-        "created_at": request.created_at,
-        "expires_at": message.progress.expires_at,
-    });
+    let (subject, schema, fixed, facts) = match &message.about {
+        About::Case(case) => {
+            let (fixed, facts) = of_case(desk, message, case);
+            (json!(case.request.id), DATA_SCHEMA, fixed, facts)
+        }
+        About::Bundle(bundle) => {
+            let (fixed, facts) = of_bundle(desk, message, bundle);
+            (json!(bundle.id), DATA_SCHEMA, fixed, facts)
+        }
+        About::Glass(glass) => (json!(glass.id), GLASS_SCHEMA, json!({ "id": glass.id }), of_glass(glass)),
+    };
     let envelope = |data: Value| {
         json!({
             "specversion": "1.0",
             "id": &*message.id,
             "source": format!("/lockgate/{}", desk.node),
             "type": message.kind.as_str(),
-            "subject": request.id,
+            "subject": subject,
             "time": message.at,
             "datacontenttype": "application/json",
-            "dataschema": DATA_SCHEMA,
+            "dataschema": schema,
             "data": data,
         })
     };
-    fit(fixed, facts, envelope)
+    fit(fixed, Value::Object(facts), envelope)
+}
+
+fn of_case(desk: &Desk, message: &Message, case: &Case) -> (Value, Map<String, Value>) {
+    let request = &case.request;
+    let mut facts = view::subject(case);
+    if let Some(progress) = &message.progress {
+        facts.append(&mut view::demand(request, progress));
+        if let Some(resolution) = &progress.resolution {
+            facts.insert("resolution".to_owned(), resolved(resolution));
+        }
+    }
+    let fixed = json!({
+        "request_id": request.id,
+        "command_digest": request.operation.digest,
+        "decision_url": desk.links.decision(request.id),
+        "url": desk.links.view(request.id),
+        "created_at": request.created_at,
+        "expires_at": message.progress.as_ref().map(|progress| progress.expires_at),
+    });
+    (fixed, facts)
+}
+
+/// A bundle looks like its first request, so that a receiver that knows nothing of bundles can echo its id and digest to
+/// its decision address; what else is decided with it stands in `bundle`.
+fn of_bundle(desk: &Desk, message: &Message, bundle: &BundleCase) -> (Value, Map<String, Value>) {
+    let cases = bundle.cases();
+    let mut facts = Map::new();
+    if let Some(first) = cases.first() {
+        facts = view::subject(first);
+        if let Some(progress) = &message.progress {
+            facts.append(&mut view::demand(&first.request, progress));
+        }
+    }
+    let summary = facts.get("summary").and_then(Value::as_str).unwrap_or_default();
+    let summary = format!("{} statements, the first: {summary}", cases.len());
+    facts.insert("summary".to_owned(), json!(summary));
+    if !message.kind.is_waiting() {
+        facts.insert("resolution".to_owned(), json!({ "outcome": message.kind.outcome() }));
+    }
+    facts.insert("bundle".to_owned(), view::bundle(bundle));
+    let created_at = cases.iter().map(|case| case.request.created_at).min();
+    let expires_at = cases.iter().map(|case| case.state.borrow().progress.expires_at).min();
+    let fixed = json!({
+        "request_id": bundle.id,
+        "command_digest": bundle.digest,
+        "decision_url": desk.links.bundle_decision(bundle.id),
+        "url": desk.links.bundle_view(bundle.id),
+        "created_at": created_at,
+        "expires_at": expires_at,
+    });
+    (fixed, facts)
+}
+
+fn of_glass(glass: &GlassUse) -> Map<String, Value> {
+    match view::glass(glass) {
+        Value::Object(facts) => facts,
+        _ => Map::new(),
+    }
 }
 
 /// Cuts `facts` until the whole fits.
@@ -207,8 +297,8 @@ impl Cut {
 fn resolved(resolution: &Resolution) -> Value {
     let vote = |vote: &lockgate_model::approval::Vote| json!({ "by": vote.by.id, "via": vote.by.via, "decision": vote.decision, "reason": vote.reason, "at": vote.at });
     match resolution {
-        Resolution::Approved { votes, .. } => {
-            json!({ "outcome": "approved", "votes": votes.iter().map(vote).collect::<Vec<_>>() })
+        Resolution::Approved { votes, basis } => {
+            json!({ "outcome": "approved", "votes": votes.iter().map(vote).collect::<Vec<_>>(), "basis": basis })
         }
         Resolution::Denied { vote: by } => json!({ "outcome": "denied", "votes": [vote(by)] }),
         Resolution::Expired => json!({ "outcome": "expired", "actor": "system" }),

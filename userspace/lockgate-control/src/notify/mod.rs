@@ -1,18 +1,17 @@
 //! Telling people: one channel a webhook, each with a task, a bounded queue and a schedule of its own, so that
 //! a dead one delays neither another nor a decision.
 
-mod channel;
+pub(crate) mod channel;
 pub(crate) mod event;
 pub(crate) mod retry;
 pub mod signing;
 pub(crate) mod transport;
 
 use crate::{
-    approvals::case::Case,
     desk::Desk,
     settings::{ControlError, WebhookSettings},
 };
-use channel::{Channel, Message};
+use channel::{About, Channel, Message};
 use event::EventType;
 use lockgate_model::port::{Ambient, Recorder};
 use std::sync::Arc;
@@ -70,10 +69,10 @@ impl Channels {
     }
 
     /// Queues a message on every channel that wants it; never waits.
-    pub(crate) fn queue(&self, desk: &Arc<Desk>, kind: EventType, case: &Arc<Case>) {
+    pub(crate) fn queue(&self, desk: &Arc<Desk>, kind: EventType, about: About) {
         for channel in &self.channels {
-            if kind.is_waiting() || channel.follow_ups() {
-                channel.queue(Message::new(desk, kind, case));
+            if !kind.is_follow_up() || channel.follow_ups() {
+                channel.queue(Message::new(desk, kind, about.clone()));
             }
         }
     }

@@ -1,0 +1,193 @@
+//! The emergency override on the unix socket: breaking the glass, ending it, the look that somebody takes at it. Who asks is
+//! the kernel's word, and that a person has just logged in is read from the asking process by whoever serves this.
+//!
+//! Every attempt is recorded, the refused ones too; every channel is told of each use.
+
+use super::{
+    PathId, grants, host,
+    peer::PeerCred,
+    problem::Problem,
+    refusal::{self, Caller},
+    vote,
+};
+use crate::{desk::Desk, notify::event::EventType, text, view};
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::State,
+    http::StatusCode,
+    routing::{get, post},
+};
+use lockgate_model::{
+    GlassId,
+    event::EventKind,
+    id::{RuleId, TargetName},
+    time::parse_duration,
+};
+use lockgate_policy::approval::glass::{Ask, GlassRefusal};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+pub(super) fn routes(desk: Arc<Desk>) -> Router {
+    Router::new()
+        .route("/v1/breakglass", get(list).post(ask))
+        .route("/v1/breakglass/{id}/end", post(end))
+        .route("/v1/breakglass/{id}/review", post(review))
+        .with_state(desk)
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Word {
+    /// The `break_glass` block.
+    #[serde(default)]
+    rule: String,
+    #[serde(default)]
+    reason: Option<String>,
+    #[serde(default)]
+    ticket: Option<String>,
+    #[serde(default, rename = "for")]
+    duration: Option<String>,
+    /// Another principal's sessions than those of the asking uid.
+    #[serde(default)]
+    principal: Option<String>,
+    #[serde(default)]
+    target: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Note {
+    #[serde(default)]
+    note: Option<String>,
+}
+
+async fn list(State(desk): State<Arc<Desk>>, peer: PeerCred) -> Result<Json<Value>, Problem> {
+    grants::reader(&desk, peer)?;
+    let now = desk.ambient.now();
+    let glass = desk.keep.glass.lock();
+    let item = |glass: &lockgate_model::grant::GlassUse| {
+        let mut item = view::glass(glass);
+        view::merge(&mut item, json!({ "state": if glass.is_live(now) { "in_force" } else { "review_pending" } }));
+        item
+    };
+    Ok(Json(json!({ "items": glass.uses().map(item).collect::<Vec<_>>() })))
+}
+
+async fn ask(State(desk): State<Arc<Desk>>, peer: PeerCred, body: Body) -> Result<Json<Value>, Problem> {
+    let asked = break_it(&desk, peer, body).await;
+    asked.map(Json).inspect_err(|problem| refused(&desk, peer, problem))
+}
+
+async fn break_it(desk: &Arc<Desk>, peer: PeerCred, body: Body) -> Result<Value, Problem> {
+    let word: Word = host::read(body).await?;
+    let policy = desk.keep.policy.as_ref().map(|policy| policy.load_full());
+    let block = policy.as_ref().and_then(|policy| {
+        let named = RuleId::from(word.rule.as_str());
+        policy.glass().iter().find(|block| block.id == named).cloned()
+    });
+    let block = block.ok_or_else(|| {
+        let known: Vec<String> =
+            policy.iter().flat_map(|policy| policy.glass()).map(|block| block.id.to_string()).collect();
+        let detail = match known.as_slice() {
+            [] => "the policy in force has no break_glass block".to_owned(),
+            known => format!("the policy in force has the break_glass blocks {}", known.join(", ")),
+        };
+        Problem::new(StatusCode::NOT_FOUND, "unknown_override", "Unknown override", detail)
+    })?;
+    let by = host::approver(desk, peer)?;
+    let duration = word.duration.as_deref().map(parse_duration).transpose();
+    let duration = duration.map_err(|error| Problem::malformed(format!("for: {error}")))?;
+    let now = desk.ambient.now();
+    let id = GlassId::from_parts(u64::try_from(now.as_millisecond()).unwrap_or(0), desk.ambient.random());
+    let ask = Ask {
+        by,
+        login: desk.keep.logins.and_then(|logins| logins(&peer)),
+        uid: word.principal.is_none().then_some(peer.uid),
+        principal: word.principal,
+        target: word.target.as_deref().map(TargetName::from),
+        reason: vote::reason(word.reason.as_deref())?,
+        ticket: word.ticket.map(|ticket| text::visible(text::clip(&ticket, 256).as_ref()).into_owned()),
+        duration,
+    };
+    let not_yet = |detail: String| Problem::unavailable(format!("{detail}; the glass is not broken"));
+    // Found and recorded under a name that nobody lifts by until both the log and the shelf have it.
+    let mut trial = desk.keep.glass.lock().clone();
+    let glass = trial.ask(now, id, &block, ask.clone()).map_err(problem)?;
+    desk.record(EventKind::GlassBroken(Box::new(glass.clone()))).await.map_err(|error| not_yet(error.to_string()))?;
+    desk.keep.put(id.to_string(), &glass).await.map_err(not_yet)?;
+    let glass = desk.keep.glass.lock().ask(now, id, &block, ask).map_err(problem)?;
+    tracing::warn!(glass = %id, rule = %glass.rule, by = glass.by.name(), until = %glass.ends_at, "the glass is broken");
+    metrics::counter!("lockgate_breakglass_total").increment(1);
+    desk.alert(EventType::GlassUsed, &glass);
+    desk.wake();
+    Ok(view::glass(&glass))
+}
+
+async fn end(
+    State(desk): State<Arc<Desk>>,
+    peer: PeerCred,
+    PathId(id): PathId,
+) -> Result<Json<Value>, Problem> {
+    grants::reader(&desk, peer)?;
+    let known: GlassId = id.parse().map_err(|_| unknown(&id))?;
+    let now = desk.ambient.now();
+    let glass = desk.keep.glass.lock().end(now, known).ok_or_else(|| unknown(&id))?;
+    let groups = desk.local_approvers.get(&peer.uid).cloned().unwrap_or_default();
+    let by = desk.people.approver(format!("local:{}", peer.uid), groups, "cli".to_owned());
+    desk.settle_glass(&glass).await;
+    let recorded = desk.record(EventKind::GlassEnded { glass: glass.id, by: Some(by) }).await;
+    desk.alert(EventType::GlassEnded, &glass);
+    desk.wake();
+    recorded.map_err(|error| Problem::unavailable(format!("it is over, but that could not be recorded: {error}")))?;
+    Ok(Json(view::glass(&glass)))
+}
+
+async fn review(
+    State(desk): State<Arc<Desk>>,
+    peer: PeerCred,
+    PathId(id): PathId,
+    body: Body,
+) -> Result<Json<Value>, Problem> {
+    let reviewed = look(&desk, peer, &id, body).await;
+    reviewed.map(Json).inspect_err(|problem| refused(&desk, peer, problem))
+}
+
+async fn look(desk: &Arc<Desk>, peer: PeerCred, id: &str, body: Body) -> Result<Value, Problem> {
+    let known: GlassId = id.parse().map_err(|_| unknown(id))?;
+    let word: Note = host::read(body).await?;
+    let by = host::approver(desk, peer)?;
+    let note = vote::reason(word.note.as_deref())?;
+    let before = desk.keep.glass.lock().find(known).cloned().ok_or_else(|| unknown(id))?;
+    let review = desk.keep.glass.lock().review(desk.ambient.now(), known, by, note).map_err(problem)?;
+    if let Err(error) = desk.record(EventKind::GlassReviewed { glass: known, review: review.clone() }).await {
+        desk.keep.glass.lock().unreview(before);
+        return Err(Problem::unavailable(format!("{error}; the review does not count, send it again")));
+    }
+    desk.settle_glass(&before).await;
+    let mut answer = view::glass(&before);
+    view::merge(&mut answer, json!({ "reviewed": review, "state": "reviewed" }));
+    Ok(answer)
+}
+
+fn refused(desk: &Arc<Desk>, peer: PeerCred, problem: &Problem) {
+    let by = Some(format!("local:{}", peer.uid));
+    refusal::record(desk, &Caller::Local(peer.uid), by, None, None, problem);
+}
+
+fn unknown(id: &str) -> Problem {
+    let id = text::visible(&text::clip(id, 64)).into_owned();
+    let detail = format!("no use {id:?} of an emergency override is in force or waits for its review");
+    Problem::new(StatusCode::NOT_FOUND, "unknown_override", "Unknown override", detail)
+}
+
+fn problem(refusal: GlassRefusal) -> Problem {
+    let (status, title) = match refusal.code {
+        "not_authorized" | "login_required" | "requester" => (StatusCode::FORBIDDEN, "Not allowed"),
+        "review_pending" | "still_open" => (StatusCode::CONFLICT, "Not now"),
+        "unknown_override" => (StatusCode::NOT_FOUND, "Unknown override"),
+        _ => (StatusCode::UNPROCESSABLE_ENTITY, "Something is missing"),
+    };
+    Problem::new(status, refusal.code, title, refusal.detail)
+}
