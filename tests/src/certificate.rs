@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
 };
 
 /// A certificate authority.
@@ -38,6 +38,17 @@ impl TestCa {
         let mut request = CertificateSigningRequestParams::from_pem(request).context("read the request")?;
         request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         Ok(request.signed_by(&self.0).context("sign the request")?.pem())
+    }
+
+    /// A client certificate whose URI name is this.
+    pub fn issue_client(&self, uri: &str) -> Result<TestCertificate> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().context("a URI")?)];
+        params.distinguished_name.push(DnType::CommonName, "lockgate test caller");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.0).context("issue a client certificate")?;
+        Ok(TestCertificate { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 
     /// Its own certificate, PEM.

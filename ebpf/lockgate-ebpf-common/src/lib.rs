@@ -7,7 +7,7 @@
 
 /// Version of every type and map below. Raise it with any change of size, meaning or map type;
 /// a pinned set of another version is refused, never reinterpreted.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// IPv4 is kept as `::ffff:a.b.c.d`; four words in network byte order, as the kernel hands them out.
 pub type Address = [u32; 4];
@@ -65,7 +65,9 @@ pub mod capacity {
     pub const EGRESS: u32 = 16384;
     /// Names of targets.
     pub const NAMES: u32 = 4096;
-    /// Unregistered destinations that are counted apart; the least recently seen are forgotten.
+    /// What cgroups were told of them (cgroup, address and port).
+    pub const HEARD: u32 = 65536;
+    /// Processes and destinations that are told apart between two looks; the least recently seen are forgotten.
     pub const SEEN: u32 = 16384;
     /// Connections of the proxy that a packet filter lets pass.
     pub const VOUCHED: u32 = 65536;
@@ -97,40 +99,55 @@ pub mod target {
     pub const EVERYWHERE: u32 = 1;
     /// Protected in the agent's network namespace: another way to a service of this host.
     pub const AT_HOME: u32 = 2;
-    /// Told to a governed process for the name of a target; [`learned`](super::learned) has more.
-    pub const LEARNED: u32 = 4;
 }
 
-/// The rest of a value of `TARGETS` with [`target::LEARNED`].
-pub mod learned {
-    /// Lowest bit of the number of the name.
-    pub const NAME_SHIFT: u32 = 3;
-    /// Largest number of a name; they begin with 1.
-    pub const MAX_NAME: u32 = 0x1fff;
-    /// Lowest bit of the minute (CLOCK_BOOTTIME, the lower 16 bits of it) in which its time to live ends.
-    pub const MINUTE_SHIFT: u32 = 16;
+/// Answers of name servers that governed processes hear.
+pub mod heard {
+    /// The port that they come from.
+    pub const NAME_SERVER: u32 = 53;
     /// A time to live that counts; longer ones are cut.
     pub const MAX_TTL_MINUTES: u32 = 24 * 60;
-    /// Learned addresses at a time; beyond that, answers about targets' names do not reach governed processes.
-    pub const MAX: u64 = 2048;
+    /// Addresses and ports that one cgroup may have been told at a time: eight of the largest answers for a name with one
+    /// port. Beyond that, answers about targets' names do not reach it.
+    pub const MAX_PER_CGROUP: u64 = 512;
+    /// Name servers that one socket asks: resolvers know three (resolv.conf(5)).
+    pub const SERVERS: usize = 4;
+}
 
-    /// The number of the name in a value.
-    pub const fn name(value: u32) -> u32 {
-        value >> NAME_SHIFT & MAX_NAME
-    }
+/// Key of `HEARD`: protected for the tasks of this cgroup alone, since whoever is in it may have made the answer up.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HeardKey {
+    /// cgroup-v2 id of the socket that was told.
+    pub cgroup: u64,
+    /// The address.
+    pub address: Address,
+    /// A port on which the name is a target's, host byte order.
+    pub port: u32,
+    /// Zero.
+    pub reserved: u32,
+}
 
-    /// The minute in a value.
-    pub const fn minute(value: u32) -> u16 {
-        (value >> MINUTE_SHIFT) as u16
-    }
+/// Value of `HEARD`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Hash of the name; the key of `NAMES`.
+    pub name: u64,
+    /// The minute (CLOCK_BOOTTIME) in which its time to live ends.
+    pub minute: u64,
+}
 
-    /// A value.
-    pub const fn value(name: u32, minute: u16) -> u32 {
-        super::target::EVERYWHERE
-            | super::target::LEARNED
-            | (name & MAX_NAME) << NAME_SHIFT
-            | (minute as u32) << MINUTE_SHIFT
-    }
+/// Value of `ASKED`: which name servers a governed task sent something to by this socket, the latest ones.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Their addresses; zeroes where there is none.
+    pub servers: [Address; heard::SERVERS],
+    /// Where the next one goes.
+    pub next: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// FNV-1a, 64 bits: where it starts, and its prime.
@@ -143,8 +160,6 @@ pub const NAME_HASH_PRIME: u64 = 0x100_0000_01b3;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Name {
-    /// Its number; see [`learned`].
-    pub number: u32,
     /// Ports of targets with this name, host byte order; 0 ends them.
     pub ports: [u32; MAX_NAME_PORTS],
 }
@@ -158,22 +173,55 @@ pub mod capture {
     pub const REGISTERED: u32 = 1;
     /// Others are refused, unless `EGRESS` allows them.
     pub const DENY: u32 = 2;
+    /// Nothing is redirected or refused: who talks to what is noted in `SEEN`.
+    pub const OBSERVE: u32 = 4;
+    /// Not governed, though it is below a cgroup that is [`PENDING`]; its users may be.
+    pub const EXEMPT: u32 = 8;
+    /// Which of the cgroups below are governed is for userspace to say: one that is not in the map yet reaches no
+    /// registered destination at all. Processes in the cgroup itself are not meant. Goes with [`REGISTERED`].
+    pub const PENDING: u32 = 16;
     /// Bits of the flags.
     pub const SET_SHIFT: u32 = 16;
 }
 
-/// Key of `SEEN`: somebody governed connected to a destination that is not registered.
+/// Key of `SEEN`: a process that is governed or observed reached a destination without being redirected.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Seen {
     /// cgroup-v2 id of the task.
     pub cgroup: u64,
+    /// `start_boottime` of the thread-group leader, ns.
+    pub start_ns: u64,
     /// Where to.
     pub daddr: Address,
     /// Port, host byte order.
     pub dport: u32,
     /// IP protocol.
     pub protocol: u32,
+    /// Thread group.
+    pub tgid: u32,
+    /// Real uid, in the initial user namespace.
+    pub uid: u32,
+}
+
+/// Value of `SEEN`; userspace takes entries out, so it counts since the last look.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sightings {
+    /// Connections begun, and datagrams sent without one.
+    pub times: u64,
+    /// Bytes that the peer acknowledged, of TCP connections that ended.
+    pub sent: u64,
+    /// Bytes received, of TCP connections that ended.
+    pub received: u64,
+    /// Network namespace cookie of the socket; 0 when the kernel does not tell.
+    pub netns: u64,
+    /// Real gid, in the initial user namespace.
+    pub gid: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Name of the thread.
+    pub comm: [u8; 16],
 }
 
 /// Data part of an `EGRESS` key; a prefix of [`EGRESS_FIXED_BITS`]` + n` bits means "this set, this port, first n bits
@@ -217,6 +265,8 @@ pub mod state {
     pub const REDIRECTED: u32 = 1;
     /// A connection of the proxy's own to a protected destination.
     pub const VOUCHED: u32 = 2;
+    /// Let through and noted in `SEEN`; its bytes are added there when it ends.
+    pub const SEEN: u32 = 3;
 }
 
 /// Offsets of members of kernel structures, in bytes, as the running kernel's BTF tells them. Written into the
@@ -389,11 +439,13 @@ pub enum Refusal {
     Unregistered = 12,
     /// An answer about the name of a target could not be read, or not be remembered.
     Answer = 13,
+    /// The cgroup is new, and whether it is governed has not been looked up yet.
+    Unclassified = 14,
 }
 
 impl Refusal {
     /// Every refusal, in code order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::NoConfig,
         Self::DialsProxy,
         Self::NotTcp,
@@ -406,6 +458,7 @@ impl Refusal {
         Self::Tunnel,
         Self::Unregistered,
         Self::Answer,
+        Self::Unclassified,
     ];
 
     /// The errno that the caller sees (Linux numbers, the same on every architecture aya supports but MIPS).
@@ -414,7 +467,7 @@ impl Refusal {
         const EPROTONOSUPPORT: i32 = 93;
         const ECONNREFUSED: i32 = 111;
         match self {
-            Self::NoListener | Self::NoConfig | Self::NoMemory => ECONNREFUSED,
+            Self::NoListener | Self::NoConfig | Self::NoMemory | Self::Unclassified => ECONNREFUSED,
             Self::SocketType => EPROTONOSUPPORT,
             Self::DialsProxy
             | Self::NotTcp
@@ -447,6 +500,7 @@ impl Refusal {
             Self::Tunnel => "tunnel",
             Self::Unregistered => "unregistered",
             Self::Answer => "answer",
+            Self::Unclassified => "unclassified",
         }
     }
 }
@@ -469,6 +523,8 @@ pub mod stat {
     pub const UNREGISTERED: u32 = 24;
     /// Addresses that were learned from answers, or learned anew.
     pub const LEARNED: u32 = 25;
+    /// Answers about targets' names by name servers that the socket had not asked: passed on, and not learned from.
+    pub const UNASKED: u32 = 26;
     /// Number of slots.
     pub const SLOTS: u32 = 32;
 }
@@ -503,9 +559,13 @@ pub mod map {
     pub const EGRESS: &str = "EGRESS";
     /// Hash of a name → [`Name`](super::Name).
     pub const NAMES: &str = "NAMES";
-    /// How many addresses are learned (its only element).
+    /// [`HeardKey`](super::HeardKey) → [`Heard`](super::Heard).
+    pub const HEARD: &str = "HEARD";
+    /// cgroup id → how many entries of `HEARD` are its.
     pub const KNOWN: &str = "KNOWN";
-    /// [`Seen`](super::Seen) → how often.
+    /// Socket → [`Asked`](super::Asked).
+    pub const ASKED: &str = "ASKED";
+    /// [`Seen`](super::Seen) → [`Sightings`](super::Sightings).
     pub const SEEN: &str = "SEEN";
     /// Address and port pairs of the proxy's own connections ([`Handshake`](super::Handshake), namespace 0) → 1.
     pub const VOUCHED: &str = "VOUCHED";
@@ -514,7 +574,7 @@ pub mod map {
     /// [`stat`](super::stat) counters.
     pub const STATS: &str = "STATS";
     /// All of them.
-    pub const ALL: [&str; 15] = [
+    pub const ALL: [&str; 17] = [
         CFG,
         CAPTURE_CG,
         CAPTURE_UID,
@@ -522,7 +582,9 @@ pub mod map {
         EGRESS,
         SEEN,
         NAMES,
+        HEARD,
         KNOWN,
+        ASKED,
         CONN,
         FLOWS,
         ACC,
@@ -535,8 +597,12 @@ pub mod map {
 
 const _: () = {
     assert!(size_of::<Config>() == 32);
-    assert!(size_of::<Seen>() == 32);
-    assert!(size_of::<Name>() == 36);
+    assert!(size_of::<Seen>() == 48);
+    assert!(size_of::<Sightings>() == 56);
+    assert!(size_of::<Name>() == 32);
+    assert!(size_of::<HeardKey>() == 32);
+    assert!(size_of::<Heard>() == 16);
+    assert!(size_of::<Asked>() == 72);
     assert!(size_of::<EgressKey>() == 20);
     assert!(size_of::<KernelOffsets>() == 44);
     assert!(size_of::<Flow>() == 104);

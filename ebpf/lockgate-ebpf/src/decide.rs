@@ -47,6 +47,17 @@ pub enum Step {
     Redirect(Loopback),
 }
 
+/// How the current task stands to lockgate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// It is none of ours.
+    Free,
+    /// Where it goes is noted, and nothing else.
+    Observed,
+    /// It, or the socket's creator, is governed.
+    Governed,
+}
+
 /// What the decisions ask of the kernel, about the current task and socket.
 pub trait World {
     /// The configuration that userspace wrote.
@@ -57,6 +68,16 @@ pub trait World {
     fn in_cgroup(&self, id: u64) -> bool;
     /// Is the task (cgroup, ancestors, uid) or the socket's creator governed?
     fn governed(&self) -> bool;
+    /// The same, with those that are only observed; where nothing is noted there are none.
+    #[inline(always)]
+    fn standing(&self) -> Standing {
+        if self.governed() { Standing::Governed } else { Standing::Free }
+    }
+    /// Notes that somebody observed goes there.
+    #[inline(always)]
+    fn note(&self, _address: &Address, _port: u32, _ip_protocol: u32) {}
+    /// Is the task in a new cgroup, of which it is not known yet whether it is governed?
+    fn pending(&self) -> bool;
     /// Is this destination registered?
     fn protected(&self, address: &Address, port: u32) -> bool;
     /// The destination is not registered: may whoever connects reach it all the same?
@@ -83,11 +104,15 @@ pub fn connect<W: World>(world: &mut W, dial: &Dial) -> Result<Step, Refusal> {
         }
         return Ok(Step::Pass);
     }
-    if !world.governed() {
-        return Ok(Step::Pass);
+    match world.standing() {
+        Standing::Free => return Ok(Step::Pass),
+        Standing::Observed => {
+            world.note(&normalise(dial.address), dial.port, dial.protocol);
+            return Ok(Step::Pass);
+        }
+        Standing::Governed => {}
     }
-    // 0.0.0.0, :: and ::ffff:0.0.0.0 all reach services on loopback.
-    let address = normalise(dial.address);
+    let address = meant(world, dial.address, dial.port);
     // Nobody governed talks to the proxy without being attributed.
     if dial.port == config.port && is_loopback(&address) {
         return Err(Refusal::DialsProxy);
@@ -97,6 +122,10 @@ pub fn connect<W: World>(world: &mut W, dial: &Dial) -> Result<Step, Refusal> {
             true => Ok(Step::Pass),
             false => Err(Refusal::Unregistered),
         };
+    }
+    // Neither redirected, which it may have no right to, nor direct.
+    if world.pending() {
+        return Err(Refusal::Unclassified);
     }
     if dial.protocol != protocol::TCP {
         return Err(Refusal::NotTcp);
@@ -133,10 +162,18 @@ fn choose_listener<W: World>(
 #[inline(always)]
 pub fn send<W: World>(world: &W, address: Address, port: u32) -> Result<(), Refusal> {
     let config = world.config().ok_or(Refusal::NoConfig)?;
-    if world.in_cgroup(config.proxy_cgroup) || !world.governed() {
+    if world.in_cgroup(config.proxy_cgroup) {
         return Ok(());
     }
-    let address = normalise(address);
+    match world.standing() {
+        Standing::Free => return Ok(()),
+        Standing::Observed => {
+            world.note(&normalise(address), port, protocol::UDP);
+            return Ok(());
+        }
+        Standing::Governed => {}
+    }
+    let address = meant(world, address, port);
     match world.protected(&address, port) {
         true => Err(Refusal::NotTcp),
         false if world.admits(&address, port, protocol::UDP) => Ok(()),
@@ -176,7 +213,8 @@ pub fn create<W: World>(world: &W, kind: u32, ip_protocol: u32) -> Result<Birth,
     if !is_followed(kind, ip_protocol) || (ping && !world.admits(&[0; 4], 0, ip_protocol)) {
         return Err(Refusal::SocketType);
     }
-    Ok(Birth::Tag)
+    // A tag would govern the socket for ever, also when its maker turns out not to be.
+    Ok(if world.pending() { Birth::Untagged } else { Birth::Tag })
 }
 
 /// Whether the socket hooks see all that such an inet socket can send.
@@ -228,7 +266,7 @@ pub fn carry<W: World>(world: &W, found: &Found) -> Result<(), Refusal> {
     let suspect = match inet {
         true => {
             !is_followed(found.kind, found.protocol)
-                || (found.port != 0 && world.protected(&normalise(found.address), found.port))
+                || (found.port != 0 && world.protected(&meant(world, found.address, found.port), found.port))
         }
         false => !may_open(found.family),
     };
@@ -268,7 +306,7 @@ pub enum Packet {
 #[inline(always)]
 pub fn leave<W: World>(world: &W, packet: &Packet) -> Result<(), Refusal> {
     match packet {
-        Packet::Ports { to, .. } if world.protected(&normalise(to.address), to.port) => Err(Refusal::Packet),
+        Packet::Ports { to, .. } if is_meant(world, to) => Err(Refusal::Packet),
         Packet::Ports { .. } | Packet::Portless => Ok(()),
         Packet::Unreadable => Err(Refusal::Packet),
     }
@@ -284,12 +322,48 @@ pub fn cross<W: World>(
     vouched: impl FnOnce(End, End) -> bool,
 ) -> Result<(), Refusal> {
     match packet {
-        Packet::Ports { from, to } if world.protected(&normalise(to.address), to.port) => {
-            if proxy || vouched(*from, *to) { Ok(()) } else { Err(Refusal::Packet) }
+        Packet::Ports { from, to } if is_meant(world, to) => {
+            if proxy || vouched(*from, *to) {
+                Ok(())
+            } else {
+                Err(Refusal::Packet)
+            }
         }
         Packet::Ports { .. } | Packet::Portless => Ok(()),
         Packet::Unreadable => Err(Refusal::Packet),
     }
+}
+
+#[inline(always)]
+fn is_meant<W: World>(world: &W, to: &End) -> bool {
+    world.protected(&meant(world, to.address, to.port), to.port)
+}
+
+/// The destination that an address leads to: 0.0.0.0, :: and ::ffff:0.0.0.0 all reach services on loopback, and a
+/// gateway takes a translated IPv6 address to the IPv4 one inside it.
+#[inline(always)]
+pub fn meant<W: World>(world: &W, address: Address, port: u32) -> Address {
+    let address = normalise(address);
+    match embedded(&address) {
+        Some(inside) if !world.protected(&address, port) && world.protected(&inside, port) => inside,
+        _ => address,
+    }
+}
+
+/// The IPv4 address inside an IPv6 one: NAT64's well-known prefix 64:ff9b::/96 (RFC 6052), 6to4's 2002::/16 (RFC 3056)
+/// and the IPv4-compatible ::/96 (RFC 4291).
+#[inline(always)]
+pub fn embedded(address: &Address) -> Option<Address> {
+    const NAT64: u32 = 0x0064_ff9bu32.to_be();
+    let [first, second, third, last] = *address;
+    let v4 = match (u32::from_be(first) >> 16, second, third) {
+        _ if first == NAT64 && second == 0 && third == 0 => last,
+        (0x2002, _, _) => (u32::from_be(first) << 16 | u32::from_be(second) >> 16).to_be(),
+        // Below 256 are :: and ::1, no addresses of anybody.
+        (0, 0, 0) if first == 0 && u32::from_be(last) > 0xff => last,
+        _ => return None,
+    };
+    Some(normalise([0, 0, V4_MAPPED, v4]))
 }
 
 /// Unspecified means loopback, as the kernel itself reads it in `connect()`.

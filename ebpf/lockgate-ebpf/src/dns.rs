@@ -1,12 +1,13 @@
 //! Answers of name servers, without the kernel: compiled into the BPF object and, on the host, into the unit tests of
 //! lockgate-intercept.
 //!
-//! Reads what a governed process is about to learn of a name that is a target's: the addresses become protected before
-//! the process has them. An answer can only add protection, never take any away, so nothing in it has to be believed.
-//! What cannot be read of an answer about such a name is not let through.
+//! Reads what a governed process is about to learn of a name that is a target's: the addresses become protected for its
+//! cgroup before the process has them. An answer can only add protection, never take any away, so nothing in it has to be
+//! believed. What cannot be read of an answer about such a name is not let through: over TCP, one that does not lie in one
+//! segment.
 
 use crate::packet::Bytes;
-use lockgate_ebpf_common::{Address, NAME_HASH_PRIME, NAME_HASH_START, V4_MAPPED};
+use lockgate_ebpf_common::{Address, NAME_HASH_PRIME, NAME_HASH_START, V4_MAPPED, heard};
 
 /// Longest name in a message (RFC 1035, section 2.3.4).
 const MAX_NAME: u32 = 255;
@@ -37,25 +38,64 @@ pub struct Record {
     pub next: u32,
 }
 
-/// The UDP payload of a packet from a name server, by where it begins; `None` for other packets.
+/// What a packet from a name server's port carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Envelope {
+    /// Where it says it comes from.
+    pub source: Address,
+    /// Where its payload begins.
+    pub at: u32,
+    /// Its payload is part of a stream (RFC 7766): each message has its length before it.
+    pub stream: bool,
+}
+
+/// Of a packet from a name server; `None` for other packets.
 #[inline(always)]
-pub fn payload<B: Bytes>(bytes: &B) -> Option<u32> {
+pub fn envelope<B: Bytes>(bytes: &B) -> Option<Envelope> {
+    const TCP: u8 = 6;
     const UDP: u8 = 17;
-    const NAME_SERVER: u16 = 53;
     const UDP_HEADER: u32 = 8;
+    const TCP_DATA_OFFSET: u32 = 12;
     let first = bytes.byte(0)?;
-    let (protocol, udp) = match first >> 4 {
-        // RFC 791, section 3.1.
-        4 => (bytes.byte(9)?, u32::from(first & 15) * 4),
-        // RFC 8200, section 3; no name server adds extension headers.
-        6 => (bytes.byte(6)?, 40),
+    let v4 = match first >> 4 {
+        4 => true,
+        6 => false,
         _ => return None,
     };
-    if protocol != UDP || u16::from_be(bytes.half(udp)?) != NAME_SERVER {
+    // RFC 791, section 3.1; RFC 8200, section 3: no name server adds extension headers.
+    let (transport, at) = if v4 { (bytes.byte(9)?, u32::from(first & 15) * 4) } else { (bytes.byte(6)?, 40) };
+    if transport != TCP && transport != UDP || u32::from(u16::from_be(bytes.half(at)?)) != heard::NAME_SERVER
+    {
         return None;
     }
-    Some(udp + UDP_HEADER)
+    let source = if v4 {
+        [0, 0, V4_MAPPED, bytes.word(12)?]
+    } else {
+        [bytes.word(8)?, bytes.word(12)?, bytes.word(16)?, bytes.word(20)?]
+    };
+    let header = match transport {
+        // RFC 9293, section 3.1: words of four bytes, in the upper half.
+        TCP => u32::from(bytes.byte(at + TCP_DATA_OFFSET)? >> 4) * 4,
+        _ => UDP_HEADER,
+    };
+    Some(Envelope { source, at: at + header, stream: transport == TCP })
 }
+
+/// Where the messages of a segment begin: behind their lengths, or, when the length went in a segment of its own, at once.
+/// A resolver asks for both kinds of addresses on one connection, so there may be two.
+#[inline(always)]
+pub fn messages<B: Bytes>(bytes: &B, envelope: &Envelope) -> [Option<u32>; MAX_MESSAGES] {
+    const LENGTH: u32 = 2;
+    let at = envelope.at;
+    if !envelope.stream {
+        return [Some(at), None, None];
+    }
+    let next = bytes.half(at).map(|length| at + LENGTH + u32::from(u16::from_be(length)));
+    [Some(at + LENGTH), next.map(|next| next + LENGTH), Some(at)]
+}
+
+/// See [`messages`].
+pub const MAX_MESSAGES: usize = 3;
 
 /// The question of a response with one question (RFC 1035, section 4.1); `None` for everything else.
 #[inline(always)]

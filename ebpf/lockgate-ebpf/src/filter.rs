@@ -2,7 +2,7 @@
 
 use crate::{
     decide::{End, Loopback, Packet, World, cross, handshake, leave},
-    maps::{CFG, VOUCHED, registered},
+    maps::{CFG, VOUCHED, is_told, registered},
     packet::{self, Bytes},
     report,
 };
@@ -75,7 +75,7 @@ fn decided(skb: &Skb, packet: &Packet, result: Result<(), Refusal>) -> Fate {
 impl Skb {
     /// cgroup-v2 id of the packet's socket; 0 when there is none.
     #[inline(always)]
-    fn cgroup(&self) -> u64 {
+    pub fn cgroup(&self) -> u64 {
         // SAFETY: the program's own context.
         unsafe { bpf_skb_cgroup_id(self.0) }
     }
@@ -109,9 +109,13 @@ impl World for Skb {
         false
     }
 
+    fn pending(&self) -> bool {
+        false
+    }
+
     #[inline(always)]
     fn protected(&self, address: &Address, port: u32) -> bool {
-        registered(address, port) & target::EVERYWHERE != 0
+        registered(address, port) & target::EVERYWHERE != 0 || is_told(self.cgroup(), address, port)
     }
 
     fn admits(&self, _: &Address, _: u32, _: u32) -> bool {

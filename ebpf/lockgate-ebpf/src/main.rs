@@ -24,9 +24,9 @@ use aya_ebpf::{
     macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, lsm, sock_ops},
     programs::{LsmContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, TcContext},
 };
-use decide::Socket;
+use decide::{Dial, Socket, World as _};
 use filter::{Fate, Skb, crossing, outgoing};
-use lockgate_ebpf_common::LSM_PROBE_ERRNO;
+use lockgate_ebpf_common::{LSM_PROBE_ERRNO, heard};
 use lsm::Refused;
 use report::{denied, refuse};
 use sock_addr::{Hook, redirect, show_original};
@@ -50,6 +50,7 @@ fn connect(context: &SockAddrContext, socket: Socket) -> i32 {
     let dial = hook.dial(socket);
     match decide::connect(&mut hook, &dial) {
         Ok(step) => {
+            note_question(&hook, &dial);
             redirect(&hook, socket, step);
             GO_ON
         }
@@ -72,8 +73,19 @@ fn send(context: &SockAddrContext, socket: Socket) -> i32 {
     let hook = Hook(context);
     let dial = hook.dial(socket);
     match decide::send(&hook, dial.address, dial.port) {
-        Ok(()) => GO_ON,
+        Ok(()) => {
+            note_question(&hook, &dial);
+            GO_ON
+        }
         Err(refusal) => refuse(refusal, &dial.address, dial.port, dial.protocol),
+    }
+}
+
+/// Whose answers a governed task's socket then waits for.
+#[inline(always)]
+fn note_question(hook: &Hook<'_>, dial: &Dial) {
+    if dial.port == heard::NAME_SERVER && hook.governed() {
+        hook.asks(&decide::normalise(dial.address));
     }
 }
 

@@ -8,8 +8,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use lockgate_ebpf_common::{
-    Address, Config, EGRESS_EXACT_BITS, EgressKey, Flow, Handshake, Name, Seen, TARGET_EXACT_BITS, TargetKey, capacity,
-    stat,
+    Address, Asked, Config, EGRESS_EXACT_BITS, EgressKey, Flow, Handshake, Heard, HeardKey, Name, Seen, Sightings,
+    TARGET_EXACT_BITS, TargetKey, capacity, stat,
 };
 
 #[map]
@@ -25,9 +25,11 @@ pub static EGRESS: LpmTrie<EgressKey, u32> = LpmTrie::with_max_entries(capacity:
 #[map]
 pub static NAMES: HashMap<u64, Name> = HashMap::with_max_entries(capacity::NAMES, BPF_F_NO_PREALLOC);
 #[map]
-pub static KNOWN: Array<u64> = Array::with_max_entries(1, 0);
+pub static HEARD: HashMap<HeardKey, Heard> = HashMap::with_max_entries(capacity::HEARD, BPF_F_NO_PREALLOC);
 #[map]
-pub static SEEN: LruHashMap<Seen, u64> = LruHashMap::with_max_entries(capacity::SEEN, 0);
+pub static KNOWN: HashMap<u64, u64> = HashMap::with_max_entries(capacity::HEARD, BPF_F_NO_PREALLOC);
+#[map]
+pub static SEEN: LruHashMap<Seen, Sightings> = LruHashMap::with_max_entries(capacity::SEEN, 0);
 #[map]
 pub static FLOWS: LruHashMap<Handshake, Flow> = LruHashMap::with_max_entries(capacity::FLOWS, 0);
 #[map]
@@ -41,6 +43,8 @@ pub static STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(stat::SLOTS, 
 pub static CONN: SkStorage<Flow> = SkStorage::new();
 #[btf_map]
 pub static ACC: SkStorage<Flow> = SkStorage::new();
+#[btf_map]
+pub static ASKED: SkStorage<Asked> = SkStorage::new();
 #[btf_map]
 pub static LISTENER: SkStorage<u32> = SkStorage::new();
 
@@ -85,6 +89,12 @@ pub fn registered(address: &Address, port: u32) -> u32 {
     TARGETS.get(&key).copied().unwrap_or(0)
 }
 
+/// Was somebody in this cgroup told that a target is there?
+#[inline(always)]
+pub fn is_told(cgroup: u64, address: &Address, port: u32) -> bool {
+    HEARD.get_ptr(&HeardKey { cgroup, address: *address, port, reserved: 0 }).is_some()
+}
+
 /// Does a set's list hold this destination, on its port or on any?
 #[inline(always)]
 pub fn may_leave(set: u32, address: &Address, port: u32) -> bool {
@@ -93,16 +103,30 @@ pub fn may_leave(set: u32, address: &Address, port: u32) -> bool {
     listed(port) || listed(0)
 }
 
-/// Counts what somebody governed reached without being redirected.
+/// Notes what somebody governed or observed reached without being redirected. `first` makes what a new entry begins with.
 #[inline(always)]
-pub fn saw(seen: &Seen) {
+pub fn saw(seen: &Seen, first: impl FnOnce() -> Sightings) {
     count(stat::UNREGISTERED);
-    if let Some(times) = SEEN.get_ptr_mut(seen) {
+    if let Some(sightings) = SEEN.get_ptr_mut(seen) {
         // SAFETY: a value of the map; a lost increment between two CPUs makes a count a little low.
-        unsafe { *times += 1 };
+        unsafe { (*sightings).times += 1 };
     } else {
         // Full of entries that are in use: the sum above still counts it.
-        let _ = SEEN.insert(seen, &1, 0);
+        let _ = SEEN.insert(seen, &first(), 0);
+    }
+}
+
+/// Adds what a connection that was seen has moved until its end.
+#[inline(always)]
+pub fn moved(seen: &Seen, sent: u64, received: u64, begun: Sightings) {
+    if let Some(sightings) = SEEN.get_ptr_mut(seen) {
+        // SAFETY: as above.
+        unsafe {
+            (*sightings).sent += sent;
+            (*sightings).received += received;
+        }
+    } else {
+        let _ = SEEN.insert(seen, &Sightings { sent, received, ..begun }, 0);
     }
 }
 

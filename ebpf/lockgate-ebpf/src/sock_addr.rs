@@ -4,8 +4,8 @@
 //! neighbouring ones into loads that the verifier refuses.
 
 use crate::{
-    decide::{Dial, LOCALHOST_V4, LOCALHOST_V6, Loopback, Socket, Step, World},
-    maps::{CFG, CONN, LISTENER, count, may_leave, registered, saw, stored, stored_or_new},
+    decide::{Dial, LOCALHOST_V4, LOCALHOST_V6, Loopback, Socket, Standing, Step, World},
+    maps::{ASKED, CFG, CONN, LISTENER, count, is_told, may_leave, registered, saw, stored, stored_or_new},
     netns, task,
 };
 use aya_ebpf::{
@@ -17,7 +17,9 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use core::ptr::{read_volatile, write_volatile};
-use lockgate_ebpf_common::{Address, Config, LISTENER_TAG, Seen, V4_MAPPED, capture, stat, state, target};
+use lockgate_ebpf_common::{
+    Address, Config, LISTENER_TAG, Seen, Sightings, V4_MAPPED, capture, heard, protocol, stat, state, target,
+};
 
 /// The socket and task of one hook invocation.
 pub struct Hook<'a>(pub &'a SockAddrContext);
@@ -60,6 +62,45 @@ impl Hook<'_> {
             }
             write_volatile(&raw mut (*context).user_port, u32::from((port as u16).to_be()));
         }
+    }
+
+    /// Notes who goes where, and with the socket, so that its bytes can be added when it ends.
+    #[inline(always)]
+    fn see(&self, address: &Address, port: u32, ip_protocol: u32) {
+        let start_ns = CFG.get(0).map_or(0, task::start_ns);
+        let (tgid, _) = task::ids();
+        let (uid, gid) = task::owner();
+        let cgroup = task::cgroup();
+        let seen = Seen { cgroup, start_ns, daddr: *address, dport: port, protocol: ip_protocol, tgid, uid };
+        // SAFETY: the hook's own context.
+        let netns = unsafe { netns::cookie(self.0.as_ptr()) };
+        let first = || Sightings { times: 1, netns, gid, comm: task::comm(), ..Sightings::default() };
+        saw(&seen, first);
+        if ip_protocol != protocol::TCP {
+            return;
+        }
+        // SAFETY: the context's socket.
+        let Some(flow) = (unsafe { stored_or_new(&CONN, self.sk()) }) else { return };
+        flow.netns = netns;
+        flow.cgroup = cgroup;
+        flow.start_ns = start_ns;
+        flow.tgid = tgid;
+        flow.uid = uid;
+        flow.gid = gid;
+        flow.daddr = *address;
+        flow.dport = port;
+        flow.comm = task::comm();
+        flow.state = state::SEEN;
+    }
+
+    /// Notes that this socket asks a name server, so that its answer is known for one.
+    #[inline(always)]
+    pub fn asks(&self, server: &Address) {
+        // SAFETY: the context's socket. Without memory the answer is nobody's, and nothing is learned from it.
+        let Some(asked) = (unsafe { stored_or_new(&ASKED, self.sk()) }) else { return };
+        let place = asked.next as usize % heard::SERVERS;
+        asked.servers[place] = *server;
+        asked.next = place as u32 + 1;
     }
 
     #[inline(always)]
@@ -127,14 +168,43 @@ impl World for Hook<'_> {
     }
 
     #[inline(always)]
+    fn pending(&self) -> bool {
+        task::is_pending()
+    }
+
+    #[inline(always)]
+    fn standing(&self) -> Standing {
+        let capture = task::capture();
+        // SAFETY: the context's socket.
+        let made_governed =
+            || unsafe { stored(&CONN, self.sk()) }.is_some_and(|flow| flow.creator_tgid != 0);
+        if capture & capture::REGISTERED != 0 || made_governed() {
+            Standing::Governed
+        } else if capture & capture::OBSERVE != 0 {
+            Standing::Observed
+        } else {
+            Standing::Free
+        }
+    }
+
+    #[inline(always)]
+    fn note(&self, address: &Address, port: u32, ip_protocol: u32) {
+        self.see(address, port, ip_protocol);
+    }
+
+    #[inline(always)]
     fn protected(&self, address: &Address, port: u32) -> bool {
         let registered = registered(address, port);
-        if registered & target::AT_HOME == 0 {
-            return registered != 0;
-        }
         // SAFETY: the hook's own context.
-        let here = unsafe { netns::cookie(self.0.as_ptr()) };
-        CFG.get(0).is_none_or(|config| config.home_netns == here)
+        let at_home = || {
+            let here = unsafe { netns::cookie(self.0.as_ptr()) };
+            CFG.get(0).is_none_or(|config| config.home_netns == here)
+        };
+        match registered & target::AT_HOME {
+            0 if registered != 0 => true,
+            0 => is_told(task::cgroup(), address, port),
+            _ => at_home() || is_told(task::cgroup(), address, port),
+        }
     }
 
     #[inline(always)]
@@ -143,7 +213,7 @@ impl World for Hook<'_> {
         if capture & capture::DENY != 0 && !may_leave(capture >> capture::SET_SHIFT, address, port) {
             return false;
         }
-        saw(&Seen { cgroup: task::cgroup(), daddr: *address, dport: port, protocol: ip_protocol });
+        self.see(address, port, ip_protocol);
         true
     }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     decide::{Birth, Loopback, World},
-    maps::{CFG, CONN, is_protected, stored_or_new},
+    maps::{CFG, CONN, is_protected, is_told, stored_or_new},
     task,
 };
 use aya_ebpf::programs::SockContext;
@@ -55,8 +55,13 @@ impl World for Maker {
     }
 
     #[inline(always)]
+    fn pending(&self) -> bool {
+        task::is_pending()
+    }
+
+    #[inline(always)]
     fn protected(&self, address: &Address, port: u32) -> bool {
-        is_protected(address, port)
+        is_protected(address, port) || is_told(task::cgroup(), address, port)
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@
 
 use crate::{
     decide::{End, handshake, is_fresh, is_loopback},
-    maps::{ACC, CFG, CONN, FLOWS, VOUCHED, count, stored, stored_or_new},
+    maps::{ACC, CFG, CONN, FLOWS, VOUCHED, count, moved, stored, stored_or_new},
     netns,
 };
 use aya_ebpf::{
@@ -19,7 +19,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::{error, warn};
 use core::ptr::read_volatile;
-use lockgate_ebpf_common::{V4_MAPPED, stat, state};
+use lockgate_ebpf_common::{Flow, Seen, Sightings, V4_MAPPED, protocol, stat, state};
 
 /// One callback; anything but the two handshake callbacks is none of ours.
 #[inline(always)]
@@ -43,6 +43,13 @@ fn connecting(context: &SockOpsContext) {
         && flow.state == state::VOUCHED
     {
         return vouched(context, local, remote);
+    }
+    if let Some(flow) = &flow
+        && flow.state == state::SEEN
+    {
+        // Without the callback at the end its bytes are not counted; nothing else depends on it.
+        // SAFETY: the program's own context.
+        let _ = unsafe { bpf_sock_ops_cb_flags_set(context.ops, BPF_SOCK_OPS_STATE_CB_FLAG as i32) };
     }
     if remote.port != config.port || !is_loopback(&remote.address) {
         return;
@@ -75,14 +82,45 @@ fn vouched(context: &SockOpsContext, local: End, remote: End) {
     }
 }
 
-/// A vouched connection is over.
+/// A connection that was vouched for or seen is over.
 #[inline(always)]
 fn changed(context: &SockOpsContext) {
     const TCP_CLOSE: u32 = 7;
-    if context.arg(1) == TCP_CLOSE {
-        let (local, remote) = ends(context);
-        let _ = VOUCHED.remove(&handshake(0, local, remote));
+    if context.arg(1) != TCP_CLOSE {
+        return;
     }
+    // SAFETY: `sk` is checked for null.
+    if let Some(flow) = sk(context).and_then(|sk| unsafe { stored(&CONN, sk) })
+        && flow.state == state::SEEN
+    {
+        flow.state = state::NONE;
+        return ended(context, flow);
+    }
+    let (local, remote) = ends(context);
+    let _ = VOUCHED.remove(&handshake(0, local, remote));
+}
+
+/// Adds up what a connection that was seen has moved.
+#[inline(always)]
+fn ended(context: &SockOpsContext, flow: &Flow) {
+    // SAFETY: readable in every sock_ops program.
+    let (sent, received) = unsafe {
+        (
+            read_volatile(&raw const (*context.ops).bytes_acked),
+            read_volatile(&raw const (*context.ops).bytes_received),
+        )
+    };
+    let seen = Seen {
+        cgroup: flow.cgroup,
+        start_ns: flow.start_ns,
+        daddr: flow.daddr,
+        dport: flow.dport,
+        protocol: protocol::TCP,
+        tgid: flow.tgid,
+        uid: flow.uid,
+    };
+    let begun = Sightings { netns: flow.netns, gid: flow.gid, comm: flow.comm, ..Sightings::default() };
+    moved(&seen, sent, received, begun);
 }
 
 /// A connection to the listener is established: its flow moves to the accepted socket.

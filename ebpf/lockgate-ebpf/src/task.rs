@@ -8,7 +8,10 @@ use aya_ebpf::helpers::{
         bpf_get_current_task, bpf_get_current_uid_gid, bpf_probe_read_kernel,
     },
 };
-use lockgate_ebpf_common::{Config, MAX_CGROUP_LEVEL};
+use lockgate_ebpf_common::{
+    Config, MAX_CGROUP_LEVEL,
+    capture::{self, EXEMPT, PENDING},
+};
 
 /// Thread group and thread.
 #[inline(always)]
@@ -42,20 +45,26 @@ pub fn comm() -> [u8; 16] {
 /// By cgroup, one of its ancestors, or uid.
 #[inline(always)]
 pub fn is_governed() -> bool {
-    capture() != 0
+    capture() & capture::REGISTERED != 0
+}
+
+/// In a new cgroup below one whose children wait to be classified.
+#[inline(always)]
+pub fn is_pending() -> bool {
+    capture() & PENDING != 0
 }
 
 /// How the task is captured (`capture`), by the nearest cgroup that says so, or by its uid; 0 when it is not.
 #[inline(always)]
 pub fn capture() -> u32 {
     let current = cgroup();
-    match of_cgroup(current) {
-        0 => match of_ancestor(current) {
-            0 => of_uid(owner().0),
-            capture => capture,
-        },
-        capture => capture,
-    }
+    let nearest = match of_cgroup(current) {
+        0 => of_ancestor(current),
+        // Its children wait, not what has always lived in it.
+        itself if itself & PENDING != 0 => 0,
+        itself => itself,
+    };
+    if nearest == 0 || nearest & EXEMPT != 0 { of_uid(owner().0) } else { nearest }
 }
 
 #[inline(always)]

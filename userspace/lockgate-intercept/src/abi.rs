@@ -1,6 +1,8 @@
 //! The kernel ABI's types as aya wants them: plain old data in a local wrapper.
 
-use lockgate_ebpf_common::{Config, EgressKey, Flow, KernelOffsets, Name, Seen, TargetKey};
+use lockgate_ebpf_common::{
+    Config, EgressKey, Flow, Heard, HeardKey, KernelOffsets, Name, Seen, Sightings, TargetKey,
+};
 
 /// A value that is copied to and from the kernel byte by byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,4 +22,10 @@ unsafe impl aya::Pod for Raw<EgressKey> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Raw<Seen> {}
 // SAFETY: as above.
+unsafe impl aya::Pod for Raw<Sightings> {}
+// SAFETY: as above.
 unsafe impl aya::Pod for Raw<Name> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<HeardKey> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<Heard> {}

@@ -146,6 +146,14 @@ impl Tree {
         found
     }
 
+    /// The cgroups directly below one.
+    pub(crate) fn children(&self, path: &str) -> Result<Vec<PathBuf>, InterceptError> {
+        let directory = self.directory(path)?;
+        let entries = fs::read_dir(&directory).doing(|| format!("read cgroup {}", directory.display()))?;
+        let cgroups = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        Ok(cgroups.map(|entry| entry.path()).collect())
+    }
+
     /// The root and every slice, at most [`FOLLOWED_SLICES`].
     pub(crate) fn slices(&self) -> Vec<PathBuf> {
         let mut found = vec![self.mount.clone()];

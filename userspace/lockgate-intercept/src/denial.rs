@@ -38,6 +38,11 @@ impl Denial {
         self.reason == Refusal::NoListener.as_str()
     }
 
+    /// Refused because its cgroup is new.
+    pub(crate) fn is_unclassified(&self) -> bool {
+        self.reason == Refusal::Unclassified.as_str()
+    }
+
     fn read(bytes: &[u8]) -> Option<Self> {
         if bytes.len() < size_of::<abi::Denial>() {
             return None;
@@ -78,6 +83,8 @@ pub struct Counters {
     pub unregistered: u64,
     /// Addresses that were learned from answers of name servers, or learned anew.
     pub learned: u64,
+    /// Answers about targets' names by name servers that the socket had not asked.
+    pub unasked: u64,
 }
 
 /// The reading ends.
@@ -139,6 +146,7 @@ impl Reports {
             events_lost: sum(stat::EVENTS_LOST),
             unregistered: sum(stat::UNREGISTERED),
             learned: sum(stat::LEARNED),
+            unasked: sum(stat::UNASKED),
             refused: Refusal::ALL.into_iter().map(|refusal| sum(refusal as u32)).sum(),
         }
     }

@@ -2,34 +2,17 @@
 //!
 //! Formats: linux/netlink.h, linux/inet_diag.h. Acts on the namespace of the calling thread.
 
-use rustix::{
-    fd::OwnedFd,
-    net::{
-        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
-        sockopt::{Timeout, set_socket_timeout},
-    },
-};
+use crate::netlink::{self, Answer};
+use rustix::net::netlink::SOCK_DIAG;
 use std::{
     io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    time::Duration,
 };
 
-/// The kernel answers at once; a lost answer must not stop the watch.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// Connections that are read of one answer: a host with more is looked through in part.
 const MAX_CONNECTIONS: usize = 65_536;
-/// The kernel writes dumps in pieces of at most this.
-const BUFFER: usize = 64 << 10;
-
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
-const NLM_F_DUMP: u16 = 0x300;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const HEADER: usize = 16;
 /// `struct inet_diag_sockid`.
 const ID: usize = 48;
 /// `struct inet_diag_msg`.
@@ -67,37 +50,21 @@ pub(crate) struct Connection {
 
 /// Connections of a kind to a port; to any with port 0.
 pub(crate) fn connections(kind: Kind, port: u16) -> io::Result<Vec<Connection>> {
-    let socket = open()?;
     let mut id = [0; ID];
     id[2..4].copy_from_slice(&port.to_be_bytes());
-    send(&socket, &request(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, kind, &id), SendFlags::empty())?;
     let mut found = Vec::new();
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        let (length, _) = recv(&socket, &mut buffer[..], RecvFlags::empty())?;
-        for message in messages(buffer.get(..length).unwrap_or_default()) {
-            match message.kind {
-                NLMSG_DONE => return Ok(found),
-                NLMSG_ERROR => return message.error().map(|()| found),
-                SOCK_DIAG_BY_FAMILY if found.len() < MAX_CONNECTIONS => {
-                    found.extend(entry(kind, message.body))
-                }
-                _ => {}
-            }
+    netlink::ask(Some(SOCK_DIAG), SOCK_DIAG_BY_FAMILY, Answer::Dump, &request(kind, &id), |message| {
+        if message.kind == SOCK_DIAG_BY_FAMILY && found.len() < MAX_CONNECTIONS {
+            found.extend(entry(kind, message.body));
         }
-    }
+    })?;
+    Ok(found)
 }
 
 /// Ends a connection; its owner sees ECONNABORTED.
 pub(crate) fn destroy(connection: &Connection) -> io::Result<()> {
-    let socket = open()?;
-    let bytes = request(SOCK_DESTROY, NLM_F_ACK, connection.kind, &connection.id);
-    send(&socket, &bytes, SendFlags::empty())?;
-    let mut buffer = vec![0; BUFFER];
-    let (length, _) = recv(&socket, &mut buffer[..], RecvFlags::empty())?;
-    let answer =
-        messages(buffer.get(..length).unwrap_or_default()).find(|message| message.kind == NLMSG_ERROR);
-    answer.map_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()), |message| message.error())
+    let body = request(connection.kind, &connection.id);
+    netlink::ask(Some(SOCK_DIAG), SOCK_DESTROY, Answer::Acknowledgement, &body, |_| {})
 }
 
 /// Whether connections can be ended here: by asking for the end of one that is not there.
@@ -111,51 +78,14 @@ pub(crate) fn can_destroy() -> Result<(), String> {
     }
 }
 
-fn open() -> io::Result<OwnedFd> {
-    let socket =
-        socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
-    Ok(socket)
-}
-
-/// `struct nlmsghdr`, then `struct inet_diag_req_v2`.
-fn request(kind: u16, flags: u16, what: Kind, id: &[u8; ID]) -> Vec<u8> {
+/// `struct inet_diag_req_v2`.
+fn request(what: Kind, id: &[u8; ID]) -> Vec<u8> {
     const ALL_STATES: u32 = u32::MAX;
-    let mut bytes = Vec::with_capacity(HEADER + 8 + ID);
-    bytes.extend(((HEADER + 8 + ID) as u32).to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend((NLM_F_REQUEST | flags).to_ne_bytes());
-    bytes.extend([0; 8]);
+    let mut bytes = Vec::with_capacity(8 + ID);
     bytes.extend([what.family, what.protocol, 0, 0]);
     bytes.extend(ALL_STATES.to_ne_bytes());
     bytes.extend(id);
     bytes
-}
-
-struct Message<'a> {
-    kind: u16,
-    body: &'a [u8],
-}
-
-impl Message<'_> {
-    /// `struct nlmsgerr`: 0 is an acknowledgement.
-    fn error(&self) -> io::Result<()> {
-        match self.body.first_chunk::<4>().map(|bytes| i32::from_ne_bytes(*bytes)) {
-            Some(0) => Ok(()),
-            Some(negative) => Err(io::Error::from_raw_os_error(-negative)),
-            None => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
-    }
-}
-
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
-    std::iter::from_fn(move || {
-        let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
-        let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
-        let body = bytes.get(HEADER..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(Message { kind, body })
-    })
 }
 
 fn entry(kind: Kind, body: &[u8]) -> Option<Connection> {
@@ -191,11 +121,6 @@ mod tests {
 
     #[test]
     fn broken_answers_are_read_without_a_panic() {
-        for length in 0..40 {
-            let bytes = vec![7; length];
-            assert!(messages(&bytes).all(|message| entry(Kind::ALL[0], message.body).is_none()));
-        }
-        let looping = [0u8; 64];
-        assert_eq!(messages(&looping).count(), 0);
+        assert!((0..ENTRY).all(|length| entry(Kind::ALL[0], &vec![7; length]).is_none()));
     }
 }

@@ -13,6 +13,8 @@ pub enum Egress {
     Allow,
     /// They are refused, but for these.
     Deny(Vec<EgressNet>),
+    /// They pass, and so do those to targets: nothing is redirected, who talks to what is noted.
+    Observe,
 }
 
 /// Addresses of one prefix, on one port or on any.

@@ -8,7 +8,10 @@ use crate::{
 use aya::maps::{HashMap, MapData};
 use globset::{GlobBuilder, GlobMatcher};
 use lockgate_ebpf_common::{capacity, capture, map};
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 /// cgroups that are looked at when unit globs are resolved; a host with more needs a more exact rule.
 const WALKED_CGROUPS: usize = 65_536;
@@ -22,6 +25,14 @@ pub enum Governed {
     Uid(u32),
     /// A glob over systemd unit names (`actions.runner.*.service`); each unit with its descendants.
     Unit(String),
+    /// The same for units directly below one cgroup, such as a slice. A new cgroup there reaches no target until its
+    /// name has been looked at, so that none gets by in its first moments.
+    UnitWithin {
+        /// Path of the parent, relative to the mount; created when missing.
+        parent: String,
+        /// The glob over names.
+        pattern: String,
+    },
 }
 
 /// Some of those who are governed, and what they may reach besides targets. Where several fit, the nearest cgroup
@@ -45,9 +56,27 @@ impl From<Governed> for GovernedSet {
 pub(crate) struct Rules {
     cgroups: Vec<(String, u32)>,
     uids: BTreeMap<u32, u32>,
-    units: Vec<(GlobMatcher, u32)>,
+    units: Vec<Units>,
     /// What sets with a default of deny may reach; a set's number is its place, from 1.
     lists: Vec<Vec<EgressNet>>,
+}
+
+/// Those that a glob names.
+#[derive(Debug)]
+struct Units {
+    glob: GlobMatcher,
+    /// Only directly below this cgroup, where what is new waits.
+    parent: Option<String>,
+    value: u32,
+}
+
+impl Units {
+    /// Whether a cgroup itself, not one above it, is meant.
+    fn match_path(&self, path: &str) -> bool {
+        let (above, unit) = path.rsplit_once('/').unwrap_or(("", path));
+        let within = |parent: &String| parent.trim_matches('/') == above.trim_matches('/');
+        self.parent.as_ref().is_none_or(within) && self.glob.is_match(unit)
+    }
 }
 
 impl Rules {
@@ -59,7 +88,12 @@ impl Rules {
             match who {
                 Governed::Cgroup(path) => rules.cgroups.push((path.clone(), value)),
                 Governed::Uid(uid) => *rules.uids.entry(*uid).or_default() |= value,
-                Governed::Unit(pattern) => rules.units.push((glob(pattern)?, value)),
+                Governed::Unit(pattern) => {
+                    rules.units.push(Units { glob: glob(pattern)?, parent: None, value });
+                }
+                Governed::UnitWithin { parent, pattern } => {
+                    rules.units.push(Units { glob: glob(pattern)?, parent: Some(parent.clone()), value });
+                }
             }
         }
         // One below a governed cgroup is governed as that one is.
@@ -71,7 +105,11 @@ impl Rules {
 
     /// The value of [`capture`] for a set; sets with the same list share a number.
     fn value(&mut self, egress: &Egress) -> Result<u32, InterceptError> {
-        let Egress::Deny(list) = egress else { return Ok(capture::REGISTERED) };
+        let list = match egress {
+            Egress::Allow => return Ok(capture::REGISTERED),
+            Egress::Observe => return Ok(capture::OBSERVE),
+            Egress::Deny(list) => list,
+        };
         let place = self.lists.iter().position(|known| known == list).unwrap_or_else(|| {
             self.lists.push(list.clone());
             self.lists.len() - 1
@@ -94,20 +132,28 @@ impl Rules {
         !self.units.is_empty()
     }
 
-    /// The first governed cgroup: where a probe may put a child.
+    /// The first cgroup whose connections are redirected: where a probe may put a child.
     pub(crate) fn first_cgroup(&self) -> Option<&str> {
-        self.cgroups.first().map(|(path, _)| path.as_str())
+        let redirected = self.cgroups.iter().find(|(_, value)| is_redirected(*value));
+        redirected.map(|(path, _)| path.as_str())
     }
 
-    /// Whether a cgroup is governed by itself or through an ancestor.
+    /// Whether a cgroup is governed or observed, by itself or through an ancestor.
     pub(crate) fn covers(&self, path: &str) -> bool {
-        let ancestors = std::iter::successors(Some(path), |path| {
+        self.value_of(path).is_some()
+    }
+
+    /// The value of the nearest of a cgroup and its ancestors that has one.
+    fn value_of(&self, path: &str) -> Option<u32> {
+        let mut ancestors = std::iter::successors(Some(path), |path| {
             path.rsplit_once('/').map(|(parent, _)| parent).filter(|parent| !parent.is_empty())
         });
-        ancestors.into_iter().any(|ancestor| {
-            let unit = ancestor.rsplit('/').next().unwrap_or_default();
-            self.cgroups.iter().any(|(path, _)| path.trim_matches('/') == ancestor.trim_matches('/'))
-                || self.units.iter().any(|(glob, _)| glob.is_match(unit))
+        ancestors.find_map(|ancestor| {
+            let named =
+                self.cgroups.iter().filter(|(path, _)| path.trim_matches('/') == ancestor.trim_matches('/'));
+            let by_glob =
+                || self.units.iter().find(|units| units.match_path(ancestor)).map(|units| units.value);
+            named.map(|(_, value)| *value).reduce(stricter).or_else(by_glob)
         })
     }
 
@@ -122,25 +168,29 @@ impl Rules {
         found
     }
 
-    /// Whether this process is governed by its cgroup or its user; no when it is gone.
+    /// Whether connections of this process are redirected, for its cgroup or its user; no when it is gone.
     pub(crate) fn governs(&self, pid: u32) -> bool {
-        let by_cgroup = || matches!(path_of_process(pid), Ok(Some(path)) if self.covers(&path));
-        let by_uid = || uid_of_process(pid).is_some_and(|uid| self.uids.contains_key(&uid));
-        by_cgroup() || (!self.uids.is_empty() && by_uid())
+        let by_cgroup = match path_of_process(pid) {
+            Ok(Some(path)) => self.value_of(&path),
+            Ok(None) | Err(_) => None,
+        };
+        let by_uid = || match self.uids.is_empty() {
+            true => None,
+            false => uid_of_process(pid).and_then(|uid| self.uids.get(&uid).copied()),
+        };
+        by_cgroup.or_else(by_uid).is_some_and(is_redirected)
     }
 
     /// What is governed now; missing cgroups of `Governed::Cgroup` are made.
     pub(crate) fn resolve(&self, tree: &Tree) -> Result<Resolved, InterceptError> {
         let mut cgroups = BTreeMap::new();
         for (path, value) in &self.cgroups {
-            // Named twice: a list that refuses counts before none.
-            let known: &mut u32 = cgroups.entry(tree.create(path)?).or_default();
-            *known = (*known).max(*value);
+            let known: &mut u32 = cgroups.entry(tree.create(path)?).or_insert(*value);
+            *known = stricter(*known, *value);
         }
         if self.has_globs() {
             for (path, directory) in tree.walk(WALKED_CGROUPS) {
-                let unit = path.rsplit('/').next().unwrap_or_default();
-                let value = self.units.iter().find(|(glob, _)| glob.is_match(unit)).map(|(_, value)| *value);
+                let value = self.units.iter().find(|units| units.match_path(&path)).map(|units| units.value);
                 // Gone between the walk and now: nothing to govern.
                 if let Some(value) = value
                     && let Ok(id) = tree.id_of(&directory)
@@ -149,7 +199,57 @@ impl Rules {
                 }
             }
         }
+        self.await_classification(tree, &mut cgroups)?;
         Ok(Resolved { cgroups, uids: self.uids.clone() })
+    }
+
+    /// Parents below which what is new waits: the children that are known by now and not governed are exempt.
+    fn await_classification(
+        &self,
+        tree: &Tree,
+        cgroups: &mut BTreeMap<CgroupId, u32>,
+    ) -> Result<(), InterceptError> {
+        for (parent, denies) in self.waiting() {
+            // Read after the parent waits would be too late for what is made in between: then it waits for the next look.
+            let id = tree.create(&parent)?;
+            for child in tree.children(&parent)? {
+                // Gone meanwhile: nobody to exempt.
+                if let Ok(id) = tree.id_of(&child) {
+                    cgroups.entry(id).or_insert(capture::EXEMPT);
+                }
+            }
+            cgroups.insert(id, capture::REGISTERED | capture::PENDING | denies);
+        }
+        Ok(())
+    }
+
+    /// Cgroups whose new children wait, with what the strictest set below them denies meanwhile. Below one that is
+    /// governed everything is governed at once, and nothing waits.
+    pub(crate) fn waiting(&self) -> BTreeMap<String, u32> {
+        let mut parents: BTreeMap<String, u32> = BTreeMap::new();
+        // Those that are only observed need not wait.
+        for units in self.units.iter().filter(|units| is_redirected(units.value)) {
+            if let Some(parent) = units.parent.as_ref().filter(|parent| !self.covers(parent)) {
+                let known = parents.entry(format!("/{}", parent.trim_matches('/'))).or_default();
+                *known = (*known).max(units.value & !capture::REGISTERED);
+            }
+        }
+        parents
+    }
+}
+
+/// Whether a value of [`capture`] redirects.
+fn is_redirected(value: u32) -> bool {
+    value & capture::REGISTERED != 0
+}
+
+/// Of two values for one cgroup: what is redirected counts before what is only observed, and a list that refuses before
+/// none.
+fn stricter(one: u32, other: u32) -> u32 {
+    match (is_redirected(one), is_redirected(other)) {
+        (true, false) => one,
+        (false, true) => other,
+        (true, true) | (false, false) => one.max(other),
     }
 }
 
@@ -171,6 +271,15 @@ fn glob(pattern: &str) -> Result<GlobMatcher, InterceptError> {
         .build()
         .map_err(|error| invalid(error.to_string()))?;
     Ok(glob.compile_matcher())
+}
+
+impl Resolved {
+    /// Those whose packets are the business of a filter: not the exempt, nor the parents of what waits.
+    pub(crate) fn governed(&self) -> BTreeSet<CgroupId> {
+        let is_governed =
+            |value: &u32| value & (capture::REGISTERED | capture::PENDING) == capture::REGISTERED;
+        self.cgroups.iter().filter(|(_, value)| is_governed(value)).map(|(id, _)| *id).collect()
+    }
 }
 
 /// What the kernel shall govern, each with its value of [`capture`].
@@ -212,13 +321,19 @@ fn sync<K: aya::Pod + Ord>(
         return Err(InterceptError::TooMany { what, got: wanted.len(), max });
     }
     let mut stale: BTreeMap<K, u32> = map.iter().flatten().collect();
-    for (key, value) in wanted {
-        if stale.remove(key) != Some(*value) {
-            map.insert(*key, *value, 0).map_err(InterceptError::map(name))?;
+    // What waits begins to wait after, and ends before, those that it has been classified for.
+    let waits = |value: u32| value & capture::PENDING != 0;
+    for late in [false, true] {
+        for (key, value) in wanted.iter().filter(|(_, value)| waits(**value) == late) {
+            if stale.remove(key) != Some(*value) {
+                map.insert(*key, *value, 0).map_err(InterceptError::map(name))?;
+            }
         }
     }
-    for key in stale.into_keys() {
-        map.remove(&key).map_err(InterceptError::map(name))?;
+    for late in [false, true] {
+        for key in stale.iter().filter(|(_, value)| waits(**value) != late).map(|(key, _)| key) {
+            map.remove(key).map_err(InterceptError::map(name))?;
+        }
     }
     Ok(())
 }
@@ -264,6 +379,46 @@ mod tests {
         assert_eq!(values, [capture::REGISTERED, denying | 1 << 16, denying | 2 << 16, denying | 1 << 16]);
         assert_eq!(rules.lists(), [(1, &[][..]), (2, &[net][..])]);
         assert_eq!(Rules::compile(&governed, Some("/run")).unwrap().cgroups.len(), 5);
+    }
+
+    #[test]
+    fn a_glob_within_a_slice_means_its_children_alone_and_makes_new_ones_wait() {
+        let within = |parent: &str, pattern: &str| Governed::UnitWithin {
+            parent: parent.to_owned(),
+            pattern: pattern.to_owned(),
+        };
+        let rules = Rules::compile(
+            &[
+                within("/ci.slice", "job-*.service").into(),
+                GovernedSet {
+                    who: within("ci.slice/", "strict-*.service"),
+                    egress: Egress::Deny(Vec::new()),
+                },
+                Governed::Cgroup("/all".to_owned()).into(),
+                within("/all/below", "x").into(),
+            ],
+            None,
+        )
+        .unwrap();
+        for (path, expected) in [
+            ("/ci.slice/job-1.service", true),
+            ("/ci.slice/job-1.service/step", true),
+            ("/ci.slice/other.service", false),
+            ("/ci.slice", false),
+            ("/system.slice/job-1.service", false),
+            ("/ci.slice/other.service/job-1.service", false),
+            ("/all/below/y", true),
+        ] {
+            assert_eq!(rules.covers(path), expected, "{path}");
+        }
+        // Nothing waits below what is governed anyway.
+        let parents = rules.waiting();
+        assert!(!parents.contains_key("/all/below"), "{parents:?}");
+        assert_eq!(
+            parents.get("/ci.slice"),
+            Some(&(capture::DENY | 1 << capture::SET_SHIFT)),
+            "the strictest"
+        );
     }
 
     #[test]

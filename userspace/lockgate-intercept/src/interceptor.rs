@@ -17,7 +17,7 @@ use crate::{
     event::{CaptureEvent, Events},
     flow::FlowTable,
     govern::{GovernMaps, GovernedSet, Rules},
-    hearing::{Hearing, Learned},
+    hearing::{Hearing, HearingMaps, Learned},
     layer::{Layer, LayerState, states},
     listener::Listeners,
     object::{Features, Object},
@@ -25,10 +25,12 @@ use crate::{
     pin::{Instance, Link, LinkState, Pins},
     probe::kernel_release,
     run::Runs,
+    seen::{SeenMap, Sighting},
     self_test::Expected,
     sweep::{Bypass, sweep},
     sys,
     target::{TargetMap, TargetNet, local_addresses, registered_form, with_local_forms},
+    veth::Veths,
     watch::Watch,
     workload::Reader,
 };
@@ -113,6 +115,8 @@ pub(crate) struct Core {
     missing: Mutex<Vec<&'static str>>,
     hearing: Mutex<Hearing>,
     outposts: Mutex<Outposts>,
+    veths: Mutex<Veths>,
+    seen: Mutex<SeenMap>,
     /// The network namespace of the agent; 0 when the kernel does not tell.
     own_netns: u64,
     /// Held for the life of the agent: the mark of "running".
@@ -134,6 +138,8 @@ struct Governance {
     maps: GovernMaps,
     /// What the maps hold.
     cgroups: BTreeSet<CgroupId>,
+    /// Whether users are governed, too.
+    users: bool,
 }
 
 impl Interceptor {
@@ -193,7 +199,7 @@ impl Interceptor {
             uids: take(&mut object, map::CAPTURE_UID)?,
             egress: EgressMap::new(take(&mut object, map::EGRESS)?),
         };
-        let mut governance = Governance { rules, probe: None, maps, cgroups: BTreeSet::new() };
+        let mut governance = Governance { rules, probe: None, maps, cgroups: BTreeSet::new(), users: false };
         governance.apply(&tree)?;
         let runs = settings.run_cgroup.as_deref().map(|path| Runs::new(&tree, path)).transpose()?;
         let flows = FlowTable::new(take(&mut object, map::ACC)?);
@@ -202,14 +208,11 @@ impl Interceptor {
         let mut belts = Belts::attach(&object, &pins);
         belts.prove_lsm();
         belts.follow(&tree, &governance.cgroups);
-        let targets_map = aya::maps::MapData::from_pin(pins.maps().join(map::TARGETS))
-            .map_err(InterceptError::map(map::TARGETS))?;
-        let learned = aya::maps::LpmTrie::try_from(Map::LpmTrie(targets_map))
-            .map_err(InterceptError::map(map::TARGETS))?;
-        let (names, known) = (take(&mut object, map::NAMES)?, take(&mut object, map::KNOWN)?);
-        let mut hearing = Hearing::new(&object, &pins, names, known, learned);
+        let heard = HearingMaps::take(&mut object)?;
+        let mut hearing = Hearing::new(&object, &pins, &tree, heard)?;
         hearing.set(&settings.names)?;
-        hearing.follow(&tree, &governance.cgroups);
+        let seen = SeenMap::new(take(&mut object, map::SEEN)?);
+        hearing.follow(&tree, &governance.cgroups, governance.users);
         undo.disarm();
         let core = Arc::new(Core {
             instance: settings.instance,
@@ -234,6 +237,8 @@ impl Interceptor {
             missing: Mutex::default(),
             hearing: Mutex::new(hearing),
             outposts: Mutex::new(outposts),
+            veths: Mutex::default(),
+            seen: Mutex::new(seen),
             own_netns,
             _lock: lock,
         });
@@ -321,7 +326,7 @@ impl Interceptor {
     /// What governed processes have been told of the names of targets, by name servers of whatever kind: protected, and
     /// not to be believed.
     pub fn learned(&self) -> BTreeSet<Learned> {
-        self.core.hearing().learned()
+        self.core.hearing().learned(&self.core.tree)
     }
 
     /// Why names are not heard, when they are not: then only what lockgate itself resolves is protected.
@@ -368,6 +373,14 @@ impl Interceptor {
         self.core.reports().counters()
     }
 
+    /// Who reached what without being redirected, since the last call. Two system calls for each process and destination.
+    ///
+    /// # Errors
+    /// When the kernel's map cannot be read.
+    pub fn sightings(&self) -> Result<Vec<Sighting>, InterceptError> {
+        self.core.seen.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// How the hooks are doing, checked now (a few system calls).
     pub fn health(&self) -> Health {
         self.core.health()
@@ -401,6 +414,12 @@ impl Interceptor {
     /// Takes the filter off an interface.
     pub fn unguard(&self, interface: u32, direction: Direction) {
         self.core.belts().unguard(interface, direction);
+    }
+
+    /// Whether the host's ends of the veth pairs of namespaces with governed processes get the same filter, as they come
+    /// and go; no by default. Then those that an earlier agent put there are taken off.
+    pub fn guard_namespaces(&self, wanted: bool) {
+        self.core.veths().ask_for(wanted, &mut self.core.belts());
     }
 
     /// Looks for connections of governed processes that went past lockgate, and cuts them. The watch does so every second.
@@ -488,6 +507,8 @@ impl Core {
         let governed = self.governance();
         self.outposts().look(|pid| governed.rules.governs(pid));
         drop(governed);
+        let homes = self.outposts().homes();
+        self.veths().follow(homes, &mut self.belts());
         self.refused()
     }
 
@@ -497,6 +518,12 @@ impl Core {
             let mut reports = self.reports();
             (reports.read(), reports.newly_lost())
         };
+        // Whoever waits for it should not wait for the next round.
+        if denials.iter().any(Denial::is_unclassified)
+            && let Err(error) = self.governance().refresh(&self.tree)
+        {
+            tracing::warn!(%error, "new cgroups could not be classified; they are refused until they are");
+        }
         self.events.tell_refusals(&denials);
         if lost > 0 {
             self.events.tell(CaptureEvent::Lost { count: lost });
@@ -514,9 +541,12 @@ impl Core {
         if self.is_detached(&self.socket_health()) {
             return self.belts().drop_all();
         }
-        let cgroups = self.governance().cgroups.clone();
+        let (cgroups, users) = {
+            let governed = self.governance();
+            (governed.cgroups.clone(), governed.users)
+        };
         self.belts().follow(&self.tree, &cgroups);
-        self.hearing().follow(&self.tree, &cgroups);
+        self.hearing().follow(&self.tree, &cgroups, users);
     }
 
     fn layers(&self) -> Vec<LayerState> {
@@ -570,7 +600,13 @@ impl Core {
 
     /// The slices in which units can appear; none while nothing is governed by unit.
     pub(crate) fn slices(&self) -> Vec<PathBuf> {
-        if self.has_globs() { self.tree.slices() } else { Vec::new() }
+        if !self.has_globs() {
+            return Vec::new();
+        }
+        let waiting = self.governance().rules.waiting();
+        let mut slices = self.tree.slices();
+        slices.extend(waiting.keys().filter_map(|path| self.tree.directory(path).ok()));
+        slices
     }
 
     /// Governed cgroups and those below them, at most [`FOLLOWED_CGROUPS`].
@@ -685,6 +721,10 @@ impl Core {
         self.outposts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn veths(&self) -> MutexGuard<'_, Veths> {
+        self.veths.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn reports(&self) -> MutexGuard<'_, Reports> {
         self.reports.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -722,7 +762,8 @@ impl Governance {
         let mut resolved = self.rules.resolve(tree)?;
         resolved.cgroups.extend(self.probe.map(|probe| (probe, capture::REGISTERED)));
         self.maps.set(&resolved, &self.rules.lists())?;
-        self.cgroups = resolved.cgroups.into_keys().collect();
+        self.cgroups = resolved.governed();
+        self.users = !resolved.uids.is_empty();
         Ok(())
     }
 

@@ -71,11 +71,16 @@ const NOTHING: &str = "nothing";
 const RAW: &str = "CAP_NET_RAW";
 
 /// The ways that were tried. Each is tried again by a test in `tests/tests/capture`, with the layer and without it.
-pub const TECHNIQUES: [Technique; 20] = {
+pub const TECHNIQUES: [Technique; 23] = {
     use Layer::{Interface, Lsm, Packet, Socket, Sweep};
     [
         technique(
             "connect() by IPv4, IPv6, v4-mapped, loopback aliases, 0.0.0.0, TCP Fast Open, io_uring",
+            NOTHING,
+            &[Socket, Packet, Interface],
+        ),
+        technique(
+            "IPv6 addresses that stand for an IPv4 one: NAT64's well-known prefix, 6to4",
             NOTHING,
             &[Socket, Packet, Interface],
         ),
@@ -123,6 +128,16 @@ pub const TECHNIQUES: [Technique; 20] = {
             "AF_PACKET past the queueing discipline or AF_XDP on the host's own interface",
             RAW,
             &[Lsm],
+        ),
+        technique(
+            "leaving the governed cgroup (cgroup.procs, CLONE_INTO_CGROUP)",
+            "root, and the host's cgroup tree writable",
+            &[Interface],
+        ),
+        technique(
+            "somebody outside the governed set who connects for the job (a forwarder, a container engine, cron, a traced process)",
+            "an accomplice",
+            &[Interface],
         ),
         technique("TUN and TAP devices", "CAP_NET_ADMIN", &[Lsm, Interface]),
         technique("AF_VSOCK and other families that leave the machine", NOTHING, &[Lsm]),

@@ -60,6 +60,7 @@
 //! | `FLOWS` | handshakes in flight (LRU) | `sock_ops` |
 //! | `ACC` | flow of an accepted socket (socket storage) | `sock_ops` |
 //! | `VOUCHED` | the proxy's own connections to protected targets, until they close (LRU) | `sock_ops` |
+//! | `SEEN` | who reached what without being redirected, since userspace last took it out (LRU) | `connect`, `sendmsg`, `sock_ops` |
 //! | `EVENTS`, `STATS` | denials, counters | all |
 //!
 //! # What fails closed, and how
@@ -92,6 +93,7 @@ mod abi;
 mod belt;
 mod btf;
 mod cgroup;
+mod container;
 mod denial;
 mod diag;
 mod egress;
@@ -105,6 +107,7 @@ pub mod keeper;
 mod layer;
 mod listener;
 mod mount;
+mod netlink;
 mod netns;
 mod notice;
 mod object;
@@ -112,14 +115,17 @@ mod outpost;
 mod pin;
 mod probe;
 mod run;
+mod seen;
 mod self_test;
 mod sweep;
 mod sys;
 mod target;
+mod veth;
 mod watch;
 mod workload;
 
 pub use belt::Direction;
+pub use container::enter_host_cgroups;
 pub use denial::Counters;
 pub use egress::{Egress, EgressNet};
 pub use error::InterceptError;
@@ -131,6 +137,7 @@ pub use layer::{Layer, LayerState, TECHNIQUES, Technique, table};
 pub use pin::Instance;
 pub use probe::{Check, Status, probe, prove};
 pub use run::RunCgroup;
+pub use seen::Sighting;
 pub use self_test::SelfTestError;
 pub use sweep::Bypass;
 pub use sys::interface_number;

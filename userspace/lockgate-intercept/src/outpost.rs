@@ -77,6 +77,13 @@ impl Outposts {
         self.open.values().flat_map(|outpost| outpost.listeners.all()).map(TcpListener::try_clone)
     }
 
+    /// The namespaces with listeners, each with one of its sockets.
+    pub(crate) fn homes(&self) -> Vec<(NetnsId, TcpListener)> {
+        let socket =
+            |(id, outpost): (&NetnsId, &Outpost)| Some((*id, outpost.listeners.v4.try_clone().ok()?));
+        self.open.iter().filter_map(socket).collect()
+    }
+
     /// Opens and closes none from now on; what is open stays so.
     pub(crate) fn freeze(&mut self) {
         self.closed = true;

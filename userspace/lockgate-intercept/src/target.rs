@@ -81,10 +81,6 @@ impl TargetNet {
         self.port.to_be_bytes()
     }
 
-    pub(crate) fn address(&self) -> IpAddr {
-        self.address
-    }
-
     pub(crate) fn key(&self) -> (u32, TargetKey) {
         let (bits, octets) = self.address_key();
         let mut key = TargetKey { port: self.port_key(), address: [0; 18] };
@@ -183,7 +179,7 @@ impl TargetMap {
         Self(map)
     }
 
-    /// Makes the map hold exactly `targets`, beside what is learned: new ones first, so that nothing is open in between.
+    /// Makes the map hold exactly `targets`: new ones first, so that nothing is open in between.
     pub(crate) fn set(&mut self, targets: &BTreeMap<TargetNet, u32>) -> Result<(), InterceptError> {
         if targets.len() > capacity::TARGETS as usize {
             return Err(InterceptError::TooMany {
@@ -196,7 +192,6 @@ impl TargetMap {
             .0
             .iter()
             .flatten()
-            .filter(|(_, flags)| flags & scope::LEARNED == 0)
             .map(|(key, flags)| ((key.prefix_len(), bytes(key.data().0)), flags))
             .collect();
         for (target, flags) in targets {
@@ -214,14 +209,6 @@ impl TargetMap {
         }
         Ok(())
     }
-}
-
-/// The prefix behind a key of the kernel's tree.
-pub(crate) fn of_key(bits: u32, key: TargetKey) -> Option<TargetNet> {
-    let mut octets = [0; 16];
-    octets.copy_from_slice(&key.address[..16]);
-    let prefix = u8::try_from(bits.checked_sub(TARGET_PORT_BITS)?).ok()?;
-    TargetNet::new(IpAddr::V6(octets.into()), prefix, u16::from_be_bytes(key.port))
 }
 
 fn bytes(key: TargetKey) -> [u8; 20] {

@@ -28,6 +28,7 @@ struct Script {
     config: Option<Config>,
     cgroup: u64,
     governed: bool,
+    pending: bool,
     protected: Vec<(&'static str, u32)>,
     listeners: Vec<Loopback>,
     memory: bool,
@@ -43,6 +44,7 @@ impl Default for Script {
             config: Some(config),
             cgroup: 7,
             governed: true,
+            pending: false,
             protected: vec![("127.0.0.1", 5432), ("10.0.0.1", 5432), ("::1", 5432), ("2001:db8::1", 5432)],
             listeners: vec![Loopback::V4, Loopback::V6],
             memory: true,
@@ -67,6 +69,10 @@ impl World for Script {
 
     fn governed(&self) -> bool {
         self.governed
+    }
+
+    fn pending(&self) -> bool {
+        self.pending
     }
 
     fn protected(&self, destination: &Address, port: u32) -> bool {
@@ -121,6 +127,50 @@ fn decide(script: &Script, dial: &Dial) -> (Result<Step, Refusal>, Vec<&'static 
     let mut world = script.clone();
     let result = connect(&mut world, dial);
     (result, world.done)
+}
+
+#[test]
+fn translated_addresses_mean_what_a_gateway_makes_of_them() {
+    for (to, expected) in [
+        ("64:ff9b::10.0.0.1", Ok(Step::Redirect(Loopback::V4))),
+        ("::10.0.0.1", Ok(Step::Redirect(Loopback::V4))),
+        ("2002:a00:1::1", Ok(Step::Redirect(Loopback::V4))),
+        ("2002:a00:1:ffff:1:2:3:4", Ok(Step::Redirect(Loopback::V4))),
+        ("64:ff9b::10.0.0.2", Ok(Step::Pass)),
+        ("64:ff9b:0:0:1::10.0.0.1", Ok(Step::Pass)),
+        ("64:ff9b:1::10.0.0.1", Ok(Step::Pass)),
+        ("2003:a00:1::1", Ok(Step::Pass)),
+        ("::2", Ok(Step::Pass)),
+    ] {
+        assert_eq!(decide(&Script::default(), &dial(to, 5432)).0, expected, "{to}");
+        let refused = expected != Ok(Step::Pass);
+        assert_eq!(send(&Script::default(), address(to), 5432).is_err(), refused, "{to}, UDP");
+        let end = |to: &str| End { address: address(to), port: 5432 };
+        let packet = Packet::Ports { from: end("10.9.9.9"), to: end(to) };
+        assert_eq!(leave(&Script::default(), &packet).is_err(), refused, "{to}, a packet");
+        assert_eq!(
+            cross(&Script::default(), &packet, false, |_, _| false).is_err(),
+            refused,
+            "{to}, an interface"
+        );
+    }
+    // One that is registered as it stands keeps its form.
+    let protected = vec![("64:ff9b::10.0.0.1", 5432), ("10.0.0.1", 5432)];
+    let script = Script { protected, ..Script::default() };
+    assert_eq!(show(&decide::meant(&script, address("64:ff9b::10.0.0.1"), 5432)), "64:ff9b::a00:1");
+    assert_eq!(show(&decide::meant(&script, address("2002:a00:1::"), 5432)), "::ffff:10.0.0.1");
+}
+
+#[test]
+fn what_is_new_and_not_classified_yet_is_refused_and_leaves_no_tag() {
+    let script = Script { pending: true, ..Script::default() };
+    assert_eq!(decide(&script, &dial("10.0.0.1", 5432)), (Err(Refusal::Unclassified), vec!["forget"]));
+    assert_eq!(decide(&script, &dial("10.0.0.1", 5433)).0, Ok(Step::Pass), "nothing else is its business");
+    assert_eq!(send(&script, address("10.0.0.1"), 5432), Err(Refusal::NotTcp));
+    assert_eq!(create(&script, 1, protocol::TCP), Ok(Birth::Untagged));
+    assert_eq!(create(&script, 3, protocol::TCP), Err(Refusal::SocketType));
+    let denies = Script { denies: true, ..script };
+    assert_eq!(decide(&denies, &dial("10.0.0.1", 5433)).0, Err(Refusal::Unregistered));
 }
 
 #[test]

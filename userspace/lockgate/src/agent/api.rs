@@ -4,10 +4,13 @@
 //! Whoever may use `lockgate run` may place only its own process; reading the record needs root or a uid
 //! listed in `api.local_approvers`.
 
-use super::Agent;
+use super::{Agent, callers::TokenRequest};
 use axum::{
     Json, Router,
-    extract::{Path, Query, State, rejection::QueryRejection},
+    extract::{
+        Path, Query, State,
+        rejection::{JsonRejection, QueryRejection},
+    },
     http::StatusCode,
     routing::{get, post},
 };
@@ -26,6 +29,7 @@ pub(super) fn host_routes(agent: Arc<Agent>) -> Router {
     Router::new()
         .route("/v1/run", post(run))
         .route("/v1/status", get(status))
+        .route("/v1/tokens", post(token))
         .route("/v1/self-test", post(self_test))
         .route("/v1/sessions", get(sessions))
         .route("/v1/sessions/{id}", get(session))
@@ -66,6 +70,21 @@ fn not_governed(why: &'static str) {
 async fn status(State(agent): State<Arc<Agent>>, peer: PeerCred) -> Result<Json<Value>, Problem> {
     reader(&agent, peer)?;
     Ok(Json(json!(agent.status())))
+}
+
+/// Gives a token to somebody who will dial lockgate itself. For root: whoever may issue tokens may be anybody.
+async fn token(
+    State(agent): State<Arc<Agent>>,
+    peer: PeerCred,
+    request: Result<Json<TokenRequest>, JsonRejection>,
+) -> Result<Json<Value>, Problem> {
+    if peer.uid != 0 {
+        return Err(Problem::forbidden("only root may issue tokens"));
+    }
+    let Json(request) = request.map_err(|rejection| Problem::malformed(rejection.body_text()))?;
+    let issued = agent.issue_token(request, format!("uid {}", peer.uid)).await;
+    let (id, token, expires) = issued.map_err(|error| Problem::malformed(format!("{error:#}")))?;
+    Ok(Json(json!({ "id": id, "token": token.expose(), "expires": expires })))
 }
 
 /// Sends a probe through the capture. For root: it makes a cgroup and a connection.

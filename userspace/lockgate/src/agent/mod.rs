@@ -7,11 +7,14 @@
 
 mod ambient;
 pub(crate) mod api;
+pub(crate) mod callers;
 mod capture;
 mod handover;
 mod identity;
+mod login;
 mod names;
 mod notify;
+mod observe;
 pub(crate) mod policy;
 mod signals;
 mod start;
@@ -26,7 +29,8 @@ use lockgate_intercept::{Interceptor, RunCgroup};
 use lockgate_model::{
     Timestamp,
     event::{Event, EventKind},
-    port::{Durability, Recorder as _},
+    id::TargetName,
+    port::{Confirmer, Durability, Recorder as _},
 };
 use lockgate_proxy::{Lanes, Proxy};
 use lockgate_store::Log;
@@ -37,7 +41,7 @@ use std::{
     net::SocketAddr,
     num::NonZeroUsize,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use targets::Targets;
 use tokio::{
@@ -70,6 +74,10 @@ pub(crate) struct Agent {
     proxy: Proxy,
     targets: Targets,
     names: Mutex<Names>,
+    /// Who asks platforms and issuers about those who are only seen.
+    confirmer: Option<Arc<dyn Confirmer>>,
+    /// What was seen of connections that are not redirected, in the current period.
+    observed: Mutex<observe::Tally>,
     /// Where the API really listens (the port chosen, when port 0 was asked for).
     listen: Option<SocketAddr>,
     started_at: Timestamp,
@@ -143,6 +151,9 @@ async fn live(config: Config, lanes: Lanes) -> anyhow::Result<()> {
     for listener in agent.interceptor.listeners()? {
         tasks.spawn_on(serve_governed(agent.clone(), listener, accepting.clone()), accepts);
     }
+    for (target, listener) in listeners.explicit {
+        tasks.spawn_on(serve_callers(agent.clone(), target, listener, accepting.clone()), accepts);
+    }
     let elsewhere = TaskTracker::new();
     serve_namespaces(&agent, accepts.clone(), elsewhere.clone(), accepting.clone());
     let public = agent.control.public_router().merge(api::metrics_route(metrics.clone()));
@@ -183,6 +194,7 @@ async fn live(config: Config, lanes: Lanes) -> anyhow::Result<()> {
     elsewhere.close();
     elsewhere.wait().await;
     drop(background);
+    observe::flush(&agent).await;
     let closed = record(&agent, EventKind::AgentStopped { node: agent.config.node.clone() }).await;
     let log = agent.log.clone();
     let synced = tokio::task::spawn_blocking(move || log.close()).await;
@@ -194,6 +206,18 @@ async fn live(config: Config, lanes: Lanes) -> anyhow::Result<()> {
 async fn serve_governed(agent: Arc<Agent>, listener: std::net::TcpListener, shutdown: CancellationToken) {
     if let Err(error) = agent.proxy.serve(listener, shutdown).await {
         tracing::error!(%error, "serving governed connections");
+    }
+}
+
+/// Serves those who dial lockgate itself.
+async fn serve_callers(
+    agent: Arc<Agent>,
+    target: TargetName,
+    listener: std::net::TcpListener,
+    shutdown: CancellationToken,
+) {
+    if let Err(error) = agent.proxy.serve_explicit(listener, target, shutdown).await {
+        tracing::error!(%error, "serving callers");
     }
 }
 
@@ -213,9 +237,10 @@ fn background(agent: &Arc<Agent>, metrics: metrics_exporter_prometheus::Promethe
     let watched = agent.clone();
     tasks.spawn(async move { watched.policy.watch(watched.log.as_ref(), &watched.reload).await });
     if !agent.names().is_empty() {
-        tasks.spawn(follow_names(agent.clone()));
+        tasks.spawn(names::follow(agent.clone()));
     }
     tasks.spawn(capture::follow(agent.clone(), agent.interceptor.events()));
+    tasks.spawn(observe::follow(agent.clone()));
     tasks.spawn(async move {
         loop {
             tokio::time::sleep(METRICS_UPKEEP).await;
@@ -223,50 +248,6 @@ fn background(agent: &Arc<Agent>, metrics: metrics_exporter_prometheus::Promethe
         }
     });
     tasks
-}
-
-/// Keeps the protected addresses what the targets' names mean, and what jobs are told that they mean.
-async fn follow_names(agent: Arc<Agent>) {
-    if let Some(why) = agent.interceptor.deaf() {
-        tracing::warn!(
-            why,
-            "answers of name servers to jobs are not heard: targets given by name are protected at the addresses that lockgate itself resolves"
-        );
-    }
-    let mut names = agent.names();
-    let mut heard = agent.interceptor.counters().learned;
-    let mut looked_up = Instant::now();
-    loop {
-        tokio::time::sleep(names::HEAR_EVERY).await;
-        let now = agent.interceptor.counters().learned;
-        let due = looked_up.elapsed() >= names::LOOK_EVERY;
-        // What is over is forgotten with the look-ups.
-        let mut changed = (now != heard || due) && names.hear(agent.interceptor.learned());
-        heard = now;
-        if due {
-            looked_up = Instant::now();
-            let (moved, failed) = names.look_up().await;
-            changed |= moved;
-            for (name, why) in failed {
-                tracing::warn!(
-                    name,
-                    why,
-                    "a target's name cannot be looked up; its last addresses stay protected"
-                );
-            }
-        }
-        if !changed {
-            continue;
-        }
-        // Served before redirected: a connection never arrives at an address that nobody knows.
-        agent.proxy.replace_targets(agent.targets.table(&agent.config, &names));
-        let nets = targets::nets(&agent.config.targets, &names);
-        if let Err(error) = agent.interceptor.set_targets(nets) {
-            tracing::error!(%error, "new addresses of a target cannot be protected; the last ones stay");
-        }
-        *agent.names.lock().unwrap_or_else(PoisonError::into_inner) = names.clone();
-        tracing::info!("the addresses of targets have changed");
-    }
 }
 
 fn reload(agent: &Agent) {

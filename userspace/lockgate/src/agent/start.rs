@@ -6,20 +6,22 @@
 use super::{
     Agent,
     ambient::System,
+    login,
     names::Names,
     policy::Policy,
     targets::{self, Targets},
 };
 use crate::config::{Config, ConfigError, Webhook};
 use anyhow::{Context as _, bail};
-use lockgate_control::{Control, ControlSettings, UnixSocket, WebhookSettings};
+use lockgate_control::{Control, ControlSettings, Lasting, UnixSocket, WebhookSettings};
 use lockgate_intercept::{InterceptError, Interceptor, Settings, keeper};
 use lockgate_model::{
     Secret, SecretRef, Timestamp,
-    port::{Ambient, Recorder},
+    id::TargetName,
+    port::{Ambient, Recorder, Shelf as _},
 };
 use lockgate_proxy::{Lanes, Limits, Ports, Proxy, ProxySettings};
-use lockgate_store::{Log, LogSettings};
+use lockgate_store::{Log, LogSettings, Shelf};
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
@@ -30,6 +32,8 @@ use tokio::{net::TcpListener, sync::Notify};
 pub(super) struct Listeners {
     pub(super) tcp: Option<TcpListener>,
     pub(super) unix: UnixSocket,
+    /// Of targets, for those who dial lockgate itself.
+    pub(super) explicit: Vec<(TargetName, std::net::TcpListener)>,
 }
 
 /// Brings everything up, in the order in which each part may fail closed.
@@ -44,7 +48,8 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
     if let Some((name, why)) = failed.first() {
         bail!("targets: {name} cannot be looked up ({why}); it cannot be protected without an address");
     }
-    let log = open_log(&config, ambient.clone())?;
+    let shelf = Shelf::open(&config.store.dir).context("store: the shelf")?;
+    let log = open_log(&config, &shelf, ambient.clone())?;
     let recorder: Arc<dyn Recorder> = log.clone();
     let targets = Targets::prepare(&config).await?;
 
@@ -54,9 +59,16 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
         }
         None => None,
     };
+    let explicit = super::callers::listeners(&config)?;
     let listen = tcp.as_ref().map(TcpListener::local_addr).transpose()?;
-    let control =
-        Control::start(control_settings(&config, listen).await?, recorder.clone(), ambient.clone())?;
+    let lasting = Lasting {
+        shelf: Some(Arc::new(shelf)),
+        left_open: log.left_open().clone(),
+        policy: Some(policy.in_force.clone()),
+        logins: Some(login::fresh),
+    };
+    let settings = control_settings(&config, listen).await?;
+    let control = Control::start_with(settings, recorder.clone(), ambient.clone(), &lasting)?;
     let unix = UnixSocket::bind(&config.api.socket).context("api.socket")?;
 
     // From here on this process is in a cgroup of its own, and its connections are never redirected.
@@ -71,6 +83,7 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
     let keeper = config.store.keeper();
     let interceptor = tokio::task::spawn_blocking(move || attach(settings, &keeper)).await??;
     super::capture::guard_only(&interceptor, &config.guarded)?;
+    interceptor.guard_namespaces(config.guard_pods);
     let interceptor = Arc::new(interceptor);
     // After attaching: this process's own questions must not be redirected.
     let confirmer = super::identity::confirmer(config.identity.as_ref(), ambient.clone()).await?;
@@ -78,7 +91,7 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
         recorder,
         approvals: control.clone(),
         attributor: interceptor.clone(),
-        confirmer,
+        confirmer: confirmer.clone(),
         ambient,
         policy: policy.in_force.clone(),
         mask_keys: policy.mask_keys.clone(),
@@ -101,11 +114,13 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
         proxy,
         targets,
         names: Mutex::new(names),
+        confirmer,
+        observed: Mutex::new(super::observe::Tally::new(Timestamp::now())),
         listen,
         started_at: Timestamp::now(),
         reload: Notify::new(),
     });
-    Ok((agent, Listeners { tcp, unix }))
+    Ok((agent, Listeners { tcp, unix, explicit }))
 }
 
 /// With the listeners that the last agent left with its keeper. The keeper goes once the hooks are in force: should
@@ -137,9 +152,12 @@ async fn load_policy(config: &Config) -> anyhow::Result<Policy> {
     Ok(policy)
 }
 
-fn open_log(config: &Config, ambient: Arc<dyn Ambient>) -> anyhow::Result<Arc<Log>> {
+fn open_log(config: &Config, shelf: &Shelf, ambient: Arc<dyn Ambient>) -> anyhow::Result<Arc<Log>> {
     let mut settings = LogSettings::new(&config.store.dir, config.node.clone());
     settings.head_dir.clone_from(&config.store.head);
+    // What waits on the shelf goes on; everything else that was left open is closed.
+    let kept = shelf.all().context("store: the shelf")?;
+    settings.kept = kept.iter().filter_map(|(name, _)| name.parse().ok()).collect();
     Ok(Arc::new(Log::open(settings, ambient).context("store")?))
 }
 
@@ -157,6 +175,7 @@ async fn control_settings(config: &Config, listen: Option<SocketAddr>) -> anyhow
         local_approvers: local_approvers
             .map(|(uid, groups)| (*uid, groups.iter().map(|group| group.value.clone()).collect()))
             .collect(),
+        people: config.people.clone(),
     })
 }
 

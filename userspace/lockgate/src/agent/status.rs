@@ -112,6 +112,7 @@ fn governed(entry: &GovernedSet) -> Value {
         Governed::Cgroup(path) => json!({ "cgroup": path }),
         Governed::Uid(uid) => json!({ "uid": uid }),
         Governed::Unit(pattern) => json!({ "systemd_unit": pattern }),
+        Governed::UnitWithin { parent, pattern } => json!({ "systemd_unit": pattern, "within": parent }),
     };
     if matches!(entry.egress, Egress::Deny(_)) {
         value["unregistered"] = json!("deny");

@@ -1,12 +1,13 @@
 //! From configured targets to what the kernel protects and what the data plane dials.
 
-use super::names::Names;
+use super::{callers, names::Names};
 use crate::config::{Address, ClientTls, Config, TargetConfig, UpstreamTls, VaultConfig};
 use anyhow::Context as _;
 use lockgate_intercept::TargetNet;
 use lockgate_model::{Secret, SecretRef, addr::UpstreamAddr, session::Mode};
 use lockgate_proxy::{
     TargetAddr, TargetSettings, TargetTable, Verifier,
+    caller::{Explicit, TokenKey},
     catalogue::Catalogue,
     credential::{Credential, Secrets, Vault, VaultSettings},
     tls,
@@ -27,20 +28,28 @@ const MAX_PEM_BYTES: u64 = 4 * 1024 * 1024;
 pub(super) struct Targets {
     prepared: Vec<TargetSettings>,
     secrets: Secrets,
+    tokens: Option<Arc<TokenKey>>,
 }
 
 impl Targets {
     /// Reads what the configuration refers to.
     pub(super) async fn prepare(config: &Config) -> anyhow::Result<Self> {
         let secrets = secrets(config).await?;
+        let tokens = callers::key(config).context("the key of callers' tokens")?;
         let mut prepared = Vec::with_capacity(config.targets.len());
         for target in &config.targets {
-            let settings = settings(target, &secrets)
-                .await
-                .with_context(|| format!("targets: {}", target.target.name))?;
+            let place = || format!("targets: {}", target.target.name);
+            let mut settings = settings(target, &secrets).await.with_context(place)?;
+            settings.explicit =
+                explicit(target, &settings, tokens.as_ref(), &secrets).await.with_context(place)?;
             prepared.push(settings);
         }
-        Ok(Self { prepared, secrets })
+        Ok(Self { prepared, secrets, tokens })
+    }
+
+    /// What tokens of callers are signed with, where some target takes them.
+    pub(super) fn tokens(&self) -> Option<&Arc<TokenKey>> {
+        self.tokens.as_ref()
     }
 
     /// Waits until the vault has its accounts back, once no session is left.
@@ -53,9 +62,11 @@ impl Targets {
     pub(super) fn settings(&self, config: &Config, names: &Names) -> Vec<TargetSettings> {
         let pairs = self.prepared.iter().zip(&config.targets);
         pairs
-            .map(|(prepared, target)| TargetSettings {
-                addresses: addresses(&target.addresses, names),
-                ..prepared.clone()
+            .map(|(prepared, target)| {
+                let mut addresses = addresses(&target.addresses, names);
+                // A captured connection that meant lockgate's own address means the target.
+                addresses.extend(target.explicit.iter().map(|explicit| TargetAddr::Exact(explicit.listen)));
+                TargetSettings { addresses, ..prepared.clone() }
             })
             .collect()
     }
@@ -72,7 +83,14 @@ pub(super) fn nets(targets: &[TargetConfig], names: &Names) -> Vec<TargetNet> {
         Mode::Observe => false,
         Mode::Shadow | Mode::Enforce => true,
     });
-    redirected.flat_map(|target| &target.addresses).flat_map(|address| nets_of(address, names)).collect()
+    let redirected: Vec<&TargetConfig> = redirected.collect();
+    // A governed process that dials lockgate's own address is captured like any other: it has no say in who it is.
+    let listens = redirected.iter().filter_map(|target| target.explicit.as_ref()).filter_map(|explicit| {
+        let ip = explicit.listen.ip();
+        TargetNet::new(ip, longest(ip), explicit.listen.port())
+    });
+    let addresses = redirected.iter().flat_map(|target| &target.addresses);
+    addresses.flat_map(|address| nets_of(address, names)).chain(listens).collect()
 }
 
 /// The names that are redirected with their ports: what jobs are told of them is protected as well.
@@ -213,10 +231,30 @@ async fn settings(target: &TargetConfig, secrets: &Secrets) -> anyhow::Result<Ta
         client_verifiers: Arc::new(verifiers(target, secrets).await?),
         session_in_application_name: target.session_in_application_name,
         dial_from: target.dial_from,
+        explicit: None,
         upstream_tls,
         upstream_host: target.server_name.clone(),
         credential,
     })
+}
+
+/// How a target is served to those who dial lockgate itself.
+async fn explicit(
+    target: &TargetConfig,
+    settings: &TargetSettings,
+    tokens: Option<&Arc<TokenKey>>,
+    secrets: &Secrets,
+) -> anyhow::Result<Option<Explicit>> {
+    let Some(explicit) = &target.explicit else { return Ok(None) };
+    let tls = match (&settings.client_tls, &explicit.client_ca) {
+        (Some(tls), Some(ca)) => {
+            let ca = material_of(secrets, ca).await.context("callers.client_ca")?;
+            Some(tls.asking(ca.expose())?)
+        }
+        (tls, _) => tls.clone(),
+    };
+    let tokens = tokens.filter(|_| explicit.tokens).cloned();
+    Ok(Some(Explicit { listen: explicit.listen, tls, tokens }))
 }
 
 fn nets_of(address: &Address, names: &Names) -> Vec<TargetNet> {
@@ -240,7 +278,7 @@ fn addresses(configured: &[Address], names: &Names) -> Vec<TargetAddr> {
             name: name.clone(),
             port: *port,
             resolved: names.addresses(name),
-            told: names.told(name),
+            told: names.told_to(name),
         },
     };
     configured.iter().map(one).collect()

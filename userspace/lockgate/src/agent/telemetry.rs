@@ -40,6 +40,9 @@ pub(super) const LAYER: &str = "lockgate_capture_layer";
 /// Connections of governed processes to protected addresses that did not pass lockgate.
 pub(super) const BYPASSED: &str = "lockgate_bypassed_connections_total";
 
+/// Connections that were seen and not redirected, by `target` (empty: to none).
+pub(super) const OBSERVED: &str = "lockgate_observed_connections_total";
+
 /// Processes that asked to be governed and could not be, by `why`.
 pub(super) const NOT_GOVERNED: &str = "lockgate_processes_not_governed_total";
 
@@ -64,6 +67,11 @@ pub(crate) fn metrics() -> anyhow::Result<PrometheusHandle> {
         BYPASSED,
         Unit::Count,
         "Connections of governed processes to protected addresses that did not pass lockgate; should be zero."
+    );
+    metrics::describe_counter!(
+        OBSERVED,
+        Unit::Count,
+        "Connections of governed and observed processes that were seen and not redirected, by target; empty: to none."
     );
     metrics::describe_counter!(
         NOT_GOVERNED,

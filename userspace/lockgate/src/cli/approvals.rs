@@ -13,7 +13,10 @@ use super::{
 };
 use crate::config::Client;
 use clap::{Args, Subcommand, ValueEnum};
-use lockgate_model::{RequestId, Timestamp, time::parse_duration};
+use lockgate_model::{
+    BundleId, RequestId, Timestamp,
+    time::{format_duration, parse_duration},
+};
 use serde_json::{Value, json};
 use std::{
     path::Path,
@@ -74,13 +77,14 @@ Examples:
         #[arg(long, value_name = "DURATION", value_parser = duration)]
         wait: Option<Duration>,
     },
-    /// Approve one request, once
+    /// Approve one request or bundle, once; or give a grant with it
     #[command(help_template = TEMPLATE, before_help = "\
 Examples:
   lockgate approvals approve req_01JD4Z0000000000000000000A --reason 'change 4711'
+  lockgate approvals approve req_01JD4Z0000000000000000000A --for 15m --uses 5 --reason 'backfill 4711'
   lockgate approvals approve req_01JD4Z0000000000000000000A --reason reviewed --output json
 ")]
-    Approve(Word),
+    Approve(Approve),
     /// Deny one request; the reason reaches the job
     #[command(help_template = TEMPLATE, before_help = "\
 Examples:
@@ -91,9 +95,22 @@ Examples:
 }
 
 #[derive(Debug, Args)]
+struct Approve {
+    #[command(flatten)]
+    word: Word,
+    /// Also let statements of the same shape pass for this long, by the same identity on the same target
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    lasts: Option<Duration>,
+    /// With --for: this often at most
+    #[arg(long, value_name = "N", requires = "lasts")]
+    uses: Option<u32>,
+}
+
+#[derive(Debug, Args)]
 struct Word {
-    /// req_…
-    request: RequestId,
+    /// req_…, or bnd_… for all of a bundle
+    #[arg(value_parser = decidable)]
+    request: String,
     /// Why; kept in the record and told to the job
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -113,6 +130,13 @@ enum State {
     All,
 }
 
+/// An id that can be decided on.
+fn decidable(text: &str) -> Result<String, String> {
+    let request = text.parse::<RequestId>().map(|_| ()).map_err(|error| format!("{error}, or bnd_…"));
+    request.or_else(|error| text.parse::<BundleId>().map(|_| ()).map_err(|_| error))?;
+    Ok(text.to_owned())
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(|error| error.to_string())
 }
@@ -123,8 +147,11 @@ pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
     match arguments.verb {
         Verb::List { state, limit, watch } => list(&agent, state, limit, watch, format),
         Verb::Show { request, wait } => show_one(&agent, request, wait, format),
-        Verb::Approve(word) => vote(&agent, "approve", &word, format),
-        Verb::Deny(word) => vote(&agent, "deny", &word, format),
+        Verb::Approve(Approve { word, lasts, uses }) => {
+            let grant = lasts.map(|lasts| json!({ "for": format_duration(lasts), "uses": uses }));
+            vote(&agent, "approve", &word, grant, format)
+        }
+        Verb::Deny(word) => vote(&agent, "deny", &word, None, format),
     }
 }
 
@@ -209,11 +236,21 @@ fn show_one(
     })
 }
 
-fn vote(agent: &Agent, decision: &str, word: &Word, format: Output) -> anyhow::Result<Exit> {
+fn vote(
+    agent: &Agent,
+    decision: &str,
+    word: &Word,
+    grant: Option<Value>,
+    format: Output,
+) -> anyhow::Result<Exit> {
     let Word { request, reason, digest } = word;
-    let body = json!({ "reason": reason, "command_digest": digest });
+    let mut body = json!({ "reason": reason, "command_digest": digest });
+    if let Some(grant) = grant {
+        body["grant"] = grant;
+    }
+    let kind = if request.starts_with(BundleId::PREFIX) { "bundles" } else { "approvals" };
     let answer =
-        agent.post(&format!("/v1/approvals/{request}/{decision}"), &body).map_err(|error| match error {
+        agent.post(&format!("/v1/{kind}/{request}/{decision}"), &body).map_err(|error| match error {
             CallError::Refused { code, detail, .. } if code == "reason_required" => {
                 failure(Exit::Usage, format!("{detail}; say why with --reason"))
             }

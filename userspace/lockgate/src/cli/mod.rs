@@ -6,13 +6,17 @@
 mod agent;
 mod approvals;
 mod audit;
+mod breakglass;
 mod client;
 mod doctor;
 mod exit;
 mod grants;
+mod history;
 mod inspect;
 mod keeper;
+mod observed;
 mod output;
+mod permission;
 mod policy;
 mod replay;
 mod run;
@@ -20,6 +24,7 @@ mod sessions;
 mod show;
 mod text;
 mod tls;
+mod token;
 
 pub(crate) use exit::{Exit, failure};
 pub(crate) use output::report;
@@ -67,12 +72,15 @@ enum Verb {
     Agent(agent::Arguments),
     Run(run::Arguments),
     Approvals(approvals::Arguments),
+    Grants(permission::Arguments),
+    Breakglass(breakglass::Arguments),
     Sessions(sessions::Arguments),
     Audit(audit::Arguments),
     Policy(policy::Arguments),
     Inspect(inspect::Arguments),
     Doctor(doctor::Arguments),
     Tls(tls::Arguments),
+    Token(token::Arguments),
     #[command(hide = true)]
     Keeper(keeper::Arguments),
 }
@@ -97,16 +105,23 @@ impl Cli {
     /// Does what was asked.
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let config = &self.config;
+        // In a container of its own these two look at the host. Who may not is told by what they do next.
+        if matches!(self.verb, Verb::Agent(_) | Verb::Doctor(_)) {
+            let _ = lockgate_intercept::enter_host_cgroups();
+        }
         match self.verb {
             Verb::Agent(arguments) => agent::run(config, &arguments),
             Verb::Run(arguments) => run::run(config, &arguments),
             Verb::Approvals(arguments) => approvals::run(config, arguments),
+            Verb::Grants(arguments) => permission::run(config, arguments),
+            Verb::Breakglass(arguments) => breakglass::run(config, arguments),
             Verb::Sessions(arguments) => sessions::run(config, arguments),
             Verb::Audit(arguments) => audit::run(config, arguments),
             Verb::Policy(arguments) => policy::run(config, arguments),
             Verb::Inspect(arguments) => inspect::run(arguments),
             Verb::Doctor(arguments) => doctor::run(config, arguments),
             Verb::Tls(arguments) => tls::run(arguments),
+            Verb::Token(arguments) => token::run(config, arguments),
             Verb::Keeper(arguments) => keeper::run(&arguments),
         }
     }

@@ -1,7 +1,7 @@
 //! `lockgate policy`: check, test and explain policy files; works without an agent and without root.
 
 use super::{
-    Exit, Output, OutputArgument, TEMPLATE, grants, inspect,
+    Exit, Output, OutputArgument, TEMPLATE, grants, history, inspect,
     output::{self, Style, Table, render_diagnostics, styled},
     sessions::field,
     text,
@@ -14,14 +14,12 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use lockgate_inspect::sql::{DumpWatch, Inspector, SessionState};
 use lockgate_model::{
-    DecisionId, Timestamp,
-    event::{EventKind, RecordedOperation},
-    operation::Operation,
-    session::Session,
-    sql::SqlFacts,
+    DecisionId, Timestamp, event::EventKind, operation::Operation, session::Session, sql::SqlFacts,
     verdict::Effect,
 };
-use lockgate_policy::{CompiledPolicy, Diagnostic, Explanation, Loaded, TestOutcome, document::Given};
+use lockgate_policy::{
+    CompiledPolicy, Diagnostic, Explanation, Loaded, TestOutcome, document::Given, replay::reconstructed,
+};
 use lockgate_store::Record;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -78,6 +76,26 @@ An event is what a policy test says under `given` (JSON or YAML); or what `lockg
         #[command(flatten)]
         files: Files,
     },
+    /// Write the rules that allow what was recorded, and nothing else, for people to edit
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  lockgate policy draft --since 7d --write draft.yaml
+  lockgate policy draft --target orders-db --since 24h | less
+", after_help = "\
+Operations come of targets in shadow, or of those that allow everything; what was only observed is told in
+comments, as targets to add. The draft is replayed against the same log: exit code 1 when it does not allow
+what it was made of.")]
+    Draft(history::DraftArguments),
+    /// Say which recorded decisions a change of policy would change; exit code 1 when there are any
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  lockgate policy diff --replay /etc/lockgate/policies new/ --since 7d
+  lockgate policy diff --replay old.yaml new.yaml --from /backup/lockgate --output json | jq .totals
+", after_help = "\
+Each recorded operation is decided twice, with its identity, target, time and facts as they were recorded. What
+rests on more than that is counted and said: values that were not kept, and facts that only the target's
+catalogue tells. Approvals, grants and what a mask refuses by a statement's columns are not replayed.")]
+    Diff(history::DiffArguments),
     /// Print the GRANT statements that take masked columns from an upstream role
     #[command(help_template = TEMPLATE, before_help = "\
 Examples:
@@ -109,6 +127,8 @@ pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
         Verb::Check(files) => check(&files.of(config)?, format),
         Verb::Test(files) => test(&files.of(config)?, format),
         Verb::Explain { event, files } => explain(&event, &files.of(config)?, format),
+        Verb::Draft(arguments) => history::draft(config, arguments, format),
+        Verb::Diff(arguments) => history::diff(config, arguments, format),
         Verb::Grants(arguments) => grants::run(config, arguments, format),
         Verb::Schema => output::print_json(&CompiledPolicy::schema()).map(|()| Exit::Done),
     }
@@ -320,21 +340,6 @@ fn decided(records: &[Record]) -> Vec<(Session, Operation, Timestamp)> {
         _ => None,
     });
     operations.map(|(operation, at)| (session.clone(), reconstructed(&session, operation), at)).collect()
-}
-
-/// Policy looks at facts, context and text; what a mask kept out of the record it never looks at.
-fn reconstructed(session: &Session, recorded: &RecordedOperation) -> Operation {
-    Operation {
-        id: recorded.id,
-        session: session.id,
-        facts: recorded.facts.clone(),
-        text: recorded.text.clone(),
-        normalized: recorded.text.clone(),
-        parameters: recorded.parameters.clone(),
-        digest: recorded.digest,
-        context: recorded.context.clone(),
-        touches_masked: recorded.normalized,
-    }
 }
 
 fn explanation_text(statement: &str, explanation: &Explanation) -> String {

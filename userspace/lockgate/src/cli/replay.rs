@@ -230,6 +230,13 @@ fn tell(event: &EventKind) -> Told {
         EventKind::SessionEnded(closing) => plain("ended", ended(closing)),
         EventKind::FlowRefused { detail, closing, .. } => ("refused", detail.clone(), vec![ended(closing)]),
         EventKind::Observed(observation) => plain("observed", observed(observation)),
+        EventKind::TokenIssued { token, caller, target, from, expires, by } => plain(
+            "token",
+            format!(
+                "{token} for {caller} on {target}, from {}, until {expires}, asked by {by}",
+                from.join(", ")
+            ),
+        ),
         EventKind::AgentStarted { node, version, policy } => {
             plain("agent", format!("started on {node}, version {version}, policy {policy}"))
         }
@@ -348,9 +355,11 @@ fn voted(vote: &Vote) -> String {
 
 fn resolved(resolution: &Resolution) -> Told {
     match resolution {
-        Resolution::Approved { votes, basis } => {
-            ("approved", format!("by {}{}", people(votes), basis.as_ref().map(standing_on).unwrap_or_default()), Vec::new())
-        }
+        Resolution::Approved { votes, basis } => (
+            "approved",
+            format!("by {}{}", people(votes), basis.as_ref().map(standing_on).unwrap_or_default()),
+            Vec::new(),
+        ),
         Resolution::Denied { vote } => ("denied", format!("by {}", vote.by.id), Vec::new()),
         Resolution::Expired => ("denied", "nobody decided in time (actor: system)".to_owned(), Vec::new()),
         Resolution::Withdrawn { reason } => ("withdrawn", format!("{reason:?}").to_lowercase(), Vec::new()),
@@ -370,13 +379,25 @@ fn standing_on(basis: &Basis) -> String {
 fn granted(grant: &Grant) -> String {
     let uses = grant.uses.map_or("as often as it comes".to_owned(), |uses| format!("{uses} times"));
     let until = to_second(grant.expires_at);
-    format!("{} to {} on {}, {uses}, until {until}, by {}", grant.id, grant.principal, grant.target, people(&grant.votes))
+    format!(
+        "{} to {} on {}, {uses}, until {until}, by {}",
+        grant.id,
+        grant.principal,
+        grant.target,
+        people(&grant.votes)
+    )
 }
 
 fn broken(glass: &GlassUse) -> String {
     let ticket = glass.ticket.as_ref().map(|ticket| format!(", {ticket}")).unwrap_or_default();
     let reason = glass.reason.as_ref().map(|reason| format!(": {reason:?}")).unwrap_or_default();
-    format!("{} by {} ({}) until {}{ticket}{reason}", glass.id, glass.by.name(), glass.rule, to_second(glass.ends_at))
+    format!(
+        "{} by {} ({}) until {}{ticket}{reason}",
+        glass.id,
+        glass.by.name(),
+        glass.rule,
+        to_second(glass.ends_at)
+    )
 }
 
 fn people(votes: &[Vote]) -> String {

@@ -5,6 +5,7 @@
 use super::{
     Exit, Output, OutputArgument, TEMPLATE,
     client::{Agent, CallError, query},
+    history, observed,
     output::{self, Style, Table, styled},
     replay, text,
 };
@@ -45,6 +46,13 @@ Examples:
   lockgate sessions list --open --output json
 ")]
     List(List),
+    /// List who talked to what without being redirected
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  lockgate sessions observed --since 24h
+  lockgate sessions observed --target orders-db --output json | jq -r '.observed[].principal'
+")]
+    Observed(history::Period),
     /// Show one session: who, where, and every record of it
     #[command(help_template = TEMPLATE, before_help = "\
 Examples:
@@ -99,7 +107,7 @@ fn speed(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "expected a number such as 1 or 10".to_owned())
 }
 
-fn moment(text: &str) -> Result<Timestamp, String> {
+pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
     if let Ok(ago) = lockgate_model::time::parse_duration(text) {
         return Timestamp::now().checked_sub(ago).map_err(|error| error.to_string());
     }
@@ -109,9 +117,13 @@ fn moment(text: &str) -> Result<Timestamp, String> {
 }
 
 pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
-    let client = Client::read(config)?;
     let format = arguments.output.output;
+    if let Verb::Observed(period) = &arguments.verb {
+        return observed::run(config, period, format);
+    }
+    let client = Client::read(config)?;
     match arguments.verb {
+        Verb::Observed(_) => {}
         Verb::List(list) => {
             let sessions = list_sessions(&client, list.filter())?;
             match format {

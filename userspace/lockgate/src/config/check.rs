@@ -26,6 +26,10 @@ use std::{
     time::Duration,
 };
 
+/// How often what is only seen is recorded, unless told otherwise.
+const OBSERVE_EVERY: Duration = Duration::from_secs(60);
+/// What is added up is lost with a crash.
+const MAX_OBSERVE_EVERY: Duration = Duration::from_secs(3600);
 /// An agent starts within a second; its configuration, its vault and its names may take some more.
 const RESTART_GRACE: Duration = Duration::from_secs(10);
 /// Clients that wait longer have mostly given up.
@@ -38,12 +42,15 @@ const CGROUP_HELP: &str = "write a path below the cgroup-v2 mount, such as /lock
 pub(super) fn check(path: &Path, raw: Raw) -> Result<Config, Vec<Diagnostic>> {
     let mut checker = Checker::new(path);
     checker.has_vault = raw.vault.is_some();
+    checker.most = raw.mode.as_ref().map_or(Mode::Enforce, |mode| mode.value);
+    checker.tell_ceiling(raw.mode.as_ref());
     let place = checker.place(&raw);
     let vault = raw.vault.as_ref().and_then(|vault| checker.vault(vault));
     let targets = checker.targets(&raw.targets);
     let (governed, run_cgroup) = checker.governed(&raw);
     let policies = checker.policies(&raw.policies);
     let webhooks = checker.webhooks(&raw.webhooks);
+    let people = checker.people(&raw.people);
     let api = checker.api(&raw.api, place.socket);
     if let Some(webhook) = raw.webhooks.iter().find(|webhook| webhook.value.decision_secret.is_some())
         && api.listen.is_none()
@@ -62,6 +69,9 @@ pub(super) fn check(path: &Path, raw: Raw) -> Result<Config, Vec<Diagnostic>> {
         .bounded("node.restart_grace", raw.node.restart_grace.as_ref(), (Duration::ZERO, MAX_RESTART_GRACE))
         .unwrap_or(RESTART_GRACE);
     let guarded = checker.guarded(&raw.guard);
+    let observe_every = checker
+        .bounded("observe.every", raw.observe.every.as_ref(), (Duration::from_secs(1), MAX_OBSERVE_EVERY))
+        .unwrap_or(OBSERVE_EVERY);
     if !checker.errors.is_empty() {
         return Err(checker.errors);
     }
@@ -75,13 +85,17 @@ pub(super) fn check(path: &Path, raw: Raw) -> Result<Config, Vec<Diagnostic>> {
         policies,
         store: place.store,
         webhooks,
+        people,
         api,
         vault,
         identity,
         guarded,
+        guard_pods: raw.guard.pods,
         run_uids: raw.run.allow_uids.into_iter().collect(),
         run_cgroup,
         data_plane_threads,
+        mode: checker.most,
+        observe_every,
         warnings: checker.warnings,
     })
 }
@@ -103,6 +117,8 @@ struct Checker {
     errors: Vec<Diagnostic>,
     warnings: Vec<Diagnostic>,
     has_vault: bool,
+    /// The most that is done anywhere.
+    most: Mode,
 }
 
 /// Where this agent's things are.
@@ -126,7 +142,23 @@ impl Checker {
             errors: Vec::new(),
             warnings: Vec::new(),
             has_vault: false,
+            most: Mode::Enforce,
         }
+    }
+
+    /// A mode for everything is said aloud: nothing is kept from anybody.
+    fn tell_ceiling(&mut self, mode: Option<&Spanned<Mode>>) {
+        let Some(mode) = mode else { return };
+        let what = match mode.value {
+            Mode::Enforce => return,
+            Mode::Shadow => {
+                "mode: shadow for everything: operations are decided and recorded, nothing is refused, held or masked"
+            }
+            Mode::Observe => {
+                "mode: observe for everything: nothing is redirected, decided or masked; who talks to what is recorded"
+            }
+        };
+        self.warn(mode.at, what, Some("leave `mode` out, and every target's own mode counts"));
     }
 
     fn error(&mut self, at: Position, message: impl Into<String>, help: Option<&str>) {
@@ -195,8 +227,11 @@ impl Checker {
                 "".into()
             }
             None => {
-                let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-                name.filter(|name| is_label(name)).as_deref().unwrap_or("localhost").into()
+                // A pod is told its node's name in the cluster, which need not be the host's own.
+                let told = std::env::var("LOCKGATE_NODE").ok().filter(|name| is_label(name));
+                let own = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+                let name = told.or_else(own).filter(|name| is_label(name));
+                name.as_deref().unwrap_or("localhost").into()
             }
         }
     }
@@ -205,9 +240,12 @@ impl Checker {
         let mut governed: Vec<GovernedSet> = Vec::new();
         let mut first_cgroup = None;
         for entry in &raw.govern {
-            let egress = self.egress(entry);
+            let egress = self.egress(entry, raw.mode.as_ref());
             for who in self.governs(entry) {
-                if let Governed::Cgroup(path) = &who {
+                // What `lockgate run` starts is governed, not only seen.
+                if let Governed::Cgroup(path) = &who
+                    && egress != Egress::Observe
+                {
                     first_cgroup.get_or_insert_with(|| path.clone());
                 }
                 governed.push(GovernedSet { who, egress: egress.clone() });
@@ -217,7 +255,11 @@ impl Checker {
         let run = configured.or(first_cgroup).unwrap_or_else(|| DEFAULT_RUN_CGROUP.to_owned());
         let below = |path: &String| run == *path || run.starts_with(&format!("{path}/"));
         if !governed.iter().any(|set| matches!(&set.who, Governed::Cgroup(path) if below(path))) {
-            governed.push(Governed::Cgroup(run.clone()).into());
+            let egress = match observes(raw.mode.as_ref()) {
+                true => Egress::Observe,
+                false => Egress::Allow,
+            };
+            governed.push(GovernedSet { who: Governed::Cgroup(run.clone()), egress });
         }
         (governed, run)
     }
@@ -225,25 +267,33 @@ impl Checker {
     /// Whom an entry of `govern:` names.
     fn governs(&mut self, entry: &Spanned<raw::Govern>) -> Vec<Governed> {
         match &entry.value {
-            raw::Govern { cgroup: Some(path), systemd_unit: None, uid: None, .. } => {
+            raw::Govern { cgroup: Some(path), systemd_unit: None, uid: None, within: None, .. } => {
                 self.cgroup(path).map(Governed::Cgroup).into_iter().collect()
             }
-            raw::Govern { cgroup: None, systemd_unit: Some(pattern), uid: None, .. } => {
+            raw::Govern { cgroup: None, systemd_unit: Some(pattern), uid: None, within, .. } => {
                 if pattern.value.trim().is_empty() || pattern.value == "*" {
                     let message = format!("{:?} does not name units", pattern.value);
                     let help = "write a unit or a glob, such as actions.runner.*.service";
                     self.error(pattern.at, message, Some(help));
                 }
-                vec![Governed::Unit(pattern.value.clone())]
+                let pattern = pattern.value.clone();
+                match within {
+                    None => vec![Governed::Unit(pattern)],
+                    Some(parent) => {
+                        let parent = self.cgroup(parent);
+                        parent.map(|parent| Governed::UnitWithin { parent, pattern }).into_iter().collect()
+                    }
+                }
             }
-            raw::Govern { cgroup: None, systemd_unit: None, uid: Some(uids), .. } => {
+            raw::Govern { cgroup: None, systemd_unit: None, uid: Some(uids), within: None, .. } => {
                 if uids.0.is_empty() {
                     self.error(entry.at, "an empty list of uids governs nobody", None);
                 }
                 uids.0.iter().copied().map(Governed::Uid).collect()
             }
             raw::Govern { .. } => {
-                let message = "expected one of `cgroup`, `systemd_unit`, `uid`";
+                let message =
+                    "expected one of `cgroup`, `systemd_unit`, `uid`; `within` goes with `systemd_unit`";
                 self.error(entry.at, message, Some("write an entry for each"));
                 Vec::new()
             }
@@ -264,8 +314,25 @@ impl Checker {
     }
 
     /// What an entry of `govern:` lets reach besides targets.
-    fn egress(&mut self, entry: &Spanned<raw::Govern>) -> Egress {
-        let raw::Govern { capture, unregistered, allow, .. } = &entry.value;
+    fn egress(&mut self, entry: &Spanned<raw::Govern>, most: Option<&Spanned<Mode>>) -> Egress {
+        let raw::Govern { capture, unregistered, allow, mode, .. } = &entry.value;
+        if let Some(mode) = mode.as_ref().filter(|mode| mode.value == raw::GovernMode::Observe) {
+            if *capture != raw::Capture::Registered || unregistered.is_some() || !allow.is_empty() {
+                let help = "`capture`, `unregistered` and `allow` come with mode: enforce";
+                self.error(mode.at, "a set that is only observed is refused nothing", Some(help));
+            }
+            let help =
+                "mode: enforce redirects its connections to targets, whose own mode says what happens then";
+            self.warn(
+                mode.at,
+                "this set is in mode: observe: nothing of it is redirected, decided or masked; who talks to what is recorded",
+                Some(help),
+            );
+            return Egress::Observe;
+        }
+        if observes(most) {
+            return Egress::Observe;
+        }
         let default = unregistered.as_ref().map(|effect| effect.value);
         let denies = match (capture, default) {
             (raw::Capture::Registered, Some(_)) => {
@@ -378,29 +445,41 @@ impl Checker {
         let tags: BTreeMap<String, String> =
             raw.tags.iter().map(|(key, tag)| (key.clone(), tag.0.clone())).collect();
         let mode = raw.mode.as_ref().map_or(Mode::Enforce, |mode| mode.value);
+        let mode = least(mode, self.most);
         let (tag, demand) = RECORD_TAG;
         if mode == Mode::Observe && tags.get(tag).is_some_and(|value| value == demand) {
             self.error(
                 raw.mode.as_ref().map_or(name_at, |mode| mode.at),
                 format!(
-                    "the tag `{tag}: {demand}` of `{}` forbids mode: observe, which records nothing",
+                    "the tag `{tag}: {demand}` of `{}` forbids mode: observe, which records connections and no operations",
                     raw.name.value
                 ),
                 Some("use mode: shadow: it decides and records, and refuses nothing"),
             );
         }
-        if mode == Mode::Observe {
-            self.warn(
-                raw.mode.as_ref().map_or(name_at, |mode| mode.at),
+        let at = raw.mode.as_ref().map_or(name_at, |mode| mode.at);
+        match mode {
+            Mode::Enforce => {}
+            Mode::Shadow => self.warn(
+                at,
                 format!(
-                    "`{}` is in mode: observe: in this version its connections are neither redirected nor recorded",
+                    "`{}` is in mode: shadow: operations are decided and recorded, nothing is refused, held or masked",
                     raw.name.value
                 ),
-                Some("use mode: shadow to see who talks to it: it decides and records, and refuses nothing"),
-            );
+                Some("what is to be masked leaves the target as it is until mode: enforce"),
+            ),
+            Mode::Observe => self.warn(
+                at,
+                format!(
+                    "`{}` is in mode: observe: connections to it are not redirected; who makes them is recorded, and no operation is",
+                    raw.name.value
+                ),
+                Some("mode: shadow decides and records operations, and refuses nothing"),
+            ),
         }
         let client_tls = self.client_tls(raw);
         let client_auth = self.client_auth(&raw.client_auth);
+        let explicit = self.explicit(raw, mode, &addresses);
         let upstream = &raw.upstream;
         let ca = upstream.ca.as_ref();
         if upstream.tls == UpstreamTls::Disable && (ca.is_some() || upstream.server_name.is_some()) {
@@ -448,6 +527,7 @@ impl Checker {
             client_tls,
             client_auth,
             session_in_application_name: raw.session_in_application_name,
+            explicit,
             dial_from: match upstream.dial_from {
                 raw::DialFrom::Client => DialFrom::Client,
                 raw::DialFrom::Host => DialFrom::Host,
@@ -458,6 +538,89 @@ impl Checker {
             server_name: upstream.server_name.as_ref().map(|name| name.value.clone()),
             credential,
         }
+    }
+
+    /// `listen:` of a target.
+    fn explicit(&mut self, raw: &raw::Target, mode: Mode, addresses: &[Address]) -> Option<super::Explicit> {
+        let Some(listen) = &raw.listen else {
+            if let Some(callers) = &raw.callers {
+                self.error(
+                    callers.at,
+                    "`callers` means nothing without `listen`",
+                    Some("add listen: ADDRESS:PORT"),
+                );
+            }
+            return None;
+        };
+        let Ok(addr) = listen.value.parse::<std::net::SocketAddr>() else {
+            let message = format!("expected ADDRESS:PORT, got {:?}", listen.value);
+            self.error(listen.at, message, Some("such as 10.0.0.5:6432"));
+            return None;
+        };
+        if addr.ip().is_unspecified() || addr.port() == 0 {
+            let help = "governed processes that dial it are redirected, so it has to be known: write an address of this host and a port";
+            self.error(listen.at, format!("{addr} is no address that can be protected"), Some(help));
+        }
+        if mode == Mode::Observe {
+            self.error(listen.at, "mode: observe serves nobody", Some("use mode: shadow or enforce"));
+        }
+        let single = |address: &Address| match address {
+            Address::Host { .. } => true,
+            Address::Net { ip, prefix, .. } => *prefix == if ip.is_ipv4() { 32 } else { 128 },
+        };
+        if !addresses.iter().any(single) {
+            let help = "put the address of one server first: it is where callers are taken to";
+            self.error(listen.at, "every address of this target is a network", Some(help));
+        }
+        let same = |address: &Address| matches!(address, Address::Net { ip, port, .. } if *ip == addr.ip() && *port == addr.port());
+        if addresses.iter().any(same) {
+            self.error(listen.at, format!("{addr} is where the target itself is"), None);
+        }
+        let inside_tls =
+            matches!(&raw.client_tls, Some(tls) if matches!(tls.value, raw::ClientTls::Terminate(_)));
+        if !inside_tls && !addr.ip().is_loopback() {
+            let help =
+                "set client_tls.certificate and key, or ca and ca_key: tokens are not sent in the clear";
+            self.error(listen.at, "`listen` beyond loopback needs client_tls", Some(help));
+        }
+        let callers = raw.callers.as_ref();
+        let ca = callers.and_then(|callers| callers.value.client_ca.as_ref());
+        if ca.is_some() && !inside_tls {
+            self.error(listen.at, "callers.client_ca needs client_tls", None);
+        }
+        let tokens = callers.and_then(|callers| callers.value.tokens).unwrap_or(true);
+        if !tokens && ca.is_none() {
+            self.error(
+                listen.at,
+                "nobody could say who it is",
+                Some("set callers.tokens: true or callers.client_ca"),
+            );
+        }
+        let client_ca = ca.and_then(|ca| self.file_or_secret(listen.at, "callers.client_ca", ca));
+        Some(super::Explicit { listen: addr, tokens, client_ca })
+    }
+
+    fn people(&mut self, raw: &[Spanned<raw::Person>]) -> Vec<lockgate_control::PersonSettings> {
+        let mut known: HashMap<String, (Position, usize)> = HashMap::new();
+        let mut people = Vec::new();
+        for (index, person) in raw.iter().map(|spanned| &spanned.value).enumerate() {
+            for id in person.ids.iter().chain([&person.name]) {
+                if id.value.trim().is_empty() {
+                    self.error(id.at, "an id that is empty is nobody's", None);
+                }
+                let other = known.insert(lockgate_policy::approval::fold(&id.value), (id.at, index));
+                if let Some((at, _)) = other.filter(|(_, other)| *other != index) {
+                    let message = format!("`{}` is another person's id too, on line {}", id.value, at.line);
+                    self.error(id.at, message, Some("an id is one person's; people are counted by it"));
+                }
+            }
+            people.push(lockgate_control::PersonSettings {
+                name: person.name.value.clone(),
+                ids: person.ids.iter().map(|id| id.value.clone()).collect(),
+                owns: person.owns.clone(),
+            });
+        }
+        people
     }
 
     fn webhooks(&mut self, raw: &[Spanned<raw::Webhook>]) -> Vec<Webhook> {
@@ -595,6 +758,20 @@ impl Checker {
             SecretRef::Vault(path) => self.vault_reference(at, key, path).then(|| reference.clone()),
             SecretRef::Env(_) | SecretRef::Command(_) => Some(reference.clone()),
         }
+    }
+}
+
+/// Whether nothing at all is redirected.
+fn observes(most: Option<&Spanned<Mode>>) -> bool {
+    most.is_some_and(|mode| mode.value == Mode::Observe)
+}
+
+/// The one that does less.
+fn least(one: Mode, other: Mode) -> Mode {
+    match (one, other) {
+        (Mode::Observe, _) | (_, Mode::Observe) => Mode::Observe,
+        (Mode::Shadow, _) | (_, Mode::Shadow) => Mode::Shadow,
+        (Mode::Enforce, Mode::Enforce) => Mode::Enforce,
     }
 }
 

@@ -17,7 +17,7 @@ use lockgate_intercept::{GovernedSet, Instance};
 use lockgate_model::{
     SecretRef,
     id::{GroupName, NodeName},
-    session::Target,
+    session::{Mode, Target},
 };
 use lockgate_policy::{Diagnostic, diagnostic::suggest, yaml::Spanned};
 use lockgate_proxy::{
@@ -59,18 +59,26 @@ pub(crate) struct Config {
     pub(crate) policies: Vec<PathBuf>,
     pub(crate) store: Store,
     pub(crate) webhooks: Vec<Webhook>,
+    /// Who has several ids, or owns bots.
+    pub(crate) people: Vec<lockgate_control::PersonSettings>,
     pub(crate) api: Api,
     pub(crate) vault: Option<VaultConfig>,
     /// Who is asked about workloads.
     pub(crate) identity: Option<IdentityConfig>,
     /// Interfaces by which only the proxy sends to targets.
     pub(crate) guarded: Vec<String>,
+    /// Whether the host's ends of pods' interfaces are guarded as well.
+    pub(crate) guard_pods: bool,
     /// Besides root, who may use `lockgate run`.
     pub(crate) run_uids: BTreeSet<u32>,
     /// Under which cgroup `lockgate run` gives each command one of its own.
     pub(crate) run_cgroup: String,
     /// Threads of the data plane; None: one a core.
     pub(crate) data_plane_threads: Option<NonZeroUsize>,
+    /// The most that is done anywhere.
+    pub(crate) mode: Mode,
+    /// How often what is only seen is recorded.
+    pub(crate) observe_every: Duration,
     /// What is odd, but no error.
     pub(crate) warnings: Vec<Diagnostic>,
 }
@@ -85,6 +93,8 @@ pub(crate) struct TargetConfig {
     /// Users that are asked for SCRAM, and their verifiers.
     pub(crate) client_auth: Vec<(String, SecretRef)>,
     pub(crate) session_in_application_name: bool,
+    /// For those who dial lockgate itself.
+    pub(crate) explicit: Option<Explicit>,
     /// From which network namespace it is dialled.
     pub(crate) dial_from: DialFrom,
     pub(crate) upstream_tls: UpstreamTls,
@@ -116,9 +126,18 @@ impl TargetConfig {
             }
             None => {}
         }
+        secrets.extend(self.explicit.iter().filter_map(|explicit| explicit.client_ca.as_ref()));
         secrets.extend(self.client_auth.iter().map(|(_, verifier)| verifier));
         secrets
     }
+}
+
+/// `listen:` and `callers:`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Explicit {
+    pub(crate) listen: SocketAddr,
+    pub(crate) tokens: bool,
+    pub(crate) client_ca: Option<SecretRef>,
 }
 
 /// What clients are shown.
@@ -188,6 +207,11 @@ pub(crate) struct Api {
 }
 
 impl Store {
+    /// What tokens of callers are signed with; only root enters the store.
+    pub(crate) fn caller_key(&self) -> PathBuf {
+        self.dir.join("keys/callers.key")
+    }
+
     /// Where the keeper of listeners is met; only root enters the store.
     pub(crate) fn keeper(&self) -> PathBuf {
         self.dir.join("keeper.sock")

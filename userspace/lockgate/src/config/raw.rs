@@ -32,6 +32,8 @@ pub(crate) struct Raw {
     #[serde(default)]
     pub(crate) webhooks: Vec<Spanned<Webhook>>,
     #[serde(default)]
+    pub(crate) people: Vec<Spanned<Person>>,
+    #[serde(default)]
     pub(crate) api: Api,
     #[serde(default)]
     pub(crate) run: Run,
@@ -43,6 +45,11 @@ pub(crate) struct Raw {
     pub(crate) guard: Guard,
     #[serde(default)]
     pub(crate) data_plane: DataPlane,
+    /// The most that is done anywhere: caps every set's and every target's mode.
+    #[serde(default)]
+    pub(crate) mode: Option<Spanned<lockgate_model::session::Mode>>,
+    #[serde(default)]
+    pub(crate) observe: Observe,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -58,6 +65,8 @@ pub(crate) struct DataPlane {
 pub(crate) struct Guard {
     #[serde(default)]
     pub(crate) interfaces: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) pods: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -80,13 +89,34 @@ pub(crate) struct Govern {
     #[serde(default)]
     pub(crate) systemd_unit: Option<Spanned<String>>,
     #[serde(default)]
+    pub(crate) within: Option<Spanned<String>>,
+    #[serde(default)]
     pub(crate) uid: Option<Uids>,
     #[serde(default)]
     pub(crate) capture: Capture,
     #[serde(default)]
     pub(crate) unregistered: Option<Spanned<lockgate_model::session::DefaultEffect>>,
+    /// `observe`: nothing is redirected, who talks to what is recorded.
+    #[serde(default)]
+    pub(crate) mode: Option<Spanned<GovernMode>>,
     #[serde(default)]
     pub(crate) allow: Vec<Spanned<String>>,
+}
+
+/// What is done with connections of a set; what of a target, its own `mode` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum GovernMode {
+    Observe,
+    Enforce,
+}
+
+/// How observations are recorded.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Observe {
+    #[serde(default)]
+    pub(crate) every: Option<DurationText>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -115,7 +145,22 @@ pub(crate) struct Target {
     pub(crate) client_auth: Vec<Spanned<ClientAuth>>,
     #[serde(default)]
     pub(crate) session_in_application_name: bool,
+    /// Where it is also served to those who dial lockgate itself.
+    #[serde(default)]
+    pub(crate) listen: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) callers: Option<Spanned<Callers>>,
     pub(crate) upstream: Upstream,
+}
+
+/// What identifies those who dial lockgate itself.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Callers {
+    #[serde(default)]
+    pub(crate) tokens: Option<bool>,
+    #[serde(default)]
+    pub(crate) client_ca: Option<PathOrSecret>,
 }
 
 /// A user that may insist on SCRAM.
@@ -249,6 +294,17 @@ pub(crate) struct Kubernetes {
     pub(crate) role: Spanned<String>,
     #[serde(default)]
     pub(crate) jwt: Option<Spanned<SecretText>>,
+}
+
+/// Somebody with several ids, and the bots they own.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Person {
+    pub(crate) name: Spanned<String>,
+    #[serde(default)]
+    pub(crate) ids: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) owns: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]

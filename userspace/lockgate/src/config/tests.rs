@@ -84,6 +84,14 @@ fn the_run_cgroup_is_always_governed() {
         ),
         ("govern: [{ cgroup: ci/jobs/ }]", "/ci/jobs", vec![Governed::Cgroup("/ci/jobs".into()).into()]),
         (
+            "govern: [{ systemd_unit: job-*.service, within: ci.slice/ }]\nguard: { pods: true }",
+            "/lockgate/run",
+            vec![
+                Governed::UnitWithin { parent: "/ci.slice".into(), pattern: "job-*.service".into() }.into(),
+                Governed::Cgroup("/lockgate/run".into()).into(),
+            ],
+        ),
+        (
             "govern: [{ cgroup: /ci }]\nrun: { cgroup: /ci/run }",
             "/ci/run",
             vec![Governed::Cgroup("/ci".into()).into()],
@@ -117,6 +125,7 @@ fn every_mistake_is_placed_and_told() {
         ("{ cgroup: /lockgate/run }", "{ cgroup: /a/../b }", "is not the path of a cgroup"),
         ("\"actions.runner.*.service\"", "\"*\"", "does not name units"),
         ("{ uid: [1001] }", "{ uid: [] }", "governs nobody"),
+        ("{ uid: [1001] }", "{ uid: 1, within: /a }", "`within` goes with `systemd_unit`"),
         ("10.20.0.0/16:5432", "10.20.0.0/33:5432", "\"33\" is not a prefix length"),
         ("orders-db.internal:5432", "orders-db.internal", "has no port"),
         ("password: { file: secret }", "password: hunter2", "is written out; only a reference"),
@@ -270,12 +279,40 @@ fn targets_may_not_share_names_or_addresses() {
 }
 
 #[test]
-fn that_observing_records_nothing_is_said() {
+fn what_a_mode_below_enforce_does_not_do_is_said() {
     let dir = Dir::new();
     let warnings = |text: &str| list(&dir.parse(text).unwrap().warnings);
     assert!(!warnings(GOOD).contains("mode: observe"));
     let observed = warnings(&GOOD.replacen("  upstream:", "  mode: observe\n  upstream:", 1));
-    assert!(observed.contains("neither redirected nor recorded"), "{observed}");
+    assert!(observed.contains("connections to it are not redirected"), "{observed}");
+    let shadowed = warnings(&GOOD.replacen("  upstream:", "  mode: shadow\n  upstream:", 1));
+    assert!(shadowed.contains("nothing is refused, held or masked"), "{shadowed}");
+    let all = dir.parse(&format!("mode: shadow\n{GOOD}")).unwrap();
+    assert!(list(&all.warnings).contains("mode: shadow for everything"), "{:?}", all.warnings);
+    assert!(all.targets.iter().all(|target| target.target.mode == Mode::Shadow));
+}
+
+#[test]
+fn a_set_or_everything_can_be_only_observed() {
+    let dir = Dir::new();
+    let text = "govern:\n- cgroup: /a\n  mode: observe\n- cgroup: /b\n";
+    let config = dir.parse(text).unwrap();
+    let egress: Vec<_> = config.governed.iter().map(|set| set.egress.clone()).collect();
+    assert_eq!(egress, [Egress::Observe, Egress::Allow]);
+    assert_eq!(config.run_cgroup, "/b", "what `lockgate run` starts is governed");
+    assert!(list(&config.warnings).contains("this set is in mode: observe"), "{:?}", config.warnings);
+    let all =
+        dir.parse("mode: observe\ngovern: [{ cgroup: /b, capture: all }]\nobserve: { every: 5s }\n").unwrap();
+    assert!(all.governed.iter().all(|set| set.egress == Egress::Observe), "{:?}", all.governed);
+    assert_eq!(all.observe_every, Duration::from_secs(5));
+    for (text, expected) in [
+        ("govern: [{ cgroup: /a, mode: observe, capture: all }]", "refused nothing"),
+        ("govern: [{ cgroup: /a, mode: shadow }]", "observe"),
+        ("observe: { every: 2h }", "observe.every"),
+    ] {
+        let errors = dir.parse(text).unwrap_err();
+        assert!(list(&errors).contains(expected), "{text}: {errors:?}");
+    }
 }
 
 #[test]
