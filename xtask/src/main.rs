@@ -7,16 +7,21 @@ mod bench;
 mod bpf;
 mod builtins;
 mod cluster;
+mod deb;
 mod demo;
 mod drivers;
 mod fuzz;
 mod guest;
+mod helm;
+mod image;
 mod lint;
 mod majors;
+mod oci;
 mod regress;
 mod setup;
 mod shell;
 mod suites;
+mod systemd;
 mod test;
 mod tidy;
 
@@ -83,8 +88,33 @@ enum Verb {
     },
     /// Write the list of built-in functions that change nothing, from PostgreSQL 15 to 18
     Builtins,
-    /// What lockgate asks Kubernetes, against a real API server (builds it once: 6 minutes)
-    Cluster,
+    /// A real Kubernetes with real pods: captured, held, approved, recorded; the manifests and the chart installed (builds
+    /// the servers once, into the user's cache: 10 minutes)
+    Cluster {
+        /// Only what lockgate asks the API server
+        #[arg(long)]
+        identity: bool,
+    },
+    /// The Debian package, into target/packages
+    Deb {
+        /// Package the development build
+        #[arg(long)]
+        dev: bool,
+    },
+    /// The container image, from scratch, into target/packages
+    Image {
+        /// Package the development build
+        #[arg(long)]
+        dev: bool,
+    },
+    /// Render the chart with real helm into the plain manifests
+    Helm {
+        /// Only compare
+        #[arg(long)]
+        check: bool,
+    },
+    /// The Debian package and its unit in a booted systemd: installed, started, sessions held and approved under it
+    Systemd,
     /// Sessions and masks on PostgreSQL 16, 17 and 18 (15 minutes)
     Majors {
         /// Only these majors
@@ -125,7 +155,12 @@ fn main() -> Result<()> {
         Verb::Regress { judged: true, .. } => regress::judged(),
         Verb::Regress { tests, judged: false } => regress::run(&tests),
         Verb::Builtins => builtins::run(),
-        Verb::Cluster => cluster::run(),
+        Verb::Cluster { identity: true } => cluster::identity(),
+        Verb::Cluster { identity: false } => cluster::run(),
+        Verb::Deb { dev } => deb::run(image::Build::of(dev)),
+        Verb::Image { dev } => image::run(image::Build::of(dev)),
+        Verb::Helm { check } => helm::run(check),
+        Verb::Systemd => systemd::run(),
         Verb::Majors { majors } => majors::run(&majors),
         Verb::Drivers { suites, wanted } => {
             setup::setup(setup::For::Tests)?;
