@@ -263,6 +263,7 @@ fn answer(interceptor: &Interceptor, gate: &Gate, line: &str) -> Value {
             Ok(json!({}))
         }
         Command::Guard { interface, direction } => {
+                "unasked": counters.unasked,
             interceptor.guard(number_of(&interface)?, direction_of(&direction)?)?;
             Ok(json!({}))
         }

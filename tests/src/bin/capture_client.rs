@@ -72,6 +72,7 @@ fn main() -> Result<()> {
         "bind" => bind(&arguments),
         "impersonate" => impersonate(parse_address(&arguments)?),
         "ask" => ask(&arguments),
+        "overhear" => overhear(&arguments),
         "serve" => serve(parse_address(&arguments)?),
         "load" => load(&arguments),
         other => bail!("no scenario {other:?}"),
@@ -306,11 +307,37 @@ fn impersonate(address: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// `SERVER NAME A|AAAA [then ADDRESS]`: asks a name server, as a resolver does; with `then`, dials the moment it has the answer.
+/// `SERVER NAME A|AAAA [tcp|udp] [then ADDRESS…]`: asks a name server, over UDP unless told otherwise, and then dials
+/// what it likes.
 fn ask(arguments: &[&str]) -> Result<()> {
     let name = *arguments.get(1).context("a name")?;
     let kind: u16 = if arguments.get(2) == Some(&"AAAA") { 28 } else { 1 };
-    // RFC 1035, section 4.1: id, recursion desired, one question.
+    let server = parse_address(arguments)?;
+    let by_stream = arguments.get(3) == Some(&"tcp");
+    let heard =
+        match if by_stream { ask_by_stream(server, name) } else { ask_by_datagram(server, name, kind) } {
+            Ok(answer) => {
+                let records = answer.get(6..8).map(|count| u16::from_be_bytes([count[0], count[1]]));
+                json!({ "outcome": "heard", "bytes": answer.len(), "records": records })
+            }
+            Err(error) => json!({ "outcome": "silence", "error": error.to_string() }),
+        };
+    match arguments.iter().position(|word| *word == "then") {
+        Some(at) => {
+            for address in &arguments[at + 1..] {
+                tell(&dial(address.parse()?));
+            }
+        }
+        None => tell(&heard),
+    }
+    Ok(())
+}
+
+/// How long a name server is waited for.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// RFC 1035, section 4.1: id, recursion desired, one question.
+fn question(name: &str, kind: u16) -> Result<Vec<u8>> {
     let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
         query.push(u8::try_from(label.len())?);
@@ -319,21 +346,44 @@ fn ask(arguments: &[&str]) -> Result<()> {
     query.push(0);
     query.extend(kind.to_be_bytes());
     query.extend([0, 1]);
-    let server = parse_address(arguments)?;
+    Ok(query)
+}
+
+fn ask_by_datagram(server: SocketAddr, name: &str, kind: u16) -> Result<Vec<u8>> {
     let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
-    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
-    socket.send_to(&query, server)?;
-    let mut answer = [0; 4096];
-    let heard = match socket.recv(&mut answer) {
-        Ok(length) => {
-            json!({ "outcome": "heard", "bytes": length, "records": u16::from_be_bytes([answer[6], answer[7]]) })
-        }
-        Err(error) => json!({ "outcome": "silence", "error": error.to_string() }),
-    };
-    match arguments.get(4) {
-        Some(address) => tell(&dial(address.parse()?)),
-        None => tell(&heard),
+    socket.set_read_timeout(Some(ANSWER_WITHIN))?;
+    socket.send_to(&question(name, kind)?, server)?;
+    let mut answer = vec![0; 4096];
+    let length = socket.recv(&mut answer)?;
+    answer.truncate(length);
+    Ok(answer)
+}
+
+/// RFC 7766: both kinds of addresses on one connection, as a resolver does it; the answer to the second is given.
+fn ask_by_stream(server: SocketAddr, name: &str) -> Result<Vec<u8>> {
+    let mut connection = TcpStream::connect_timeout(&server, PATIENCE)?;
+    connection.set_read_timeout(Some(ANSWER_WITHIN))?;
+    for kind in [28, 1] {
+        let query = question(name, kind)?;
+        connection.write_all(&[&u16::try_from(query.len())?.to_be_bytes()[..], &query].concat())?;
     }
+    let mut answer = Vec::new();
+    for _ in 0..2 {
+        let mut length = [0; 2];
+        connection.read_exact(&mut length)?;
+        answer = vec![0; usize::from(u16::from_be_bytes(length))];
+        connection.read_exact(&mut answer)?;
+    }
+    Ok(answer)
+}
+
+/// Waits on a socket of its own for a datagram that nobody was asked for, and then dials.
+fn overhear(arguments: &[&str]) -> Result<()> {
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    tell(&json!({ "outcome": "bound", "at": socket.local_addr()?.to_string() }));
+    socket.recv(&mut [0; 4096])?;
+    tell(&dial(parse_address(arguments)?));
     Ok(())
 }
 

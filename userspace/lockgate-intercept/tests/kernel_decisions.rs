@@ -12,7 +12,7 @@ mod dns;
 mod packet;
 
 use decide::{
-    Birth, Dial, End, Found, HANDSHAKE_MAX_NS, LOCALHOST_V4, LOCALHOST_V6, Loopback, Packet, Socket, Step,
+    Birth, Dial, End, Found, HANDSHAKE_MAX_NS, LOCALHOST_V4, LOCALHOST_V6, Loopback, Packet, Socket, Standing, Step,
     World, bind, carry, connect, create, cross, handshake, is_fresh, is_loopback, leave, normalise, open,
     send, tunnel,
 };
@@ -29,6 +29,9 @@ struct Script {
     cgroup: u64,
     governed: bool,
     pending: bool,
+    observed: bool,
+    /// How often somebody observed was noted.
+    noted: std::cell::Cell<u32>,
     protected: Vec<(&'static str, u32)>,
     listeners: Vec<Loopback>,
     memory: bool,
@@ -45,6 +48,8 @@ impl Default for Script {
             cgroup: 7,
             governed: true,
             pending: false,
+            observed: false,
+            noted: std::cell::Cell::new(0),
             protected: vec![("127.0.0.1", 5432), ("10.0.0.1", 5432), ("::1", 5432), ("2001:db8::1", 5432)],
             listeners: vec![Loopback::V4, Loopback::V6],
             memory: true,
@@ -69,6 +74,18 @@ impl World for Script {
 
     fn governed(&self) -> bool {
         self.governed
+    }
+
+    fn standing(&self) -> Standing {
+        match (self.governed, self.observed) {
+            (true, _) => Standing::Governed,
+            (false, true) => Standing::Observed,
+            (false, false) => Standing::Free,
+        }
+    }
+
+    fn note(&self, _: &Address, _: u32, _: u32) {
+        self.noted.set(self.noted.get() + 1);
     }
 
     fn pending(&self) -> bool {
@@ -127,6 +144,26 @@ fn decide(script: &Script, dial: &Dial) -> (Result<Step, Refusal>, Vec<&'static 
     let mut world = script.clone();
     let result = connect(&mut world, dial);
     (result, world.done)
+}
+
+#[test]
+fn the_observed_go_where_they_like_and_are_noted() {
+    let watched = || Script { governed: false, observed: true, ..Script::default() };
+    for (to, port) in [("10.0.0.1", 5432), ("10.0.0.2", 80), ("127.0.0.1", PORT), ("::1", 5432)] {
+        let mut world = watched();
+        assert_eq!(connect(&mut world, &dial(to, port)), Ok(Step::Pass), "{to}");
+        assert_eq!((world.noted.get(), world.done), (1, vec!["forget"]), "{to}");
+        let world = watched();
+        assert_eq!(send(&world, address(to), port), Ok(()), "{to}");
+        assert_eq!(world.noted.get(), 1, "{to}");
+    }
+    // Who is governed as well is governed, and the proxy's own traffic is nobody's business.
+    let mut both = Script { observed: true, ..Script::default() };
+    assert_eq!(connect(&mut both, &dial("10.0.0.1", 5432)), Ok(Step::Redirect(Loopback::V4)));
+    let mut proxy = Script { cgroup: PROXY_CGROUP, ..watched() };
+    assert_eq!(connect(&mut proxy, &dial("10.0.0.1", 5432)), Ok(Step::Pass));
+    assert_eq!((both.noted.get(), proxy.noted.get()), (0, 0));
+    assert_eq!(create(&watched(), 3, 255), Ok(Birth::Untagged), "nothing is refused");
 }
 
 #[test]
@@ -576,6 +613,46 @@ fn answer(name: &str, records: &[(Vec<u8>, u16, u32, Vec<u8>)]) -> Wire {
     Wire(packet)
 }
 
+/// Where the message of a datagram begins.
+fn begin(wire: &Wire) -> Option<u32> {
+    let envelope = dns::envelope(wire)?;
+    dns::messages(wire, &envelope)[0]
+}
+
+#[test]
+fn answers_in_a_stream_are_found_behind_their_lengths() {
+    const SOURCE: u32 = u32::from_ne_bytes([127, 0, 0, 53]);
+    let datagram = |name: &str| answer(name, &[]).0.split_off(28);
+    // Header lengths in words: of IPv4 with and without options, of TCP with and without.
+    for (ip, tcp) in [(5, 5), (6, 5), (5, 8), (15, 15)] {
+        let mut head = vec![0u8; ip * 4 + tcp * 4];
+        head[0] = 0x40 | ip as u8;
+        head[9] = 6;
+        head[12..16].copy_from_slice(&[127, 0, 0, 53]);
+        head[ip * 4 + 1] = 53;
+        head[ip * 4 + 12] = (tcp as u8) << 4;
+        let (one, two) = (datagram("db.example"), datagram("other.example"));
+        let lengths = [&one, &two].map(|message| u16::try_from(message.len()).unwrap().to_be_bytes());
+        let hash = |wire: &Wire, at: u32| dns::question(wire, at).map(|question| question.hash);
+        let (first, second) = (hash(&Wire(one.clone()), 0), hash(&Wire(two.clone()), 0));
+        for (payload, expected) in [
+            ([&lengths[0][..], &one].concat(), [first, None, None]),
+            ([&lengths[0][..], &one, &lengths[1], &two].concat(), [first, second, None]),
+            // The length went before, in a segment of its own.
+            (one.clone(), [None, None, first]),
+            (vec![0xff; 40], [None; 3]),
+            (vec![1], [None; 3]),
+            (Vec::new(), [None; 3]),
+        ] {
+            let wire = Wire([&head[..], &payload].concat());
+            let envelope = dns::envelope(&wire).expect("from a name server");
+            assert!(envelope.stream && envelope.source == [0, 0, V4_MAPPED, SOURCE]);
+            let found = dns::messages(&wire, &envelope).map(|at| at.and_then(|at| hash(&wire, at)));
+            assert_eq!(found, expected, "{ip} {tcp} {payload:02x?}");
+        }
+    }
+}
+
 #[test]
 fn answers_of_name_servers_are_read() {
     let v6 = "2001:db8::7".parse::<Ipv6Addr>().unwrap();
@@ -587,7 +664,7 @@ fn answers_of_name_servers_are_read() {
         (pointer, 1, 9, vec![1, 2, 3]),
     ];
     let wire = answer("DB.example", &records);
-    let begins = dns::payload(&wire).expect("a name server's");
+    let begins = begin(&wire).expect("a name server's");
     let question = dns::question(&wire, begins).expect("an answer");
     let same = answer("db.EXAMPLE", &[]);
     assert_eq!(question.hash, dns::question(&same, begins).expect("an answer").hash, "case means nothing");
@@ -608,17 +685,17 @@ fn answers_of_name_servers_are_read() {
     assert_eq!(read, expected);
     assert_eq!(dns::record(&wire, at), None, "nothing is behind the last");
 
-    // Cut anywhere it is unread, never misread; a query, TCP and another port are nobody's answer.
+    // Cut anywhere it is unread, never misread; a query, ICMP and another port are nobody's answer.
     for length in 0..wire.0.len() {
         let cut = Wire(wire.0[..length].to_vec());
-        let asked = dns::payload(&cut).and_then(|begins| dns::question(&cut, begins));
+        let asked = begin(&cut).and_then(|begins| dns::question(&cut, begins));
         assert!(asked.is_none_or(|asked| asked == question), "{length}");
     }
-    for (at, byte) in [(9, 6), (21, 54), (30, 0x01)] {
+    for (at, byte) in [(9, 1), (21, 54), (30, 0x01)] {
         let mut changed = wire.0.clone();
         changed[at] = byte;
         let changed = Wire(changed);
-        assert!(dns::payload(&changed).and_then(|begins| dns::question(&changed, begins)).is_none(), "{at}");
+        assert!(begin(&changed).and_then(|begins| dns::question(&changed, begins)).is_none(), "{at}");
     }
     // A name that never ends.
     let endless = answer(&["x"; 140].join("."), &[]);
