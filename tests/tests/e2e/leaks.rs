@@ -19,6 +19,8 @@ const SETUP_DEEP: &str = include_str!("../../fixtures/leaks/setup_deep.sql");
 const ATTEMPTS_DEEP: &str = include_str!("../../fixtures/leaks/attempts_deep.sql");
 const SETUP_MORE: &str = include_str!("../../fixtures/leaks/setup_more.sql");
 const ATTEMPTS_MORE: &str = include_str!("../../fixtures/leaks/attempts_more.sql");
+const SETUP_DOCS: &str = include_str!("../../fixtures/leaks/setup_docs.sql");
+const ATTEMPTS_DOCS: &str = include_str!("../../fixtures/leaks/attempts_docs.sql");
 const EVERYDAY: &str = include_str!("../../fixtures/leaks/everyday.sql");
 const EVERYDAY_DEEP: &str = include_str!("../../fixtures/leaks/everyday_deep.sql");
 
@@ -56,6 +58,8 @@ const LEAK_DIRECTLY: usize = 250;
 const LEAK_DIRECTLY_DEEP: usize = 250;
 /// The same for copies, extensions and channels.
 const LEAK_DIRECTLY_MORE: usize = 100;
+/// The same for those along the manual, of which some are of newer servers.
+const LEAK_DIRECTLY_DOCS: usize = 200;
 
 async fn world(more: bool) -> Result<World> {
     World::with(ALLOW_ALL, |_, pg| {
@@ -84,9 +88,25 @@ async fn no_copy_extension_or_channel_leads_to_a_masked_value() -> Result<()> {
     attempt(ATTEMPTS_MORE, LEAK_DIRECTLY_MORE).await
 }
 
-/// Makes all attempts, governed and directly; none may leak governed, and so many at least must directly.
+/// Without the implicit cast of the other worlds, which makes masks stricter about expressions.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_chapter_of_the_manual_leads_to_a_masked_value() -> Result<()> {
+    let world = World::with(ALLOW_ALL, |_, pg| {
+        pg.psql_in("shop", SETUP).unwrap();
+        pg.psql_in("shop", &SETUP_DOCS.replace("{port}", &pg.port().to_string())).unwrap();
+        pg.psql("create database twin template shop owner app").unwrap();
+    })
+    .await?;
+    attempt_in(&world, ATTEMPTS_DOCS, LEAK_DIRECTLY_DOCS).await
+}
+
+/// Makes all attempts in a world with everything in it.
 async fn attempt(attempts: &str, leak_directly: usize) -> Result<()> {
-    let world = world(true).await?;
+    attempt_in(&world(true).await?, attempts, leak_directly).await
+}
+
+/// Makes all attempts, governed and directly; none may leak governed, and so many at least must directly.
+async fn attempt_in(world: &World, attempts: &str, leak_directly: usize) -> Result<()> {
     let needles = Needles::new(&world.pg)?;
     let attempts = lines(attempts);
 
@@ -108,7 +128,7 @@ async fn attempt(attempts: &str, leak_directly: usize) -> Result<()> {
     println!("{} of {} attempts leak directly, none governed", real.len(), attempts.len());
     ensure!(real.len() >= leak_directly, "only {} of {} leak directly", real.len(), attempts.len());
 
-    nothing_rests(&world, &needles)
+    nothing_rests(world, &needles)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -192,7 +212,8 @@ async fn compare(text: &str, flags: &[&str]) -> Result<Vec<String>> {
     let mut different = Vec::new();
     let pairs = answers(&governed, statements.len())?.into_iter().zip(answers(&direct, statements.len())?);
     for (statement, (governed, direct)) in statements.iter().zip(pairs) {
-        let masked = (masked(&direct.0), masked(&direct.1));
+        let masked = (unnumbered(&masked(&direct.0)), unnumbered(&masked(&direct.1)));
+        let governed = (unnumbered(&governed.0), unnumbered(&governed.1));
         if governed != masked {
             different.push(format!("{statement}\n  direct:   {direct:?}\n  governed: {governed:?}"));
         }
@@ -210,6 +231,18 @@ fn masked(text: &str) -> String {
     ]
     .iter()
     .fold(text.to_owned(), |text, (raw, masked)| text.replace(raw, masked))
+}
+
+/// Without the numbers of temporary schemas: since PostgreSQL 17 a session has whichever is free (`pg_temp_27`).
+fn unnumbered(text: &str) -> String {
+    const NUMBERED: &str = "_temp_";
+    let mut parts = text.split(NUMBERED);
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        out.push_str(NUMBERED);
+        out.push_str(part.trim_start_matches(|c: char| c.is_ascii_digit()));
+    }
+    out
 }
 
 /// Waits for lockgate's own connections to end: they keep a database from being renamed.
@@ -325,7 +358,9 @@ impl Needles {
 
     /// The value itself or a piece of it.
     fn raw_in(&self, text: &str) -> Option<&str> {
-        self.texts.iter().map(String::as_str).find(|needle| text.contains(needle))
+        self.texts.iter().map(String::as_str).find(|needle| {
+            text.match_indices(needle).any(|(at, _)| !(is_monotone(needle) && in_fraction(text, at)))
+        })
     }
 
     /// The same in any form.
@@ -344,4 +379,15 @@ impl Needles {
             })
             .or_else(|| within(&self.codes, &listed).and_then(|at| self.codes.get(at)).map(String::as_str))
     }
+}
+
+/// One digit, again and again: the end of the card is.
+fn is_monotone(needle: &str) -> bool {
+    needle.bytes().all(|byte| byte.is_ascii_digit() && Some(byte) == needle.bytes().next())
+}
+
+/// Whether this is within the digits of a number between 0 and 1: a ninth, as a frequency, is 0.11111111.
+fn in_fraction(text: &str, at: usize) -> bool {
+    let before = text.get(..at).unwrap_or_default().trim_end_matches(|c: char| c.is_ascii_digit());
+    before.strip_suffix("0.").is_some_and(|whole| !whole.ends_with(|c: char| c.is_ascii_digit()))
 }

@@ -380,6 +380,122 @@ async fn what_does_more_than_read_is_not_a_read() -> Result<()> {
     Ok(())
 }
 
+/// Operator classes of built-in types that have none, and casts between built-in types: superusers' work, with nothing in
+/// a statement to show it.
+const BENEATH: &str = r#"
+    CREATE TABLE log (what text); CREATE TABLE t (id int, j json, p point, note text, n int);
+    INSERT INTO t VALUES (1, '1', '(1,1)', '1', 1), (2, '2', '(2,2)', '2', 2);
+    CREATE FUNCTION w_json_lt(json, json) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT $1::text < $2::text';
+    CREATE FUNCTION w_json_eq(json, json) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT $1::text = $2::text';
+    CREATE OPERATOR <# (LEFTARG = json, RIGHTARG = json, FUNCTION = w_json_lt);
+    CREATE OPERATOR =# (LEFTARG = json, RIGHTARG = json, FUNCTION = w_json_eq);
+    CREATE FUNCTION w_json_cmp(json, json) RETURNS int LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO log VALUES ('w'); RETURN bttextcmp($1::text, $2::text); END $$;
+    CREATE OPERATOR CLASS json_sorts DEFAULT FOR TYPE json USING btree AS
+        OPERATOR 1 <#, OPERATOR 3 =#, FUNCTION 1 w_json_cmp(json, json);
+"#;
+const BENEATH_CASTS: &str = r#"
+    CREATE TABLE log (what text); CREATE TABLE t (id int, j json, p point, note text, n int);
+    INSERT INTO t VALUES (1, '1', '(1,1)', '1', 1), (2, '2', '(2,2)', '2', 2);
+    CREATE FUNCTION w_cast(text) RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSERT INTO log VALUES ('w'); RETURN int4in(textout($1)); END $$;
+    CREATE CAST (text AS int) WITH FUNCTION w_cast(text) AS IMPLICIT;
+    CREATE FUNCTION w_point(int) RETURNS point LANGUAGE plpgsql AS $$ BEGIN INSERT INTO log VALUES ('w'); RETURN point($1, $1); END $$;
+    CREATE CAST (int AS point) WITH FUNCTION w_point(int);
+"#;
+const HARMLESS_BENEATH: &str = r#"
+    CREATE TABLE t (id int, j json, p point, note text, n int);
+    INSERT INTO t VALUES (1, '1', '(1,1)', '1', 1);
+    CREATE CAST (int AS point) WITH FUNCTION point_of(int);
+    CREATE FUNCTION json_lt(json, json) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT $1::text < $2::text';
+    CREATE FUNCTION json_eq(json, json) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT $1::text = $2::text';
+    CREATE OPERATOR <# (LEFTARG = json, RIGHTARG = json, FUNCTION = json_lt);
+    CREATE OPERATOR =# (LEFTARG = json, RIGHTARG = json, FUNCTION = json_eq);
+    CREATE FUNCTION json_cmp(json, json) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT bttextcmp($1::text, $2::text)';
+    CREATE OPERATOR CLASS json_sorts DEFAULT FOR TYPE json USING btree AS
+        OPERATOR 1 <#, OPERATOR 3 =#, FUNCTION 1 json_cmp(json, json);
+"#;
+
+/// What of these the server refuses as a write is not called a read; `reads` says which are to be called one all the same.
+async fn beneath(schema: &str, statements: &[&str], reads: bool) -> Result<()> {
+    let server = TestPostgres::start(PostgresOptions::new())?;
+    server.psql(schema)?;
+    let endpoint = Endpoint::new(UpstreamAddr(server.addr()), "localhost", UpstreamTls::disable());
+    let catalogue =
+        Catalogue::new(endpoint, Credential::trusted("postgres"), PgString::from_static("postgres"));
+    let lab = Lab { catalogue: catalogue.load().await?, server };
+    let mut wrong = Vec::new();
+    for sql in statements {
+        let answer = lab.server.psql(&format!("BEGIN READ ONLY; {sql}"));
+        let writes =
+            answer.as_ref().is_err_and(|error| format!("{error:#}").contains("read-only transaction"));
+        ensure!(writes != reads, "{sql}: {answer:?}");
+        if (lab.class(sql, Some(true)) == SqlClass::Read) != reads {
+            wrong.push(*sql);
+        }
+    }
+    ensure!(wrong.is_empty(), "misjudged: {wrong:#?}");
+    Ok(())
+}
+
+const SORTING: &[&str] = &[
+    "SELECT j FROM t ORDER BY j",
+    "SELECT * FROM t ORDER BY 2",
+    "SELECT DISTINCT j FROM t",
+    "SELECT DISTINCT ON (j) id FROM t",
+    "SELECT count(*) FROM t GROUP BY j",
+    "SELECT count(*) FROM t GROUP BY ROLLUP (j)",
+    "SELECT count(DISTINCT j) FROM t",
+    "SELECT json_agg(id ORDER BY j) FROM t",
+    "SELECT row_number() OVER (ORDER BY j) FROM t",
+    "SELECT count(*) OVER w FROM t WINDOW w AS (PARTITION BY j)",
+    "SELECT j FROM t UNION SELECT j FROM t",
+    "SELECT j FROM t EXCEPT SELECT j FROM t",
+    "SELECT j FROM t INTERSECT ALL SELECT j FROM t",
+    "SELECT array_agg(j ORDER BY j) FROM t",
+    "SELECT GREATEST(j, '1'::json) FROM t",
+    "SELECT ARRAY[j] < ARRAY['2'::json] FROM t",
+    "SELECT ROW(j) < ROW('2'::json) FROM t",
+    "SELECT * FROM t ORDER BY ARRAY[j]",
+    "SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY j) FROM t",
+    "TABLE t ORDER BY j",
+    "WITH RECURSIVE r(j) AS (SELECT j FROM t UNION SELECT j FROM r) SELECT 1 FROM r",
+];
+
+#[tokio::test]
+async fn sorting_that_runs_code_is_not_a_read() -> Result<()> {
+    beneath(BENEATH, SORTING, false).await
+}
+
+#[tokio::test]
+async fn casts_between_built_in_types_that_run_code_are_not_reads() -> Result<()> {
+    let statements = [
+        "SELECT note::int FROM t",
+        "SELECT CAST(note AS int4) FROM t",
+        "SELECT note + 1 FROM t",
+        "SELECT * FROM t WHERE note = 1",
+        "SELECT id FROM t WHERE note IN (1, 2)",
+        "SELECT (ARRAY[1])[note] FROM t",
+        "SELECT a.id FROM t a JOIN t b ON a.note = b.n",
+        "SELECT n::point FROM t",
+        "SELECT 5::point",
+        "SELECT CAST(id + 1 AS point) FROM t",
+    ];
+    beneath(BENEATH_CASTS, &statements, false).await
+}
+
+#[tokio::test]
+async fn what_is_wired_to_built_in_types_and_only_computes_leaves_reads_alone() -> Result<()> {
+    let schema = format!(
+        "CREATE FUNCTION point_of(int) RETURNS point LANGUAGE sql IMMUTABLE AS 'SELECT pg_catalog.point($1, $1)'; {HARMLESS_BENEATH}"
+    );
+    let statements: Vec<&str> = SORTING
+        .iter()
+        .copied()
+        .chain(["SELECT n::point FROM t", "SELECT id + 1 FROM t", "SELECT 5::point"])
+        .collect();
+    beneath(&schema, &statements, true).await
+}
+
 #[tokio::test]
 async fn no_built_in_off_the_list_is_a_read() -> Result<()> {
     let lab = Lab::start().await?;

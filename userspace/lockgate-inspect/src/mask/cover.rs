@@ -1,8 +1,8 @@
 //! Which columns of a target are masked, by the server's own (table OID, attribute number): what the patterns name, and
 //! what takes its values from there (children and partitions, their parents, generated columns, views).
 
-use super::{MaskKeys, judge::Judge, method::Method, reach::Reach, taint::Taint};
-use crate::sql::catalogue::{CatalogueSnapshot, Relation, RelationKind, ViewDefinition};
+use super::{MaskKeys, carry::Carriers, judge::Judge, method::Method, reach::Reach, taint::Taint};
+use crate::sql::catalogue::{CatalogueSnapshot, Lookup, Relation, RelationKind, ViewDefinition};
 use lockgate_model::verdict::{ColumnPattern, MaskSpec, UnknownLineage};
 use std::collections::{HashMap, HashSet};
 
@@ -103,13 +103,20 @@ impl Cover {
         cover.by_generation(catalogue);
         cover.reach = Reach::known(catalogue);
         // Views call functions and functions read views: each round can only add.
-        for _ in 0..MAX_REACH_ROUNDS {
+        let mut carried = Carriers::default();
+        for round in 0..MAX_REACH_ROUNDS {
             cover.by_view(catalogue, spec.on_unknown_lineage);
             cover.by_default(catalogue);
+            cover.by_remote(spec, catalogue, keys);
+            for (relation, attnum) in carried.columns(&cover, catalogue) {
+                cover.put(relation, attnum, Method::Redact);
+            }
+            cover.by_inheritance(catalogue);
+            cover.by_generation(catalogue);
             cover.by_type(catalogue);
-            let known = cover.reach.size();
+            let known = (cover.reach.size(), cover.columns.len());
             cover.reach = Reach::new(&cover, catalogue);
-            if cover.reach.size() == known {
+            if (cover.reach.size(), cover.columns.len()) == known && round > 0 {
                 break;
             }
         }
@@ -118,6 +125,29 @@ impl Cover {
         reach.wire(&cover, catalogue);
         cover.reach = reach;
         cover
+    }
+
+    /// A foreign table shows what its columns are called where they are; that may be this very database.
+    fn by_remote(&mut self, spec: &MaskSpec, catalogue: &CatalogueSnapshot, keys: &MaskKeys) {
+        for (relation, attnum, [schema, table, column]) in catalogue.remote() {
+            for mask in spec.columns.iter().filter(|mask| matches(&mask.pattern, schema, table, column)) {
+                self.put(*relation, *attnum, Method::of(&mask.method, keys));
+            }
+            let here = catalogue.resolve(Some(schema), table, &Lookup::Anywhere);
+            let source = here.candidates().iter().find_map(|one| Some((one.oid, one.column(column)?.attnum)));
+            if let Some(method) = source.and_then(|(oid, attnum)| self.column(oid, attnum)).cloned() {
+                self.put(*relation, *attnum, method);
+            }
+        }
+    }
+
+    /// The names of masked columns, lower case; those of the server's own, "query" and "data", are everyday words.
+    pub(super) fn masked_names(&self, catalogue: &CatalogueSnapshot) -> HashSet<String> {
+        let own = catalogue.relations().iter().filter(|relation| relation.schema != "pg_catalog");
+        own.flat_map(|relation| relation.columns.iter().map(move |column| (relation.oid, column)))
+            .filter(|(relation, column)| self.column(*relation, column.attnum).is_some())
+            .map(|(_, column)| column.name.to_lowercase())
+            .collect()
     }
 
     /// A column whose default or formula calls what reaches masked columns holds what that returned.

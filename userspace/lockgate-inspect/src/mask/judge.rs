@@ -201,6 +201,12 @@ impl<'a> Judge<'a> {
                 }
                 self.item(alias.name.clone(), Columns::unnamed(all), scope)
             }
+            Source::Sample { relation, arguments } => {
+                let columns = self.source(relation, scope);
+                let taint = self.taint(arguments, scope);
+                self.misused(Place::RowCount, &taint);
+                columns
+            }
             Source::Join { left, right, on, using, natural, alias } => {
                 let left = self.source(left, scope);
                 let right = self.source(right, scope);
@@ -274,7 +280,7 @@ impl<'a> Judge<'a> {
         scope.put_star(star);
     }
 
-    fn columns_of(&mut self, relation: &Relation) -> Columns {
+    pub(super) fn columns_of(&mut self, relation: &Relation) -> Columns {
         let named = relation.columns.iter().map(|column| {
             let taint = match self.cover.column(relation.oid, column.attnum) {
                 None => Taint::Clean,
@@ -450,6 +456,58 @@ impl<'a> Judge<'a> {
             }
             _ => Taint::Unknown,
         }
+    }
+
+    /// The columns into which a statement inside some code stores what it ought not to show: (relation, attribute).
+    pub(super) fn carried(
+        &mut self,
+        change: &Change,
+        parent: &Scope<'_>,
+        carries: &dyn Fn(&Taint) -> bool,
+    ) -> Vec<(u32, i16)> {
+        let mut outer = Scope::within(parent);
+        self.ctes(&change.ctes, &mut outer);
+        let source = change.source.as_ref().map(|source| self.query(source, &outer));
+        let mut scope = Scope::within(&outer);
+        let target = self.relation(&change.target);
+        let shown = change.alias.clone().unwrap_or_else(|| change.target.name.clone());
+        self.item(Some(shown), target, &mut scope);
+        self.sources(&change.from, &mut scope);
+        let mut assigns = false;
+        for value in &change.assigned {
+            assigns |= carries(&self.taint(value, &scope));
+        }
+        let mut found = Vec::new();
+        let lookup = Lookup::Anywhere;
+        let resolved = self.catalogue.resolve(change.target.schema.as_deref(), &change.target.name, &lookup);
+        for relation in resolved.candidates() {
+            let mut put = |name: Option<&str>| {
+                let named =
+                    relation.columns.iter().filter(|column| name.is_none_or(|name| column.name == name));
+                found.extend(named.map(|column| (relation.oid, column.attnum)));
+            };
+            if assigns {
+                match change.set.as_slice() {
+                    [] => put(None),
+                    names => names.iter().for_each(|name| put(Some(name))),
+                }
+            }
+            let Some(source) = &source else { continue };
+            let names: Vec<&str> = match change.columns.as_slice() {
+                [] => relation.columns.iter().map(|column| column.name.as_str()).collect(),
+                names => names.iter().map(String::as_str).collect(),
+            };
+            match source.clone().ordered() {
+                Some(values) => names
+                    .iter()
+                    .zip(values)
+                    .filter(|(_, (_, taint))| carries(taint))
+                    .for_each(|(name, _)| put(Some(name))),
+                None if carries(&source.all) => names.iter().for_each(|name| put(Some(name))),
+                None => {}
+            }
+        }
+        found
     }
 
     /// INSERT, UPDATE, DELETE, MERGE; answers what RETURNING shows.

@@ -3,6 +3,7 @@
 //! Built per session and catalogue ([`MaskPlan`]), asked per statement ([`MaskPlan::judge`]), applied per row
 //! ([`RowMask::apply`]). It never decides whether a statement may run for other reasons, and never sees a socket.
 
+mod carry;
 mod copy;
 mod cover;
 mod detector;

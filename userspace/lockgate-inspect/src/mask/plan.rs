@@ -200,6 +200,13 @@ impl MaskPlan {
         let changes = !matches!(statement.class(), SqlClass::Read | SqlClass::CopyOut);
         // A rule's rows come between the statement's own, described in the same way.
         let ruled = changes && inner.is_wired(usage, |oid| inner.catalogue.is_ruled(oid));
+        if !pass && changes && inner.is_wired(usage, |oid| inner.carries_by_rule(oid)) {
+            return Err(inner.refuse(
+                "a rule of a relation that it names reads masked columns and may keep their values elsewhere"
+                    .to_owned(),
+                "have it done by somebody whose columns are not masked, or make a trigger of the rule",
+            ));
+        }
         let outputs = if ruled { Columns::unnamed(Taint::Unknown) } else { outputs };
         let triggered = changes
             && inner.is_wired(usage, |oid| {
@@ -320,6 +327,13 @@ impl Inner {
             .relations
             .iter()
             .any(|name| self.resolve(usage, name).candidates().iter().any(|relation| test(relation.oid)))
+    }
+
+    /// Whether the rules of a relation read what is masked and touch a relation that holds nothing masked.
+    fn carries_by_rule(&self, oid: u32) -> bool {
+        let touched = self.catalogue.rules(oid);
+        touched.iter().any(|(relation, attnum)| self.cover.column(*relation, *attnum).is_some())
+            && touched.iter().any(|(relation, _)| *relation != oid && !self.cover.touches(*relation))
     }
 
     fn lineage(

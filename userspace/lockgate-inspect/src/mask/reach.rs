@@ -365,7 +365,7 @@ mod tests {
                 })
                 .collect(),
             triggers: [(3, vec!["reads".to_owned()]), (4, vec!["adds".to_owned()])].into(),
-            ruled: [5].into(),
+            ruled: [(5, Vec::new())].into(),
             search_path: vec!["public".to_owned()],
             ..CatalogueParts::default()
         })

@@ -146,8 +146,11 @@ pub struct CatalogueParts {
     pub owned: HashSet<u32>,
     /// Foreign keys that change rows: from the relation that is referred to to those whose rows change with it.
     pub cascades: HashMap<u32, Vec<u32>>,
-    /// OIDs of relations with rules, other than what makes a view.
-    pub ruled: HashSet<u32>,
+    /// OIDs of relations with rules, other than what makes a view, and what the rules read and write: (relation OID, attribute
+    /// number; 0 for the whole relation).
+    pub ruled: HashMap<u32, Vec<(u32, i16)>>,
+    /// What columns of foreign tables are called where they are: schema, relation, column.
+    pub remote: Vec<(u32, i16, [String; 3])>,
     /// `current_schemas(false)` of a fresh session of the upstream role: the search path when a session set none.
     pub search_path: Vec<String>,
     /// The code that reading can run.
@@ -183,7 +186,8 @@ pub struct CatalogueSnapshot {
     row_types: HashMap<u32, u32>,
     sizes: HashMap<u32, TableSize>,
     keys: HashMap<u32, Vec<Vec<i16>>>,
-    ruled: HashSet<u32>,
+    ruled: HashMap<u32, Vec<(u32, i16)>>,
+    remote: Vec<(u32, i16, [String; 3])>,
     search_path: Vec<String>,
     children: HashMap<u32, Vec<u32>>,
     views: HashMap<u32, OnceLock<View>>,
@@ -305,6 +309,7 @@ impl CatalogueSnapshot {
             sizes: parts.sizes,
             keys: parts.keys,
             ruled: parts.ruled,
+            remote: parts.remote,
             search_path: parts.search_path,
             children,
             views,
@@ -557,7 +562,17 @@ impl CatalogueSnapshot {
 
     /// Whether rules turn what is done to a relation into something else.
     pub(crate) fn is_ruled(&self, oid: u32) -> bool {
-        self.ruled.contains(&oid)
+        self.ruled.contains_key(&oid)
+    }
+
+    /// What the rules of a relation read and write.
+    pub(crate) fn rules(&self, oid: u32) -> &[(u32, i16)] {
+        self.ruled.get(&oid).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// What columns of foreign tables are called where they are.
+    pub(crate) fn remote(&self) -> &[(u32, i16, [String; 3])] {
+        &self.remote
     }
 
     /// Whether a function of this name exists outside `pg_catalog`.

@@ -260,6 +260,10 @@ impl Sources {
             }
             Source::Query { query, .. } => self.query(query, ctes),
             Source::Function { arguments, .. } => arguments.iter().for_each(|value| self.expr(value, ctes)),
+            Source::Sample { relation, arguments } => {
+                self.source(relation, ctes);
+                self.expr(arguments, ctes);
+            }
             Source::Join { left, right, .. } => {
                 self.source(left, ctes);
                 self.source(right, ctes);

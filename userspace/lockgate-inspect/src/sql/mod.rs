@@ -36,6 +36,7 @@ mod risk;
 mod routine;
 mod second;
 mod state;
+pub(crate) mod stores;
 mod text;
 mod tree;
 pub(crate) mod usage;

@@ -115,6 +115,8 @@ pub struct UserCast {
     pub target: u32,
     /// `pg_cast.castfunc`.
     pub function: u32,
+    /// `pg_cast.castcontext` is i: expressions run it where types differ, with no word of it in the text.
+    pub implicit: bool,
 }
 
 /// The code in a database that reading can run.
@@ -128,6 +130,8 @@ pub struct Code {
     pub types: Vec<UserType>,
     /// Casts.
     pub casts: Vec<UserCast>,
+    /// Functions, by OID, with which the server sorts, hashes and compares values of built-in types, where it was told to.
+    pub sorting: Vec<u32>,
     /// What the row security policies of a relation run, where row security is switched on.
     pub policies: HashMap<u32, Vec<Guard>>,
     /// Functions in the conditions of a relation's indexes, checks and policies: planning can run them.
@@ -166,6 +170,18 @@ pub(super) struct CodeIndex {
     types: Vec<OnceLock<bool>>,
     relations: HashMap<u32, OnceLock<bool>>,
     changes_settings: OnceLock<bool>,
+    beneath: OnceLock<Beneath>,
+}
+
+/// What runs code of the database's own with nothing in a statement to name it, and no type of its own in sight.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Beneath {
+    /// Sorting, hashing and comparing.
+    pub(super) sorts: bool,
+    /// Casts that are written.
+    pub(super) casts: bool,
+    /// Casts that are not: any expression over two types.
+    pub(super) casts_by_itself: bool,
 }
 
 impl Clone for CodeIndex {
@@ -199,6 +215,7 @@ impl CodeIndex {
             types: code.types.iter().map(|_| OnceLock::new()).collect(),
             relations: relations.map(|oid| (oid, OnceLock::new())).collect(),
             changes_settings: OnceLock::new(),
+            beneath: OnceLock::new(),
             code,
         }
     }
@@ -303,6 +320,16 @@ impl CatalogueSnapshot {
             known.get_or_init(|| body);
         }
         Some((routine, known.get()?.as_ref()?))
+    }
+
+    /// The names of what is handed to functions of a name.
+    pub(crate) fn parameters(&self, name: &str) -> Vec<String> {
+        let handed =
+            |argument: &&Argument| matches!(argument.mode, 'i' | 'b' | 'v') && !argument.name.is_empty();
+        self.routines_named(None, name)
+            .filter_map(|index| self.code_index.code.routines.get(index))
+            .flat_map(|routine| routine.arguments.iter().filter(handed).map(|argument| argument.name.clone()))
+            .collect()
     }
 
     /// Whether a function of this name stands beside a built-in one.
@@ -415,6 +442,29 @@ impl CatalogueSnapshot {
                 "sql" | "plpgsql" => names_settings(&routine.body),
                 _ => true,
             })
+        })
+    }
+
+    /// What superusers wired to built-in types: default operator classes for those that have none, casts between them. All
+    /// of it is harmless if nothing in it does harm as long as the rest of it does none.
+    pub(super) fn beneath(&self) -> Beneath {
+        *self.code_index.beneath.get_or_init(|| {
+            let code = &self.code_index.code;
+            let of_builtins =
+                |cast: &&UserCast| cast.source < FIRST_NORMAL_OID && cast.target < FIRST_NORMAL_OID;
+            let casts: Vec<&UserCast> = code.casts.iter().filter(of_builtins).collect();
+            if casts.is_empty() && code.sorting.is_empty() {
+                return Beneath::default();
+            }
+            // A copy, since what is worked out under an assumption must not be remembered when that turns out wrong.
+            let supposed = self.clone();
+            let _first = supposed.code_index.beneath.set(Beneath::default());
+            let harms = |oid: u32| !supposed.function(oid, &[]);
+            Beneath {
+                sorts: code.sorting.iter().any(|oid| harms(*oid)),
+                casts: casts.iter().any(|cast| harms(cast.function)),
+                casts_by_itself: casts.iter().any(|cast| cast.implicit && harms(cast.function)),
+            }
         })
     }
 

@@ -159,6 +159,11 @@ pub(crate) enum Source {
         arguments: Vec<Expr>,
         alias: Alias,
     },
+    /// TABLESAMPLE, with the arguments that decide which rows come out.
+    Sample {
+        relation: Box<Source>,
+        arguments: Expr,
+    },
     Join {
         left: Box<Source>,
         right: Box<Source>,
@@ -199,6 +204,8 @@ pub(crate) struct Change {
     pub(crate) columns: Vec<String>,
     /// Values that are stored.
     pub(crate) assigned: Vec<Expr>,
+    /// The columns that they are stored in, wherever it is said; empty is all.
+    pub(crate) set: Vec<String>,
     /// WHERE, ON, conditions, conflict targets.
     pub(crate) places: Vec<(Place, Expr)>,
     pub(crate) returning: Vec<Output>,

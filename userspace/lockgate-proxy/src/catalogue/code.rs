@@ -17,6 +17,8 @@ pub(crate) enum CodeQuery {
     Types,
     /// Casts that run a function.
     Casts,
+    /// What sorts, hashes and compares values of built-in types.
+    Sorting,
     /// Expressions of row security policies.
     Policies,
     /// Functions that planning a query over a relation can run.
@@ -25,8 +27,15 @@ pub(crate) enum CodeQuery {
 
 impl CodeQuery {
     /// In the order in which they are asked.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Routines, Self::Operators, Self::Types, Self::Casts, Self::Policies, Self::Planned];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Routines,
+        Self::Operators,
+        Self::Types,
+        Self::Casts,
+        Self::Sorting,
+        Self::Policies,
+        Self::Planned,
+    ];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -34,6 +43,7 @@ impl CodeQuery {
             Self::Operators => "operators' functions",
             Self::Types => "types",
             Self::Casts => "casts",
+            Self::Sorting => "operator classes of built-in types",
             Self::Policies => "row security policies",
             Self::Planned => "functions in conditions",
         }
@@ -112,8 +122,21 @@ impl CodeQuery {
                  WHERE t.oid >= 16384"
             }
             Self::Casts => {
-                "SELECT c.castsource, c.casttarget, c.castfunc FROM pg_catalog.pg_cast AS c \
+                "SELECT c.castsource, c.casttarget, c.castfunc, c.castcontext = 'i' FROM pg_catalog.pg_cast AS c \
                  WHERE c.oid >= 16384 AND c.castfunc <> 0"
+            }
+            // Some built-in types come without a default operator class (json, xml, point), and families of the system's can
+            // be added to. Other classes sort where an index or a statement names them, by an operator of their own.
+            Self::Sorting => {
+                "WITH family AS MATERIALIZED (SELECT f.oid FROM pg_catalog.pg_opfamily AS f \
+                 JOIN pg_catalog.pg_am AS m ON m.oid = f.opfmethod \
+                 WHERE m.amname IN ('btree', 'hash') AND (f.oid < 16384 OR EXISTS (SELECT FROM pg_catalog.pg_opclass AS k \
+                  WHERE k.opcfamily = f.oid AND k.opcdefault))) \
+                 SELECT a.amproc::oid FROM pg_catalog.pg_amproc AS a JOIN family AS f ON f.oid = a.amprocfamily \
+                 WHERE a.amproc::oid >= 16384 AND a.amproclefttype < 16384 AND a.amprocrighttype < 16384 \
+                 UNION SELECT o.oprcode::oid FROM pg_catalog.pg_amop AS a JOIN family AS f ON f.oid = a.amopfamily \
+                 JOIN pg_catalog.pg_operator AS o ON o.oid = a.amopopr \
+                 WHERE o.oprcode::oid >= 16384 AND a.amoplefttype < 16384 AND a.amoprighttype < 16384"
             }
             // Their trees name every function, casts and operators included; deparsing them would wait for locks.
             Self::Policies => {
@@ -210,7 +233,9 @@ impl CodeQuery {
                 source: row.number("source")?,
                 target: row.number("target")?,
                 function: row.number("function")?,
+                implicit: row.text("whether it is implicit")? != "f",
             }),
+            Self::Sorting => code.sorting.push(row.number("function")?),
             Self::Policies => {
                 let relation = row.number("relation")?;
                 let function = numbers(row, "function")?.first().copied();

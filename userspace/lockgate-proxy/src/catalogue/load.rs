@@ -50,6 +50,7 @@ pub(super) async fn load(
         CatalogueQuery::TypeParts,
         CatalogueQuery::Triggers,
         CatalogueQuery::Rules,
+        CatalogueQuery::Remote,
     ]
     .into_iter()
     .chain(CodeQuery::ALL.map(CatalogueQuery::Code))
@@ -261,7 +262,14 @@ impl Reading {
                 self.parts.triggers.entry(relation).or_default().push(function);
             }
             CatalogueQuery::Rules => {
-                self.parts.ruled.insert(row.number("relation")?);
+                let relation = row.number("relation")?;
+                let touched = (row.number("what it touches")?, row.number("attribute number")?);
+                self.parts.ruled.entry(relation).or_default().push(touched);
+            }
+            CatalogueQuery::Remote => {
+                let (relation, attnum) = (row.number("relation")?, row.number("attribute number")?);
+                let (schema, table) = (row.text("schema there")?, row.text("table there")?);
+                self.parts.remote.push((relation, attnum, [schema, table, row.text("column there")?]));
             }
             CatalogueQuery::Relations => self.relation(&mut row)?,
             CatalogueQuery::Columns => {

@@ -52,8 +52,10 @@ pub(crate) enum CatalogueQuery {
     Code(CodeQuery),
     /// Which functions a relation's triggers run.
     Triggers,
-    /// Which relations have rules.
+    /// Which relations have rules, and what these read and write.
     Rules,
+    /// What the columns of foreign tables are called where they are.
+    Remote,
     /// A new snapshot, in which a failure of the one before is forgotten.
     Again,
     /// Unique keys that hold for every row.
@@ -94,6 +96,7 @@ impl CatalogueQuery {
             Self::Code(query) => query.name(),
             Self::Triggers => "triggers",
             Self::Rules => "rules",
+            Self::Remote => "foreign tables",
             Self::ViewTexts => "view definitions",
             Self::Routines => "functions by OID",
             Self::Again => "the second part",
@@ -132,7 +135,10 @@ impl CatalogueQuery {
                  (SELECT pg_catalog.concat(pg_catalog.count(*), ':', pg_catalog.sum(f.xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_attrdef AS f), \
                  (SELECT pg_catalog.concat(pg_catalog.count(*), ':', pg_catalog.sum(y.xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_policy AS y), \
                  (SELECT pg_catalog.concat(pg_catalog.count(*), ':', pg_catalog.sum(q.xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_constraint AS q), \
-                 (SELECT pg_catalog.concat(pg_catalog.count(*), ':', pg_catalog.sum(u.xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_db_role_setting AS u))"
+                 (SELECT pg_catalog.concat(pg_catalog.count(*), ':', pg_catalog.sum(u.xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_db_role_setting AS u), \
+                 (SELECT pg_catalog.concat(pg_catalog.count(*), ':', pg_catalog.sum(w.xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_amproc AS w), \
+                 (SELECT pg_catalog.concat(pg_catalog.count(*), ':', pg_catalog.sum(z.xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_amop AS z), \
+                 (SELECT pg_catalog.concat(pg_catalog.count(*), ':', pg_catalog.sum(v.xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_foreign_table AS v))"
             }
             Self::Relations => {
                 "SELECT c.oid, n.nspname, c.relname, c.relkind \
@@ -321,8 +327,21 @@ impl CatalogueQuery {
                  WHERE NOT t.tgisinternal"
             }
             Self::Rules => {
-                "SELECT DISTINCT r.ev_class FROM pg_catalog.pg_rewrite AS r \
+                "SELECT DISTINCT r.ev_class, coalesce(d.refobjid, r.ev_class), coalesce(d.refobjsubid, 0) FROM pg_catalog.pg_rewrite AS r \
+                 LEFT JOIN pg_catalog.pg_depend AS d ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_rewrite'::pg_catalog.regclass \
+                 AND d.objid OPERATOR(pg_catalog.=) r.oid AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass \
                  WHERE r.ev_type OPERATOR(pg_catalog.<>) '1'::pg_catalog.\"char\""
+            }
+            // Names as postgres_fdw's options have them; where an option is missing, the name is the same there.
+            Self::Remote => {
+                "SELECT a.attrelid, a.attnum, \
+                 coalesce((SELECT o.option_value FROM pg_catalog.pg_options_to_table(f.ftoptions) AS o WHERE o.option_name = 'schema_name'), n.nspname), \
+                 coalesce((SELECT o.option_value FROM pg_catalog.pg_options_to_table(f.ftoptions) AS o WHERE o.option_name = 'table_name'), c.relname), \
+                 coalesce((SELECT o.option_value FROM pg_catalog.pg_options_to_table(a.attfdwoptions) AS o WHERE o.option_name = 'column_name'), a.attname) \
+                 FROM pg_catalog.pg_foreign_table AS f \
+                 JOIN pg_catalog.pg_class AS c ON c.oid = f.ftrelid \
+                 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
+                 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = f.ftrelid AND a.attnum > 0 AND NOT a.attisdropped"
             }
             Self::Again => {
                 // The settings were made in the transaction that BEGIN opened, and went with it.

@@ -57,6 +57,7 @@ impl Walk<'_> {
             source: None,
             columns: Vec::new(),
             assigned: Vec::new(),
+            set: Vec::new(),
             places: Vec::new(),
             returning: Vec::new(),
         }
@@ -114,14 +115,20 @@ impl Walk<'_> {
             .into_iter()
             .collect::<Vec<Source>>();
         self.condition(Place::Join, merge.join_condition.as_deref(), &mut change);
+        let mut inserts_all = false;
         for when in &merge.merge_when_clauses {
             let Some(NodeEnum::MergeWhenClause(when)) = &when.node else { continue };
             self.condition(Place::Condition, when.condition.as_deref(), &mut change);
             self.assignments(&when.target_list, &mut change);
+            // INSERT without a column list names none: any column may get the values.
+            inserts_all |= when.target_list.is_empty() && !when.values.is_empty();
             for value in &when.values {
                 let expr = self.expr(Some(value));
                 change.assigned.push(expr);
             }
+        }
+        if inserts_all {
+            change.set.clear();
         }
         self.returning(merge.returning_clause.as_ref(), &mut change);
         change
@@ -132,6 +139,7 @@ impl Walk<'_> {
         for target in targets {
             let Some(NodeEnum::ResTarget(target)) = &target.node else { continue };
             self.gathered.columns.insert(target.name.clone());
+            change.set.push(target.name.clone());
             let mut subscripts = Expr::default();
             self.all(&target.indirection, None, &mut subscripts);
             change.assigned.push(subscripts);

@@ -71,6 +71,7 @@ impl Walk<'_> {
     }
 
     pub(super) fn expr_into(&mut self, node: &NodeEnum, place: Option<Place>, out: &mut Expr) {
+        self.beneath(node);
         match node {
             NodeEnum::ColumnRef(column) => self.column(column, place, out),
             NodeEnum::FuncCall(call) => self.call(call, place, out),
@@ -119,6 +120,23 @@ impl Walk<'_> {
             }
             NodeEnum::CurrentOfExpr(_) | NodeEnum::AConst(_) | NodeEnum::ParamRef(_) => {}
             other => self.below(other, place, out),
+        }
+    }
+
+    /// What a node may run without a word of it: casts between the types of its parts, and what compares their values.
+    fn beneath(&mut self, node: &NodeEnum) {
+        match node {
+            NodeEnum::ColumnRef(_) | NodeEnum::AConst(_) | NodeEnum::ParamRef(_) => {}
+            NodeEnum::FuncCall(_) | NodeEnum::MinMaxExpr(_) | NodeEnum::SubLink(_) => {
+                self.sorts();
+                self.converts();
+            }
+            NodeEnum::TypeCast(cast) => match inner(&cast.arg) {
+                // A literal is read by its type's input function.
+                Some(NodeEnum::AConst(constant)) if matches!(constant.val, Some(Val::Sval(_))) => {}
+                _ => self.casts(),
+            },
+            _ => self.converts(),
         }
     }
 
@@ -184,7 +202,10 @@ impl Walk<'_> {
                     self.read(relation);
                 }
             }
-            Child::Type(name) => self.type_name(name, out),
+            Child::Type(name) => {
+                self.casts();
+                self.type_name(name, out);
+            }
         }
     }
 

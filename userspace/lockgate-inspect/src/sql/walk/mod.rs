@@ -365,6 +365,9 @@ impl<'a> Walk<'a> {
     }
 
     fn operator_of(&mut self, schema: Option<&str>, name: &str) -> bool {
+        // A comparison can become a join that sorts or hashes.
+        self.sorts();
+        self.converts();
         match function::operator(schema, name, self.state, self.catalogue) {
             Operator::Builtin => return true,
             // It changes nothing, but what it shows is its own affair.
@@ -374,6 +377,27 @@ impl<'a> Walk<'a> {
             Operator::Unknown => self.unknown_call(name, SqlClass::Write, &[SqlEffect::UnknownFunction]),
         }
         false
+    }
+
+    /// Values are sorted, hashed or compared, by a function that nothing here names.
+    fn sorts(&mut self) {
+        if self.catalogue.is_some_and(|catalogue| catalogue.beneath().sorts) {
+            self.unknown(SqlClass::Write, &[SqlEffect::UnknownFunction]);
+        }
+    }
+
+    /// Values of one type may have to become values of another.
+    fn converts(&mut self) {
+        if self.catalogue.is_some_and(|catalogue| catalogue.beneath().casts_by_itself) {
+            self.unknown(SqlClass::Write, &[SqlEffect::UnknownFunction]);
+        }
+    }
+
+    /// A value becomes one of a type that is named.
+    fn casts(&mut self) {
+        if self.catalogue.is_some_and(|catalogue| catalogue.beneath().casts) {
+            self.unknown(SqlClass::Write, &[SqlEffect::UnknownFunction]);
+        }
     }
 
     /// Operators that a construct of the grammar stands for, and that the server looks up by name.

@@ -28,6 +28,10 @@ impl Walk<'_> {
         let body = match SetOperation::try_from(select.op) {
             Ok(SetOperation::SetopUnion | SetOperation::SetopIntersect | SetOperation::SetopExcept) => {
                 let compares = !(select.all && select.op == SetOperation::SetopUnion as i32);
+                self.converts();
+                if compares {
+                    self.sorts();
+                }
                 let mut side = |side: &Option<Box<SelectStmt>>| {
                     Box::new(side.as_ref().map_or_else(Query::empty, |side| self.query(side)))
                 };
@@ -37,6 +41,9 @@ impl Walk<'_> {
             _ if !select.values_lists.is_empty() => Body::Values(self.values(&select.values_lists)),
             _ => Body::Select(self.select(select)),
         };
+        if !select.sort_clause.is_empty() {
+            self.sorts();
+        }
         self.places(Place::OrderBy, &select.sort_clause, &mut places);
         for limit in [&select.limit_offset, &select.limit_count].into_iter().flatten() {
             let expr = self.expr(Some(limit));
@@ -51,6 +58,7 @@ impl Walk<'_> {
     }
 
     fn values(&mut self, lists: &[Node]) -> Vec<Vec<Expr>> {
+        self.converts();
         lists
             .iter()
             .map(|list| match &list.node {
@@ -64,6 +72,9 @@ impl Walk<'_> {
         let from = self.from(&select.from_clause);
         let mut places = Vec::new();
         let distinct = !select.distinct_clause.is_empty();
+        if distinct || !select.group_clause.is_empty() || !select.window_clause.is_empty() {
+            self.sorts();
+        }
         // DISTINCT without ON is a list of one empty node.
         let on: Vec<Node> =
             select.distinct_clause.iter().filter(|node| node.node.is_some()).cloned().collect();
@@ -202,11 +213,12 @@ impl Walk<'_> {
                 Source::Function { arguments, alias: self.named(call.alias.as_ref()) }
             }
             NodeEnum::RangeTableSample(sample) => {
-                let mut arguments = Expr::default();
-                self.all(&sample.args, None, &mut arguments);
+                // They decide how many rows come out.
+                let (mut arguments, place) = (Expr::default(), Some(Place::RowCount));
+                self.all(&sample.args, place, &mut arguments);
                 self.all(
                     sample.repeatable.as_deref().map(std::slice::from_ref).unwrap_or_default(),
-                    None,
+                    place,
                     &mut arguments,
                 );
                 match super::qualified(&sample.method) {
@@ -217,7 +229,7 @@ impl Walk<'_> {
                     _ => self.unknown(SqlClass::Write, &[SqlEffect::UnknownFunction]),
                 }
                 match inner(&sample.relation) {
-                    Some(relation) => self.source(relation),
+                    Some(relation) => Source::Sample { relation: Box::new(self.source(relation)), arguments },
                     None => Source::Function { arguments: vec![arguments], alias: Alias::default() },
                 }
             }
