@@ -1,21 +1,24 @@
-//! The signed head: how long the log is and what its last record's hash is, as a C2SP signed note.
+//! The signed head: how long the log is, the root of its tree and its last record's hash, as a C2SP signed note.
 //!
 //! ```text
 //! lockgate-audit/build-7                                origin: names the log
 //! 1042                                                  size: how many records it covers
-//! 6Ho0…=                                                base64 of hash(1042), see `chain`
+//! q1Xw…=                                                base64 of the tree's root, see `tree`
+//! chain 6Ho0…=                                          extension line: base64 of hash(1042), see `chain`
 //! time 2026-11-21T09:00:00Z                             extension line: when it was signed
 //!
 //! — lockgate-audit/build-7 mX0f…=                       base64 of key id ‖ Ed25519 signature
 //! ```
 //!
-//! The shape is that of <https://c2sp.org/tlog-checkpoint> over <https://c2sp.org/signed-note>, so that note
-//! tools read it. One difference: the third line is the hash of a chain, not the root of an RFC 6962 tree; the
-//! origin's prefix tells. Keys have the note format as well (`name+keyid+base64`).
+//! It is a <https://c2sp.org/tlog-checkpoint> over <https://c2sp.org/signed-note>, so tools for transparency logs read it.
+//! Keys have the note format as well (`name+keyid+base64`).
 //!
 //! Pure: the caller brings the seed and the time, and decides where a note rests.
 
-use crate::chain::{ChainHash, Tip};
+use crate::{
+    chain::{ChainHash, Tip},
+    tree::Hash,
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use ed25519_dalek::{Signature, Signer as _, VerifyingKey};
 use lockgate_model::{Secret, Timestamp, id::NodeName};
@@ -36,6 +39,8 @@ pub struct Checkpoint {
     pub origin: String,
     /// The last record it covers.
     pub tip: Tip,
+    /// The root of the tree of the records it covers.
+    pub root: Hash,
     /// When it was signed.
     pub signed_at: Timestamp,
 }
@@ -44,7 +49,7 @@ pub struct Checkpoint {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoteError {
     /// Not a note of this shape.
-    #[error("expected a checkpoint (origin, size, base64 hash, time, blank line, signature): {0}")]
+    #[error("expected a checkpoint (origin, size, base64 root, chain, time, blank line, signature): {0}")]
     Malformed(&'static str),
     /// None of its signatures is by the key.
     #[error("expected a signature by key {expected}, got signatures by {got}")]
@@ -206,9 +211,10 @@ impl FromStr for PublicKey {
 impl Checkpoint {
     fn text(&self) -> String {
         format!(
-            "{}\n{}\n{}\ntime {}\n",
+            "{}\n{}\n{}\nchain {}\ntime {}\n",
             self.origin,
             self.tip.seq,
+            BASE64.encode(self.root),
             BASE64.encode(self.tip.hash.0),
             self.signed_at
         )
@@ -222,14 +228,20 @@ impl Checkpoint {
             return Err(NoteError::Malformed("the origin is not that of a lockgate log"));
         }
         let seq = next("size")?.parse().map_err(|_| NoteError::Malformed("size"))?;
-        let hash = BASE64.decode(next("hash")?).map_err(|_| NoteError::Malformed("hash"))?;
-        let hash = ChainHash(hash.try_into().map_err(|_| NoteError::Malformed("hash length"))?);
+        let root = hash(next("root")?, "root")?;
+        let chain = next("chain")?.strip_prefix("chain ").ok_or(NoteError::Malformed("chain"))?;
+        let hash = ChainHash(hash(chain, "chain")?);
         let signed_at = next("time")?
             .strip_prefix("time ")
             .and_then(|time| time.parse().ok())
             .ok_or(NoteError::Malformed("time"))?;
-        Ok(Self { origin, tip: Tip { seq, hash }, signed_at })
+        Ok(Self { origin, tip: Tip { seq, hash }, root, signed_at })
     }
+}
+
+fn hash(text: &str, what: &'static str) -> Result<Hash, NoteError> {
+    let bytes = BASE64.decode(text).map_err(|_| NoteError::Malformed(what))?;
+    bytes.try_into().map_err(|_| NoteError::Malformed(what))
 }
 
 /// The signed text (with its last newline) and the signatures: name, key id ‖ signature.
@@ -282,6 +294,7 @@ mod tests {
         Checkpoint {
             origin: origin(&"build 7+x".into()),
             tip: Tip { seq: 42, hash: ChainHash([7; 32]) },
+            root: [8; 32],
             signed_at: "2026-11-21T09:00:00Z".parse().unwrap(),
         }
     }

@@ -13,12 +13,15 @@ pub mod canonical;
 pub mod chain;
 pub mod checkpoint;
 mod opening;
+pub mod proof;
 pub mod record;
+pub mod tree;
 pub mod verify;
 
 pub use canonical::EncodeError;
 pub use chain::{Chain, ChainHash, Encoded, Tip};
 pub use checkpoint::{Checkpoint, NoteError, PublicKey, SigningKey};
 pub use opening::Memo;
+pub use proof::{Growth, Inclusion, ProofError};
 pub use record::{DecodeError, Record};
 pub use verify::{Finding, Integrity, Place, Problem, Report, Verifier};

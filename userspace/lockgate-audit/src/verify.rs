@@ -8,7 +8,7 @@
 //! | a record deleted, a segment removed     | its number is missing                                            |
 //! | records reordered, copied               | a number comes late, or twice                                    |
 //! | the end cut off                         | fewer records than the signed head covers                        |
-//! | everything written anew                 | links fit, and the signed head's hash does not                   |
+//! | everything written anew                 | links fit, and the signed head's hash and root do not            |
 //! | the head removed, edited, signed by another key | the head does not open with the trusted key              |
 //!
 //! What is after the last signed head is linked but not signed yet: cutting there leaves no trace, and a torn
@@ -22,6 +22,7 @@ use crate::{
     chain::{ChainHash, Tip},
     checkpoint::{Checkpoint, PublicKey},
     record::{MAX_RECORD_BYTES, VERSION},
+    tree::{self, Frontier, Hash},
 };
 use lockgate_model::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -160,6 +161,9 @@ pub enum Problem {
         /// The record whose signed hash is another.
         through: u64,
     },
+    /// The signed hash of the last record fits, and the signed root of the tree is another's: whoever holds the key
+    /// signed two logs.
+    RootDiffers,
     /// There is no signed head, or none that opens with the trusted key.
     HeadUnproven {
         /// Why.
@@ -170,8 +174,10 @@ pub enum Problem {
 /// Goes through a log, line by line.
 pub struct Verifier {
     key: Option<PublicKey>,
-    /// Signed heads by size; several hashes for one size can only be a fork.
-    checkpoints: BTreeMap<u64, ChainHash>,
+    /// Signed heads by size, hash and root; several for one size can only be a fork.
+    checkpoints: BTreeMap<u64, (ChainHash, Hash)>,
+    /// The tree of the records so far; None once one was missing, late or twice.
+    tree: Option<Frontier>,
     head: Option<Checkpoint>,
     last: Tip,
     last_place: Option<Place>,
@@ -206,6 +212,7 @@ impl Verifier {
         Self {
             key,
             checkpoints: BTreeMap::new(),
+            tree: Some(Frontier::default()),
             head: None,
             last: Tip::EMPTY,
             last_place: None,
@@ -231,7 +238,8 @@ impl Verifier {
         match key.open(note) {
             Ok(checkpoint) => {
                 let Tip { seq, hash } = checkpoint.tip;
-                if self.checkpoints.insert(seq, hash).is_some_and(|other| other != hash) {
+                let signed = (hash, checkpoint.root);
+                if self.checkpoints.insert(seq, signed).is_some_and(|other| other != signed) {
                     self.head_unproven(format!("two signed heads cover {seq} records with different hashes"));
                 }
                 if self.head.as_ref().is_none_or(|head| head.tip.seq <= seq) {
@@ -294,12 +302,15 @@ impl Verifier {
             let problem =
                 if self.take_missing(seq) { Problem::Reordered { after } } else { Problem::Duplicated };
             self.report(Some(seq), Some(place), problem);
+            self.tree = None;
             return;
         }
         if seq == self.last.seq + 1 {
+            self.tree.iter_mut().for_each(|tree| tree.push(tree::leaf(&hash)));
             let fits = links.prev == self.last.hash;
             self.settle_unmet(fits);
             if !fits {
+                self.tree = None;
                 let (seq, place) = match self.last.seq {
                     // The first record names something else than the beginning: it is the one that is wrong.
                     0 => (1, Some(place.clone())),
@@ -310,11 +321,16 @@ impl Verifier {
         } else {
             self.settle_unmet(true);
             self.lack(self.last.seq + 1, seq - 1, place.clone());
+            self.tree = None;
         }
-        if let Some(signed) = self.checkpoints.get(&seq) {
+        if let Some((signed, root)) = self.checkpoints.get(&seq) {
+            let differs = self.tree.as_ref().is_some_and(|tree| tree.root() != *root);
             if *signed == hash {
                 self.checkpoints_met += 1;
                 self.met_through = seq;
+                if differs {
+                    self.report(Some(seq), Some(place.clone()), Problem::RootDiffers);
+                }
             } else {
                 self.unmet = Some((seq, Some(place.clone())));
             }
@@ -456,6 +472,7 @@ fn finding(seq: Option<u64>, place: Option<Place>, problem: Problem) -> Finding 
                 "the log was rewritten after record {after}: the signed hash of record {through} is another"
             )
         }
+        Problem::RootDiffers => "the signed root of the tree is not that of the records up to here".into(),
         Problem::HeadUnproven { detail } => format!("the signed head proves nothing: {detail}"),
     };
     let text = match (seq, &place) {

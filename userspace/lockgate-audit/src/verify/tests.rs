@@ -36,23 +36,25 @@ fn event(text: &str) -> Event {
 /// Signed after every fourth record, up to [`SIGNED`].
 fn write_log(count: usize, text: &str, signer: &SigningKey) -> Sample {
     let mut chain = Chain::resume(&NODE.into(), Tip::EMPTY);
-    let mut heads = vec![sign(signer, Tip::EMPTY)];
+    let mut tree = Frontier::default();
+    let mut heads = vec![sign(signer, Tip::EMPTY, &tree)];
     let mut lines = Vec::new();
     for n in 1..=count {
         let mut line = Vec::new();
         let tip = chain.append(&Encoded::of(&event(&format!("{text} {n}"))).unwrap(), &mut line);
         line.pop();
         lines.push(line);
+        tree.push(tree::leaf(&tip.hash));
         if tip.seq.is_multiple_of(4) && tip.seq <= SIGNED {
-            heads.push(sign(signer, tip));
+            heads.push(sign(signer, tip, &tree));
         }
     }
     Sample { lines, heads, last_complete: true }
 }
 
-fn sign(signer: &SigningKey, tip: Tip) -> String {
+fn sign(signer: &SigningKey, tip: Tip, tree: &Frontier) -> String {
     let signed_at = "2026-11-21T10:00:00Z".parse().unwrap();
-    signer.sign(&Checkpoint { origin: signer.origin().to_owned(), tip, signed_at })
+    signer.sign(&Checkpoint { origin: signer.origin().to_owned(), tip, root: tree.root(), signed_at })
 }
 
 fn verify(sample: &Sample) -> Report {
@@ -87,6 +89,7 @@ fn short(finding: &Finding) -> String {
         Problem::Duplicated => "duplicated".into(),
         Problem::Truncated { last, head } => format!("truncated {last} of {head}"),
         Problem::Rewritten { after, through } => format!("rewritten {after}-{through}"),
+        Problem::RootDiffers => "root differs".into(),
         Problem::HeadUnproven { .. } => "head".into(),
     };
     format!("{seq}{problem}")
@@ -232,6 +235,14 @@ fn every_attack_is_found_and_named() {
             &["9 rewritten 8-12"],
         ),
         (
+            "signed by whoever has the key, with the root of another log",
+            |log| {
+                let tip = Tip { seq: 8, hash: ChainHash::of_line(&log.lines[7]) };
+                log.heads = vec![sign(&key(1), tip, &Frontier::default())];
+            },
+            &["8 root differs"],
+        ),
+        (
             "rewritten and signed with another key",
             |log| *log = write_log(RECORDS, "evil", &key(2)),
             &["head", "head", "head", "head", "head"],
@@ -304,14 +315,18 @@ fn the_report_tells_what_is_signed_and_what_is_not() {
 
 #[test]
 fn an_empty_log_with_its_first_head_is_intact() {
-    let log = Sample { lines: Vec::new(), heads: vec![sign(&key(1), Tip::EMPTY)], last_complete: true };
+    let log = Sample {
+        lines: Vec::new(),
+        heads: vec![sign(&key(1), Tip::EMPTY, &Frontier::default())],
+        last_complete: true,
+    };
     assert_eq!(verify(&log).integrity, Integrity::Intact);
 }
 
 #[test]
 fn findings_and_memory_are_bounded() {
     let mut verifier = Verifier::new(Some(key(1).public()));
-    verifier.checkpoint(&sign(&key(1), Tip::EMPTY));
+    verifier.checkpoint(&sign(&key(1), Tip::EMPTY, &Frontier::default()));
     let place = || Place { segment: "1.jsonl".into(), line: 1, offset: 0 };
     for n in 1..=12_000u64 {
         // Every other number is missing.
