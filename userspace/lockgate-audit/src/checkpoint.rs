@@ -209,6 +209,15 @@ impl FromStr for PublicKey {
 }
 
 impl Checkpoint {
+    /// How many records a note is about, by its own words: no signature is checked.
+    ///
+    /// # Errors
+    /// When it is no note of a lockgate log.
+    pub fn covers(note: &str) -> Result<u64, NoteError> {
+        let (text, _) = split_note(note)?;
+        Self::parse(text).map(|checkpoint| checkpoint.tip.seq)
+    }
+
     fn text(&self) -> String {
         format!(
             "{}\n{}\n{}\nchain {}\ntime {}\n",

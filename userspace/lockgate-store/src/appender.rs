@@ -19,7 +19,7 @@ use crate::{
     queue::{Answer, Entry, QUEUE_BYTES, QUEUE_EVENTS, Queue, Work},
     syncer::{Syncer, Waiter, Written},
 };
-use lockgate_audit::{Chain, Encoded, Memo, Tip, record::MAX_RECORD_BYTES};
+use lockgate_audit::{Chain, ChainHash, Encoded, Memo, Tip, record::MAX_RECORD_BYTES};
 use lockgate_model::{
     SessionId,
     event::{Event, EventKind},
@@ -180,6 +180,8 @@ pub(crate) struct Appender {
     own: Vec<(Encoded, Fact)>,
     /// On their way to the index.
     resting: Vec<Resting>,
+    /// Hashes of what is linked, on their way to the tree.
+    hashes: Vec<ChainHash>,
 }
 
 /// Where the log goes on.
@@ -231,6 +233,7 @@ impl Appender {
             memo: Memo::default(),
             own: Vec::new(),
             resting: Vec::new(),
+            hashes: Vec::new(),
         }
     }
 
@@ -402,16 +405,18 @@ impl Appender {
 
     /// Links a batch, then so many of the writer's own events. Answers their group, and the number of the last event.
     fn stage(&mut self, batch: impl IntoIterator<Item = Entry>, own: usize) -> (Arc<Group>, u64) {
-        let Self { staged, buffer, resting, chain, segment, len, own: room, .. } = self;
+        let Self { staged, buffer, resting, hashes, chain, segment, len, own: room, .. } = self;
         let staged = staged.get_or_insert_with(|| {
             buffer.clear();
             resting.clear();
+            hashes.clear();
             Staged { group: Arc::default(), before: chain.tip(), entries: Vec::new(), submitted: Vec::new() }
         });
         let mut link = |events: &[(Encoded, Fact)]| {
             for (encoded, fact) in events {
                 let offset = *len + buffer.len() as u64;
-                let Tip { seq, .. } = chain.append(encoded, buffer);
+                let Tip { seq, hash } = chain.append(encoded, buffer);
+                hashes.push(hash);
                 resting.push(Resting { seq, segment: segment.first_seq, offset, fact: fact.clone() });
             }
             chain.tip().seq
@@ -478,7 +483,7 @@ impl Appender {
                 None => {}
             }
         }
-        let synced_len = self.syncer.advance(self.chain.tip(), self.len, waiters);
+        let synced_len = self.syncer.advance(self.chain.tip(), self.len, &mut self.hashes, waiters);
         self.forget_synced(synced_len);
         if self.tail.len() > UNSYNCED_BYTES {
             // A failure shows at the next batch, as a poisoned segment.

@@ -31,8 +31,9 @@ impl Open {
 
     /// Takes out the requests that go on; answers which of them are open.
     pub(crate) fn keep(&mut self, kept: &BTreeSet<RequestId>) -> BTreeSet<RequestId> {
-        let (left, closed) =
-            std::mem::take(&mut self.requests).into_iter().partition::<Vec<_>, _>(|(id, _)| kept.contains(id));
+        let (left, closed) = std::mem::take(&mut self.requests)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(id, _)| kept.contains(id));
         self.requests = closed;
         left.into_iter().map(|(request, _)| request).collect()
     }

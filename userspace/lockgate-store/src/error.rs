@@ -52,6 +52,9 @@ pub enum StoreError {
     /// The operating system gives no randomness for a key.
     #[error("cannot make a signing key: {0}")]
     Random(String),
+    /// A proof that cannot be given.
+    #[error("{0}")]
+    NotProven(String),
 }
 
 /// Adds what was tried, and on what, to an IO error.

@@ -65,6 +65,10 @@ impl Layout {
         self.dir.join("index")
     }
 
+    pub(crate) fn tree(&self) -> PathBuf {
+        self.dir.join("tree")
+    }
+
     /// Makes the directories that a log needs.
     pub(crate) fn create(&self) -> Result<(), StoreError> {
         for dir in [&self.dir, &self.segments(), &self.keys(), &self.head_dir] {

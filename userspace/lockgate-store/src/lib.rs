@@ -7,6 +7,7 @@
 //! <dir>/head/history             older signed heads, one a minute: they narrow down where a log was rewritten
 //! <dir>/keys/log.{key,pub}       what signs the head; keep a copy of log.pub off the host
 //! <dir>/repairs/                 what a crash tore off the log's end, kept as it was
+//! <dir>/tree/                    hashes of the Merkle tree over the records; rebuilt when they do not fit the head
 //! <dir>/index/                   sled: sessions, requests, positions; deleted and rebuilt at will
 //! ```
 //!
@@ -36,10 +37,14 @@ mod signer;
 mod syncer;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod writer;
 
 pub use error::StoreError;
-pub use lockgate_audit::{Finding, Integrity, Place, Problem, PublicKey, Record, Report as VerifyReport};
+pub use lockgate_audit::{
+    Checkpoint, Finding, Growth, Inclusion, Integrity, Place, Problem, ProofError, PublicKey, Record,
+    Report as VerifyReport,
+};
 pub use log::{Log, LogSettings};
 pub use reader::{Reader, Records};
 pub use session::{SessionFilter, SessionSummary};

@@ -15,6 +15,7 @@ use crate::{
     recover,
     signer::Signer,
     syncer::{SyncThread, Syncer, Written},
+    tree::Tree,
     writer::{Answered, Writer, encode},
 };
 use lockgate_audit::{Chain, Checkpoint, NoteError, PublicKey, SigningKey, checkpoint};
@@ -98,6 +99,7 @@ impl Log {
         let key = key::load_or_create(&layout, checkpoint::origin(&settings.node))?;
         let head = signed_head(&layout, &key, &*ambient)?;
         let recovered = recover::recover(&layout, Some(&head))?;
+        let tree = Tree::open(&layout, &head)?;
         let segment = recovered.segment.clone();
         let (file, len) = match recovered.len {
             Some(len) => (disk.append(&segment.path).during("open", &segment.path)?, len),
@@ -139,7 +141,7 @@ impl Log {
             return Err(error).during("record what a crash left open in", &layout.dir);
         }
         let public_key = key.public();
-        let (signer, heads) = Signer::new(layout.clone(), key, ambient);
+        let (signer, heads) = Signer::new(layout.clone(), key, ambient, tree, syncer.clone());
         let sync_thread = SyncThread::new(syncer.clone(), heads);
         let spawn = |name: &str, work: Box<dyn FnOnce() -> bool + Send>| {
             thread::Builder::new().name(name.into()).spawn(work).during("start a thread for", &layout.dir)
@@ -237,6 +239,7 @@ fn signed_head(layout: &Layout, key: &SigningKey, ambient: &dyn Ambient) -> Resu
     let checkpoint = Checkpoint {
         origin: key.origin().to_owned(),
         tip: lockgate_audit::Tip::EMPTY,
+        root: lockgate_audit::tree::empty(),
         signed_at: ambient.now(),
     };
     head::write(layout, &key.sign(&checkpoint)).during("write the signed head in", &layout.head_dir)?;

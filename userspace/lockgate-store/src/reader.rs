@@ -10,8 +10,12 @@ use crate::{
     layout::{Layout, Segment},
     lines::{Line, Lines},
     session::{SessionFilter, SessionSummary},
+    tree::Tree,
 };
-use lockgate_audit::{Place, PublicKey, Record, Report, Verifier};
+use lockgate_audit::{
+    Checkpoint, Growth, Inclusion, Place, PublicKey, Record, Report, Verifier,
+    tree::{self, Hash},
+};
 use lockgate_model::{RequestId, SessionId};
 use std::{
     collections::{BTreeSet, HashMap},
@@ -188,6 +192,91 @@ impl Reader {
             }
         }
         Ok(verifier.finish())
+    }
+
+    /// The newest signed head: a note.
+    pub fn checkpoint(&self) -> Result<String, StoreError> {
+        let none = || StoreError::NotProven("there is no signed head".to_owned());
+        head::read(&self.layout)?.ok_or_else(none)
+    }
+
+    /// What verifies the signed head, as the store itself has it.
+    pub fn public_key(&self) -> Result<Option<PublicKey>, StoreError> {
+        key::public(&self.layout)
+    }
+
+    /// That a record is in the log that the newest head signs. It checks with the public key alone.
+    pub fn prove(&self, seq: u64) -> Result<Inclusion, StoreError> {
+        let (note, size) = self.signed()?;
+        if seq == 0 || seq > size {
+            let why = format!(
+                "record {seq} is not among the {size} that are signed; the newest are within a second or two"
+            );
+            return Err(StoreError::NotProven(why));
+        }
+        let record = self.line(seq)?;
+        let path = self.path_in(|tree| tree::inclusion(tree, seq - 1, size))?;
+        let proof = Inclusion { record, seq, path, note };
+        self.holds(proof.check(&self.own_key()?).is_ok())?;
+        Ok(proof)
+    }
+
+    /// That the log goes on from an earlier head of it.
+    pub fn prove_growth(&self, old: &str) -> Result<Growth, StoreError> {
+        let (note, size) = self.signed()?;
+        let before = Checkpoint::covers(old).map_err(|error| StoreError::NotProven(error.to_string()))?;
+        if before > size {
+            let why = format!(
+                "the earlier head covers {before} records, the newest {size}: the log was cut, or it is another"
+            );
+            return Err(StoreError::NotProven(why));
+        }
+        let path = self.path_in(|tree| tree::consistency(tree, before, size))?;
+        Ok(Growth { path, old: old.to_owned(), note })
+    }
+
+    fn own_key(&self) -> Result<PublicKey, StoreError> {
+        let none = || StoreError::NotProven("the store holds no public key".to_owned());
+        self.public_key()?.ok_or_else(none)
+    }
+
+    /// What would prove nothing is not handed out. Either the hashes on disk are damaged, which is no harm, or the record is.
+    fn holds(&self, proven: bool) -> Result<(), StoreError> {
+        let why = || {
+            let tree = self.layout.tree();
+            format!(
+                "the record and the hashes in {} do not fit the signed head: `lockgate audit verify` tells whether the log \
+                 was touched; if it is intact, remove that directory and start the agent again, which makes it anew",
+                tree.display()
+            )
+        };
+        if proven { Ok(()) } else { Err(StoreError::NotProven(why())) }
+    }
+
+    fn signed(&self) -> Result<(String, u64), StoreError> {
+        let note = self.checkpoint()?;
+        let size = Checkpoint::covers(&note).map_err(|error| StoreError::NotProven(error.to_string()))?;
+        Ok((note, size))
+    }
+
+    fn path_in(&self, path: impl FnOnce(&Tree) -> io::Result<Vec<Hash>>) -> Result<Vec<Hash>, StoreError> {
+        path(&Tree::read(&self.layout)?).during("read the tree in", self.layout.tree())
+    }
+
+    fn line(&self, seq: u64) -> Result<Vec<u8>, StoreError> {
+        let (segments, _) = self.layout.list_segments()?;
+        let at = segments.partition_point(|segment| segment.first_seq <= seq).checked_sub(1);
+        let missing = || StoreError::NotProven(format!("record {seq} is not in the log"));
+        let segment = at.and_then(|at| segments.into_iter().nth(at)).ok_or_else(missing)?;
+        let (first, path) = (segment.first_seq, segment.path.clone());
+        let mut lines = Lines::open(segment).during("open", &path)?;
+        for _ in first..seq {
+            if lines.next().during("read", &path)?.is_none() {
+                return Err(missing());
+            }
+        }
+        let line = lines.next().during("read", &path)?.filter(|line| line.complete);
+        line.map(|line| line.bytes.to_vec()).ok_or_else(missing)
     }
 }
 

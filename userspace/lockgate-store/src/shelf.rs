@@ -47,8 +47,12 @@ impl Shelf {
 
     fn path(&self, name: &str) -> io::Result<PathBuf> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        if name.is_empty() || name.starts_with('.') || name.ends_with(UNFINISHED) || !name.chars().all(plain) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no name on a shelf")));
+        if name.is_empty() || name.starts_with('.') || name.ends_with(UNFINISHED) || !name.chars().all(plain)
+        {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{name:?} is no name on a shelf"),
+            ));
         }
         Ok(self.dir.join(name))
     }

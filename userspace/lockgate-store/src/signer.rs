@@ -1,9 +1,15 @@
-//! The thread that signs heads and puts them where they belong, away from everybody who waits for a record.
+//! The thread that keeps the tree, signs heads and puts them where they belong, away from everybody who waits for a record.
 //!
 //! It is only ever handed tips that are synced.
 
-use crate::{head, layout::Layout};
-use lockgate_audit::{Checkpoint, SigningKey, Tip};
+use crate::{
+    error::{During, StoreError},
+    head,
+    layout::Layout,
+    syncer::Syncer,
+    tree::Tree,
+};
+use lockgate_audit::{Checkpoint, SigningKey, Tip, tree::Hash};
 use lockgate_model::port::Ambient;
 use std::{
     sync::{
@@ -24,6 +30,8 @@ pub(crate) struct Signer {
     pub(crate) layout: Layout,
     pub(crate) key: SigningKey,
     pub(crate) ambient: Arc<dyn Ambient>,
+    tree: Tree,
+    syncer: Arc<Syncer>,
     tips: Receiver<Tip>,
     /// The last head that was written and is not in the history.
     unkept: Option<String>,
@@ -32,9 +40,15 @@ pub(crate) struct Signer {
 
 impl Signer {
     /// With the end that tips are handed to; dropping that ends the thread.
-    pub(crate) fn new(layout: Layout, key: SigningKey, ambient: Arc<dyn Ambient>) -> (Self, SyncSender<Tip>) {
+    pub(crate) fn new(
+        layout: Layout,
+        key: SigningKey,
+        ambient: Arc<dyn Ambient>,
+        tree: Tree,
+        syncer: Arc<Syncer>,
+    ) -> (Self, SyncSender<Tip>) {
         let (heads, tips) = sync_channel(1);
-        (Self { layout, key, ambient, tips, unkept: None, kept_at: None }, heads)
+        (Self { layout, key, ambient, tree, syncer, tips, unkept: None, kept_at: None }, heads)
     }
 
     /// The thread; true when the last tip it was handed is signed.
@@ -59,7 +73,14 @@ impl Signer {
 
     fn sign(&mut self, tip: Tip) -> bool {
         let origin = self.key.origin().to_owned();
-        let note = self.key.sign(&Checkpoint { origin, tip, signed_at: self.ambient.now() });
+        let root = match self.grow(tip) {
+            Ok(root) => root,
+            Err(error) => {
+                tracing::warn!(%error, "the tree of the audit log cannot be kept; no head is signed until it can");
+                return false;
+            }
+        };
+        let note = self.key.sign(&Checkpoint { origin, tip, root, signed_at: self.ambient.now() });
         match head::write(&self.layout, &note) {
             Ok(()) => {
                 self.unkept = Some(note);
@@ -70,6 +91,20 @@ impl Signer {
                 false
             }
         }
+    }
+
+    /// Takes into the tree what was written up to `tip`; its root then.
+    fn grow(&mut self, tip: Tip) -> Result<Hash, StoreError> {
+        let entries = self.syncer.entries(tip.seq);
+        let before = tip.seq.saturating_sub(entries.len() as u64);
+        if self.tree.size() < before {
+            self.tree.catch_up(&self.layout, before)?;
+        }
+        // What a try before this one took in is not taken in twice.
+        let known = usize::try_from(self.tree.size().saturating_sub(before)).unwrap_or(usize::MAX);
+        let grown = self.tree.append(entries.get(known..).unwrap_or_default());
+        let root = grown.and_then(|()| self.tree.root(tip.seq));
+        root.during("keep", self.layout.tree())
     }
 
     fn keep(&mut self, now: bool) {

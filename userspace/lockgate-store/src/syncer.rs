@@ -6,7 +6,7 @@
 //! refused until the writer has made the segment anew ([`crate::appender`]).
 
 use crate::{disk::SegmentFile, queue::Answer};
-use lockgate_audit::Tip;
+use lockgate_audit::{ChainHash, Tip};
 use lockgate_model::port::{Receipt, RecordError};
 use std::{
     sync::{
@@ -18,6 +18,9 @@ use std::{
 
 /// How far the signed head may lag: what is cut off the log's end within it leaves no trace.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+
+/// Hashes of records that wait for the signer at most. It reads from the log what came past them.
+const MAX_ENTRIES: usize = 1 << 18;
 
 /// What rests in the segment that is written now.
 #[derive(Clone)]
@@ -35,6 +38,8 @@ pub(crate) struct Waiter {
 
 struct State {
     written: Written,
+    /// Hashes of records, for the tree: the last ones up to `written`.
+    entries: Vec<ChainHash>,
     waiters: Vec<Waiter>,
     /// Counts the files: what is learnt of an earlier one says nothing about this one.
     generation: u64,
@@ -59,6 +64,7 @@ impl Syncer {
         Self {
             state: Mutex::new(State {
                 written,
+                entries: Vec::new(),
                 waiters: Vec::new(),
                 generation: 0,
                 synced_len,
@@ -70,9 +76,19 @@ impl Syncer {
         }
     }
 
-    /// The writer wrote. Answers how much of the segment is safe by now.
-    pub(crate) fn advance(&self, tip: Tip, len: u64, waiters: Vec<Waiter>) -> u64 {
+    /// The writer wrote, records with these hashes. Answers how much of the segment is safe by now.
+    pub(crate) fn advance(
+        &self,
+        tip: Tip,
+        len: u64,
+        entries: &mut Vec<ChainHash>,
+        waiters: Vec<Waiter>,
+    ) -> u64 {
         let mut state = self.lock();
+        if state.entries.len() + entries.len() > MAX_ENTRIES {
+            state.entries.clear();
+        }
+        state.entries.append(entries);
         let was_signed = state.written.tip.seq == state.signed_seq;
         state.written.tip = tip;
         state.written.len = len;
@@ -119,12 +135,22 @@ impl Syncer {
             let state = self.lock();
             (state.written.tip, state.written.len)
         };
-        self.advance(tip, len, vec![Waiter { seq: tip.seq, answer: Answer::Thread(answer) }]);
+        let waiter = Waiter { seq: tip.seq, answer: Answer::Thread(answer) };
+        self.advance(tip, len, &mut Vec::new(), vec![waiter]);
         match answered.recv() {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("the syncing thread has stopped".into()),
         }
+    }
+
+    /// Takes the hashes of the records before `through` that nobody has taken, that one's included. They end with it; what
+    /// is missing before them is in the log.
+    pub(crate) fn entries(&self, through: u64) -> Vec<ChainHash> {
+        let mut state = self.lock();
+        let behind = usize::try_from(state.written.tip.seq.saturating_sub(through)).unwrap_or(usize::MAX);
+        let count = state.entries.len().saturating_sub(behind);
+        state.entries.drain(..count).collect()
     }
 
     /// Ends the thread, after a last sync and a last head.

@@ -3,6 +3,7 @@
 mod failing;
 mod faults;
 mod open;
+mod proofs;
 
 use crate::{
     Log, LogSettings, Record, SessionFilter, SessionSummary,
