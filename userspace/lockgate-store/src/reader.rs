@@ -253,6 +253,26 @@ impl Reader {
         if proven { Ok(()) } else { Err(StoreError::NotProven(why())) }
     }
 
+    /// Numbers of the records that hold this text, oldest first: so many at most.
+    pub fn mentions(&self, text: &str, limit: usize) -> Result<Vec<u64>, StoreError> {
+        let (segments, _) = self.layout.list_segments()?;
+        let (finder, mut found) = (memchr::memmem::Finder::new(text.as_bytes()), Vec::new());
+        for segment in segments {
+            let (mut seq, path) = (segment.first_seq, segment.path.clone());
+            let mut lines = Lines::open(segment).during("open", &path)?;
+            while let Some(line) = lines.next().during("read", &path)?
+                && line.complete
+                && found.len() < limit
+            {
+                if finder.find(line.bytes).is_some() {
+                    found.push(seq);
+                }
+                seq += 1;
+            }
+        }
+        Ok(found)
+    }
+
     fn signed(&self) -> Result<(String, u64), StoreError> {
         let note = self.checkpoint()?;
         let size = Checkpoint::covers(&note).map_err(|error| StoreError::NotProven(error.to_string()))?;

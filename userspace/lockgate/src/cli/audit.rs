@@ -1,13 +1,12 @@
-//! `lockgate audit verify`: was the log touched?
+//! `lockgate audit`: was the log touched, and what does it prove? Proofs are in `proofs`.
 
 use super::{
     Exit, Output, OutputArgument, TEMPLATE,
     client::Agent,
     output::{self, Style, styled},
-    sessions, text,
+    proofs, sessions, text,
 };
 use crate::config::Client;
-use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -21,6 +20,8 @@ use std::path::{Path, PathBuf};
 Examples:
   lockgate audit verify
   lockgate audit verify --output json | jq .integrity
+  lockgate audit prove dec_01J9Z3 --out evidence/
+  lockgate audit check evidence/1042.tlog-proof --key log.pub
 ",
 )]
 pub(super) struct Arguments {
@@ -33,6 +34,11 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Verify(Verify),
+    /// Print the newest signed head: keep one off this host, and `audit grown` proves later that the log went on from it
+    Checkpoint,
+    Prove(proofs::Prove),
+    Grown(proofs::Grown),
+    Check(proofs::Check),
 }
 
 /// Check every record, every link and the signed head; exit code 1 when anything was edited, deleted,
@@ -53,14 +59,18 @@ struct Verify {
 }
 
 pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
-    let Verb::Verify(verify) = arguments.verb;
+    let verify = match arguments.verb {
+        Verb::Verify(verify) => verify,
+        Verb::Checkpoint => return proofs::checkpoint(config),
+        Verb::Prove(prove) => return proofs::prove(config, &prove),
+        Verb::Grown(grown) => return proofs::grown(config, &grown),
+        Verb::Check(check) => return proofs::check(&check, arguments.output.output),
+    };
     let client = Client::read(config)?;
     let report = match &verify.key {
         // The caller brought a key because the host is not to be taken at its word; neither is its agent.
         Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-            let key =
-                text.trim().parse().with_context(|| format!("{} is not a public key", path.display()))?;
+            let key = proofs::public_key(path)?;
             serde_json::to_value(sessions::reader(&client)?.verify(Some(key))?)?
         }
         None => match Agent::of(&client).get_slow("/v1/audit/verify") {

@@ -18,6 +18,7 @@ mod observed;
 mod output;
 mod permission;
 mod policy;
+mod proofs;
 mod replay;
 mod run;
 mod sessions;
