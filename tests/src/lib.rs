@@ -9,6 +9,7 @@ pub mod builtins;
 pub mod certificate;
 pub mod installed;
 pub mod job;
+pub mod matrix;
 pub mod namespace;
 pub mod postgres;
 pub mod provider;

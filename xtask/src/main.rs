@@ -65,10 +65,16 @@ enum Verb {
     E2e {
         /// Only tests whose name contains this
         filter: Option<String>,
-        /// Instead: the capture suite in a guest with this Linux from Debian (5.10, 6.1, 6.12), where BPF LSM, SCTP, DCCP
-        /// and SMC are tested too (10 minutes without KVM)
+        /// Instead: the capture suite in a guest with this Linux from Debian (5.10, 6.1, 6.12, 6.16, 6.17, 7.2), where BPF
+        /// LSM, SCTP, DCCP and SMC are tested too (15 minutes without KVM)
         #[arg(long, value_name = "VERSION")]
         kernel: Option<String>,
+        /// The same with a kernel that is at hand, for versions that Debian does not have (5.15, 6.18): its bzImage
+        #[arg(long, value_name = "FILE", conflicts_with = "kernel")]
+        kernel_image: Option<std::path::PathBuf>,
+        /// Its modules (lib/modules/RELEASE), unless 9p over virtio, overlay and what is to be tested are built in
+        #[arg(long, value_name = "DIRECTORY", requires = "kernel_image")]
+        kernel_modules: Option<std::path::PathBuf>,
     },
     /// Run the fuzz targets
     Fuzz {
@@ -146,8 +152,13 @@ fn main() -> Result<()> {
             setup::setup(setup::For::Build)?;
             bpf::build_ebpf()
         }
-        Verb::E2e { filter, kernel: Some(kernel) } => guest::run(&kernel, filter.as_deref()),
-        Verb::E2e { filter, kernel: None } => {
+        Verb::E2e { filter, kernel: Some(version), .. } => {
+            guest::run(&guest::Wanted::Debian(version), filter.as_deref())
+        }
+        Verb::E2e { filter, kernel_image: Some(image), kernel_modules: modules, .. } => {
+            guest::run(&guest::Wanted::Image { image, modules }, filter.as_deref())
+        }
+        Verb::E2e { filter, .. } => {
             setup::setup(setup::For::Tests)?;
             test::end_to_end(filter.as_deref())
         }

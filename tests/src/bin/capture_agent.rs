@@ -33,6 +33,9 @@ struct Request {
     uids: Vec<u32>,
     #[serde(default)]
     units: Vec<String>,
+    /// Parents, and globs over the names of what is made directly below them.
+    #[serde(default)]
+    within: Vec<(String, String)>,
     #[serde(default)]
     targets: Vec<String>,
     /// Names of targets, with their ports.
@@ -80,6 +83,12 @@ enum Command {
         interface: String,
         direction: String,
     },
+    /// The same on the host's ends of governed namespaces' veth pairs.
+    GuardNamespaces {
+        wanted: bool,
+    },
+    /// Interfaces with the filter.
+    Guarded,
     Unguard {
         interface: String,
         direction: String,
@@ -130,6 +139,8 @@ fn settings(request: &Request) -> Result<Settings> {
     let governed = request.cgroups.iter().cloned().map(Governed::Cgroup);
     let governed = governed.chain(request.uids.iter().copied().map(Governed::Uid));
     let governed = governed.chain(request.units.iter().cloned().map(Governed::Unit));
+    let within = request.within.iter().cloned();
+    let governed = governed.chain(within.map(|(parent, pattern)| Governed::UnitWithin { parent, pattern }));
     let egress = egress(request.deny_but.as_deref())?;
     let governed = governed.map(|who| GovernedSet { who, egress: egress.clone() }).collect();
     Ok(Settings {
@@ -252,6 +263,7 @@ fn answer(interceptor: &Interceptor, gate: &Gate, line: &str) -> Value {
                 "unattributed": counters.unattributed,
                 "refused": counters.refused,
                 "unregistered": counters.unregistered,
+                "unasked": counters.unasked,
             }))
         }
         Command::Health => {
@@ -263,10 +275,14 @@ fn answer(interceptor: &Interceptor, gate: &Gate, line: &str) -> Value {
             Ok(json!({}))
         }
         Command::Guard { interface, direction } => {
-                "unasked": counters.unasked,
             interceptor.guard(number_of(&interface)?, direction_of(&direction)?)?;
             Ok(json!({}))
         }
+        Command::GuardNamespaces { wanted } => {
+            interceptor.guard_namespaces(wanted);
+            Ok(json!({}))
+        }
+        Command::Guarded => Ok(json!(interceptor.guarded().len())),
         Command::Unguard { interface, direction } => {
             interceptor.unguard(number_of(&interface)?, direction_of(&direction)?);
             Ok(json!({}))

@@ -20,7 +20,9 @@ use std::{
 };
 
 /// Nothing on loopback takes longer; what is dropped shows as a timeout.
-const PATIENCE: Duration = Duration::from_secs(2);
+fn patience() -> Duration {
+    lockgate_tests::matrix::patience()
+}
 
 /// A datagram arrives at once or not at all.
 const HEARD_WITHIN: Duration = Duration::from_millis(700);
@@ -60,7 +62,7 @@ impl Evader {
                 done()
             }
             "connect" => {
-                self.kept = Some(TcpStream::connect_timeout(&address(1)?, PATIENCE)?.into());
+                self.kept = Some(TcpStream::connect_timeout(&address(1)?, patience())?.into());
                 done()
             }
             "say" => say(self.kept()?),
@@ -77,7 +79,7 @@ impl Evader {
             }
             "udp-listen" => {
                 let socket = UdpSocket::bind(address(1)?)?;
-                socket.set_read_timeout(Some(HEARD_WITHIN))?;
+                socket.set_read_timeout(Some(HEARD_WITHIN * lockgate_tests::matrix::slowness()))?;
                 self.kept = Some(socket.into());
                 done()
             }
@@ -107,6 +109,27 @@ impl Evader {
                 rustix::net::connect(self.kept()?, &address).map_err(Error::from)?;
                 done()
             }
+            "ask" => ask(TcpStream::connect_timeout(&address(1)?, patience())?),
+            "ask-kept" => {
+                let address = address(1)?;
+                rustix::net::connect(self.kept()?, &address).map_err(Error::from)?;
+                ask(TcpStream::from(self.kept()?.try_clone()?))
+            }
+            "disconnect" => {
+                rustix::net::connect_unspec(self.kept()?).map_err(Error::from)?;
+                done()
+            }
+            "bind-shared" => {
+                self.kept = Some(bind_shared(address(1)?)?);
+                done()
+            }
+            "become" => become_user(word(1)?.parse()?),
+            "make" => {
+                std::fs::create_dir(word(1)?)?;
+                done()
+            }
+            "born-in" => born_in(word(1)?, address(2)?),
+            "race" => race(&words[1..]),
             "fill" => fill_option_memory(self.kept()?),
             "dial" => dial_times(address(1)?, words.get(2).map_or(Ok(1), |count| count.parse())?),
             "tun" => {
@@ -155,7 +178,7 @@ fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
 /// Says something on the kept connection; the other side says it back.
 fn say(kept: &OwnedFd) -> Result<String> {
     let mut stream = TcpStream::from(kept.try_clone()?);
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(patience()))?;
     stream.write_all(b"ping\n")?;
     heard(&mut stream)
 }
@@ -175,14 +198,14 @@ fn send_a_file(kept: &OwnedFd) -> Result<String> {
     let sent = unsafe { libc::sendfile(kept.as_raw_fd(), file.as_raw_fd(), &raw mut offset, 5) };
     checked(sent as i64)?;
     let mut stream = TcpStream::from(kept.try_clone()?);
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(patience()))?;
     heard(&mut stream)
 }
 
 fn dial_times(address: SocketAddr, times: usize) -> Result<String> {
     let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
     for _ in 0..times {
-        let outcome = match TcpStream::connect_timeout(&address, PATIENCE) {
+        let outcome = match TcpStream::connect_timeout(&address, patience()) {
             Ok(_) => "connected".to_owned(),
             Err(error) => name(&error),
         };
@@ -192,6 +215,86 @@ fn dial_times(address: SocketAddr, times: usize) -> Result<String> {
         1 => outcomes.into_keys().next().context("one outcome"),
         _ => Ok(format!("{outcomes:?}")),
     }
+}
+
+/// Who answers on a connection.
+fn ask(mut stream: TcpStream) -> Result<String> {
+    stream.set_read_timeout(Some(patience()))?;
+    heard(&mut stream)
+}
+
+/// A listening socket that shares its port with whoever of the same user shares it too.
+fn bind_shared(address: SocketAddr) -> Result<OwnedFd> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1)?;
+    Ok(socket.into())
+}
+
+fn become_user(uid: u32) -> Result<String> {
+    use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(uid));
+    setgroups(&[])?;
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)?;
+    done()
+}
+
+/// A child that begins its life in another cgroup, and connects as the first thing it does.
+fn born_in(cgroup: &str, address: SocketAddr) -> Result<String> {
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000; // linux/sched.h
+    const ANSWERS: [&str; 4] = ["direct", "proxy", "refused", "something else"];
+    let directory = std::fs::File::open(cgroup)?;
+    // SAFETY: all zeroes is a valid clone_args.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = CLONE_INTO_CGROUP;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    arguments.cgroup = directory.as_raw_fd() as u64;
+    // SAFETY: like fork(); this process has one thread, so the child may go on as it likes.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
+    if checked(pid)? == 0 {
+        let outcome = match TcpStream::connect_timeout(&address, patience()).map_err(anyhow::Error::from) {
+            Ok(stream) => ask(stream).unwrap_or_default(),
+            Err(error) => error.downcast_ref::<Error>().map(name).unwrap_or_default(),
+        };
+        let code = ANSWERS.iter().position(|answer| *answer == outcome).unwrap_or(ANSWERS.len() - 1);
+        // SAFETY: ends the child without running what the parent has registered.
+        unsafe { libc::_exit(code as i32) }
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child that was just made.
+    checked(i64::from(unsafe { libc::waitpid(pid as i32, &raw mut status, 0) }))?;
+    let answer = ANSWERS.get(libc::WEXITSTATUS(status) as usize).context("an exit status")?;
+    Ok((*answer).to_owned())
+}
+
+/// `PARENT NAME TIMES ADDRESS HOME [CHILD]`: makes a cgroup, enters it, or one below it, and connects at once; again
+/// and again, each time a new one. Gives what came of it, and how often.
+fn race(words: &[&str]) -> Result<String> {
+    let [parent, base, times, address, home, child @ ..] = words else {
+        bail!("PARENT NAME TIMES ADDRESS HOME")
+    };
+    let address: SocketAddr = address.parse()?;
+    let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
+    for turn in 0..times.parse::<usize>()? {
+        let unit = std::path::Path::new(parent).join(base.replace('*', &turn.to_string()));
+        let lived_in = child.iter().fold(unit.clone(), |path, child| path.join(child));
+        std::fs::create_dir_all(&lived_in)?;
+        std::fs::write(lived_in.join("cgroup.procs"), "0")?;
+        let outcome = match TcpStream::connect_timeout(&address, patience()) {
+            Ok(stream) => ask(stream)?,
+            Err(error) => name(&error),
+        };
+        *outcomes.entry(outcome).or_default() += 1;
+        std::fs::write(std::path::Path::new(home).join("cgroup.procs"), "0")?;
+        if lived_in != unit {
+            std::fs::remove_dir(&lived_in)?;
+        }
+        std::fs::remove_dir(&unit)?;
+    }
+    Ok(outcomes.into_keys().collect::<Vec<_>>().join(" "))
 }
 
 /// An IPv4 packet with a UDP datagram, written by hand.
@@ -343,7 +446,7 @@ fn pass(kept: &OwnedFd, path: &str) -> Result<String> {
 fn take(path: &str) -> Result<OwnedFd> {
     use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
     let peer = UnixStream::connect(path)?;
-    peer.set_read_timeout(Some(PATIENCE))?;
+    peer.set_read_timeout(Some(patience()))?;
     let mut byte = [0];
     let mut parts = [IoSliceMut::new(&mut byte)];
     let mut space = nix::cmsg_space!([i32; 1]);

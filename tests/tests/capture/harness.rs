@@ -22,7 +22,7 @@ use std::{
 };
 
 /// Nothing that a test waits for takes longer, on an emulated machine neither.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A name that no other test of this or another run uses.
 fn unique() -> String {
@@ -485,6 +485,8 @@ pub(crate) enum Hook<'a> {
     Packet,
     /// All LSM programs.
     Lsm,
+    /// All programs at the root.
+    Sockets,
 }
 
 impl Lab {
@@ -497,11 +499,22 @@ impl Lab {
         Ok(())
     }
 
+    /// Takes everything away, as an operator does, so that the next agent starts afresh.
+    pub(crate) fn detach_all(&self) -> Result<()> {
+        ensure!(detach(&Instance::new(&self.instance)?, None)?, "nothing was attached");
+        Ok(())
+    }
+
     /// Takes a hook away; a living agent may put it back.
     pub(crate) fn detach(&self, hook: Hook<'_>) -> Result<()> {
         let base = Path::new("/sys/fs/bpf/lockgate").join(format!("v1-{}", self.instance));
         match hook {
             Hook::Socket(name) => detach_link(&base.join("links").join(name)),
+            Hook::Sockets => {
+                let links = fs::read_dir(base.join("links"))?.collect::<Result<Vec<_>, _>>()?;
+                ensure!(!links.is_empty(), "there are no socket hooks to take away");
+                links.iter().try_for_each(|link| detach_link(&link.path()))
+            }
             Hook::Packet => {
                 let filters = fs::read_dir(base.join("egress"))?.collect::<Result<Vec<_>, _>>()?;
                 ensure!(!filters.is_empty(), "there is no packet filter to take away");
@@ -523,6 +536,36 @@ fn detach_link(path: &Path) -> Result<()> {
     let output = Command::new(env!("CARGO_BIN_EXE_capture_agent")).arg("detach-link").arg(path).output()?;
     ensure!(output.status.success(), "{}: {output:?}", path.display());
     Ok(())
+}
+
+/// A program that answers lines with JSON lines; killed when dropped.
+pub(crate) struct Speaker {
+    child: Child,
+    lines: Lines,
+}
+
+impl Speaker {
+    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let lines = Lines::of(&mut child)?;
+        Ok(Self { child, lines })
+    }
+
+    pub(crate) fn say(&mut self, line: &str) -> Result<()> {
+        writeln!(self.child.stdin.as_mut().context("standard input")?, "{line}")?;
+        Ok(())
+    }
+
+    pub(crate) fn line(&self) -> Result<Value> {
+        self.lines.next()
+    }
+}
+
+impl Drop for Speaker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// The `outcome` of every line.

@@ -129,3 +129,39 @@ fn out_of_the_host_only_the_proxy_s_connections_pass() -> Result<()> {
         Ok(gone)
     })
 }
+
+#[test]
+fn pods_are_guarded_as_they_come_and_go_and_the_proxy_s_connections_pass() -> Result<()> {
+    let node = Node::new()?;
+    let mut agent = node.agent()?;
+    let mut server = node.ungoverned(&node.host)?;
+    assert_eq!(server.act("listen 10.77.0.1:5432")?, "done");
+    if before_tcx()? {
+        return Ok(());
+    }
+    agent.ask(json!({ "command": "guard_namespaces", "wanted": true }))?;
+    let mut stranger = node.ungoverned(&node.pod)?;
+    assert_eq!(stranger.act("dial 10.77.0.1:5432")?, "connected", "nobody governed lives there yet");
+    let sandbox = Evader::start_in(&node.pod, &node.lab.inside())?;
+    let guarded = |agent: &mut Agent| agent.ask(json!({ "command": "guarded" }));
+    eventually("the pod is guarded", || Ok(guarded(&mut agent)? == 1))?;
+    assert_eq!(stranger.act("dial 10.77.0.1:5432")?, "timed out", "whoever left its cgroup as well");
+    let line: Value = node.pod.client(&node.lab.inside(), &["dial", "10.77.0.1:5432"])?;
+    assert_eq!(line["outcome"], "relayed direct", "{line}");
+    // A second interface that the pod is given later.
+    node.host.run(&format!(
+        "ip link add up1 type veth peer name pod1 && ip link set pod1 netns {} && ip link set up1 up",
+        node.pod.holder()
+    ))?;
+    eventually("its new interface too", || Ok(guarded(&mut agent)? == 2))?;
+    // Adopted by the next agent, which is told to guard none.
+    agent.kill()?;
+    assert_eq!(stranger.act("dial 10.77.0.1:5432")?, "timed out", "without an agent too");
+    let mut agent = node.agent()?;
+    agent.ask(json!({ "command": "guard_namespaces", "wanted": true }))?;
+    assert_eq!(guarded(&mut agent)?, 2);
+    drop(sandbox);
+    eventually("nobody governed is left in the pod", || Ok(guarded(&mut agent)? == 0))?;
+    assert_eq!(stranger.act("dial 10.77.0.1:5432")?, "connected");
+    Ok(())
+}

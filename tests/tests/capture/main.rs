@@ -4,12 +4,15 @@
 mod attribution;
 mod belts;
 mod bypass;
+mod classify;
 mod doctor;
 mod egress;
 mod failing;
 mod harness;
 mod interfaces;
+mod matrix;
 mod names;
 mod namespaces;
+mod passing;
 mod redirect;
 mod restart;

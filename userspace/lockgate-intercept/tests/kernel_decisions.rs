@@ -12,9 +12,9 @@ mod dns;
 mod packet;
 
 use decide::{
-    Birth, Dial, End, Found, HANDSHAKE_MAX_NS, LOCALHOST_V4, LOCALHOST_V6, Loopback, Packet, Socket, Standing, Step,
-    World, bind, carry, connect, create, cross, handshake, is_fresh, is_loopback, leave, normalise, open,
-    send, tunnel,
+    Birth, Dial, End, Found, HANDSHAKE_MAX_NS, LOCALHOST_V4, LOCALHOST_V6, Loopback, Packet, Socket,
+    Standing, Step, World, bind, carry, connect, create, cross, handshake, is_fresh, is_loopback, leave,
+    normalise, open, send, tunnel,
 };
 use lockgate_ebpf_common::{ABI_VERSION, Address, Config, Refusal, V4_MAPPED, protocol};
 use std::net::{IpAddr, Ipv6Addr};

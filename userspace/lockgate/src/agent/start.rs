@@ -24,7 +24,7 @@ use lockgate_proxy::{Lanes, Limits, Ports, Proxy, ProxySettings};
 use lockgate_store::{Log, LogSettings, Shelf};
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicU64},
 };
 use tokio::{net::TcpListener, sync::Notify};
 
@@ -86,7 +86,9 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
     interceptor.guard_namespaces(config.guard_pods);
     let interceptor = Arc::new(interceptor);
     // After attaching: this process's own questions must not be redirected.
-    let confirmer = super::identity::confirmer(config.identity.as_ref(), ambient.clone()).await?;
+    let jobs = Shelf::open(&config.store.dir.join("identity")).context("store: the shelf of CI jobs")?;
+    let confirmer =
+        super::identity::confirmer(config.identity.as_ref(), ambient.clone(), Arc::new(jobs)).await?;
     let ports = Ports {
         recorder,
         approvals: control.clone(),
@@ -105,6 +107,7 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
         },
         ports,
     );
+    let before = interceptor.counters();
     let agent = Arc::new(Agent {
         config,
         log,
@@ -119,6 +122,8 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
         listen,
         started_at: Timestamp::now(),
         reload: Notify::new(),
+        before,
+        not_governed: AtomicU64::new(0),
     });
     Ok((agent, Listeners { tcp, unix, explicit }))
 }

@@ -9,7 +9,7 @@ use lockgate_model::{
 };
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr};
+use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr, sync::atomic::Ordering};
 
 /// Everything that is shown.
 #[derive(Debug, Serialize)]
@@ -20,6 +20,8 @@ pub(crate) struct Status {
     pid: u32,
     started_at: Timestamp,
     config: String,
+    /// The most that is done anywhere.
+    mode: Mode,
     store: String,
     policy: PolicyStatus,
     governed: Vec<Value>,
@@ -40,6 +42,9 @@ struct TargetStatus {
     default: DefaultEffect,
     tags: BTreeMap<String, String>,
     addresses: Vec<String>,
+    /// Where it is served to those who dial lockgate itself, not transparently.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<SocketAddr>,
     /// What host names mean now.
     resolved: BTreeMap<String, Vec<std::net::IpAddr>>,
 }
@@ -64,6 +69,7 @@ impl Agent {
                 default: target.target.default,
                 tags: target.target.tags.clone(),
                 addresses: target.addresses.iter().map(ToString::to_string).collect(),
+                listen: target.explicit.as_ref().map(|explicit| explicit.listen),
                 resolved: hosts.collect(),
             }
         });
@@ -74,6 +80,7 @@ impl Agent {
             pid: std::process::id(),
             started_at: self.started_at,
             config: config.path.display().to_string(),
+            mode: config.mode,
             store: config.store.dir.display().to_string(),
             policy: self.policy.status(),
             governed: config.governed.iter().map(governed).collect(),
@@ -97,6 +104,9 @@ impl Agent {
                     "check": state.check(),
                 })).collect::<Vec<_>>(),
                 "bypassed": self.interceptor.bypassed(),
+                "not_governed": self.not_governed.load(Ordering::Relaxed),
+                "deaf": self.interceptor.deaf(),
+                "unasked": counters.unasked,
                 "events_lost": counters.events_lost,
                 "unregistered": counters.unregistered,
                 "namespaces": self.interceptor.namespaces(),
@@ -114,8 +124,10 @@ fn governed(entry: &GovernedSet) -> Value {
         Governed::Unit(pattern) => json!({ "systemd_unit": pattern }),
         Governed::UnitWithin { parent, pattern } => json!({ "systemd_unit": pattern, "within": parent }),
     };
-    if matches!(entry.egress, Egress::Deny(_)) {
-        value["unregistered"] = json!("deny");
+    match entry.egress {
+        Egress::Allow => {}
+        Egress::Deny(_) => value["unregistered"] = json!("deny"),
+        Egress::Observe => value["mode"] = json!("observe"),
     }
     value
 }
@@ -131,7 +143,8 @@ impl Status {
             let fields = entry.as_object().into_iter().flatten();
             fields
                 .map(|(kind, value)| format!("{kind} {}", value.to_string().trim_matches('"')))
-                .collect::<String>()
+                .collect::<Vec<_>>()
+                .join(" ")
         };
         put("governs", &self.governed.iter().map(one).collect::<Vec<_>>().join(", "));
         if self.targets.is_empty() {
@@ -140,12 +153,13 @@ impl Status {
         for target in &self.targets {
             let mode = match target.mode {
                 Mode::Observe => "observe: not redirected",
-                Mode::Shadow => "shadow",
+                Mode::Shadow => "shadow: nothing is refused or masked",
                 Mode::Enforce => "enforce",
             };
+            let listen = target.listen.map(|listen| format!("; callers at {listen}, not transparent")).unwrap_or_default();
             put(
                 "target",
-                &format!("{} ({}, {mode}) at {}", target.name, target.protocol, target.addresses.join(", ")),
+                &format!("{} ({}, {mode}) at {}{listen}", target.name, target.protocol, target.addresses.join(", ")),
             );
         }
         put("policy", &format!("{} from {} files", self.policy.version, self.policy.files.len()));

@@ -1,7 +1,7 @@
 //! The configuration as a table: what is good, and what each mistake is told.
 
 use super::*;
-use lockgate_intercept::Governed;
+use lockgate_intercept::{Egress, Governed};
 use lockgate_model::session::{DefaultEffect, Mode};
 
 /// A good file; cases replace parts of it.
