@@ -83,8 +83,11 @@ pub(crate) fn compile(files: &[SourceFile]) -> Result<Compiled, Vec<Diagnostic>>
     let mut glass = Vec::new();
     for (file, document) in &documents {
         let zone = compiler.zone(file, document);
+        let most = compiler.most(file, document);
         for block in document.rules.iter().filter_map(|rule| rule.0.as_ref()) {
-            drafts.push(compiler.draft(file, block, &zone));
+            let mut draft = compiler.draft(file, block, &zone);
+            draft.rule.mode = most.weaker(draft.rule.mode);
+            drafts.push(draft);
         }
         for block in document.break_glass.iter().filter_map(|block| block.0.as_ref()) {
             glass.push(compiler.break_glass(file, block));
@@ -226,6 +229,18 @@ struct Draft<'d> {
 }
 
 impl Compiler {
+    /// The most that rules of a file do; less than everything is said aloud.
+    fn most(&mut self, file: &SourceFile, document: &Document) -> RuleMode {
+        let Some(mode) = &document.mode else { return RuleMode::Enforce };
+        let what = match mode.value {
+            RuleMode::Enforce => return RuleMode::Enforce,
+            RuleMode::Shadow => "the rules of this file are in shadow: they refuse, hold and mask nothing",
+            RuleMode::Off => "the rules of this file are off and do nothing",
+        };
+        self.report.warn(file, mode.at, what);
+        mode.value
+    }
+
     fn zone(&mut self, file: &SourceFile, document: &Document) -> TimeZone {
         let Some(name) = &document.timezone else { return TimeZone::UTC };
         // The bundled database: which zones exist does not depend on the machine.

@@ -31,6 +31,9 @@ pub struct Document {
     /// IANA name of the zone in which `time` is read; UTC when absent.
     #[serde(default)]
     pub timezone: Option<Spanned<String>>,
+    /// The most that rules of this file do (enforce): with `shadow` each only says what it would have done.
+    #[serde(default)]
+    pub mode: Option<Spanned<RuleMode>>,
     /// People who may approve, by name.
     #[serde(default)]
     pub groups: BTreeMap<String, Spanned<Option<Group>>>,
@@ -150,6 +153,17 @@ pub enum RuleMode {
     Shadow,
     /// It does nothing.
     Off,
+}
+
+impl RuleMode {
+    /// The one of two that does less.
+    pub(crate) fn weaker(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Off, _) | (_, Self::Off) => Self::Off,
+            (Self::Shadow, _) | (_, Self::Shadow) => Self::Shadow,
+            (Self::Enforce, Self::Enforce) => Self::Enforce,
+        }
+    }
 }
 
 /// What a rule is about. Every block and every key in it must match.

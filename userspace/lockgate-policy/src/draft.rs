@@ -62,7 +62,7 @@ struct Subject {
 /// What a rule allows.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Shape {
-    /// Statements of one kind on tables: all that were read, or just those that were written together.
+    /// Statements of one kind on tables: all that were read, or the one that was written.
     Tables { class: &'static str, kind: String, bounded: Option<bool>, written: BTreeSet<String>, none: bool },
     /// Statements of these shapes.
     Exact { class: &'static str, kind: String, sets_role: bool },
@@ -216,16 +216,17 @@ fn shape(facts: &SqlFacts) -> Option<(Shape, BTreeSet<String>)> {
     let written: Option<BTreeSet<String>> = facts.tables_written.iter().map(glob).collect();
     // What is administered is not a table, and a schema change names what it changes by its text.
     let by_table = plain && !facts.reach.unseen && facts.class != SqlClass::Admin;
-    match (read, written) {
-        (Some(read), Some(written)) if by_table => {
-            let none = read.is_empty() && written.is_empty();
+    let tables = read.zip(written).filter(|(read, written)| {
+        // Reading a and reading b is reading both; writing a from b is not writing b, which a list of tables cannot say.
+        by_table && (written.is_empty() || read.union(written).count() == 1)
+    });
+    match tables {
+        Some((read, written)) => {
             let all: BTreeSet<String> = read.union(&written).cloned().collect();
-            // Reading a and reading b is reading both; writing a from b is not writing b.
-            let together = if written.is_empty() { BTreeSet::new() } else { all.clone() };
-            let bounded = facts.bounded;
-            Some((Shape::Tables { class, kind: facts.kind.clone(), bounded, written: together, none }, all))
+            let (bounded, none) = (facts.bounded, all.is_empty());
+            Some((Shape::Tables { class, kind: facts.kind.clone(), bounded, written, none }, all))
         }
-        (Some(_) | None, Some(_) | None) => {
+        None => {
             let sets_role = facts.effects.contains(&SqlEffect::SetsRole);
             is_shape.then(|| (Shape::Exact { class, kind: facts.kind.clone(), sets_role }, fingerprint()))
         }

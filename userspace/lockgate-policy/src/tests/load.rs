@@ -289,3 +289,35 @@ fn the_schema_spells_words_as_the_reader_does() {
     check::<Statements>();
     check::<Results>();
 }
+
+#[test]
+fn a_file_in_shadow_says_what_it_would_have_done_and_that_it_does_nothing() {
+    use crate::{CompiledPolicy, SourceFile, fixture};
+    use lockgate_model::{Timestamp, verdict::Effect};
+    let file = |path: &str, mode: &str, rules: &str| SourceFile {
+        path: path.to_owned(),
+        text: format!(
+            "apiVersion: lockgate.dev/v1\nkind: Policy\nmetadata: {{ name: t }}\n{mode}rules:\n{rules}"
+        ),
+    };
+    let allow = "- { id: all, match: {}, effect: allow }\n";
+    let deny = "- { id: no, match: {}, effect: deny }\n- { id: m, match: {}, effect: none, mask: { columns: [{ match: \"*.*.x\", method: redact }] } }\n";
+    for (mode, effect, would) in [
+        ("", "deny", None),
+        ("mode: enforce\n", "deny", None),
+        ("mode: shadow\n", "allow", Some("deny")),
+        ("mode: off\n", "allow", None),
+    ] {
+        let loaded =
+            CompiledPolicy::load(vec![file("a.yaml", "", allow), file("b.yaml", mode, deny)]).unwrap();
+        let session = fixture::session();
+        let operation = fixture::operation("SELECT 1");
+        let verdict =
+            loaded.policy.evaluate(&session, &operation, Timestamp::UNIX_EPOCH, fixture::decision());
+        assert_eq!(verdict.effect.as_str(), effect, "{mode}");
+        assert_eq!(verdict.would.as_deref().map(Effect::as_str), would, "{mode}");
+        assert_eq!(loaded.policy.masks_for(&session).is_some(), effect == "deny", "{mode}");
+        let said = loaded.warnings.iter().any(|warning| warning.message.contains("rules of this file are"));
+        assert_eq!(said, effect == "allow", "{mode}: {:?}", loaded.warnings);
+    }
+}
