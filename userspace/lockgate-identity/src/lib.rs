@@ -28,13 +28,13 @@ pub use settings::{
 pub use telemetry::describe_metrics;
 pub(crate) use token_file::TokenFile;
 
-use binding::Place;
+use binding::{FirstSeen, Place};
 use ci::Jobs;
 use kind::Kinds;
 use kubernetes::Cluster;
 use lockgate_model::{
     flow::Flow,
-    port::{Ambient, BoxFuture, Confirmer, Witness},
+    port::{Ambient, BoxFuture, Confirmer, Shelf, Witness},
     workload::Workload,
 };
 use looks::Looks;
@@ -47,7 +47,7 @@ const AT_ONCE: usize = 256;
 const AT_ONCE_PER_CGROUP: usize = 16;
 
 /// Why there is no confirmer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum SetUpError {
     /// The Kubernetes part.
     #[error("identity.kubernetes: {0}")]
@@ -61,6 +61,14 @@ pub enum SetUpError {
     /// One glob.
     #[error("{0:?} is no glob: {1}")]
     Glob(String, String),
+    /// What is kept of earlier jobs.
+    #[error("which workloads jobs belong to cannot be read: {0}")]
+    Bindings(std::io::Error),
+}
+
+/// Since the epoch.
+fn seconds(ambient: &dyn Ambient) -> u64 {
+    u64::try_from(ambient.now().as_second()).unwrap_or(0)
 }
 
 /// The confirmer.
@@ -75,7 +83,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Sets up, and begins to follow the node's pods; must be called on a runtime that lives as long.
+    /// Sets up, and begins to follow the node's pods; must be called on a runtime that lives as long. Which workload showed
+    /// a job's proof first is kept on `shelf`, which is read here; without one, in memory.
     ///
     /// # Errors
     /// When an address, a CA or a glob cannot be used. That a server is away is no error here.
@@ -83,14 +92,19 @@ impl Identity {
         settings: IdentitySettings,
         witness: Arc<dyn Witness>,
         ambient: Arc<dyn Ambient>,
+        shelf: Option<Arc<dyn Shelf>>,
     ) -> Result<Self, SetUpError> {
         let skew = settings.skew.as_secs();
+        let seen = match shelf {
+            Some(shelf) => FirstSeen::kept_on(shelf, seconds(&*ambient)).map_err(SetUpError::Bindings)?,
+            None => FirstSeen::default(),
+        };
         let cluster = settings.kubernetes.as_ref().map(|kubernetes| Cluster::start(kubernetes, skew));
         Ok(Self {
             ambient,
             wait: settings.wait,
             cluster: cluster.transpose()?,
-            jobs: Jobs::new(&settings)?,
+            jobs: Jobs::new(&settings, seen)?,
             kinds: Kinds::compile(&settings.kinds)?,
             turns: Turns::new(AT_ONCE, AT_ONCE_PER_CGROUP),
             looks: Looks::new(witness),
@@ -98,7 +112,7 @@ impl Identity {
     }
 
     async fn confirmed(&self, flow: &Flow, workload: &mut Workload) {
-        let now = u64::try_from(self.ambient.now().as_second()).unwrap_or(0);
+        let now = seconds(&*self.ambient);
         if let Some(cluster) = &self.cluster {
             cluster.name(workload).await;
             if let Some(pod) = workload.pod.as_mut().filter(|pod| pod.is_named() && cluster.wants_tokens()) {

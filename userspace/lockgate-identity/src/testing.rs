@@ -198,7 +198,7 @@ impl World {
         }
         settings.skew = Duration::from_secs(30);
         let (carrier, clock) = (Arc::new(Carrier::default()), Arc::new(Clock::default()));
-        let identity = Identity::start(settings, carrier.clone(), clock.clone()).unwrap();
+        let identity = Identity::start(settings, carrier.clone(), clock.clone(), None).unwrap();
         Self { identity, carrier, clock }
     }
 

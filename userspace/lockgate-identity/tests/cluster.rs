@@ -305,7 +305,7 @@ async fn a_real_cluster_names_its_pods_and_signs_for_them() {
         }),
         ..IdentitySettings::default()
     };
-    let identity = Identity::start(settings, carrier.clone(), Arc::new(Clock)).unwrap();
+    let identity = Identity::start(settings, carrier.clone(), Arc::new(Clock), None).unwrap();
 
     // One that was there, one that comes while it is waited for, one of another node.
     let workload = confirm(&identity, &first).await;

@@ -4,6 +4,7 @@
 
 use crate::{
     approval::{Resolution, Vote, WithdrawReason},
+    coverage::Coverage,
     grant::{GlassUse, Grant, GrantEnd, Reviewed},
     id::{
         BundleId, DecisionId, GlassId, GrantId, NodeName, OperationId, PolicyVersion, RequestId, SessionId,
@@ -257,6 +258,8 @@ pub enum EventKind {
     },
     /// Who talked to what without being redirected, added up over a period. One an identity and destination.
     Observed(Box<Observation>),
+    /// What of the traffic of governed processes passed lockgate, and what did not.
+    Coverage(Box<Coverage>),
     /// A token was given to somebody who will dial lockgate itself.
     TokenIssued {
         /// Its name.

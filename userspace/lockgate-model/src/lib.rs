@@ -10,6 +10,7 @@
 
 pub mod addr;
 pub mod approval;
+pub mod coverage;
 pub mod event;
 pub mod flow;
 pub mod grant;

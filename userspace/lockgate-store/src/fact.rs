@@ -77,6 +77,7 @@ impl Fact {
             | EventKind::Responded { .. }
             | EventKind::FlowRefused { .. }
             | EventKind::Observed(_)
+            | EventKind::Coverage(_)
             | EventKind::TokenIssued { .. }
             | EventKind::AgentStarted { .. }
             | EventKind::AgentStopped { .. }

@@ -55,14 +55,14 @@ pub(crate) enum Found {
 }
 
 impl Jobs {
-    pub(crate) fn new(settings: &IdentitySettings) -> Result<Self, SetUpError> {
+    pub(crate) fn new(settings: &IdentitySettings, seen: FirstSeen) -> Result<Self, SetUpError> {
         let of = |wanted| settings.providers.iter().filter(move |provider| provider.provider == wanted);
         let issuers = settings.issuers.iter().map(|issuer| Oidc::new(issuer, settings.skew));
         Ok(Self {
             issuers: issuers.collect::<Result<_, _>>()?,
             github: of(CiProvider::GithubActions).map(Github::new).collect::<Result<_, _>>()?,
             gitlab: of(CiProvider::Gitlab).map(Gitlab::new).collect::<Result<_, _>>()?,
-            seen: FirstSeen::default(),
+            seen,
         })
     }
 
@@ -93,16 +93,18 @@ impl Jobs {
         let refused = match found {
             Found::Nothing => return,
             Found::Refused(why) => why,
-            Found::Vouched(vouched) => match self.seen.bind(&vouched.key, place, vouched.expires, now) {
-                Ok(()) => {
-                    let mut job = vouched.job;
-                    job.assurance = CiAssurance(vouched.assurance);
-                    workload.kind = IdentityKind::CiJob;
-                    workload.ci = Some(job);
-                    return;
+            Found::Vouched(vouched) => {
+                match self.seen.bind(&vouched.key, place, vouched.expires, now).await {
+                    Ok(()) => {
+                        let mut job = vouched.job;
+                        job.assurance = CiAssurance(vouched.assurance);
+                        workload.kind = IdentityKind::CiJob;
+                        workload.ci = Some(job);
+                        return;
+                    }
+                    Err(borrowed) => borrowed.to_string(),
                 }
-                Err(borrowed) => borrowed.to_string(),
-            },
+            }
         };
         crate::telemetry::unconfirmed("ci_job");
         tracing::warn!(provider = provider.as_str(), reason = %refused, "a CI job is not confirmed");

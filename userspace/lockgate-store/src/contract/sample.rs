@@ -4,6 +4,7 @@ use lockgate_model::{
     DecisionId, OperationId, RequestId, SessionId, Timestamp,
     addr::{ClientAddr, OriginalDst},
     approval::{Resolution, Vote, VoteDecision},
+    coverage::Coverage,
     event::{Event, EventKind, RecordedOperation},
     flow::{Capture, Flow, ProcessFacts},
     operation::{Digest, Facts, Parameter, SqlContext, ValueFormat},
@@ -311,6 +312,17 @@ pub fn every_kind() -> Vec<Event> {
         },
         EventKind::PolicyRejected { in_force: "9f2c".into(), errors: vec!["a.yaml:3:1: unknown key".into()] },
         EventKind::Gap { stage: "kernel_events".into(), count: None, detail: "unknown".into() },
+        EventKind::Coverage(Box::new(Coverage {
+            since: at(0),
+            redirected: 12,
+            bypassed: 1,
+            not_governed: 0,
+            untold: 0,
+            hooks: 10,
+            hooks_lost: vec!["lg_connect4".into()],
+            layers_missing: Vec::new(),
+            deaf: None,
+        })),
         EventKind::AgentStopped { node: "build-7".into() },
     ];
     let mut events = vec![started(&session), decided(&session, "SELECT 1"), denied(&session, "DROP TABLE t")];

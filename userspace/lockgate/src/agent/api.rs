@@ -19,7 +19,11 @@ use lockgate_model::{RequestId, SessionId};
 use lockgate_store::{Reader, Record, SessionFilter, StoreError};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value, json};
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{Arc, atomic::Ordering},
+};
 
 /// Sessions in one answer at most; the log holds more, and a client asks with `until`.
 const MAX_SESSIONS: usize = 10_000;
@@ -45,17 +49,18 @@ pub(super) fn metrics_route(metrics: PrometheusHandle) -> Router {
 /// Moves the asking process into a governed cgroup of its own.
 async fn run(State(agent): State<Arc<Agent>>, peer: PeerCred) -> Result<Json<Value>, Problem> {
     if peer.uid != 0 && !agent.config.run_uids.contains(&peer.uid) {
-        not_governed("not_allowed");
+        not_governed(&agent, "not_allowed");
         return Err(Problem::forbidden(format!("uid {} may not use `lockgate run` here", peer.uid)));
     }
     let pid = peer.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
     let pid = pid.ok_or_else(|| {
-        not_governed("unseen");
+        not_governed(&agent, "unseen");
         Problem::forbidden("the agent does not see the asking process (another pid namespace?)")
     })?;
-    let placed = blocking(move || agent.place(pid, peer.uid)).await?;
+    let placing = agent.clone();
+    let placed = blocking(move || placing.place(pid, peer.uid)).await?;
     let cgroup = placed.map_err(|error| {
-        not_governed("not_placed");
+        not_governed(&agent, "not_placed");
         Problem::new(StatusCode::CONFLICT, "not_placed", "The process was not placed", format!("{error:#}"))
     })?;
     tracing::info!(pid, uid = peer.uid, cgroup = cgroup.path, "governing a command");
@@ -63,7 +68,8 @@ async fn run(State(agent): State<Arc<Agent>>, peer: PeerCred) -> Result<Json<Val
 }
 
 /// `lockgate run` does not start what is not governed; that it happened is worth a look.
-fn not_governed(why: &'static str) {
+fn not_governed(agent: &Agent, why: &'static str) {
+    agent.not_governed.fetch_add(1, Ordering::Relaxed);
     metrics::counter!(super::telemetry::NOT_GOVERNED, "why" => why).increment(1);
 }
 

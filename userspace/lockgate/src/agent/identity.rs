@@ -7,7 +7,7 @@ use lockgate_identity::Identity;
 use lockgate_intercept::ProcWitness;
 use lockgate_model::{
     Secret, SecretRef,
-    port::{Ambient, Confirmer},
+    port::{Ambient, Confirmer, Shelf},
 };
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use std::sync::Arc;
 pub(super) async fn confirmer(
     config: Option<&IdentityConfig>,
     ambient: Arc<dyn Ambient>,
+    shelf: Arc<dyn Shelf>,
 ) -> anyhow::Result<Option<Arc<dyn Confirmer>>> {
     let Some(config) = config else { return Ok(None) };
     let mut settings = config.settings.clone();
@@ -35,7 +36,7 @@ pub(super) async fn confirmer(
             provider.token = Some(secret);
         }
     }
-    Ok(Some(Arc::new(Identity::start(settings, Arc::new(ProcWitness), ambient)?)))
+    Ok(Some(Arc::new(Identity::start(settings, Arc::new(ProcWitness), ambient, Some(shelf))?)))
 }
 
 async fn pem(reference: &SecretRef) -> anyhow::Result<Vec<u8>> {

@@ -9,6 +9,7 @@ mod ambient;
 pub(crate) mod api;
 pub(crate) mod callers;
 mod capture;
+mod coverage;
 mod handover;
 mod identity;
 mod login;
@@ -25,7 +26,7 @@ pub(crate) mod telemetry;
 use crate::config::Config;
 use anyhow::Context as _;
 use lockgate_control::Control;
-use lockgate_intercept::{Interceptor, RunCgroup};
+use lockgate_intercept::{Counters, Interceptor, RunCgroup};
 use lockgate_model::{
     Timestamp,
     event::{Event, EventKind},
@@ -40,7 +41,7 @@ use signals::Signals;
 use std::{
     net::SocketAddr,
     num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 use targets::Targets;
@@ -82,6 +83,10 @@ pub(crate) struct Agent {
     listen: Option<SocketAddr>,
     started_at: Timestamp,
     reload: Notify,
+    /// What the hooks had counted when it started.
+    before: Counters,
+    /// Processes that asked to be governed and could not be.
+    not_governed: AtomicU64,
 }
 
 /// Runs the agent until it is told to end.
@@ -195,11 +200,12 @@ async fn live(config: Config, lanes: Lanes) -> anyhow::Result<()> {
     elsewhere.wait().await;
     drop(background);
     observe::flush(&agent).await;
+    let covered = record(&agent, coverage::event(agent.coverage())).await;
     let closed = record(&agent, EventKind::AgentStopped { node: agent.config.node.clone() }).await;
     let log = agent.log.clone();
     let synced = tokio::task::spawn_blocking(move || log.close()).await;
     ended?;
-    closed.context("recording the end")?;
+    covered.and(closed).context("recording the end")?;
     synced.context("closing the log")?.context("closing the log")
 }
 
@@ -240,6 +246,7 @@ fn background(agent: &Arc<Agent>, metrics: metrics_exporter_prometheus::Promethe
         tasks.spawn(names::follow(agent.clone()));
     }
     tasks.spawn(capture::follow(agent.clone(), agent.interceptor.events()));
+    tasks.spawn(coverage::follow(agent.clone()));
     tasks.spawn(observe::follow(agent.clone()));
     tasks.spawn(async move {
         loop {

@@ -156,10 +156,18 @@ impl Status {
                 Mode::Shadow => "shadow: nothing is refused or masked",
                 Mode::Enforce => "enforce",
             };
-            let listen = target.listen.map(|listen| format!("; callers at {listen}, not transparent")).unwrap_or_default();
+            let listen = target
+                .listen
+                .map(|listen| format!("; callers at {listen}, not transparent"))
+                .unwrap_or_default();
             put(
                 "target",
-                &format!("{} ({}, {mode}) at {}{listen}", target.name, target.protocol, target.addresses.join(", ")),
+                &format!(
+                    "{} ({}, {mode}) at {}{listen}",
+                    target.name,
+                    target.protocol,
+                    target.addresses.join(", ")
+                ),
             );
         }
         put("policy", &format!("{} from {} files", self.policy.version, self.policy.files.len()));

@@ -336,6 +336,20 @@ fn agent_hooks(hooks: &Value, findings: &mut Findings) {
         ),
         None => {}
     }
+    if let Some(count) = hooks["not_governed"].as_u64().filter(|count| *count > 0) {
+        findings.add(
+            "capture",
+            Status::Warning,
+            "processes",
+            format!("{count} processes asked to be governed and could not be; their command was not run"),
+            Some("see lockgate_processes_not_governed_total for why, and run.allow_uids"),
+        );
+    }
+    if let Some(why) = hooks["deaf"].as_str() {
+        let text = format!("what jobs are told of targets' names is not heard: {why}");
+        let remedy = "targets given by name are protected at the addresses that lockgate itself resolves, and no others";
+        findings.add("capture", Status::Warning, "names", text, Some(remedy));
+    }
     let detached = strings(&hooks["detached"]);
     let unknown = hooks["unknown"].as_array().map_or(0, Vec::len);
     if detached.is_empty() && unknown == 0 {

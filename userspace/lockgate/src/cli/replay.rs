@@ -11,6 +11,7 @@ use super::{
 use lockgate_model::{
     Timestamp,
     approval::{Resolution, Vote, VoteDecision},
+    coverage::Coverage,
     event::{EventKind, RecordedOperation},
     grant::{Basis, GlassUse, Grant},
     observation::Observation,
@@ -230,6 +231,7 @@ fn tell(event: &EventKind) -> Told {
         EventKind::SessionEnded(closing) => plain("ended", ended(closing)),
         EventKind::FlowRefused { detail, closing, .. } => ("refused", detail.clone(), vec![ended(closing)]),
         EventKind::Observed(observation) => plain("observed", observed(observation)),
+        EventKind::Coverage(coverage) => plain("coverage", covered(coverage)),
         EventKind::TokenIssued { token, caller, target, from, expires, by } => plain(
             "token",
             format!(
@@ -252,6 +254,15 @@ fn tell(event: &EventKind) -> Told {
             plain("gap", format!("{count} of {stage}: {detail}"))
         }
     }
+}
+
+fn covered(coverage: &Coverage) -> String {
+    let Coverage { redirected, bypassed, not_governed, untold, hooks, hooks_lost, .. } = coverage;
+    let lost = if hooks_lost.is_empty() { "none".to_owned() } else { hooks_lost.join(", ") };
+    format!(
+        "{redirected} connections redirected, {bypassed} went past lockgate, {not_governed} processes could not be \
+         governed, {untold} refusals untold, {hooks} hooks attached, lost: {lost}"
+    )
 }
 
 fn observed(observation: &Observation) -> String {
