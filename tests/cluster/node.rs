@@ -70,11 +70,15 @@ pub(crate) struct Cluster {
     /// In the order of their start; ended from the last to the first.
     servers: Vec<(&'static str, Child)>,
     pub(crate) scratch: Scratch,
+    _alone: File,
 }
 
 impl Cluster {
     pub(crate) fn start(place: Place) -> Result<Self> {
         ensure!(nix::unistd::geteuid().is_root(), "a cluster needs root");
+        // Cgroups are the machine's: two at once would end each other.
+        let alone = File::open(std::env::current_exe()?)?;
+        ensure!(alone.try_lock().is_ok(), "this suite runs already");
         let pods = cgroup_mount()?.join(PODS.trim_start_matches('/'));
         ensure!(
             fs::metadata(cgroup_mount()?.join(OWN_CGROUP.trim_start_matches('/'))).is_ok() || !pods.exists(),
@@ -86,7 +90,7 @@ impl Cluster {
         network()?;
         fs::create_dir_all(cgroup_mount()?.join(OWN_CGROUP.trim_start_matches('/')))?;
         let scratch = Scratch::new("cluster")?;
-        let mut cluster = Self { place, servers: Vec::new(), scratch };
+        let mut cluster = Self { place, servers: Vec::new(), scratch, _alone: alone };
         cluster.certificates()?;
         cluster.control_plane()?;
         cluster.node()?;

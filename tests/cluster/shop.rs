@@ -130,8 +130,12 @@ impl Shop {
             "apiVersion": "v1", "kind": "Pod",
             "metadata": { "name": name, "namespace": SHOP, "labels": { "app": "billing", "tier": name } },
             "spec": {
-                "serviceAccountName": "billing", "restartPolicy": "Never", "terminationGracePeriodSeconds": 1,
+                "serviceAccountName": "billing",
+                // As kubelets since 1.22 mount it by themselves.
+                "automountServiceAccountToken": false,
+                "volumes": [{ "name": "token", "projected": { "sources": [{ "serviceAccountToken": { "path": "token", "expirationSeconds": 3607 } }] } }], "restartPolicy": "Never", "terminationGracePeriodSeconds": 1,
                 "containers": [{ "name": "job", "image": "localhost/lockgate-test/job:1", "imagePullPolicy": "Never",
+                                 "volumeMounts": [{ "name": "token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": true }],
                                  "command": command,
                                  "securityContext": { "runAsUser": 1001, "runAsGroup": 1001 },
                                  "env": [{ "name": "PGPASSWORD", "value": "of-no-use" }, { "name": "PGCONNECT_TIMEOUT", "value": "20" }] }],

@@ -51,11 +51,15 @@ pub(crate) struct Container {
     unshare: Child,
     init: u32,
     pub(crate) scratch: Scratch,
+    _alone: File,
 }
 
 impl Container {
     pub(crate) fn boot() -> Result<Self> {
         ensure!(nix::unistd::geteuid().is_root(), "needs root");
+        // Cgroups are the machine's: two at once would end each other.
+        let alone = File::open(std::env::current_exe()?)?;
+        ensure!(alone.try_lock().is_ok(), "this suite runs already");
         ensure!(
             is_apart("net")? && is_apart("mnt")?,
             "not in namespaces of its own: run cargo xtask systemd"
@@ -86,7 +90,7 @@ impl Container {
                 return Err(error);
             }
         };
-        let container = Self { unshare, init, scratch };
+        let container = Self { unshare, init, scratch, _alone: alone };
         container.wait("systemd has booted", || {
             let state = container.command("systemctl", &["is-system-running"]).output()?;
             let state = String::from_utf8_lossy(&state.stdout).trim().to_owned();
