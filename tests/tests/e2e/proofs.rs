@@ -17,7 +17,8 @@ async fn a_decision_is_proven_off_the_host_and_a_changed_one_is_not() -> Result<
     ensure!(world.psql(&["select 'proof-of-this'"]).await?.code == Some(0));
     world.recorded("session_ended", 1).await?;
     let decided = world.agent.events()?;
-    let decided = decided.iter().find(|event| event["event"] == "operation_decided").context("no decision")?;
+    let decided =
+        decided.iter().find(|event| event["event"] == "operation_decided").context("no decision")?;
     let decision = decided["data"]["verdict"]["decision"].as_str().context("no id")?;
 
     // Off the host: files alone, and a directory without a configuration.
@@ -38,7 +39,7 @@ async fn a_decision_is_proven_off_the_host_and_a_changed_one_is_not() -> Result<
     let proof = proofs.lines().next().context("nothing is proven")?.to_owned();
     let check = |proof: &str| {
         let words = ["audit", "check", proof, "--key", &path("log.pub"), "--output", "json"];
-        std::process::Command::new(lockgate_tests::built_binary("lockgate")?)
+        std::process::Command::new(lockgate_tests::agent::built_binary("lockgate")?)
             .args(["--config", "/nonexistent"])
             .args(words)
             .current_dir(scratch.path())
@@ -79,6 +80,8 @@ async fn a_decision_is_proven_off_the_host_and_a_changed_one_is_not() -> Result<
     }
 
     let missing = world.agent.cli(&["audit", "prove", "dec_00000000000000000000000000"])?;
-    ensure!(!missing.status.success() && String::from_utf8_lossy(&missing.stderr).contains("no record mentions"));
+    ensure!(
+        !missing.status.success() && String::from_utf8_lossy(&missing.stderr).contains("no record mentions")
+    );
     Ok(())
 }
