@@ -2,7 +2,7 @@
 //! with them is said here, once, with the key to change.
 
 use crate::{
-    notify::signing::{KeyError, SigningKeys},
+    notify::signing::{KeyError, SigningKeys, Use},
     people::PersonSettings,
 };
 use lockgate_model::{
@@ -35,9 +35,10 @@ pub struct WebhookSettings {
     pub name: String,
     /// Where notifications go: http or https. An address written here counts as configured, private or not.
     pub url: String,
-    /// One or more `whsec_…` keys separated by white space; every one signs, so that keys can rotate.
+    /// One or more `whsec_…` or `whsk_…` keys separated by white space; every one signs, so that keys can rotate.
     pub secret: Secret<String>,
-    /// The key or keys that decisions of this integration are signed with; None: it only notifies.
+    /// The key or keys (`whsec_…`, or `whpk_…` for ed25519) that decisions of this integration are verified with; None: it only
+    /// notifies.
     pub decision_secret: Option<Secret<String>>,
     /// The policy groups that it may speak for.
     pub speaks_for: Vec<GroupName>,
@@ -133,7 +134,7 @@ pub(crate) fn integrations(webhooks: &[WebhookSettings]) -> Result<Vec<Integrati
     for webhook in webhooks {
         let Some(secret) = &webhook.decision_secret else { continue };
         let name = webhook.name.clone();
-        let keys = SigningKeys::parse(secret).map_err(|source| ControlError::Key {
+        let keys = SigningKeys::parse(secret, Use::Verify).map_err(|source| ControlError::Key {
             name: name.clone(),
             key: "decision_secret",
             source,

@@ -367,7 +367,7 @@ fn a_session(id: SessionId, principal: &str, now: Timestamp) -> Session {
     };
     let ci = CiJob {
         provider: "github_actions".into(),
-        assurance: CiAssurance(Assurance::Claimed),
+        assurance: CiAssurance(Assurance::Platform),
         repository: Some("acme/billing".into()),
         workflow: Some("deploy.yml".into()),
         run_id: Some("4711".into()),

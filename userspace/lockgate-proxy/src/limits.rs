@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+/// Operations of one message or batch that people are asked for at once; the others follow as these are decided. As many as
+/// a bundle has.
+pub(crate) const ASKED_AHEAD: usize = 100;
+
 /// Two descriptors a session and one for its share of side connections: this stays below the 20,000 that small hosts allow.
 pub const MAX_SESSIONS: usize = 6_000;
 /// From accept to a whole startup message. A stock client needs milliseconds; PostgreSQL itself allows 60 s.

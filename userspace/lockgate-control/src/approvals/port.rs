@@ -101,8 +101,11 @@ impl PendingApproval for Waiter {
         Box::pin(async move {
             if self.state.borrow().progress.resolution.is_none() && self.state.changed().await.is_err() {
                 // The task ended without a resolution: it broke. Nobody will decide any more, so this refuses.
+                // Or it waits on without this client, since lockgate stops.
+                let left = self.state.borrow().left;
+                let reason = if left { WithdrawReason::Drained } else { WithdrawReason::Crash };
                 let mut progress = self.progress();
-                progress.resolution.get_or_insert(Resolution::Withdrawn { reason: WithdrawReason::Crash });
+                progress.resolution.get_or_insert(Resolution::Withdrawn { reason });
                 return progress;
             }
             self.state.borrow_and_update().progress.clone()

@@ -4,7 +4,7 @@
 
 use super::{
     retry::{Answer, retry_after},
-    signing::SigningKeys,
+    signing::{SigningKeys, Use},
 };
 use crate::settings::{ControlError, WebhookSettings};
 use lockgate_model::port::Ambient;
@@ -46,7 +46,7 @@ pub(crate) struct Http {
 impl Transport {
     pub(crate) fn new(webhook: WebhookSettings) -> Result<Self, ControlError> {
         let name = webhook.name;
-        let keys = SigningKeys::parse(&webhook.secret).map_err(|source| ControlError::Key {
+        let keys = SigningKeys::parse(&webhook.secret, Use::Sign).map_err(|source| ControlError::Key {
             name: name.clone(),
             key: "secret",
             source,

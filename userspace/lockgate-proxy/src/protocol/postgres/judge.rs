@@ -8,7 +8,7 @@ use super::{engine::Engine, flight::Flight, words};
 use crate::{
     gate::Gate,
     hold::{self, NoticeSchedule},
-    limits::{FAREWELL_TIME, HOLD_ROUNDS},
+    limits::{ASKED_AHEAD, FAREWELL_TIME, HOLD_ROUNDS},
     metrics::{DENIALS, HELD, HOLD_SECONDS},
     report::Ending,
 };
@@ -108,6 +108,14 @@ struct Case {
     /// Its hold was recorded; a refusal is then an event of its own.
     held: bool,
     cleared: Option<(Cleared, Option<Granted>)>,
+}
+
+/// A request that was opened before its turn to be waited for.
+struct Ahead {
+    /// Which operation of the message or batch.
+    at: usize,
+    request: Arc<ApprovalRequest>,
+    pending: Result<Box<dyn PendingApproval>, Denial>,
 }
 
 /// How a hold ended.
@@ -253,6 +261,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         if let Some(at) = cases.iter().position(|case| matches!(case.verdict.effect, Effect::Deny(_))) {
             return self.refuse(cases, at, unit).await;
         }
+        let mut ahead = self.ask_ahead(&mut cases).await?;
         let mut waited = false;
         for at in 0..cases.len() {
             let Some(case) = cases.get_mut(at) else { break };
@@ -267,8 +276,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             case.held = true;
             let (operation, statement) = (case.asked.operation.clone(), case.asked.statement.clone());
             let verdict = case.verdict.clone();
+            let opened = ahead.iter().position(|opened| opened.at == at).map(|index| ahead.swap_remove(index));
             // Rare, and large: what every session would keep room for otherwise.
-            match Box::pin(self.hold(&operation, &statement, verdict)).await? {
+            let held = match Box::pin(self.hold(&operation, &statement, verdict, opened)).await {
+                Ok(held) => held,
+                Err(ending) => {
+                    withdraw_all(ahead, withdrawal(&ending)).await;
+                    return Err(ending);
+                }
+            };
+            match held {
                 Held::Approved(approved) => {
                     let (cleared, granted) = *approved;
                     let verdict = cleared.verdict().clone();
@@ -276,6 +293,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                     let Some(case) = cases.get_mut(at) else { break };
                     (case.verdict, case.mask) = (verdict, mask);
                     if matches!(case.verdict.effect, Effect::Deny(_)) {
+                        withdraw_all(ahead, WithdrawReason::Cancelled).await;
                         return self.refuse_waited(cases, at, unit).await;
                     }
                     case.cleared = Some((cleared, Some(granted)));
@@ -283,6 +301,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 Held::Refused(verdict, denial) => {
                     let Some(case) = cases.get_mut(at) else { break };
                     case.verdict = (*verdict).refused(denial);
+                    withdraw_all(ahead, WithdrawReason::Cancelled).await;
                     return self.refuse_waited(cases, at, unit).await;
                 }
             }
@@ -293,6 +312,50 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         Ok(pass(cases))
     }
 
+    /// Asks for everything that is held in the message or batch before waiting for any of it, so that people can see it
+    /// together. Nothing when a single one is.
+    async fn ask_ahead(&mut self, cases: &mut [Case]) -> Result<Vec<Ahead>, Ending> {
+        let asks = |case: &Case, gate: &Gate| matches!(case.verdict.effect, Effect::Hold(_)) && reuse(case, gate).is_none();
+        let held: Vec<usize> = (0..cases.len())
+            .filter(|at| cases.get(*at).is_some_and(|case| asks(case, &self.gate)))
+            .take(ASKED_AHEAD)
+            .collect();
+        if held.len() < 2 {
+            return Ok(Vec::new());
+        }
+        let mut requests = Vec::with_capacity(held.len());
+        let mut events = Vec::new();
+        for at in held {
+            let Some(case) = cases.get(at) else { break };
+            let Some(request) = self.gate.request(&case.asked.operation, case.verdict.clone()) else { continue };
+            events.extend(self.gate.decided(&case.asked.operation, request.verdict.clone(), None));
+            requests.push((at, Arc::new(request)));
+        }
+        let recorder = self.gate.recorder();
+        let recorded = self.relay_while(async move { recorder.record(events, Durability::Synced).await });
+        if recorded.await?.is_err() {
+            // Each is recorded again when its turn comes, and refused with that.
+            return Ok(Vec::new());
+        }
+        let mut ahead = Vec::with_capacity(requests.len());
+        for (at, request) in requests {
+            if let Some(case) = cases.get_mut(at) {
+                case.held = true;
+            }
+            let approvals = self.gate.ports.approvals.clone();
+            let opening = request.as_ref().clone();
+            let pending = match self.relay_while(async move { approvals.open(opening).await }).await {
+                Ok(opened) => opened.map_err(|error| unavailable(&error.to_string())),
+                Err(ending) => {
+                    withdraw_all(ahead, withdrawal(&ending)).await;
+                    return Err(ending);
+                }
+            };
+            ahead.push(Ahead { at, request, pending });
+        }
+        Ok(ahead)
+    }
+
     /// While one operation waited, policy may have changed for its neighbours, those that people had approved included.
     fn ask_again(&mut self, cases: &mut [Case]) -> Option<usize> {
         let mut refused = None;
@@ -300,12 +363,15 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             let verdict = self.gate.evaluate(&case.asked.operation);
             let (verdict, mask) = self.gate.masked(verdict, &case.asked.statement, &mut self.masks);
             let approved = match case.cleared.take() {
-                Some((_, granted)) => granted.filter(|granted| granted.stands(&self.gate)).and_then(|granted| {
-                    let Granted { request, resolution, .. } = &granted;
-                    let operation = case.asked.operation.clone();
-                    let cleared = Cleared::approved(operation, verdict.clone(), request, resolution).ok()?;
-                    Some((cleared, Some(granted)))
-                }),
+                Some((_, granted)) => {
+                    granted.filter(|granted| granted.stands(&self.gate)).and_then(|granted| {
+                        let Granted { request, resolution, .. } = &granted;
+                        let operation = case.asked.operation.clone();
+                        let cleared =
+                            Cleared::approved(operation, verdict.clone(), request, resolution).ok()?;
+                        Some((cleared, Some(granted)))
+                    })
+                }
                 None => None,
             };
             if approved.is_some() {
@@ -430,14 +496,29 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         operation: &Arc<Operation>,
         statement: &Statement,
         verdict: Judged,
+        opened: Option<Ahead>,
     ) -> Result<Held, Ending> {
         let mut verdict = verdict;
+        let mut opened = opened;
         for _ in 0..HOLD_ROUNDS {
-            let Some(request) = self.gate.request(operation, verdict.clone()) else {
-                return Ok(Held::Refused(Box::new(verdict), unavailable("the verdict asks nobody")));
+            let (request, asked) = match opened.take() {
+                Some(Ahead { request, pending, .. }) => {
+                    let asked = match pending {
+                        Ok(pending) => Ok(self.await_decision(operation, &request, pending).await?),
+                        Err(denial) => Err(denial),
+                    };
+                    (request, asked)
+                }
+                None => {
+                    let Some(request) = self.gate.request(operation, verdict.clone()) else {
+                        return Ok(Held::Refused(Box::new(verdict), unavailable("the verdict asks nobody")));
+                    };
+                    let request = Arc::new(request);
+                    let asked = self.ask(operation, &request).await?;
+                    (request, asked)
+                }
             };
-            let request = Arc::new(request);
-            let resolution = match self.ask(operation, &request).await? {
+            let resolution = match asked {
                 Ok(resolution) => Arc::new(resolution),
                 Err(denial) => return Ok(Held::Refused(Box::new(verdict), denial)),
             };
@@ -490,10 +571,19 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         }
         let approvals = self.gate.ports.approvals.clone();
         let opening = request.as_ref().clone();
-        let mut pending = match self.relay_while(async move { approvals.open(opening).await }).await? {
-            Ok(pending) => pending,
-            Err(error) => return Ok(Err(unavailable(&error.to_string()))),
-        };
+        match self.relay_while(async move { approvals.open(opening).await }).await? {
+            Ok(pending) => Ok(Ok(self.await_decision(operation, request, pending).await?)),
+            Err(error) => Ok(Err(unavailable(&error.to_string()))),
+        }
+    }
+
+    /// Waits for people on a request that is open.
+    async fn await_decision(
+        &mut self,
+        operation: &Arc<Operation>,
+        request: &Arc<ApprovalRequest>,
+        mut pending: Box<dyn PendingApproval>,
+    ) -> Result<Resolution, Ending> {
         tracing::info!(
             session = %self.gate.session.id,
             request = %request.id,
@@ -506,10 +596,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         ::metrics::gauge!(HELD).decrement(1);
         ::metrics::histogram!(HOLD_SECONDS).record(began.elapsed());
         match waited {
-            Ok(resolution) => Ok(Ok(resolution)),
+            Ok(resolution) => Ok(resolution),
             Err(Interruption::Cancelled) => {
                 withdraw(pending, WithdrawReason::Cancelled).await;
-                Ok(Ok(Resolution::Withdrawn { reason: WithdrawReason::Cancelled }))
+                Ok(Resolution::Withdrawn { reason: WithdrawReason::Cancelled })
             }
             Err(Interruption::Ended(reason, ending)) => {
                 withdraw(pending, reason).await;
@@ -588,6 +678,29 @@ enum Interruption {
 async fn withdraw(pending: Box<dyn PendingApproval>, reason: WithdrawReason) {
     if timeout(FAREWELL_TIME, pending.withdraw(reason)).await.is_err() {
         tracing::error!("the withdrawal of a request was not recorded in time");
+    }
+}
+
+/// Takes back what was asked ahead and is not needed any more.
+async fn withdraw_all(ahead: Vec<Ahead>, reason: WithdrawReason) {
+    let all = async {
+        for opened in ahead {
+            if let Ok(pending) = opened.pending {
+                pending.withdraw(reason).await;
+            }
+        }
+    };
+    if timeout(FAREWELL_TIME, all).await.is_err() {
+        tracing::error!("the withdrawal of requests was not recorded in time");
+    }
+}
+
+/// Why requests are taken back when a session ends.
+fn withdrawal(ending: &Ending) -> WithdrawReason {
+    match ending.reason {
+        CloseReason::Drained => WithdrawReason::Drained,
+        CloseReason::UpstreamClosed | CloseReason::UpstreamProtocolError => WithdrawReason::UpstreamLost,
+        _ => WithdrawReason::Disconnected,
     }
 }
 
