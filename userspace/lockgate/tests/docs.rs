@@ -38,15 +38,19 @@ const VERBS: &[&[&str]] = &[
     &["sessions", "list"],
     &["sessions", "show"],
     &["sessions", "replay"],
+    &["sessions", "observed"],
     &["audit", "verify"],
     &["policy", "check"],
     &["policy", "test"],
     &["policy", "explain"],
+    &["policy", "draft"],
+    &["policy", "diff"],
     &["policy", "grants"],
     &["policy", "schema"],
     &["inspect", "sql"],
     &["doctor"],
     &["tls", "ca"],
+    &["token"],
 ];
 
 fn root() -> PathBuf {

@@ -17,6 +17,7 @@ use std::{net::IpAddr, path::Path, time::Duration};
     before_help = "\
 Examples:
   lockgate token --target orders-db --caller sandbox/17 --from 10.1.2.3
+  lockgate token --target orders-db --caller sandbox/17 --from 10.1.2.0/24 --output json | jq -r .expires
   PGPASSWORD=$(lockgate token --target orders-db --caller sandbox/17 --from 10.1.2.3 --for 15m) \\
     psql 'host=10.0.0.5 port=6432 user=app dbname=shop sslmode=verify-full sslrootcert=ca.crt'
 ",

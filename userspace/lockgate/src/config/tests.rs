@@ -420,6 +420,7 @@ fn the_documented_identities_are_configurations() {
         .split("```yaml\n")
         .skip(1)
         .filter_map(|rest| rest.split_once("```").map(|(example, _)| example))
+        .filter(|example| example.starts_with("identity:"))
         .collect();
     assert_eq!(examples.len(), 4);
     let dir = Dir::new();
@@ -432,6 +433,77 @@ fn the_documented_identities_are_configurations() {
         assert!(config.identity.is_some(), "{example}");
     }
     assert!(dir.parse(GOOD).unwrap().identity.is_none());
+}
+
+/// The examples in a document that begin with a word, with every path on the reader's host put in for.
+fn examples(document: &str, word: &str) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(document);
+    let text = std::fs::read_to_string(path).unwrap();
+    let yaml = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split_once("```"));
+    placed(yaml.map(|(example, _)| example).filter(|example| example.starts_with(word))).collect()
+}
+
+/// `/etc/lockgate/…` up to the next space or comma becomes the file that every test's directory has.
+fn placed<'a>(examples: impl Iterator<Item = &'a str>) -> impl Iterator<Item = String> {
+    examples.map(|example| {
+        let mut out = String::new();
+        let mut rest = example;
+        while let Some((before, after)) = rest.split_once("/etc/lockgate/") {
+            out.push_str(before);
+            out.push_str("secret");
+            rest = after.find([' ', ',', '\n']).map_or("", |end| &after[end..]);
+        }
+        out + rest
+    })
+}
+
+#[test]
+fn the_documented_modes_and_callers_are_configurations() {
+    let dir = Dir::new();
+    let observing = examples("observe-shadow-enforce.md", "govern:");
+    let shadowing = examples("observe-shadow-enforce.md", "targets:");
+    let calling = examples("identity.md", "targets:");
+    assert_eq!((observing.len(), shadowing.len(), calling.len()), (1, 1, 1));
+    let parse = |text: &String| dir.parse(text).unwrap_or_else(|errors| panic!("{text}\n{}", list(&errors)));
+    assert!(parse(&observing[0]).governed.iter().any(|set| set.egress == Egress::Observe));
+    assert_eq!(parse(&shadowing[0]).targets[0].target.mode, Mode::Shadow);
+    let explicit = parse(&calling[0]).targets[0].explicit.clone().unwrap();
+    assert_eq!(explicit.listen.to_string(), "10.0.0.5:6432");
+    assert!(explicit.tokens && explicit.client_ca.is_some());
+}
+
+#[test]
+fn a_target_listens_where_it_can_be_protected_and_somebody_can_say_who_calls() {
+    let dir = Dir::new();
+    let with = |keys: &str| {
+        let text = GOOD.replacen("  upstream:", &format!("{keys}  upstream:"), 1);
+        dir.parse(&text).map(|config| config.targets[0].explicit.clone())
+    };
+    let tls = "  client_tls: { certificate: secret, key: secret }\n";
+    for (keys, expected) in [
+        ("  listen: \"0.0.0.0:6432\"\n", "is no address that can be protected"),
+        ("  listen: \"10.0.0.5:0\"\n", "is no address that can be protected"),
+        ("  listen: here\n", "expected ADDRESS:PORT"),
+        ("  listen: \"10.0.0.5:6432\"\n", "beyond loopback needs client_tls"),
+        ("  listen: \"127.0.0.1:5432\"\n", "where the target itself is"),
+        ("  listen: \"127.0.0.1:6432\"\n  mode: observe\n", "serves nobody"),
+        ("  listen: \"127.0.0.1:6432\"\n  callers: { tokens: false }\n", "nobody could say who it is"),
+        ("  listen: \"127.0.0.1:6432\"\n  callers: { client_ca: secret }\n", "needs client_tls"),
+        ("  callers: { tokens: true }\n", "means nothing without `listen`"),
+    ] {
+        let errors = with(keys).unwrap_err();
+        assert!(list(&errors).contains(expected), "{keys}: {}", list(&errors));
+    }
+    assert!(with("  listen: \"127.0.0.1:6432\"\n").unwrap().unwrap().tokens);
+    assert!(with(&format!("  listen: \"10.0.0.5:6432\"\n{tls}")).unwrap().unwrap().client_ca.is_none());
+    let networks = GOOD
+        .replace(
+            "\"127.0.0.1:5432\", \"10.20.0.0/16:5432\", \"orders-db.internal:5432\"",
+            "\"10.20.0.0/16:5432\"",
+        )
+        .replacen("  upstream:", "  listen: \"127.0.0.1:6432\"\n  upstream:", 1);
+    let errors = dir.parse(&networks).unwrap_err();
+    assert!(list(&errors).contains("every address of this target is a network"), "{}", list(&errors));
 }
 
 #[test]
