@@ -19,6 +19,8 @@ mod kernel;
 mod leaks;
 mod masking;
 mod observe;
+mod permission;
+mod proofs;
 mod protocol;
 mod records;
 mod replay;
