@@ -49,15 +49,7 @@ impl Shop {
         let cluster = Cluster::start(Place::of_environment()?)?;
         let receiver =
             tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(Receiver::start()))?;
-        let options = PostgresOptions::new()
-            .auth(HostAuth::Scram)
-            .port(5432)
-            .setting("listen_addresses", &format!("127.0.0.1,{}", DATABASE.join(",")))
-            .setting("log_statement", "all")
-            .setting("log_connections", "on")
-            .setting("log_line_prefix", "%h %u %a: ")
-            .hba("host all all 10.231.0.0/16 scram-sha-256");
-        let pg = TestPostgres::start(options)?;
+        let pg = Self::server(5432)?;
         pg.psql("CREATE ROLE app LOGIN PASSWORD 'app-secret'")?;
         pg.psql("CREATE DATABASE shop OWNER app")?;
         pg.psql_in(
@@ -67,6 +59,19 @@ impl Shop {
         let shop = Self { cluster, receiver, pg };
         shop.furnish()?;
         Ok(shop)
+    }
+
+    /// A server at the database's addresses that wants passwords and logs who comes.
+    pub(crate) fn server(port: u16) -> Result<TestPostgres> {
+        let options = PostgresOptions::new()
+            .auth(HostAuth::Scram)
+            .port(port)
+            .setting("listen_addresses", &format!("127.0.0.1,{}", DATABASE.join(",")))
+            .setting("log_statement", "all")
+            .setting("log_connections", "on")
+            .setting("log_line_prefix", "%h %u %a: ")
+            .hba("host all all 10.231.0.0/16 scram-sha-256");
+        TestPostgres::start(options)
     }
 
     /// The namespace with its account, and services that lead to the database.
@@ -157,7 +162,11 @@ impl Shop {
 
     /// psql in a pod, begun.
     pub(crate) fn psql(&self, pod: &str, host: &str, statement: &str) -> Result<Running> {
-        let connection = format!("host={host} port=5432 user=job dbname=shop sslmode=prefer");
+        self.psql_to(pod, &format!("host={host} port=5432 user=job dbname=shop sslmode=prefer"), statement)
+    }
+
+    /// The same, with the whole connection.
+    pub(crate) fn psql_to(&self, pod: &str, connection: &str, statement: &str) -> Result<Running> {
         let child = self
             .cluster
             .kubectl_command()
@@ -172,7 +181,7 @@ impl Shop {
                 "-A",
                 "-t",
                 "-d",
-                &connection,
+                connection,
                 "-c",
                 statement,
             ])

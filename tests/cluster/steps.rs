@@ -225,9 +225,12 @@ pub(crate) fn from_the_pod(shop: &mut Shop, _: &Runtime) -> Result<()> {
 }
 
 pub(crate) fn left_alone(shop: &mut Shop, _: &Runtime) -> Result<()> {
-    // The same server at an address that is no target: direct, and the job has no password for it.
-    let done = shop.psql("late", DATABASE[2], "SELECT 1")?.done()?;
+    // Another server of the same machine, on a port that no target has: direct, and the job has no password for it.
+    let other = Shop::server(5433)?;
+    let connection = format!("host={} port=5433 user=job dbname=shop", DATABASE[0]);
+    let done = shop.psql_to("late", &connection, "SELECT 1")?.done()?;
     ensure!(!done.success && done.stderr.contains("password authentication failed"), "{done:?}");
+    ensure!(other.log()?.contains(&shop.address("late")?), "it was not the pod that came");
     Ok(())
 }
 
@@ -303,17 +306,10 @@ pub(crate) fn agent_restarts(shop: &mut Shop, _: &Runtime) -> Result<()> {
 }
 
 pub(crate) fn coverage(shop: &mut Shop, _: &Runtime) -> Result<()> {
-    let status = shop.lockgate_json(&["doctor"])?;
-    let agent = status.get("agent").context("what the agent says of itself")?;
-    let bypassed = find(agent, "bypassed").and_then(Value::as_u64);
-    ensure!(bypassed.is_none_or(|count| count == 0), "{agent}");
-    ensure!(
-        !shop.events()?.iter().any(|event| event.to_string().contains("\"bypass\"")),
-        "a connection went past"
-    );
-    // Every session that the target had as lockgate's role is a session of the record.
-    let seen = shop.pg.log()?.lines().filter(|line| line.contains("connection authorized: user=app")).count();
-    ensure!(seen > 0, "the target logs no connections");
+    let metrics = on_the_node("busybox", &["wget", "-q", "-O", "-", "http://127.0.0.1:8420/metrics"])?;
+    let bypassed = metrics.lines().find_map(|line| line.strip_prefix("lockgate_bypassed_connections_total "));
+    ensure!(bypassed == Some("0"), "connections past lockgate: {bypassed:?}\n{metrics}");
+    ensure!(!shop.events()?.iter().any(|event| event.to_string().contains("\"bypass\"")), "a connection went past");
     Ok(())
 }
 
