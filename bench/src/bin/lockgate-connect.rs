@@ -1,5 +1,5 @@
-//! What `cargo xtask bench --connect` runs: how long `connect()` takes with the hooks and without them, in interleaved
-//! rounds; replaces its section of `bench/RESULTS.md`.
+//! What `cargo xtask bench --connect` runs: how long `connect()` takes with the hooks and without them, and how much a
+//! connection that is let through carries, in interleaved rounds; replaces its section of `bench/RESULTS.md`.
 //!
 //! The dialling is done by children in cgroups of their own, one governed and one not; this process is the server, and
 //! with the hooks attached the smallest proxy. Hooks are attached and detached anew in every round.
@@ -38,6 +38,9 @@ struct Arguments {
     /// Connections per measurement
     #[arg(long, default_value_t = 3000)]
     connects: u32,
+    /// MiB per transfer
+    #[arg(long, default_value_t = 256)]
+    mebibytes: u32,
     /// Be a child that dials what standard input says
     #[arg(long, hide = true)]
     client: bool,
@@ -51,7 +54,7 @@ fn main() -> Result<()> {
     let mut measured: BTreeMap<Case, Vec<f64>> = BTreeMap::new();
     let ground = Ground::new()?;
     for _ in 0..arguments.rounds {
-        round(&ground, arguments.connects, &mut measured)?;
+        round(&ground, &arguments, &mut measured)?;
     }
     let text = report(&arguments, &measured)?;
     println!("{text}");
@@ -67,6 +70,10 @@ enum Case {
     Redirected,
     Direct,
     Through,
+    BareDown,
+    Down,
+    BareUp,
+    Up,
 }
 
 impl Case {
@@ -78,11 +85,30 @@ impl Case {
             Self::Redirected => "`connect()`, governed process, target",
             Self::Direct => "`connect()` until the target's first byte is back, no hooks",
             Self::Through => "the same through the smallest proxy: redirected, attributed, dialled again",
+            Self::BareDown => "receiving, no hooks",
+            Self::Down => "receiving, governed process, address that is no target",
+            Self::BareUp => "sending, no hooks",
+            Self::Up => "sending, governed process, address that is no target",
         }
+    }
+
+    /// What it is compared with.
+    const fn base(self) -> Self {
+        match self {
+            Self::Direct | Self::Through => Self::Direct,
+            Self::Bare | Self::Ungoverned | Self::Unregistered | Self::Redirected => Self::Bare,
+            Self::BareDown | Self::Down => Self::BareDown,
+            Self::BareUp | Self::Up => Self::BareUp,
+        }
+    }
+
+    const fn is_bulk(self) -> bool {
+        matches!(self, Self::BareDown | Self::Down | Self::BareUp | Self::Up)
     }
 }
 
-fn round(ground: &Ground, connects: u32, measured: &mut BTreeMap<Case, Vec<f64>>) -> Result<()> {
+fn round(ground: &Ground, arguments: &Arguments, measured: &mut BTreeMap<Case, Vec<f64>>) -> Result<()> {
+    let Arguments { connects, mebibytes, .. } = *arguments;
     let mut inside = Dialler::start(&ground.inside)?;
     let mut outside = Dialler::start(&ground.outside)?;
     let (target, other) = (&ground.target, &ground.other);
@@ -97,12 +123,19 @@ fn round(ground: &Ground, connects: u32, measured: &mut BTreeMap<Case, Vec<f64>>
         ),
     );
     note(Case::Direct, inside.dial("byte", target.address, connects / 4)?);
+    let bulk = |dialler: &mut Dialler, what: &str| dialler.dial(what, other.address, mebibytes);
+    let before = (bulk(&mut inside, "down")?, bulk(&mut inside, "up")?);
     let hooks = Hooks::attach(ground)?;
+    note(Case::Down, bulk(&mut inside, "down")?);
+    note(Case::Up, bulk(&mut inside, "up")?);
     note(Case::Ungoverned, outside.dial("connect", other.address, connects)?);
     note(Case::Unregistered, inside.dial("connect", other.address, connects)?);
     note(Case::Redirected, inside.dial("connect", target.address, connects)?);
     note(Case::Through, inside.dial("byte", target.address, connects / 4)?);
     drop(hooks);
+    // Before and after: a machine that gets busier or idler meanwhile favours nobody.
+    note(Case::BareDown, f64::midpoint(before.0, bulk(&mut inside, "down")?));
+    note(Case::BareUp, f64::midpoint(before.1, bulk(&mut inside, "up")?));
     Ok(())
 }
 
@@ -119,17 +152,26 @@ fn report(arguments: &Arguments, measured: &BTreeMap<Case, Vec<f64>>) -> Result<
         arguments.connects,
         if lsm_is_in_force() { ", BPF LSM" } else { " (this kernel refuses BPF LSM)" }
     );
-    for case in measured.keys() {
-        let base = match case {
-            Case::Direct | Case::Through => Case::Direct,
-            Case::Bare | Case::Ungoverned | Case::Unregistered | Case::Redirected => Case::Bare,
-        };
-        let pairs = measured.get(case).into_iter().flatten().zip(measured.get(&base).into_iter().flatten());
-        let ratio = median(&pairs.map(|(value, base)| value / base).collect::<Vec<_>>());
-        writeln!(text, "| {} | {:.1} | {ratio:.2} |", case.what(), of(*case) / 1000.0)?;
+    let ratio = |case: Case| {
+        let (values, bases) = (measured.get(&case), measured.get(&case.base()));
+        let pairs = values.into_iter().flatten().zip(bases.into_iter().flatten());
+        median(&pairs.map(|(value, base)| value / base).collect::<Vec<_>>())
+    };
+    for case in measured.keys().filter(|case| !case.is_bulk()) {
+        writeln!(text, "| {} | {:.1} | {:.2} |", case.what(), of(*case) / 1000.0, ratio(*case))?;
     }
     let added = (of(Case::Through) - of(Case::Direct)) / 1000.0;
     writeln!(text, "\nFrom `connect()` to the first byte of the target, capture adds {added:.0} µs.")?;
+    writeln!(
+        text,
+        "\nOne connection to an address that is no target and is let through, {} MiB at a time:\n\n| what | MB/s | ÷ no hooks |\n|---|---:|---:|",
+        arguments.mebibytes
+    )?;
+    for case in measured.keys().filter(|case| case.is_bulk()) {
+        let bytes = f64::from(arguments.mebibytes) * f64::from(MIB);
+        let rate = bytes / of(*case) * 1000.0;
+        writeln!(text, "| {} | {rate:.0} | {:.2} |", case.what(), 1.0 / ratio(*case))?;
+    }
     Ok(text)
 }
 
@@ -180,7 +222,11 @@ impl Drop for Ground {
     }
 }
 
-/// Answers a byte with a byte.
+const MIB: u32 = 1024 * 1024;
+/// Bytes of one read or write of a transfer.
+const CHUNK: usize = 128 * 1024;
+
+/// Answers a byte with a byte; `d` and a length with so many bytes, `u` and a length with a byte behind so many.
 struct Server {
     address: SocketAddr,
 }
@@ -194,15 +240,50 @@ impl Server {
         let address = listener.local_addr()?;
         thread::spawn(move || {
             for mut connection in listener.incoming().flatten() {
-                let mut byte = [0];
                 // One that is closed at once was a measurement of connect() alone.
-                if connection.read_exact(&mut byte).is_ok() {
-                    let _ = connection.write_all(&byte);
-                }
+                let _ = serve(&mut connection);
             }
         });
         Ok(Self { address })
     }
+}
+
+fn serve(connection: &mut TcpStream) -> Result<()> {
+    let mut byte = [0];
+    connection.read_exact(&mut byte)?;
+    if byte != *b"d" && byte != *b"u" {
+        return Ok(connection.write_all(&byte)?);
+    }
+    let mut length = [0; 8];
+    connection.read_exact(&mut length)?;
+    let length = u64::from_be_bytes(length);
+    if byte == *b"d" {
+        return send(&mut *connection, length);
+    }
+    receive(&mut *connection, length)?;
+    Ok(connection.write_all(&byte)?)
+}
+
+fn send(mut to: impl std::io::Write, length: u64) -> Result<()> {
+    let chunk = vec![0x55; CHUNK];
+    let mut left = length;
+    while left > 0 {
+        let next = usize::try_from(left)?.min(CHUNK);
+        to.write_all(&chunk[..next])?;
+        left -= next as u64;
+    }
+    Ok(())
+}
+
+fn receive(mut from: impl std::io::Read, length: u64) -> Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    let mut left = length;
+    while left > 0 {
+        let next = usize::try_from(left)?.min(CHUNK);
+        from.read_exact(&mut chunk[..next])?;
+        left -= next as u64;
+    }
+    Ok(())
 }
 
 /// The hooks, and a proxy behind them; gone when dropped.
@@ -319,14 +400,17 @@ impl Drop for Dialler {
     }
 }
 
-/// `connect|byte ADDRESS TIMES` per line.
+/// `connect|byte ADDRESS TIMES` or `down|up ADDRESS MEBIBYTES` per line.
 fn client() -> Result<()> {
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let words: Vec<&str> = line.split(' ').collect();
         let [what, address, times] = words[..] else { anyhow::bail!("WHAT ADDRESS TIMES") };
         let (address, times): (SocketAddr, u32) = (address.parse()?, times.parse()?);
-        let took: Result<Vec<f64>> = (0..times).map(|_| once(what == "byte", address)).collect();
+        let took: Result<Vec<f64>> = match what {
+            "down" | "up" => transfer(what == "up", address, times).map(|took| vec![took]),
+            _ => (0..times).map(|_| once(what == "byte", address)).collect(),
+        };
         println!("{}", median(&took?));
     }
     Ok(())
@@ -343,6 +427,22 @@ fn once(byte: bool, address: SocketAddr) -> Result<f64> {
         socket.write_all(b"x")?;
         let mut answer = [0];
         socket.read_exact(&mut answer)?;
+    }
+    Ok(start.elapsed().as_secs_f64() * 1e9)
+}
+
+/// From the first byte to the last.
+fn transfer(up: bool, address: SocketAddr, mebibytes: u32) -> Result<f64> {
+    let length = u64::from(mebibytes) * u64::from(MIB);
+    let mut connection = TcpStream::connect(address)?;
+    let start = Instant::now();
+    connection.write_all(if up { b"u" } else { b"d" })?;
+    connection.write_all(&length.to_be_bytes())?;
+    if up {
+        send(&mut connection, length)?;
+        connection.read_exact(&mut [0])?;
+    } else {
+        receive(&mut connection, length)?;
     }
     Ok(start.elapsed().as_secs_f64() * 1e9)
 }

@@ -6,6 +6,7 @@ mod approvals;
 mod attacks;
 mod bypass;
 mod confinement;
+mod coverage;
 mod credentials;
 mod differential;
 mod docs;

@@ -148,6 +148,7 @@ fn read_numbers(agent: &Agent) {
         ("stale", counters.stale),
         ("refused", counters.refused),
         ("unregistered", counters.unregistered),
+        ("unasked", counters.unasked),
         ("lost", counters.flows_full.saturating_add(counters.events_lost)),
     ] {
         metrics::counter!(telemetry::KERNEL_EVENTS, "what" => what).absolute(count);

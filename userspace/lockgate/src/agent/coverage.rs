@@ -1,8 +1,8 @@
 //! Coverage in the audit: a record at the start, at the end, each hour, and when something is missing that was not, or is
 //! back.
 //!
-//! The same numbers are in `/v1/status`, `lockgate doctor` and the metrics. A hole that opens and closes all the time makes
-//! one record a minute. It repairs nothing.
+//! The same numbers are in `/v1/status`, `lockgate doctor` and the metrics. A change is told at once; a hole that opens and
+//! closes all the time makes one record a minute. It repairs nothing.
 
 use super::Agent;
 use lockgate_model::{
@@ -20,7 +20,7 @@ use std::{
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A record is written after this long when nothing changes.
 const TOLD_AT_LEAST_EVERY: Duration = Duration::from_secs(3600);
-/// Between two records, whatever changes.
+/// Between two changes that are told.
 const TOLD_AT_MOST_EVERY: Duration = Duration::from_secs(60);
 
 /// Tells it for ever.
@@ -72,20 +72,26 @@ impl Agent {
     }
 }
 
-/// What the last record said, and when.
+/// What the last record said, and when; and when a change was last told.
 #[derive(Debug, Default)]
-struct Told(Option<(Coverage, Instant)>);
+struct Told {
+    last: Option<(Coverage, Instant)>,
+    changed: Option<Instant>,
+}
 
 impl Told {
     fn is_due(&mut self, now: &Coverage, at: Instant) -> bool {
-        let due = self.0.as_ref().is_none_or(|(last, when)| {
-            let age = at.saturating_duration_since(*when);
-            age >= TOLD_AT_LEAST_EVERY || (age >= TOLD_AT_MOST_EVERY && !now.same_holes(last))
-        });
-        if due {
-            self.0 = Some((now.clone(), at));
+        let since = |when: Instant| at.saturating_duration_since(when);
+        let changed = self.last.as_ref().is_some_and(|(last, _)| !now.same_holes(last))
+            && self.changed.is_none_or(|when| since(when) >= TOLD_AT_MOST_EVERY);
+        let old = self.last.as_ref().is_none_or(|(_, when)| since(*when) >= TOLD_AT_LEAST_EVERY);
+        if changed {
+            self.changed = Some(at);
         }
-        due
+        if changed || old {
+            self.last = Some((now.clone(), at));
+        }
+        changed || old
     }
 }
 
@@ -113,7 +119,8 @@ mod tests {
         for (second, now, due) in [
             (0, &whole, true),
             (1, &whole, false),
-            (70, &more, false),
+            (2, &more, false),
+            // The first change at once.
             (71, &bypassed, true),
             (72, &bypassed, false),
             // What changes within the minute is told when it is over, in its last state.
