@@ -111,6 +111,21 @@ pub trait Approvals: Send + Sync {
         request: ApprovalRequest,
     ) -> BoxFuture<'_, Result<Box<dyn PendingApproval>, ApprovalError>>;
 
+    /// Opens several at once, so that people can be told of all of them together; answers in the same order. Dropping it
+    /// half-way withdraws them all.
+    fn open_all(
+        &self,
+        requests: Vec<ApprovalRequest>,
+    ) -> BoxFuture<'_, Vec<Result<Box<dyn PendingApproval>, ApprovalError>>> {
+        Box::pin(async move {
+            let mut opened = Vec::with_capacity(requests.len());
+            for request in requests {
+                opened.push(self.open(request).await);
+            }
+            opened
+        })
+    }
+
     /// The emergency overrides in force for a session now. Asked only where policy does not let pass; never waits.
     fn lifts(&self, session: &Session, now: Timestamp) -> Vec<Lift> {
         let _ = (session, now);

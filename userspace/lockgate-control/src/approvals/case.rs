@@ -228,14 +228,14 @@ impl CaseTask {
         (task, case)
     }
 
-    /// Records the request (synced), shows it and queues its notifications; or finds that it is decided already.
-    pub(crate) async fn open(&mut self) -> Result<(), RecordError> {
+    /// Records the request (synced) and shows it; or finds that it is decided already. True when people are to be told.
+    pub(crate) async fn open(&mut self) -> Result<bool, RecordError> {
         let now = self.case.request.created_at;
         let taken = self.desk.keep.ledger.lock().take(now, &self.case.request);
         if let Some(taken) = taken
             && self.settle(now, taken).await?
         {
-            return Ok(());
+            return Ok(false);
         }
         self.take_up().await;
         let takes_up = self.case.takes_up.get().copied();
@@ -246,12 +246,11 @@ impl CaseTask {
         self.desk.registry.insert(self.case.clone());
         let request = &self.case.request;
         tracing::info!(request = %request.id, session = %request.session.id, target_name = %request.session.target.name, "approval requested");
-        match takes_up {
+        if takes_up.is_some() {
             // People know the one that it goes on with, and their links lead here.
-            Some(_) => drop(self.publish(now)),
-            None => self.tell(now),
+            self.publish(now);
         }
-        Ok(())
+        Ok(takes_up.is_none())
     }
 
     fn requested(&self, takes_up: Option<RequestId>) -> Event {
@@ -267,7 +266,8 @@ impl CaseTask {
     }
 
     /// Tells people, alone or together with others.
-    fn tell(&self, now: Timestamp) {
+    pub(crate) fn tell(&self) {
+        let now = self.desk.ambient.now();
         let request = &self.case.request;
         let millis = u64::try_from(now.as_millisecond()).unwrap_or(0);
         let id = BundleId::from_parts(millis, self.desk.ambient.random());

@@ -16,7 +16,10 @@ use lockgate_model::{
 };
 use lockgate_policy::approval::bundle::Bundle;
 use std::sync::Arc;
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinSet,
+};
 
 impl Approvals for Control {
     fn open(
@@ -24,6 +27,13 @@ impl Approvals for Control {
         request: ApprovalRequest,
     ) -> BoxFuture<'_, Result<Box<dyn PendingApproval>, ApprovalError>> {
         Box::pin(open(self.desk.clone(), request))
+    }
+
+    fn open_all(
+        &self,
+        requests: Vec<ApprovalRequest>,
+    ) -> BoxFuture<'_, Vec<Result<Box<dyn PendingApproval>, ApprovalError>>> {
+        Box::pin(open_all(self.desk.clone(), requests))
     }
 
     fn lifts(&self, session: &Session, now: Timestamp) -> Vec<Lift> {
@@ -62,28 +72,94 @@ pub(crate) fn tell(desk: &Arc<Desk>, bundle: Bundle) {
 
 /// Dropping this future half-way is safe: the request's task notices that nobody waits, and withdraws it.
 async fn open(desk: Arc<Desk>, request: ApprovalRequest) -> Result<Box<dyn PendingApproval>, ApprovalError> {
+    let opened = open_all(desk, vec![request]).await.pop();
+    opened.unwrap_or_else(|| Err(ApprovalError::Unavailable("the control plane has stopped".into())))
+}
+
+/// One request on its way to being open.
+struct Opening {
+    task: CaseTask,
+    waiter: Waiter,
+}
+
+/// Dropping this future half-way is safe: the requests' tasks notice that nobody waits, and withdraw them.
+async fn open_all(
+    desk: Arc<Desk>,
+    requests: Vec<ApprovalRequest>,
+) -> Vec<Result<Box<dyn PendingApproval>, ApprovalError>> {
+    let mut answers: Vec<Result<Box<dyn PendingApproval>, ApprovalError>> = Vec::with_capacity(requests.len());
+    let mut openings = Vec::with_capacity(requests.len());
+    for (at, request) in requests.into_iter().enumerate() {
+        match prepare(&desk, request) {
+            Ok(opening) => openings.push((at, opening)),
+            Err(error) => {
+                answers.push(Err(error));
+                continue;
+            }
+        }
+        answers.push(Err(ApprovalError::Unavailable("the control plane has stopped".into())));
+    }
+    let (opened, answer) = oneshot::channel();
+    // When the opener is gone, so are the waiters: each task sees that and withdraws.
+    let work = open_and_tell(desk.clone(), openings, opened);
+    desk.cases.spawn_on(work, &desk.runtime);
+    for (at, waiter) in answer.await.unwrap_or_default() {
+        if let Some(answer) = answers.get_mut(at) {
+            *answer = waiter.map(|waiter| Box::new(waiter) as Box<dyn PendingApproval>);
+        }
+    }
+    answers
+}
+
+fn prepare(desk: &Arc<Desk>, request: ApprovalRequest) -> Result<Opening, ApprovalError> {
     if desk.drain.is_cancelled() {
         return Err(ApprovalError::Unavailable("the agent stops".into()));
     }
     let seat = desk.registry.seat(&request)?;
     let (withdraw, waiter) = oneshot::channel();
-    let (mut task, case) = CaseTask::new(desk.clone(), request, seat, waiter);
-    let (opened, answer) = oneshot::channel();
-    let work = async move {
-        let recorded = task.open().await;
-        let failed = recorded.is_err();
-        // When the opener is gone, so is `withdraw`: the task sees it closed and withdraws.
-        let _ = opened.send(recorded);
-        if !failed {
-            task.run().await;
-        }
-    };
-    desk.cases.spawn_on(work, &desk.runtime);
-    match answer.await {
-        Ok(Ok(())) => Ok(Box::new(Waiter { state: case.state.clone(), withdraw: Some(withdraw) })),
-        Ok(Err(error)) => Err(ApprovalError::Unavailable(format!("the request cannot be recorded: {error}"))),
-        Err(_) => Err(ApprovalError::Unavailable("the control plane has stopped".into())),
+    let (task, case) = CaseTask::new(desk.clone(), request, seat, waiter);
+    Ok(Opening { task, waiter: Waiter { state: case.state.clone(), withdraw: Some(withdraw) } })
+}
+
+/// Opens them side by side, so that their records are written together; tells people once all of them can be seen.
+async fn open_and_tell(
+    desk: Arc<Desk>,
+    openings: Vec<(usize, Opening)>,
+    opened: oneshot::Sender<Vec<(usize, Result<Waiter, ApprovalError>)>>,
+) {
+    let mut under_way = JoinSet::new();
+    for (at, Opening { mut task, waiter }) in openings {
+        under_way.spawn(async move {
+            let recorded = task.open().await;
+            (at, task, waiter, recorded)
+        });
     }
+    let mut all = Vec::with_capacity(under_way.len());
+    while let Some(ended) = under_way.join_next().await {
+        match ended {
+            Ok(opened) => all.push(opened),
+            Err(error) => tracing::error!(%error, "opening a request broke"),
+        }
+    }
+    all.sort_by_key(|(at, ..)| *at);
+    let mut waiters = Vec::with_capacity(all.len());
+    for (at, task, waiter, recorded) in all {
+        match recorded {
+            Ok(to_tell) => {
+                if to_tell {
+                    task.tell();
+                }
+                desk.cases.spawn_on(task.run(), &desk.runtime);
+                waiters.push((at, Ok(waiter)));
+            }
+            Err(error) => {
+                let error = ApprovalError::Unavailable(format!("the request cannot be recorded: {error}"));
+                waiters.push((at, Err(error)));
+            }
+        }
+    }
+    // Nobody waits for the answer when the opener is gone.
+    let _ = opened.send(waiters);
 }
 
 /// The waiting client's half. Dropping it closes `withdraw`, which the request's task takes for a disconnect.

@@ -337,23 +337,20 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             // Each is recorded again when its turn comes, and refused with that.
             return Ok(Vec::new());
         }
-        let mut ahead = Vec::with_capacity(requests.len());
-        for (at, request) in requests {
-            if let Some(case) = cases.get_mut(at) {
+        for (at, _) in &requests {
+            if let Some(case) = cases.get_mut(*at) {
                 case.held = true;
             }
-            let approvals = self.gate.ports.approvals.clone();
-            let opening = request.as_ref().clone();
-            let pending = match self.relay_while(async move { approvals.open(opening).await }).await {
-                Ok(opened) => opened.map_err(|error| unavailable(&error.to_string())),
-                Err(ending) => {
-                    withdraw_all(ahead, withdrawal(&ending)).await;
-                    return Err(ending);
-                }
-            };
-            ahead.push(Ahead { at, request, pending });
         }
-        Ok(ahead)
+        let approvals = self.gate.ports.approvals.clone();
+        let opening = requests.iter().map(|(_, request)| request.as_ref().clone()).collect();
+        let opened = self.relay_while(async move { approvals.open_all(opening).await }).await?;
+        let ahead = requests.into_iter().zip(opened).map(|((at, request), opened)| Ahead {
+            at,
+            request,
+            pending: opened.map_err(|error| unavailable(&error.to_string())),
+        });
+        Ok(ahead.collect())
     }
 
     /// While one operation waited, policy may have changed for its neighbours, those that people had approved included.
