@@ -24,6 +24,10 @@ const SLOWNESS: u32 = 4;
 /// The oldest kernel on which lockgate captures; on an older one it has to refuse to start.
 const FLOOR: (u32, u32) = (5, 15);
 
+/// Programs that the suites start, at the paths where they were built.
+const HELPERS: &[&str] =
+    &["capture_agent", "capture_client", "capture_evader", "capture_matrix", "capture_storm"];
+
 /// Where Debian keeps a kernel: its version and the release.
 const RELEASES: &[(&str, &str)] = &[
     ("5.10", "bullseye"),
@@ -80,10 +84,10 @@ pub(crate) fn run(wanted: &Wanted, filter: Option<&str>) -> Result<()> {
             Kernel { release: version, image: fs::canonicalize(image)?, modules: modules.clone() }
         }
     };
-    let suites = build()?;
+    let suites = set_aside(&build()?, &directory)?;
     let initrd = initial_file_system(&kernel, &directory)?;
     let script = directory.join("run.sh");
-    fs::write(&script, guest_script(&kernel, &suites, filter)?)?;
+    fs::write(&script, guest_script(&kernel, &directory, &suites, filter)?)?;
     shell::step(&format!("guest with Linux {}", kernel.release));
     boot(&kernel, &initrd, &script)
 }
@@ -233,6 +237,23 @@ fn build() -> Result<Vec<PathBuf>> {
     Ok(binaries)
 }
 
+/// Copies of what runs in the guest: a build on this side must not change it meanwhile.
+fn set_aside(suites: &[PathBuf], directory: &Path) -> Result<Vec<PathBuf>> {
+    let into = directory.join("bin");
+    fs::create_dir_all(&into)?;
+    let copy = |from: &Path, name: &str| -> Result<PathBuf> {
+        let to = into.join(name);
+        let _ = fs::remove_file(&to);
+        fs::copy(from, &to).with_context(|| from.display().to_string())?;
+        Ok(to)
+    };
+    for name in HELPERS {
+        copy(&shell::target().join("debug").join(name), name)?;
+    }
+    let name = |suite: &Path| suite.file_name().map(|name| name.to_string_lossy().into_owned());
+    suites.iter().map(|suite| copy(suite, &name(suite).context("a name")?)).collect()
+}
+
 /// busybox, the modules for 9p and overlay, and a script that makes this machine's files the guest's root.
 fn initial_file_system(kernel: &Kernel, directory: &Path) -> Result<PathBuf> {
     let tree = directory.join("initrd");
@@ -280,7 +301,17 @@ fn initial_file_system(kernel: &Kernel, directory: &Path) -> Result<PathBuf> {
 }
 
 /// What the guest does: the suites on a kernel that lockgate supports, the refusal on an older one.
-fn guest_script(kernel: &Kernel, suites: &[PathBuf], filter: Option<&str>) -> Result<String> {
+fn guest_script(
+    kernel: &Kernel,
+    directory: &Path,
+    suites: &[PathBuf],
+    filter: Option<&str>,
+) -> Result<String> {
+    let over = |name: &&str| {
+        let (from, to) = (directory.join("bin").join(name), shell::target().join("debug").join(name));
+        format!("mount --bind '{}' '{}'\n", from.display(), to.display())
+    };
+    let binds: String = HELPERS.iter().map(over).collect();
     let release = &kernel.release;
     let link = kernel.modules.as_ref().map_or_else(String::new, |modules| {
         format!("mkdir -p /lib/modules; ln -sfn '{}' /lib/modules/{release}\n", modules.display())
@@ -315,7 +346,7 @@ fn guest_script(kernel: &Kernel, suites: &[PathBuf], filter: Option<&str>) -> Re
          hostname guest; ip link set lo up\n\
          for module in sctp dccp dccp_ipv4 dccp_ipv6 smc vsock vsock_loopback tun veth sch_tbf tcp_diag udp_diag inet_diag; do modprobe -q $module; done\n\
          echo \"GUEST $(uname -r) lsm=$(cat /sys/kernel/security/lsm)\"\n\
-         cd '{}'\n{work}\
+         {binds}cd '{}'\n{work}\
          echo GUEST-DONE\nsync; echo o > /proc/sysrq-trigger; sleep 5\n",
         shell::root().join("tests").display()
     ))
