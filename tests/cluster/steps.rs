@@ -309,7 +309,10 @@ pub(crate) fn coverage(shop: &mut Shop, _: &Runtime) -> Result<()> {
     let metrics = on_the_node("busybox", &["wget", "-q", "-O", "-", "http://127.0.0.1:8420/metrics"])?;
     let bypassed = metrics.lines().find_map(|line| line.strip_prefix("lockgate_bypassed_connections_total "));
     ensure!(bypassed == Some("0"), "connections past lockgate: {bypassed:?}\n{metrics}");
-    ensure!(!shop.events()?.iter().any(|event| event.to_string().contains("\"bypass\"")), "a connection went past");
+    ensure!(
+        !shop.events()?.iter().any(|event| event.to_string().contains("\"bypass\"")),
+        "a connection went past"
+    );
     Ok(())
 }
 
