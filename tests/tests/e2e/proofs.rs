@@ -79,6 +79,15 @@ async fn a_decision_is_proven_off_the_host_and_a_changed_one_is_not() -> Result<
         ensure!(check(&path("foreign"))?.status.code() == Some(1));
     }
 
+    // The same session in other tools' words.
+    let ocsf = text(&world.agent.cli(&["audit", "export", "--format", "ocsf", "--since", "1h"])?)?;
+    let events = ocsf.lines().map(serde_json::from_str).collect::<Result<Vec<serde_json::Value>, _>>()?;
+    let query = |event: &&serde_json::Value| event["query_info"]["query_string"] == "select 'proof-of-this'";
+    let told: Vec<_> = events.iter().filter(query).map(|event| event["disposition_id"].as_u64()).collect();
+    ensure!(told == [Some(1), None], "allowed, then answered: {told:?}");
+    let csv = text(&world.agent.cli(&["audit", "export", "--format", "csv"])?)?;
+    ensure!(csv.lines().any(|row| row.contains("responded") && row.contains("SELECT 1")), "{csv}");
+
     let missing = world.agent.cli(&["audit", "prove", "dec_00000000000000000000000000"])?;
     ensure!(
         !missing.status.success() && String::from_utf8_lossy(&missing.stderr).contains("no record mentions")

@@ -3,6 +3,7 @@
 use super::{
     Exit, Output, OutputArgument, TEMPLATE,
     client::Agent,
+    export,
     output::{self, Style, styled},
     proofs, sessions, text,
 };
@@ -39,6 +40,7 @@ enum Verb {
     Prove(proofs::Prove),
     Grown(proofs::Grown),
     Check(proofs::Check),
+    Export(export::Export),
 }
 
 /// Check every record, every link and the signed head; exit code 1 when anything was edited, deleted,
@@ -64,6 +66,7 @@ pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
         Verb::Checkpoint => return proofs::checkpoint(config),
         Verb::Prove(prove) => return proofs::prove(config, &prove),
         Verb::Grown(grown) => return proofs::grown(config, &grown),
+        Verb::Export(wanted) => return export::run(config, &wanted),
         Verb::Check(check) => return proofs::check(&check, arguments.output.output),
     };
     let client = Client::read(config)?;

@@ -10,6 +10,7 @@ mod breakglass;
 mod client;
 mod doctor;
 mod exit;
+mod export;
 mod grants;
 mod history;
 mod inspect;

@@ -114,7 +114,8 @@ pub(super) fn prove(config: &Path, Prove { what, out }: &Prove) -> anyhow::Resul
             fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
             for seq in records {
                 let path = dir.join(format!("{seq}.tlog-proof"));
-                fs::write(&path, reader.prove(*seq)?.to_string()).with_context(|| path.display().to_string())?;
+                fs::write(&path, reader.prove(*seq)?.to_string())
+                    .with_context(|| path.display().to_string())?;
                 output::print(&format!("{}\n", path.display()))?;
             }
             if records.len() == MAX_PROVEN {
@@ -169,7 +170,11 @@ pub(super) fn check(Check { proof, key }: &Check, output: Output) -> anyhow::Res
             return Ok(Exit::Failed);
         }
         (Err(error), Output::Text) => {
-            output::print(&format!("{}: {}\n", styled(Style::Red, "NOT PROVEN"), text::line(&error.to_string())))?;
+            output::print(&format!(
+                "{}: {}\n",
+                styled(Style::Red, "NOT PROVEN"),
+                text::line(&error.to_string())
+            ))?;
             return Ok(Exit::Failed);
         }
     }
