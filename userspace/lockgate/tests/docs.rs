@@ -244,7 +244,10 @@ fn examples_that_are_shipped_are_accepted() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("policies")).unwrap();
         fs::create_dir_all(dir.path().join("secrets")).unwrap();
-        fs::write(dir.path().join("policies/policy.yaml"), policy).unwrap();
+        let file = dir.path().join("policies/policy.yaml");
+        fs::write(&file, policy).unwrap();
+        let tested = lockgate(Path::new("/nonexistent"), &["policy", "test", file.to_str().unwrap()]);
+        assert!(tested.status.success(), "{tested:?}");
         for name in ["orders-db.password", "secrets/orders-db"] {
             fs::write(dir.path().join(name), "x").unwrap();
         }
