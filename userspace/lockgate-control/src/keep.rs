@@ -10,6 +10,7 @@ use crate::{
     desk::Desk,
     notify::event::EventType,
 };
+use arc_swap::ArcSwap;
 use lockgate_model::{
     GlassId, GrantId, RequestId, Timestamp,
     approval::{ApprovalRequest, Resolution, Vote},
@@ -27,7 +28,6 @@ use lockgate_policy::{
         ledger::{self, Entry, Ledger},
     },
 };
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -88,14 +88,16 @@ impl Keep {
     pub(crate) async fn put<T: Serialize>(&self, name: String, value: &T) -> Result<(), String> {
         let Some(shelf) = self.shelf.clone() else { return Ok(()) };
         let value = serde_json::to_vec(value).map_err(|error| error.to_string())?;
-        let put = move || shelf.put(&name, &value).map_err(|error| format!("the shelf cannot be written: {error}"));
+        let put =
+            move || shelf.put(&name, &value).map_err(|error| format!("the shelf cannot be written: {error}"));
         tokio::task::spawn_blocking(put).await.map_err(|error| error.to_string())?
     }
 
     /// Takes something off the shelf.
     pub(crate) async fn remove(&self, name: String) -> Result<(), String> {
         let Some(shelf) = self.shelf.clone() else { return Ok(()) };
-        let remove = move || shelf.remove(&name).map_err(|error| format!("the shelf cannot be written: {error}"));
+        let remove =
+            move || shelf.remove(&name).map_err(|error| format!("the shelf cannot be written: {error}"));
         tokio::task::spawn_blocking(remove).await.map_err(|error| error.to_string())?
     }
 
@@ -162,7 +164,9 @@ pub(crate) fn restore(desk: &Arc<Desk>, left_open: &BTreeSet<RequestId>) {
                     tracing::error!(name, %error, "clearing the shelf");
                 }
             }
-            Err(error) => tracing::error!(name, %error, "something on the shelf cannot be read; it is not good any more"),
+            Err(error) => {
+                tracing::error!(name, %error, "something on the shelf cannot be read; it is not good any more")
+            }
         }
     }
 }
@@ -194,9 +198,14 @@ fn restore_request(desk: &Arc<Desk>, left_open: &BTreeSet<RequestId>, pending: P
         }
         Err(error) => {
             tracing::error!(request = %id, %error, "a request of an earlier process has no room");
-            let resolution = Resolution::Withdrawn { reason: lockgate_model::approval::WithdrawReason::Crash };
+            let resolution =
+                Resolution::Withdrawn { reason: lockgate_model::approval::WithdrawReason::Crash };
             let kind = EventKind::ApprovalResolved { request: id, resolution };
-            desk.recorder.submit(vec![Event { at: desk.ambient.now(), session: Some(request.session.id), kind }]);
+            desk.recorder.submit(vec![Event {
+                at: desk.ambient.now(),
+                session: Some(request.session.id),
+                kind,
+            }]);
             false
         }
     }
@@ -244,7 +253,8 @@ async fn pass_time(desk: &Arc<Desk>) -> bool {
     for step in steps {
         match step {
             GlassStep::Ended(glass) => {
-                recorded &= desk.record_or_queue(now, EventKind::GlassEnded { glass: glass.id, by: None }).await;
+                recorded &=
+                    desk.record_or_queue(now, EventKind::GlassEnded { glass: glass.id, by: None }).await;
                 desk.settle_glass(&glass).await;
                 desk.alert(EventType::GlassEnded, &glass);
             }

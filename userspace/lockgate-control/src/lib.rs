@@ -24,7 +24,11 @@ mod testing;
 pub mod text;
 mod view;
 
-pub use api::{finish, peer::{FRESH_LOGIN, PeerCred}, problem::Problem};
+pub use api::{
+    finish,
+    peer::{FRESH_LOGIN, PeerCred},
+    problem::Problem,
+};
 pub use desk::Control;
 pub use keep::Lasting;
 pub use people::PersonSettings;

@@ -60,7 +60,10 @@ impl People {
     /// The id as it came, or as the integration alone would say it.
     fn find(&self, id: &str) -> Option<&PersonSettings> {
         let folded = fold(id);
-        let bare = folded.strip_prefix("webhook:").and_then(|rest| rest.split_once(':')).map(|(_, bare)| bare.trim());
+        let bare = folded
+            .strip_prefix("webhook:")
+            .and_then(|rest| rest.split_once(':'))
+            .map(|(_, bare)| bare.trim());
         let index = self.by_id.get(&folded).or_else(|| bare.and_then(|bare| self.by_id.get(bare)))?;
         self.people.get(*index)
     }
@@ -92,8 +95,18 @@ mod tests {
     #[test]
     fn ids_of_one_person_lead_to_the_same_name() {
         let people = people();
-        for id in ["local:1002", "webhook:chat:U123", "WEBHOOK:chat:u123", "webhook:approvals:Ana@Example.com ", "ana-dev"] {
-            assert_eq!(people.approver(id.into(), Vec::new(), String::new()).name(), "ana@example.com", "{id}");
+        for id in [
+            "local:1002",
+            "webhook:chat:U123",
+            "WEBHOOK:chat:u123",
+            "webhook:approvals:Ana@Example.com ",
+            "ana-dev",
+        ] {
+            assert_eq!(
+                people.approver(id.into(), Vec::new(), String::new()).name(),
+                "ana@example.com",
+                "{id}"
+            );
         }
         for id in ["local:1003", "webhook:other:U123", "ana"] {
             assert_eq!(people.approver(id.into(), Vec::new(), String::new()).name(), id);
@@ -104,7 +117,8 @@ mod tests {
     fn owners_are_found_and_one_id_has_one_person() {
         assert_eq!(people().owners("github_actions:acme/bot").len(), 1);
         assert_eq!(people().owners("uid:1").len(), 0);
-        let twice = |name: &str| PersonSettings { name: name.into(), ids: vec!["local:1".into()], owns: Vec::new() };
+        let twice =
+            |name: &str| PersonSettings { name: name.into(), ids: vec!["local:1".into()], owns: Vec::new() };
         assert_eq!(People::new(vec![twice("a"), twice("b")]).unwrap_err(), "local:1");
     }
 }

@@ -9,8 +9,8 @@ use crate::{
 };
 use lockgate_model::{
     approval::{ApprovalRequest, Progress},
-    grant::{GlassUse, MAX_GRANT},
     flow::Capture,
+    grant::{GlassUse, MAX_GRANT},
     operation::{Facts, Operation, Parameter},
     session::{Mode, Target},
     sql::{RelationName, SqlClass, SqlFacts},

@@ -17,6 +17,7 @@ mod identity;
 mod law;
 mod load;
 mod login;
+mod permission;
 
 const HEADER: &str =
     "apiVersion: lockgate.dev/v1\nkind: Policy\nmetadata: { name: t }\ngroups: { dba: {}, oncall: {} }\n";

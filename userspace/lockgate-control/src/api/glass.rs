@@ -69,7 +69,10 @@ async fn list(State(desk): State<Arc<Desk>>, peer: PeerCred) -> Result<Json<Valu
     let glass = desk.keep.glass.lock();
     let item = |glass: &lockgate_model::grant::GlassUse| {
         let mut item = view::glass(glass);
-        view::merge(&mut item, json!({ "state": if glass.is_live(now) { "in_force" } else { "review_pending" } }));
+        view::merge(
+            &mut item,
+            json!({ "state": if glass.is_live(now) { "in_force" } else { "review_pending" } }),
+        );
         item
     };
     Ok(Json(json!({ "items": glass.uses().map(item).collect::<Vec<_>>() })))
@@ -115,7 +118,9 @@ async fn break_it(desk: &Arc<Desk>, peer: PeerCred, body: Body) -> Result<Value,
     // Found and recorded under a name that nobody lifts by until both the log and the shelf have it.
     let mut trial = desk.keep.glass.lock().clone();
     let glass = trial.ask(now, id, &block, ask.clone()).map_err(problem)?;
-    desk.record(EventKind::GlassBroken(Box::new(glass.clone()))).await.map_err(|error| not_yet(error.to_string()))?;
+    desk.record(EventKind::GlassBroken(Box::new(glass.clone())))
+        .await
+        .map_err(|error| not_yet(error.to_string()))?;
     desk.keep.put(id.to_string(), &glass).await.map_err(not_yet)?;
     let glass = desk.keep.glass.lock().ask(now, id, &block, ask).map_err(problem)?;
     tracing::warn!(glass = %id, rule = %glass.rule, by = glass.by.name(), until = %glass.ends_at, "the glass is broken");
@@ -140,7 +145,9 @@ async fn end(
     let recorded = desk.record(EventKind::GlassEnded { glass: glass.id, by: Some(by) }).await;
     desk.alert(EventType::GlassEnded, &glass);
     desk.wake();
-    recorded.map_err(|error| Problem::unavailable(format!("it is over, but that could not be recorded: {error}")))?;
+    recorded.map_err(|error| {
+        Problem::unavailable(format!("it is over, but that could not be recorded: {error}"))
+    })?;
     Ok(Json(view::glass(&glass)))
 }
 

@@ -65,7 +65,9 @@ async fn revoke(
     tracing::info!(grant = %grant.id, uid = peer.uid, "a grant was revoked");
     if let Err(error) = kept {
         tracing::error!(grant = %grant.id, %error, "a revoked grant is still on the shelf");
-        return Err(Problem::unavailable(format!("it is revoked now, but would be back after a restart: {error}")));
+        return Err(Problem::unavailable(format!(
+            "it is revoked now, but would be back after a restart: {error}"
+        )));
     }
     if let Err(error) = recorded {
         tracing::error!(grant = %grant.id, %error, "a revocation could not be recorded");

@@ -193,15 +193,17 @@ pub(super) async fn read<T: Default + serde::de::DeserializeOwned>(body: Body) -
     if body.is_empty() {
         return Ok(T::default());
     }
-    serde_json::from_slice(&body).map_err(|error| Problem::malformed(format!("the body cannot be read: {error}")))
+    serde_json::from_slice(&body)
+        .map_err(|error| Problem::malformed(format!("the body cannot be read: {error}")))
 }
 
 /// A listed uid, as somebody who decides.
 pub(super) fn approver(desk: &Desk, peer: PeerCred) -> Result<Approver, Problem> {
-    let groups = desk.local_approvers.get(&peer.uid).filter(|groups| !groups.is_empty()).ok_or_else(|| {
-        let detail = format!("uid {} has no groups in api.local_approvers", peer.uid);
-        Problem::new(StatusCode::FORBIDDEN, "not_authorized", "This uid decides nothing", detail)
-    })?;
+    let groups =
+        desk.local_approvers.get(&peer.uid).filter(|groups| !groups.is_empty()).ok_or_else(|| {
+            let detail = format!("uid {} has no groups in api.local_approvers", peer.uid);
+            Problem::new(StatusCode::FORBIDDEN, "not_authorized", "This uid decides nothing", detail)
+        })?;
     Ok(desk.people.approver(format!("local:{}", peer.uid), groups.clone(), "cli".to_owned()))
 }
 
@@ -216,15 +218,31 @@ async fn show_bundle(
     Ok(Json(whole_bundle(&desk, &bundle)))
 }
 
-async fn approve_bundle(State(desk): State<Arc<Desk>>, peer: PeerCred, PathId(id): PathId, body: Body) -> Response {
+async fn approve_bundle(
+    State(desk): State<Arc<Desk>>,
+    peer: PeerCred,
+    PathId(id): PathId,
+    body: Body,
+) -> Response {
     post_bundle(&desk, peer, &id, VoteDecision::Approve, body).await
 }
 
-async fn deny_bundle(State(desk): State<Arc<Desk>>, peer: PeerCred, PathId(id): PathId, body: Body) -> Response {
+async fn deny_bundle(
+    State(desk): State<Arc<Desk>>,
+    peer: PeerCred,
+    PathId(id): PathId,
+    body: Body,
+) -> Response {
     post_bundle(&desk, peer, &id, VoteDecision::Deny, body).await
 }
 
-async fn post_bundle(desk: &Arc<Desk>, peer: PeerCred, id: &str, decision: VoteDecision, body: Body) -> Response {
+async fn post_bundle(
+    desk: &Arc<Desk>,
+    peer: PeerCred,
+    id: &str,
+    decision: VoteDecision,
+    body: Body,
+) -> Response {
     match decide_bundle(desk, peer, id, decision, body).await {
         Ok(answer) => Json(answer).into_response(),
         Err(problem) => {
@@ -248,7 +266,10 @@ async fn decide_bundle(
         return Err(decision::requester(peer.uid).about(case.request.id));
     }
     let by = approver(desk, peer)?;
-    decision::check_bundle_digest(&bundle, word.command_digest.as_deref().unwrap_or(&bundle.digest.to_string()))?;
+    decision::check_bundle_digest(
+        &bundle,
+        word.command_digest.as_deref().unwrap_or(&bundle.digest.to_string()),
+    )?;
     let counted = vote::cast_all(&bundle, word.vote(desk, by, decision)?).await?;
     Ok(vote::counted_bundle(&bundle, counted))
 }

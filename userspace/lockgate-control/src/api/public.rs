@@ -75,7 +75,8 @@ fn page(shown: Result<String, Problem>) -> Response {
 
 /// The token is judged before anything is looked up: without it nobody learns which requests exist.
 fn show(desk: &Desk, id: &str, token: &str) -> Result<String, Problem> {
-    let id = id.parse::<RequestId>().ok().filter(|id| desk.links.admits(*id, token)).ok_or_else(link_required)?;
+    let id =
+        id.parse::<RequestId>().ok().filter(|id| desk.links.admits(*id, token)).ok_or_else(link_required)?;
     let waits = desk.registry.find(id).filter(|case| case.resolution().is_none());
     let case = waits.ok_or_else(|| {
         Problem::new(
@@ -90,10 +91,12 @@ fn show(desk: &Desk, id: &str, token: &str) -> Result<String, Problem> {
 }
 
 fn show_bundle(desk: &Desk, id: &str, token: &str) -> Result<String, Problem> {
-    let id = id.parse::<BundleId>().ok().filter(|id| desk.links.admits(*id, token)).ok_or_else(link_required)?;
+    let id =
+        id.parse::<BundleId>().ok().filter(|id| desk.links.admits(*id, token)).ok_or_else(link_required)?;
     let waits = desk.registry.find_bundle(id).filter(|bundle| bundle.outcome().is_none());
     let bundle = waits.ok_or_else(|| {
-        let detail = "the link lived as long as the requests; `lockgate sessions show` on the host has their record";
+        let detail =
+            "the link lived as long as the requests; `lockgate sessions show` on the host has their record";
         Problem::new(StatusCode::GONE, "link_expired", "The requests are over", detail)
     })?;
     Ok(format!("{:#}\n", host::whole_bundle(desk, &bundle)))

@@ -60,7 +60,10 @@ pub(super) fn counted_bundle(bundle: &BundleCase, counted: usize) -> Value {
         let resolution = case.resolution();
         json!({ "request_id": case.request.id, "state": self::state(resolution.as_ref()) })
     };
-    let need = cases.iter().find(|case| case.resolution().is_none()).map(|case| case.state.borrow().progress.requirements.clone());
+    let need = cases
+        .iter()
+        .find(|case| case.resolution().is_none())
+        .map(|case| case.state.borrow().progress.requirements.clone());
     json!({
         "bundle_id": bundle.id,
         "status": "counted",

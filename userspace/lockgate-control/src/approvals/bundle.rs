@@ -59,7 +59,8 @@ impl BundleCase {
 
     /// How it ended as a whole, once the last of it has: the least happy of its ends.
     pub(crate) fn outcome(&self) -> Option<EventType> {
-        let ends: Option<Vec<EventType>> = self.cases().iter().map(|case| case.resolution().map(|it| kind(&it))).collect();
+        let ends: Option<Vec<EventType>> =
+            self.cases().iter().map(|case| case.resolution().map(|it| kind(&it))).collect();
         let ends = ends?;
         let first = [EventType::Denied, EventType::Expired, EventType::Cancelled];
         Some(first.into_iter().find(|kind| ends.contains(kind)).unwrap_or(EventType::Approved))

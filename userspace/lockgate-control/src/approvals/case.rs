@@ -450,7 +450,12 @@ impl CaseTask {
         }
         match resolution {
             Resolution::Approved { votes, basis: None } => {
-                made.extend(self.desk.keep.ledger.lock().would_make(now, request, votes, self.desk.grant_id()));
+                made.extend(self.desk.keep.ledger.lock().would_make(
+                    now,
+                    request,
+                    votes,
+                    self.desk.grant_id(),
+                ));
             }
             Resolution::Approved { basis: Some(_), .. }
             | Resolution::Denied { .. }

@@ -47,7 +47,8 @@ impl Approvals for Control {
 
 /// Tells people of a bundle; of one that a single request is left of, of that request.
 pub(crate) fn tell(desk: &Arc<Desk>, bundle: Bundle) {
-    let waits = |(id, _): &(RequestId, Digest)| desk.registry.find(*id).filter(|case| case.resolution().is_none());
+    let waits =
+        |(id, _): &(RequestId, Digest)| desk.registry.find(*id).filter(|case| case.resolution().is_none());
     let cases: Vec<Arc<Case>> = bundle.requests.iter().filter_map(waits).collect();
     if let [case] = cases.as_slice() {
         return desk.notify(EventType::Requested, case);
@@ -66,7 +67,11 @@ pub(crate) fn tell(desk: &Arc<Desk>, bundle: Bundle) {
         digest: told.digest,
         requests: bundle.requests.iter().map(|(id, _)| *id).collect(),
     };
-    desk.recorder.submit(vec![Event { at: desk.ambient.now(), session: Some(first.request.session.id), kind }]);
+    desk.recorder.submit(vec![Event {
+        at: desk.ambient.now(),
+        session: Some(first.request.session.id),
+        kind,
+    }]);
     desk.notify_bundle(EventType::Requested, &told);
 }
 
@@ -87,7 +92,8 @@ async fn open_all(
     desk: Arc<Desk>,
     requests: Vec<ApprovalRequest>,
 ) -> Vec<Result<Box<dyn PendingApproval>, ApprovalError>> {
-    let mut answers: Vec<Result<Box<dyn PendingApproval>, ApprovalError>> = Vec::with_capacity(requests.len());
+    let mut answers: Vec<Result<Box<dyn PendingApproval>, ApprovalError>> =
+        Vec::with_capacity(requests.len());
     let mut openings = Vec::with_capacity(requests.len());
     for (at, request) in requests.into_iter().enumerate() {
         match prepare(&desk, request) {

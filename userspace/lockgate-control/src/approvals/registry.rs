@@ -5,8 +5,10 @@ use super::{
     bundle::BundleCase,
     case::{Case, Earlier},
 };
+use lockgate_model::{
+    BundleId, RequestId, approval::ApprovalRequest, operation::Digest, port::ApprovalError,
+};
 use lockgate_policy::approval::ledger::run_of;
-use lockgate_model::{BundleId, RequestId, approval::ApprovalRequest, operation::Digest, port::ApprovalError};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},

@@ -12,7 +12,6 @@ use crate::{
     },
     desk::Desk,
 };
-use parking_lot::Mutex;
 use lockgate_model::{
     Timestamp,
     approval::Progress,
@@ -20,6 +19,7 @@ use lockgate_model::{
     grant::GlassUse,
     port::{Ambient, Recorder},
 };
+use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
     sync::{
@@ -95,7 +95,8 @@ impl About {
 
     /// Whether nobody has anything left to decide.
     fn is_over(&self, now: Timestamp) -> bool {
-        let over = |case: &Case| case.resolution().is_some() || now >= case.state.borrow().progress.expires_at;
+        let over =
+            |case: &Case| case.resolution().is_some() || now >= case.state.borrow().progress.expires_at;
         match self {
             Self::Case(case) => over(case),
             Self::Bundle(bundle) => bundle.cases().iter().all(|case| over(case)),

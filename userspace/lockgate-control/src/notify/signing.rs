@@ -35,13 +35,19 @@ pub enum KeyError {
     #[error("expected 24 to 64 bytes of key, got {0} (make one: `echo whsec_$(openssl rand -base64 32)`)")]
     Length(usize),
     /// Not half of an ed25519 pair.
-    #[error("expected an ed25519 key (32 bytes, or 64 for a private key with its public half), got {0} bytes or a key that is none")]
+    #[error(
+        "expected an ed25519 key (32 bytes, or 64 for a private key with its public half), got {0} bytes or a key that is none"
+    )]
     NotEd25519(usize),
     /// A public key where something is signed.
-    #[error("expected a key to sign with (whsec_… or whsk_…), got a public one (whpk_…); that is for whoever verifies")]
+    #[error(
+        "expected a key to sign with (whsec_… or whsk_…), got a public one (whpk_…); that is for whoever verifies"
+    )]
     CannotSign,
     /// A private key where something is verified.
-    #[error("expected a key to verify with (whsec_… or whpk_…), got a private one (whsk_…); keep that with whoever signs")]
+    #[error(
+        "expected a key to verify with (whsec_… or whpk_…), got a private one (whsk_…); keep that with whoever signs"
+    )]
     Private,
     /// More keys than a rotation needs.
     #[error("expected at most {MAX_KEYS} keys, got {0}")]
@@ -84,7 +90,11 @@ impl SigningKeys {
     /// # Errors
     /// [`KeyError`] for the first one that cannot be used.
     pub fn parse(text: &Secret<String>, purpose: Use) -> Result<Self, KeyError> {
-        let keys = text.expose().split_whitespace().map(|key| parse_key(key, purpose)).collect::<Result<Vec<_>, _>>()?;
+        let keys = text
+            .expose()
+            .split_whitespace()
+            .map(|key| parse_key(key, purpose))
+            .collect::<Result<Vec<_>, _>>()?;
         match keys.len() {
             0 => Err(KeyError::Empty),
             1..=MAX_KEYS => Ok(Self(keys)),
@@ -219,11 +229,15 @@ mod tests {
         let signature = signing(PRIVATE).sign("id", "1", b"body");
         // As whoever receives it checks it: over `id.timestamp.body`, with the public key.
         let raw = STANDARD.decode(signature.strip_prefix("v1a,").unwrap()).unwrap();
-        let public: [u8; 32] = STANDARD.decode(PUBLIC.strip_prefix("whpk_").unwrap()).unwrap().try_into().unwrap();
+        let public: [u8; 32] =
+            STANDARD.decode(PUBLIC.strip_prefix("whpk_").unwrap()).unwrap().try_into().unwrap();
         let receiver = VerifyingKey::from_bytes(&public).unwrap();
         assert!(receiver.verify_strict(b"id.1.body", &Signature::from_slice(&raw).unwrap()).is_ok());
         let both = signing(&format!("{KEY} {PRIVATE}")).sign("id", "1", b"body");
-        assert_eq!(both.split(' ').map(|one| one.split_once(',').unwrap().0).collect::<Vec<_>>(), ["v1", "v1a"]);
+        assert_eq!(
+            both.split(' ').map(|one| one.split_once(',').unwrap().0).collect::<Vec<_>>(),
+            ["v1", "v1a"]
+        );
         for (id, timestamp, body, header, expected) in [
             ("id", "1", "body", signature.clone(), true),
             ("id", "1", "body", format!("v1,AAAA v1a,AAAA {signature}"), true),
@@ -247,12 +261,14 @@ mod tests {
 
     #[test]
     fn halves_of_a_pair_have_their_places() {
-        let parse = |text: &str, purpose| SigningKeys::parse(&Secret::new(text.to_owned()), purpose).map(|_| ());
+        let parse =
+            |text: &str, purpose| SigningKeys::parse(&Secret::new(text.to_owned()), purpose).map(|_| ());
         let long = |tail: [u8; 32]| {
             let seed = STANDARD.decode(PRIVATE.strip_prefix("whsk_").unwrap()).unwrap();
             format!("whsk_{}", STANDARD.encode([seed, tail.to_vec()].concat()))
         };
-        let public: [u8; 32] = STANDARD.decode(PUBLIC.strip_prefix("whpk_").unwrap()).unwrap().try_into().unwrap();
+        let public: [u8; 32] =
+            STANDARD.decode(PUBLIC.strip_prefix("whpk_").unwrap()).unwrap().try_into().unwrap();
         for (text, purpose, expected) in [
             (PRIVATE.to_owned(), Use::Sign, Ok(())),
             (long(public), Use::Sign, Ok(())),
@@ -262,7 +278,11 @@ mod tests {
             (PUBLIC.to_owned(), Use::Sign, Err(KeyError::CannotSign)),
             ("whpk_AAAA".to_owned(), Use::Verify, Err(KeyError::NotEd25519(3))),
             // The neutral element: every message would verify.
-            (format!("whpk_{}", STANDARD.encode([[1_u8; 1].as_slice(), &[0; 31]].concat())), Use::Verify, Err(KeyError::NotEd25519(32))),
+            (
+                format!("whpk_{}", STANDARD.encode([[1_u8; 1].as_slice(), &[0; 31]].concat())),
+                Use::Verify,
+                Err(KeyError::NotEd25519(32)),
+            ),
         ] {
             assert_eq!(parse(&text, purpose), expected, "{purpose:?}");
         }

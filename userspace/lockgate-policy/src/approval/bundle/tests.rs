@@ -15,7 +15,8 @@ fn at(millis: i64) -> Timestamp {
 
 /// By whom (a principal), under which rule, coalesced or not.
 fn ask(number: u64, principal: u8, rule: u8, window: Option<u64>, millis: i64) -> ApprovalRequest {
-    let coalesce = window.map(|millis| CoalesceTerms { by: [Same::Rule].into(), window: Duration::from_millis(millis) });
+    let coalesce =
+        window.map(|millis| CoalesceTerms { by: [Same::Rule].into(), window: Duration::from_millis(millis) });
     let spec = ApprovalSpec {
         requirements: vec![Requirement {
             rule: format!("rule-{rule}").as_str().into(),
@@ -33,7 +34,8 @@ fn ask(number: u64, principal: u8, rule: u8, window: Option<u64>, millis: i64) -
     let mut session = session();
     session.principal.id = format!("uid:{principal}");
     let session: Session = session;
-    let operation = Operation { digest: Digest([u8::try_from(number % 251).unwrap(); 32]), ..operation("DROP TABLE t") };
+    let operation =
+        Operation { digest: Digest([u8::try_from(number % 251).unwrap(); 32]), ..operation("DROP TABLE t") };
     let verdict = Verdict {
         decision: decision(),
         effect: Effect::Hold(spec),
@@ -42,7 +44,8 @@ fn ask(number: u64, principal: u8, rule: u8, window: Option<u64>, millis: i64) -
         policy: "p".into(),
         would: None,
     };
-    super::super::request(RequestId::from_parts(number, 1), Arc::new(session), operation, verdict, at(millis)).unwrap()
+    super::super::request(RequestId::from_parts(number, 1), Arc::new(session), operation, verdict, at(millis))
+        .unwrap()
 }
 
 fn id(number: u64) -> BundleId {
@@ -54,13 +57,25 @@ fn what_asks_together_is_told_together_and_strangers_are_not() {
     let mut gather = Gather::default();
     for number in 0..40 {
         let millis = i64::try_from(number).unwrap() * 20;
-        assert_eq!(gather.join(at(millis), &ask(number, 1, 1, Some(20_000), millis), id(number)), Joined::Gathering);
+        assert_eq!(
+            gather.join(at(millis), &ask(number, 1, 1, Some(20_000), millis), id(number)),
+            Joined::Gathering
+        );
     }
-    assert_eq!(gather.join(at(800), &ask(50, 2, 1, Some(20_000), 800), id(50)), Joined::Gathering, "another principal");
-    assert_eq!(gather.join(at(800), &ask(51, 1, 2, Some(20_000), 800), id(51)), Joined::Gathering, "another rule");
+    assert_eq!(
+        gather.join(at(800), &ask(50, 2, 1, Some(20_000), 800), id(50)),
+        Joined::Gathering,
+        "another principal"
+    );
+    assert_eq!(
+        gather.join(at(800), &ask(51, 1, 2, Some(20_000), 800), id(51)),
+        Joined::Gathering,
+        "another rule"
+    );
     assert_eq!(gather.join(at(800), &ask(52, 1, 1, None, 800), id(52)), Joined::Alone);
     assert!(gather.handle_timeout(at(1_779)).is_empty(), "the last came at 780");
-    let sizes: Vec<usize> = gather.handle_timeout(at(1_800)).iter().map(|bundle| bundle.requests.len()).collect();
+    let sizes: Vec<usize> =
+        gather.handle_timeout(at(1_800)).iter().map(|bundle| bundle.requests.len()).collect();
     assert_eq!(sizes.iter().sum::<usize>(), 42);
     assert!(sizes.contains(&40));
     assert_eq!(gather.poll_timeout(), None);
@@ -76,7 +91,11 @@ fn a_bundle_is_told_in_time_full_and_without_who_left() {
             assert!(gather.handle_timeout(at(millis)).is_empty());
         }
         if number == 3 {
-            assert_eq!(gather.handle_timeout(at(3_000)).len(), 1, "the window is over, though it was never quiet");
+            assert_eq!(
+                gather.handle_timeout(at(3_000)).len(),
+                1,
+                "the window is over, though it was never quiet"
+            );
         }
     }
     let mut gather = Gather::default();
@@ -95,7 +114,10 @@ fn a_bundle_is_told_in_time_full_and_without_who_left() {
 fn the_digest_is_over_every_request_in_order() {
     let bundle = |numbers: &[u8]| Bundle {
         id: id(1),
-        requests: numbers.iter().map(|n| (RequestId::from_parts(u64::from(*n), 1), Digest([*n; 32]))).collect(),
+        requests: numbers
+            .iter()
+            .map(|n| (RequestId::from_parts(u64::from(*n), 1), Digest([*n; 32])))
+            .collect(),
         began_at: at(0),
     };
     let all = [bundle(&[1, 2]), bundle(&[2, 1]), bundle(&[1]), bundle(&[1, 2, 3]), bundle(&[])];

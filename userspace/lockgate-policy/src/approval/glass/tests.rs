@@ -78,7 +78,8 @@ fn it_lifts_for_its_own_sessions_until_its_time_is_over() {
     assert!(by_target.lifts(&session(), at(1)).is_empty());
     let mut by_name = Glass::default();
     let principal = session().principal.id;
-    let _ = by_name.ask(at(0), id(1), &block(), Ask { uid: None, principal: Some(principal), ..ask() }).unwrap();
+    let _ =
+        by_name.ask(at(0), id(1), &block(), Ask { uid: None, principal: Some(principal), ..ask() }).unwrap();
     assert_eq!(by_name.lifts(&session(), at(1)).len(), 1);
 }
 

@@ -48,7 +48,14 @@ fn spec(terms: Terms) -> ApprovalSpec {
 }
 
 /// A request for a digest in a run and a session, asked at a second.
-fn ask(number: u64, digest: u8, run: Option<u8>, session_number: u64, second: i64, spec: ApprovalSpec) -> ApprovalRequest {
+fn ask(
+    number: u64,
+    digest: u8,
+    run: Option<u8>,
+    session_number: u64,
+    second: i64,
+    spec: ApprovalSpec,
+) -> ApprovalRequest {
     let session = with_workload(&session(), |workload| {
         workload.ci.as_mut().unwrap().run_id = run.map(|run| run.to_string());
     });
@@ -63,12 +70,18 @@ fn ask(number: u64, digest: u8, run: Option<u8>, session_number: u64, second: i6
         policy: "p".into(),
         would: None,
     };
-    super::super::request(RequestId::from_parts(number, 1), Arc::new(session), operation, verdict, at(second)).unwrap()
+    super::super::request(RequestId::from_parts(number, 1), Arc::new(session), operation, verdict, at(second))
+        .unwrap()
 }
 
 fn vote(second: i64, grant: Option<(u64, Option<u32>)>) -> Vote {
     Vote {
-        by: Approver { id: "webhook:a:ana".into(), groups: vec!["dba".into()], via: "test".into(), also: Vec::new() },
+        by: Approver {
+            id: "webhook:a:ana".into(),
+            groups: vec!["dba".into()],
+            via: "test".into(),
+            also: Vec::new(),
+        },
         decision: VoteDecision::Approve,
         reason: None,
         at: at(second),
@@ -144,7 +157,8 @@ fn a_grant_needs_every_vote_a_known_shape_and_ends_by_time_uses_and_hand() {
     let made = ledger.approved(at(5), &first, &both, grant_id(2));
     let [Entry::Grant(grant)] = made.as_slice() else { panic!("{made:?}") };
     assert_eq!((grant.expires_at, grant.uses), (at(65), Some(3)), "the least of both");
-    let use_it = |ledger: &mut Ledger, second| ledger.take(at(second), &ask(3, 9, None, 3, second, spec.clone()));
+    let use_it =
+        |ledger: &mut Ledger, second| ledger.take(at(second), &ask(3, 9, None, 3, second, spec.clone()));
     let taken = use_it(&mut ledger, 10).unwrap();
     let Resolution::Approved { basis: Some(basis), .. } = taken.resolution else { panic!() };
     assert_eq!(basis, Basis::Grant { grant: grant_id(2), left: Some(2) });
@@ -212,8 +226,10 @@ enum Input {
 
 fn inputs() -> impl Strategy<Value = Vec<(i64, Input)>> {
     let grant = prop::option::weighted(0.3, (1u64..900, prop::option::of(1u32..4)));
-    let ask = (0u8..3, prop::option::weighted(0.8, 0u8..3), 0u64..3, prop::bool::weighted(0.8), grant)
-        .prop_map(|(digest, run, session, approve, grant)| Input::Ask { digest, run, session, approve, grant });
+    let ask =
+        (0u8..3, prop::option::weighted(0.8, 0u8..3), 0u64..3, prop::bool::weighted(0.8), grant).prop_map(
+            |(digest, run, session, approve, grant)| Input::Ask { digest, run, session, approve, grant },
+        );
     let input = prop_oneof![10 => ask, 1 => Just(Input::Revoke), 1 => Just(Input::Sweep)];
     prop::collection::vec((0i64..300, input), 1..40)
 }
@@ -267,12 +283,17 @@ fn reference<'a>(
         return Some(("covers", &mut decided[at]));
     }
     // The one that lasts longest is used first.
-    if let Some(at) = (0..decided.len()).filter(|at| reuse(&decided[*at])).max_by_key(|at| (decided[*at].second, *at)) {
+    if let Some(at) =
+        (0..decided.len()).filter(|at| reuse(&decided[*at])).max_by_key(|at| (decided[*at].second, *at))
+    {
         decided[at].reused += 1;
         return Some(("reuse", &mut decided[at]));
     }
-    let ends = |one: &Decided| one.grant.map(|(seconds, uses)| (uses.is_none(), one.second + i64::try_from(seconds).unwrap()));
-    let best = (0..decided.len()).filter(|at| grant(&decided[*at])).max_by_key(|at| (ends(&decided[*at]), *at))?;
+    let ends = |one: &Decided| {
+        one.grant.map(|(seconds, uses)| (uses.is_none(), one.second + i64::try_from(seconds).unwrap()))
+    };
+    let best =
+        (0..decided.len()).filter(|at| grant(&decided[*at])).max_by_key(|at| (ends(&decided[*at]), *at))?;
     decided[best].granted += 1;
     Some(("grant", &mut decided[best]))
 }

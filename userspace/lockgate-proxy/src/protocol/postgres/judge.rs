@@ -276,7 +276,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             case.held = true;
             let (operation, statement) = (case.asked.operation.clone(), case.asked.statement.clone());
             let verdict = case.verdict.clone();
-            let opened = ahead.iter().position(|opened| opened.at == at).map(|index| ahead.swap_remove(index));
+            let opened =
+                ahead.iter().position(|opened| opened.at == at).map(|index| ahead.swap_remove(index));
             // Rare, and large: what every session would keep room for otherwise.
             let held = match Box::pin(self.hold(&operation, &statement, verdict, opened)).await {
                 Ok(held) => held,
@@ -315,7 +316,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     /// Asks for everything that is held in the message or batch before waiting for any of it, so that people can see it
     /// together. Nothing when a single one is.
     async fn ask_ahead(&mut self, cases: &mut [Case]) -> Result<Vec<Ahead>, Ending> {
-        let asks = |case: &Case, gate: &Gate| matches!(case.verdict.effect, Effect::Hold(_)) && reuse(case, gate).is_none();
+        let asks = |case: &Case, gate: &Gate| {
+            matches!(case.verdict.effect, Effect::Hold(_)) && reuse(case, gate).is_none()
+        };
         let held: Vec<usize> = (0..cases.len())
             .filter(|at| cases.get(*at).is_some_and(|case| asks(case, &self.gate)))
             .take(ASKED_AHEAD)
@@ -327,7 +330,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
         let mut events = Vec::new();
         for at in held {
             let Some(case) = cases.get(at) else { break };
-            let Some(request) = self.gate.request(&case.asked.operation, case.verdict.clone()) else { continue };
+            let Some(request) = self.gate.request(&case.asked.operation, case.verdict.clone()) else {
+                continue;
+            };
             events.extend(self.gate.decided(&case.asked.operation, request.verdict.clone(), None));
             requests.push((at, Arc::new(request)));
         }
