@@ -2,7 +2,8 @@
 //!
 //! The environment says which run to look at; the runner's own name comes from what the job cannot write: the unit of
 //! a self-hosted runner, the pod of an ephemeral one (ARC names the pod like the runner), or configuration. GitHub must
-//! have a job of that run in progress on exactly that runner. A process that is older than the job belongs to another.
+//! have a job of that run in progress on exactly that runner. A process that is older than the job belongs to another, and
+//! so does one that is younger than the answer: a runner has one job after the other, a second apart.
 
 use super::{Found, Vouched};
 use crate::{
@@ -39,11 +40,14 @@ pub(super) struct Github {
     known: Memo<(String, String), Result<Answer, String>>,
 }
 
-/// A job in progress, and since when.
+/// A job in progress, since when, and until when at least.
 #[derive(Clone, Debug)]
 struct Answer {
     vouched: Vouched,
     started: u64,
+    asked: u64,
+    /// When another job of the run ended on this runner last.
+    other_ended: Option<u64>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +79,8 @@ struct Job {
     status: String,
     #[serde(default)]
     started_at: Option<String>,
+    #[serde(default)]
+    completed_at: Option<String>,
     #[serde(default)]
     runner_name: Option<String>,
 }
@@ -135,9 +141,12 @@ impl Github {
     pub(super) async fn ask(&self, workload: &Workload, started: Option<u64>, now: u64) -> Found {
         let claimed = workload.ci.as_ref().filter(|ci| ci.provider == CiProvider::GithubActions.as_str());
         let Some(claimed) = claimed else { return Found::Nothing };
-        match self.confirmed(workload, claimed, now).await {
+        match self.confirmed(workload, claimed, started, now).await {
             Err(why) => Found::Refused(why),
             Ok(answer) => match started {
+                Some(started) if answer.other_ended.is_some_and(|ended| started <= ended) => Found::Refused(
+                    "the process began while another job of the run was on its runner".to_owned(),
+                ),
                 // Left behind by an earlier job of the same runner.
                 Some(started) if started.saturating_add(CLOCKS) < answer.started => Found::Refused(
                     "the process is older than the job that GitHub has on its runner".to_owned(),
@@ -148,11 +157,22 @@ impl Github {
         }
     }
 
-    async fn confirmed(&self, workload: &Workload, claimed: &CiJob, now: u64) -> Result<Answer, String> {
+    async fn confirmed(
+        &self,
+        workload: &Workload,
+        claimed: &CiJob,
+        started: Option<u64>,
+        now: u64,
+    ) -> Result<Answer, String> {
         let run = Wanted::of(claimed).ok_or_else(|| GithubError::NoRun.to_string())?;
         let runner = self.runner(workload, &run).ok_or_else(|| GithubError::NoRunner.to_string())?;
         let key = (run.path(), runner.clone());
-        if let Some(answer) = self.known.known(&key) {
+        // Who began after the question may be the next job's.
+        let is_of_then = |answer: &Result<Answer, String>| match (answer, started) {
+            (Ok(answer), Some(started)) => started < answer.asked,
+            (Ok(_) | Err(_), _) => true,
+        };
+        if let Some(answer) = self.known.known(&key).filter(is_of_then) {
             return answer;
         }
         let answer = self.look(&run, &runner, now).await.map_err(|error| error.to_string());
@@ -189,13 +209,15 @@ impl Github {
         if !run.repository.full_name.eq_ignore_ascii_case(&full_name) || run.id.to_string() != wanted.run {
             return Err(GithubError::Repository(run.repository.full_name.chars().take(120).collect()));
         }
-        let job = self.job(wanted, run.run_attempt, runner).await?;
+        let jobs = self.jobs(wanted, run.run_attempt, runner).await?;
+        let other_ended = jobs.iter().filter_map(|job| seconds(job.completed_at.as_deref())).max();
+        let job = jobs.into_iter().find(|job| job.status == "in_progress");
         let job =
             job.ok_or_else(|| GithubError::NotThere { run: wanted.run.clone(), runner: runner.to_owned() })?;
-        let started = job.started_at.as_deref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
-        let started = started.and_then(|at| u64::try_from(at.as_second()).ok()).unwrap_or(u64::MAX);
         Ok(Answer {
-            started,
+            started: seconds(job.started_at.as_deref()).unwrap_or(u64::MAX),
+            asked: now,
+            other_ended,
             vouched: Vouched {
                 key: format!("{} job {}", self.base, job.id),
                 expires: now.saturating_add(LIFETIME),
@@ -205,22 +227,20 @@ impl Github {
         })
     }
 
-    /// The job of that run which is in progress on that runner.
-    async fn job(&self, wanted: &Wanted, attempt: u64, runner: &str) -> Result<Option<Job>, GithubError> {
+    /// The jobs of that run that are or were on that runner.
+    async fn jobs(&self, wanted: &Wanted, attempt: u64, runner: &str) -> Result<Vec<Job>, GithubError> {
+        let mut jobs = Vec::new();
         for page in 1..=PAGES {
             let path = format!("{}/attempts/{attempt}/jobs", wanted.path());
             let query = [("per_page", "100".to_owned()), ("page", page.to_string())];
             let found: Page = self.get(&path, &query).await?;
             let full = found.jobs.len() == 100;
-            let job = found
-                .jobs
-                .into_iter()
-                .find(|job| job.status == "in_progress" && job.runner_name.as_deref() == Some(runner));
-            if job.is_some() || !full {
-                return Ok(job);
+            jobs.extend(found.jobs.into_iter().filter(|job| job.runner_name.as_deref() == Some(runner)));
+            if !full {
+                break;
             }
         }
-        Ok(None)
+        Ok(jobs)
     }
 
     async fn get<T: serde::de::DeserializeOwned>(
@@ -236,6 +256,11 @@ impl Github {
         let header = self.token.as_ref().map(|token| ("authorization", token));
         Ok(self.http.json(&url, header).await?)
     }
+}
+
+/// GitHub's times, since the epoch.
+fn seconds(text: Option<&str>) -> Option<u64> {
+    u64::try_from(text?.parse::<jiff::Timestamp>().ok()?.as_second()).ok()
 }
 
 /// The run that the environment names; each part is put into a path, so only what GitHub's own names hold is taken.

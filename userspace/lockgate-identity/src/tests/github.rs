@@ -59,6 +59,7 @@ fn claimed() -> Option<CiJob> {
 async fn the_job_in_progress_on_this_units_runner_is_named() {
     let server = server().await;
     let world = world(&server);
+    *world.carrier.age.lock().unwrap() = Duration::from_secs(5);
     for _ in 0..3 {
         let workload = world.confirm(in_unit(UNIT, claimed())).await;
         let job = workload.ci.as_ref().unwrap();
@@ -125,6 +126,45 @@ async fn a_job_that_is_over_or_began_after_the_process_is_not_its_own() {
     assert!(unconfirmed(&world.confirm(in_unit(UNIT, claimed())).await).contains("older than the job"));
     *world.carrier.age.lock().unwrap() = Duration::from_secs(30);
     assert!(world.confirm(in_unit(UNIT, claimed())).await.ci.unwrap().is_confirmed());
+}
+
+/// Two jobs of one run on one runner: the first ended, and the second began, so many seconds after the clock's start.
+fn two_jobs(first_ended: Option<i64>, second_began: Option<i64>) -> Value {
+    let at = |second: i64| jiff::Timestamp::from_second(NOW as i64 + second).unwrap().to_string();
+    let job = |id: u64, name: &str, began: i64, ended: Option<i64>| {
+        json!({ "id": id, "run_id": 4711, "name": name, "started_at": at(began), "completed_at": ended.map(at),
+                "status": if ended.is_some() { "completed" } else { "in_progress" },
+                "runner_name": "build-7", "run_attempt": 2 })
+    };
+    let first = Some(job(1, "build", -100, first_ended));
+    let second = second_began.map(|began| job(2, "migrate", began, None));
+    json!({ "total_count": 2, "jobs": first.into_iter().chain(second).collect::<Vec<_>>() })
+}
+
+#[tokio::test]
+async fn two_jobs_of_a_run_a_second_apart_on_one_runner_are_never_confused() {
+    let server = server().await;
+    server.serve(JOBS, two_jobs(None, None));
+    let world = world(&server);
+    let seen = async |now: u64, started: u64| {
+        world.clock.set(now);
+        *world.carrier.age.lock().unwrap() = Duration::from_secs(now - started);
+        let workload = world.confirm(in_unit(UNIT, claimed())).await;
+        let ci = workload.ci.unwrap();
+        if ci.is_confirmed() { ci.job.unwrap() } else { ci.unconfirmed.unwrap() }
+    };
+    assert_eq!(seen(NOW, NOW - 5).await, "build");
+    // The first ends, the second begins a second later, and so does its first process: within the time for which
+    // GitHub's answer about the first is remembered.
+    server.serve(JOBS, two_jobs(Some(1), Some(2)));
+    assert_eq!(seen(NOW + 2, NOW + 2).await, "migrate");
+    assert_eq!(seen(NOW + 3, NOW + 3).await, "migrate");
+    // What the first left behind is not the second's, however soon before it began.
+    for started in [NOW - 50, NOW, NOW + 1] {
+        let why = seen(NOW + 9, started).await;
+        assert!(why.contains("another job of the run"), "{started}: {why}");
+    }
+    assert_eq!(seen(NOW + 9, NOW + 4).await, "migrate");
 }
 
 #[tokio::test]
