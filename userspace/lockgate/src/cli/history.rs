@@ -108,11 +108,9 @@ fn walk(records: Records, period: &Period, mut take: impl FnMut(Entry<'_>)) -> a
     for record in records {
         let event = record.context("reading the log")?.event;
         match &event.kind {
-            EventKind::SessionStarted(session) => {
-                if period.target.as_deref().is_none_or(|target| session.target.name.as_str() == target) {
-                    let with_catalogue = session.target.mode == Mode::Shadow;
-                    running.insert(session.id, (session.as_ref().clone(), with_catalogue));
-                }
+            EventKind::SessionStarted(session) if period.is_about(Some(session.target.name.as_str())) => {
+                let with_catalogue = session.target.mode == Mode::Shadow;
+                running.insert(session.id, (session.as_ref().clone(), with_catalogue));
             }
             EventKind::MaskedColumns { .. } => {
                 if let Some((_, with_catalogue)) = event.session.and_then(|id| running.get_mut(&id)) {
