@@ -16,7 +16,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{BufRead as _, ErrorKind, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, AsRawFd as _},
     sync::{Arc, Condvar, Mutex, PoisonError, mpsc},
     thread,
     time::Duration,
@@ -371,6 +371,12 @@ fn answer_one(mut connection: TcpStream, peer: SocketAddr, interceptor: &Interce
                     .unwrap_or_else(|error| format!("{error:#}")),
                 false => "proxy".to_owned(),
             };
+            // Data that came in the SYN and is not read would reset the connection, and the answer with it.
+            let _ = nix::sys::socket::recv(
+                connection.as_raw_fd(),
+                &mut [0; 256],
+                nix::sys::socket::MsgFlags::MSG_DONTWAIT,
+            );
             // A client that did not wait is no error here.
             let _ = writeln!(connection, "{answer}");
             if !style.quiet {

@@ -190,7 +190,7 @@ impl Rules {
         }
         if self.has_globs() {
             for (path, directory) in tree.walk(WALKED_CGROUPS) {
-                let value = self.units.iter().find(|units| units.match_path(&path)).map(|units| units.value);
+                let value = self.by_name(&path);
                 // Gone between the walk and now: nothing to govern.
                 if let Some(value) = value
                     && let Ok(id) = tree.id_of(&directory)
@@ -203,7 +203,12 @@ impl Rules {
         Ok(Resolved { cgroups, uids: self.uids.clone() })
     }
 
-    /// Parents below which what is new waits: the children that are known by now and not governed are exempt.
+    /// What the name of a cgroup itself says.
+    fn by_name(&self, path: &str) -> Option<u32> {
+        self.units.iter().find(|units| units.match_path(path)).map(|units| units.value)
+    }
+
+    /// Parents below which what is new waits: the children that are there by now and not governed are exempt.
     fn await_classification(
         &self,
         tree: &Tree,
@@ -213,9 +218,12 @@ impl Rules {
             // Read after the parent waits would be too late for what is made in between: then it waits for the next look.
             let id = tree.create(&parent)?;
             for child in tree.children(&parent)? {
-                // Gone meanwhile: nobody to exempt.
+                // By its own name, and not by what an earlier look at the tree has found: it may be newer than that.
+                let name = child.file_name().unwrap_or_default().to_string_lossy();
+                let value = self.by_name(&format!("{parent}/{name}")).unwrap_or(capture::EXEMPT);
+                // Gone meanwhile: nobody to classify.
                 if let Ok(id) = tree.id_of(&child) {
-                    cgroups.entry(id).or_insert(capture::EXEMPT);
+                    cgroups.entry(id).or_insert(value);
                 }
             }
             cgroups.insert(id, capture::REGISTERED | capture::PENDING | denies);

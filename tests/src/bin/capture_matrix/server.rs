@@ -2,13 +2,13 @@
 
 use crate::{AF_SMC, checked, socket};
 use anyhow::Result;
-use lockgate_tests::matrix::{FREE_PORT, PORT};
+use lockgate_tests::matrix::{FREE_PORT, PORT, patience};
 use serde_json::json;
 use socket2::{Domain, SockAddr, Socket};
 use std::{
     collections::BTreeSet,
     io::{BufRead as _, Write as _},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, UdpSocket},
     os::fd::OwnedFd,
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -70,8 +70,14 @@ fn listening(fd: OwnedFd, port: u16) -> std::io::Result<Socket> {
 fn answer(listener: TcpListener) {
     thread::spawn(move || {
         for connection in listener.incoming().flatten() {
-            // A client that is gone wanted no answer.
-            let _ = (&connection).write_all(b"direct\n");
+            thread::spawn(move || {
+                // A client that is gone wanted no answer.
+                let _ = (&connection).write_all(b"direct\n");
+                let _ = connection.shutdown(Shutdown::Write);
+                // Closing with data unread resets the connection, and the answer may go with it.
+                let _ = connection.set_read_timeout(Some(patience()));
+                let _ = std::io::copy(&mut &connection, &mut std::io::sink());
+            });
         }
     });
 }
