@@ -245,6 +245,12 @@ fn apply(agent: &Agent, names: &Names) {
     if let Err(error) = agent.interceptor.set_targets(nets) {
         tracing::error!(%error, "new addresses of a target cannot be protected; the last ones stay");
     }
+    let governed = targets::governed(&agent.config, names);
+    if governed != agent.config.governed
+        && let Err(error) = agent.interceptor.set_governed(&governed)
+    {
+        tracing::error!(%error, "new addresses of an observed target cannot be let through");
+    }
     *agent.names.lock().unwrap_or_else(PoisonError::into_inner) = names.clone();
     tracing::info!("the addresses of targets have changed");
 }

@@ -74,7 +74,7 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
     // From here on this process is in a cgroup of its own, and its connections are never redirected.
     let settings = Settings {
         instance: config.instance.clone(),
-        governed: config.governed.clone(),
+        governed: targets::governed(&config, &names),
         targets: targets::nets(&config.targets, &names),
         run_cgroup: Some(config.run_cgroup.clone()),
         names: targets::named(&config.targets),

@@ -3,7 +3,7 @@
 use super::{callers, names::Names};
 use crate::config::{Address, ClientTls, Config, TargetConfig, UpstreamTls, VaultConfig};
 use anyhow::Context as _;
-use lockgate_intercept::TargetNet;
+use lockgate_intercept::{Egress, EgressNet, GovernedSet, TargetNet};
 use lockgate_model::{Secret, SecretRef, addr::UpstreamAddr, session::Mode};
 use lockgate_proxy::{
     TargetAddr, TargetSettings, TargetTable, Verifier,
@@ -91,6 +91,31 @@ pub(super) fn nets(targets: &[TargetConfig], names: &Names) -> Vec<TargetNet> {
     });
     let addresses = redirected.iter().flat_map(|target| &target.addresses);
     addresses.flat_map(|address| nets_of(address, names)).chain(listens).collect()
+}
+
+/// Who is governed. A target in observe mode is registered, so sets that refuse what is not let it pass.
+pub(super) fn governed(config: &Config, names: &Names) -> Vec<GovernedSet> {
+    let observed = config.targets.iter().filter(|target| target.target.mode == Mode::Observe);
+    let observed: Vec<EgressNet> = observed
+        .flat_map(|target| &target.addresses)
+        .flat_map(|address| match address {
+            Address::Net { ip, prefix, port } => {
+                EgressNet::new(*ip, *prefix, Some(*port)).into_iter().collect()
+            }
+            Address::Host { name, port } => {
+                let all = names.addresses(name).into_iter();
+                all.filter_map(|ip| EgressNet::new(ip, longest(ip), Some(*port))).collect::<Vec<_>>()
+            }
+        })
+        .collect();
+    let with_observed = |set: &GovernedSet| match &set.egress {
+        Egress::Deny(list) => {
+            let list = list.iter().chain(&observed).copied().collect();
+            GovernedSet { who: set.who.clone(), egress: Egress::Deny(list) }
+        }
+        Egress::Allow | Egress::Observe => set.clone(),
+    };
+    config.governed.iter().map(with_observed).collect()
 }
 
 /// The names that are redirected with their ports: what jobs are told of them is protected as well.
@@ -291,6 +316,36 @@ fn longest(ip: IpAddr) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_set_that_refuses_what_is_not_registered_lets_observed_targets_pass() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("secret"), "x").unwrap();
+        std::fs::create_dir(dir.path().join("policies")).unwrap();
+        let target = |name: &str, mode: &str, address: &str| {
+            format!(
+                "- {{ name: {name}, protocol: postgres, mode: {mode}, addresses: [\"{address}\"], \
+                 upstream: {{ tls: disable, credential: {{ user: app, password: {{ file: secret }} }} }} }}\n"
+            )
+        };
+        let text = format!(
+            "node: {{ name: n }}\ngovern:\n- {{ cgroup: /ci, capture: all, unregistered: deny, allow: [\"10.1.0.0/16:53\"] }}\n\
+             - {{ cgroup: /other }}\ntargets:\n{}{}policies: [\"policies/\"]\nstore: \"sled:store\"\n",
+            target("seen", "observe", "10.20.0.0/16:5432"),
+            target("kept", "enforce", "10.30.0.1:5432"),
+        );
+        let path = dir.path().join("lockgate.yaml");
+        std::fs::write(&path, text).unwrap();
+        let config = Config::read(&path).unwrap();
+        let net =
+            |text: &str, prefix, port| EgressNet::new(text.parse().unwrap(), prefix, Some(port)).unwrap();
+        let governed = governed(&config, &Names::of(&config.targets));
+        assert_eq!(
+            governed[0].egress,
+            Egress::Deny(vec![net("10.1.0.0", 16, 53), net("10.20.0.0", 16, 5432)])
+        );
+        assert_eq!(governed[1], config.governed[1]);
+    }
 
     #[tokio::test]
     async fn certificates_may_be_larger_than_secrets() {
