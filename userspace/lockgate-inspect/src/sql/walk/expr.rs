@@ -15,6 +15,9 @@ use pg_query::{
 /// Columns that every table has (sysattr.h).
 const SYSTEM_COLUMNS: [&str; 7] = ["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid", "oid"];
 
+/// What BETWEEN compares with.
+const BETWEEN: [&str; 4] = ["<", "<=", ">", ">="];
+
 impl Walk<'_> {
     /// An expression that stands by itself.
     pub(super) fn expr(&mut self, node: Option<&Node>) -> Expr {
@@ -435,18 +438,18 @@ impl Walk<'_> {
 
     fn operation(&mut self, expr: &protobuf::AExpr, place: Option<Place>, out: &mut Expr) {
         let (_, name) = qualified(&expr.name);
-        let known = match AExprKind::try_from(expr.kind) {
+        let (known, called): (bool, &[&str]) = match AExprKind::try_from(expr.kind) {
             // BETWEEN and the like carry a keyword in the place of the operator.
             Ok(
                 AExprKind::AexprBetween
                 | AExprKind::AexprNotBetween
                 | AExprKind::AexprBetweenSym
                 | AExprKind::AexprNotBetweenSym,
-            ) => self.implied(&["<", "<=", ">", ">="]),
-            _ => self.operator(&expr.name),
+            ) => (self.implied(&BETWEEN), &BETWEEN),
+            _ => (self.operator(&expr.name), &[name]),
         };
         if !known {
-            out.calls.push(Call { name: name.to_owned(), place });
+            out.calls.extend(called.iter().map(|name| Call { name: (*name).to_owned(), place }));
         }
         let place = if known { place } else { place.or(Some(Place::UnknownFunction)) };
         // A divisor of nought is an error, and so is a pattern that is none: whether there is one is an answer.
