@@ -306,7 +306,22 @@ impl Agent {
     pub(crate) fn signal(&self, name: &str) -> Result<()> {
         let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status()?;
         ensure!(status.success(), "kill -s {name}: {status}");
-        Ok(())
+        // A thread that runs on another core stops a moment later.
+        match name {
+            "STOP" => eventually("the agent stands still", || self.stands_still()),
+            _ => Ok(()),
+        }
+    }
+
+    fn stands_still(&self) -> Result<bool> {
+        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            // The state stands behind the name, which is in parentheses (proc(5)).
+            let stat = fs::read_to_string(task?.path().join("stat"))?;
+            if !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Whether a layer is in force.
