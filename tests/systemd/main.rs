@@ -394,7 +394,10 @@ fn upgraded(world: &World, _: &Runtime) -> Result<()> {
     // One connection at a time: at most one was open and at rest when the old agent ended, and it was told so.
     let told = done.stdout.matches("lockgate: stopping").count();
     let expected = format!(", {told} not");
-    ensure!(done.success && told <= 1 && done.stdout.contains(&expected) && !done.stdout.contains("refused"), "{done:?}");
+    ensure!(
+        done.success && told <= 1 && done.stdout.contains(&expected) && !done.stdout.contains("refused"),
+        "{done:?}"
+    );
     Ok(())
 }
 
