@@ -190,11 +190,15 @@ fn unknown(id: &str) -> Problem {
 }
 
 fn problem(refusal: GlassRefusal) -> Problem {
-    let (status, title) = match refusal.code {
-        "not_authorized" | "login_required" | "requester" => (StatusCode::FORBIDDEN, "Not allowed"),
-        "review_pending" | "still_open" => (StatusCode::CONFLICT, "Not now"),
-        "unknown_override" => (StatusCode::NOT_FOUND, "Unknown override"),
-        _ => (StatusCode::UNPROCESSABLE_ENTITY, "Something is missing"),
+    let any = |codes: &[&str]| codes.contains(&refusal.code);
+    let status = if any(&["not_authorized", "login_required", "requester"]) {
+        StatusCode::FORBIDDEN
+    } else if any(&["review_pending", "still_open"]) {
+        StatusCode::CONFLICT
+    } else if any(&["unknown_override"]) {
+        StatusCode::NOT_FOUND
+    } else {
+        StatusCode::UNPROCESSABLE_ENTITY
     };
-    Problem::new(status, refusal.code, title, refusal.detail)
+    Problem::new(status, refusal.code, "The emergency override is refused", refusal.detail)
 }
