@@ -204,7 +204,7 @@ async fn the_body_says_everything_an_approver_needs() {
         (&data["identity"]["process"]["exe"], json!("/usr/bin/psql")),
         (&data["identity"]["process"]["argv"][0], json!("psql")),
         (&data["identity"]["process"]["ancestry"], json!([{ "pid": 4710, "name": "bash" }])),
-        (&data["identity"]["ci"]["assurance"], json!("claimed")),
+        (&data["identity"]["ci"]["assurance"], json!("platform")),
         (&data["identity"]["ci"]["run_url"], json!("https://ci.example.com/acme/billing/runs/4711")),
         (&data["identity"]["ci"]["commit"], json!("6d734b7")),
         (&data["identity"]["ci"]["ref"], json!("refs/heads/main")),
