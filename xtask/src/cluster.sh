@@ -55,4 +55,5 @@ for command in kube-apiserver kubelet kube-controller-manager kube-scheduler kub
   nice -n 19 go build -trimpath -ldflags "$flags" -o "$OUT/bin/" "./cmd/$command"
 done
 # Two gigabytes that nobody asks for again.
-cd "$OUT" && chmod -R u+w gopath 2>/dev/null; rm -rf gocache gopath src bin/openapi-gen
+cd "$OUT"
+rm -rf gocache gopath src bin/openapi-gen
