@@ -382,6 +382,7 @@ mod tests {
         workload::Workload,
     };
     use proptest::prelude::*;
+    use sha2::{Digest as _, Sha256};
     use std::sync::Arc;
 
     fn load(text: &str) -> CompiledPolicy {
@@ -530,6 +531,10 @@ mod tests {
                 if class == SqlClass::Read {
                     tables_written.clear();
                 }
+                // One shape has one meaning.
+                let shape =
+                    (class, kind, &tables_read, &tables_written, bounded, &effects, unseen, fingerprint);
+                let fingerprint = hex::encode(Sha256::digest(format!("{shape:?}")));
                 SqlFacts {
                     class,
                     kind: kind.to_owned(),
