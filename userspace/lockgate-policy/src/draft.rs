@@ -218,7 +218,17 @@ fn shape(facts: &SqlFacts) -> Option<(Shape, BTreeSet<String>)> {
     let by_table = plain && !facts.reach.unseen && facts.class != SqlClass::Admin;
     let tables = read.zip(written).filter(|(read, written)| {
         // Reading a and reading b is reading both; writing a from b is not writing b, which a list of tables cannot say.
-        by_table && (written.is_empty() || read.union(written).count() == 1)
+        // Whether a table is read or written, a rule tells by class and kind alone.
+        let reads = matches!(
+            facts.class,
+            SqlClass::Read | SqlClass::CopyOut | SqlClass::Session | SqlClass::Transaction
+        );
+        let one = match (reads, written.is_empty()) {
+            (true, only_reads) => only_reads,
+            (false, true) => read.is_empty(),
+            (false, false) => read.union(written).count() == 1 && facts.kind != "select",
+        };
+        by_table && one
     });
     match tables {
         Some((read, written)) => {
