@@ -501,7 +501,6 @@ mod tests {
 
     fn facts_strategy() -> impl Strategy<Value = SqlFacts> {
         let table = prop_oneof![
-            "[a-c]",
             "(public|s)\\.[a-c]",
             Just("we ird.t*{".to_owned()),
             Just("\u{e9}t\u{e9}.[x]".to_owned()),
@@ -604,7 +603,7 @@ mod tests {
             let mut left_out = 0;
             for (session, facts) in &seen {
                 let expected = shape(facts).is_some();
-                left_out += u64::from(!expected);
+                left_out += u64::from(shape(facts).is_none());
                 let plain = SqlFacts { effects: BTreeSet::new(), ..facts.clone() };
                 let expected = expected || (was_seen(&seen, session, &plain) && allows(&policy, session, facts));
                 prop_assert_eq!(allows(&policy, session, facts), expected, "{:?}\n{}", facts, &draft.text);
