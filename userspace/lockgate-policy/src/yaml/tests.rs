@@ -84,9 +84,7 @@ fn mistakes_name_place_and_nearest_word() {
         ),
         (
             "items: [\n",
-            vec![
-                "f.yaml:1:8: this is not YAML: a list, a mapping or a quotation that is open here does not end",
-            ],
+            vec!["f.yaml:1:8: this is not YAML: unclosed bracket '['"],
         ),
         ("items: !include x\n", vec!["f.yaml:1:17: the tag `!include` is not read; remove it"]),
     ] {

@@ -56,13 +56,7 @@ pub(super) fn read(text: &str) -> Result<Rc<Node>, Problem> {
                 line: u64::try_from(error.marker().line()).unwrap_or(u64::MAX),
                 column: u64::try_from(error.marker().col()).unwrap_or(u64::MAX).saturating_add(1),
             };
-            // The parser has no words for what does not end.
-            let said = error.info();
-            let detail = match said.trim() {
-                "" => "a list, a mapping or a quotation that is open here does not end",
-                detail => detail,
-            };
-            Problem::new(Some(at), format!("this is not YAML: {detail}"), None)
+            Problem::new(Some(at), format!("this is not YAML: {}", error.info().trim()), None)
         })?;
         builder.event(event, span)?;
     }
