@@ -82,10 +82,7 @@ fn mistakes_name_place_and_nearest_word() {
                 "f.yaml:2:1: one document a file is read, here begins a second; put the second one into a file of its own",
             ],
         ),
-        (
-            "items: [\n",
-            vec!["f.yaml:1:8: this is not YAML: unclosed bracket '['"],
-        ),
+        ("items: [\n", vec!["f.yaml:1:8: this is not YAML: unclosed bracket '['"]),
         ("items: !include x\n", vec!["f.yaml:1:17: the tag `!include` is not read; remove it"]),
     ] {
         assert_eq!(errors(text), expected, "{text}");
