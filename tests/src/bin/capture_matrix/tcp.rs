@@ -92,7 +92,13 @@ pub(crate) fn answer(socket: Socket) -> Result<String> {
     socket.set_read_timeout(Some(patience()))?;
     let mut stream = TcpStream::from(OwnedFd::from(socket));
     let mut answer = [0; 64];
-    let length = stream.read(&mut answer)?;
+    // A read with a time limit is not begun again by itself when a ring's work interrupts it.
+    let length = loop {
+        match stream.read(&mut answer) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            read => break read?,
+        }
+    };
     Ok(String::from_utf8_lossy(answer.get(..length).unwrap_or_default()).trim().to_owned())
 }
 

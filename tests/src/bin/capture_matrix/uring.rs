@@ -33,15 +33,9 @@ pub(crate) fn attempt(name: &str, mark: &str) -> Result<String> {
             connect(&mut ring, socket, &to, squeue::Flags::empty())
         }
         "io-uring-fast-open" => {
-            // Its own task work can interrupt the wait for the handshake: then it is tried anew.
-            for _ in 0..8 {
-                let socket = stream()?;
-                match message(&socket, &to, EARLY, libc::MSG_FASTOPEN as u32) {
-                    Err(error) if interrupted(&error) => {}
-                    told => return told.and_then(|()| answer(socket)),
-                }
-            }
-            bail!("interrupted again and again")
+            let socket = stream()?;
+            message(&socket, &to, EARLY, libc::MSG_FASTOPEN as u32)?;
+            answer(socket)
         }
         "io-uring-sendmsg" => {
             message(&datagrams(Domain::IPV4)?, &to, mark.as_bytes(), 0)?;
@@ -57,10 +51,6 @@ pub(crate) fn attempt(name: &str, mark: &str) -> Result<String> {
         }
         other => bail!("nobody tries {other}"),
     }
-}
-
-fn interrupted(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::Interrupted)
 }
 
 fn stream() -> std::io::Result<Socket> {
