@@ -12,7 +12,7 @@ use lockgate_tests::matrix::{
     ATTEMPTS, Attempt, Evidence, HOST_INTERFACE, HOST_MAC, Mode, POD_INTERFACE, POD_V4, PORT, TARGET_6TO4,
     TARGET_NAT64, TARGET_V4, TARGET_V6, TUNNEL_V4, slowness,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -126,7 +126,7 @@ impl Field {
         for (mode, job) in &jobs {
             told.insert(*mode, job.line()?["outcomes"].clone());
         }
-        let heard = self.heard(&mark, &told)?;
+        let heard = self.heard(&mark)?;
         let mut outcomes = Outcomes::new();
         for (mode, attempt) in tried() {
             let saw = told[&mode][attempt.name].as_str().unwrap_or("nothing").to_owned();
@@ -140,7 +140,7 @@ impl Field {
     }
 
     /// The marks that the service has heard, once nothing more comes.
-    fn heard(&mut self, mark: &str, _: &BTreeMap<Mode, Value>) -> Result<BTreeSet<String>> {
+    fn heard(&mut self, mark: &str) -> Result<BTreeSet<String>> {
         let mut before = BTreeSet::new();
         loop {
             std::thread::sleep(QUIET * slowness());
