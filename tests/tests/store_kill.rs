@@ -130,6 +130,14 @@ fn check(dir: &Path, said: &BTreeMap<u64, (String, u64)>, life: u32) {
     assert_eq!(report.head.as_ref().map(|head| head.records_after), Some(0), "life {life}:\n{report}");
 
     let records: Vec<Record> = reader.records().map(Result::unwrap).collect();
+    // The tree outlived the kill, too: the first, the last and one between are proven.
+    for seq in [1, report.last_seq.div_ceil(2), report.last_seq]
+        .into_iter()
+        .filter(|seq| (1..=report.last_seq).contains(seq))
+    {
+        let proof = reader.prove(seq).unwrap_or_else(|error| panic!("life {life}: record {seq}: {error}"));
+        assert_eq!(proof.check(log.public_key()).unwrap().0.seq, seq, "life {life}");
+    }
     let found = marks(&records);
     for (seq, mark) in said {
         assert_eq!(found.get(seq), Some(mark), "life {life}: record {seq} was acknowledged");
