@@ -42,6 +42,8 @@ const CUT_PLACES_MAX: usize = 12;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EventType {
     Requested,
+    /// More requests belong to a bundle that was told; its id is the same, its digest is not.
+    Updated,
     Escalated,
     Approved,
     Denied,
@@ -57,6 +59,7 @@ impl EventType {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Requested => "lockgate.approval.requested",
+            Self::Updated => "lockgate.approval.updated",
             Self::Escalated => "lockgate.approval.escalated",
             Self::Approved => "lockgate.approval.approved",
             Self::Denied => "lockgate.approval.denied",
@@ -75,7 +78,7 @@ impl EventType {
             Self::Denied => "denied",
             Self::Expired => "expired",
             Self::Cancelled => "cancelled",
-            Self::Requested | Self::Escalated => "",
+            Self::Requested | Self::Updated | Self::Escalated => "",
             Self::GlassUsed | Self::GlassEnded | Self::GlassOverdue => "",
         }
     }
@@ -83,7 +86,7 @@ impl EventType {
     /// True while a client waits for what people do with it.
     pub(crate) fn is_waiting(self) -> bool {
         match self {
-            Self::Requested | Self::Escalated => true,
+            Self::Requested | Self::Updated | Self::Escalated => true,
             Self::Approved | Self::Denied | Self::Expired | Self::Cancelled => false,
             Self::GlassUsed | Self::GlassEnded | Self::GlassOverdue => false,
         }
@@ -93,7 +96,7 @@ impl EventType {
     pub(crate) fn is_follow_up(self) -> bool {
         match self {
             Self::Approved | Self::Denied | Self::Expired | Self::Cancelled => true,
-            Self::Requested | Self::Escalated => false,
+            Self::Requested | Self::Updated | Self::Escalated => false,
             Self::GlassUsed | Self::GlassEnded | Self::GlassOverdue => false,
         }
     }
