@@ -12,7 +12,9 @@
 
 pub mod api;
 mod approvals;
+pub mod auth;
 mod desk;
+pub mod house;
 mod keep;
 mod link;
 pub mod notify;
@@ -29,6 +31,7 @@ pub use api::{
     peer::{FRESH_LOGIN, PeerCred},
     problem::Problem,
 };
+pub use auth::{Caller, Role};
 pub use desk::Control;
 pub use keep::Lasting;
 pub use people::PersonSettings;
