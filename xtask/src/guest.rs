@@ -35,7 +35,9 @@ const RELEASES: &[(&str, &str)] = &[
     ("6.12", "trixie"),
     ("6.16", "trixie-backports"),
     ("6.17", "trixie-backports"),
-    ("7.2", "forky"),
+    ("6.18", "trixie-backports"),
+    ("6.19", "trixie-backports"),
+    ("7.2", "trixie-backports"),
 ];
 
 /// Modules that the guest needs before it has a root, about in the order of their needs.

@@ -65,11 +65,11 @@ enum Verb {
     E2e {
         /// Only tests whose name contains this
         filter: Option<String>,
-        /// Instead: the capture suite in a guest with this Linux from Debian (5.10, 6.1, 6.12, 6.16, 6.17, 7.2), where BPF
+        /// Instead: the capture suite in a guest with this Linux from Debian (5.10, 6.1, 6.12, 6.16 to 6.19, 7.2), where BPF
         /// LSM, SCTP, DCCP and SMC are tested too (15 minutes without KVM)
         #[arg(long, value_name = "VERSION")]
         kernel: Option<String>,
-        /// The same with a kernel that is at hand, for versions that Debian does not have (5.15, 6.18): its bzImage
+        /// The same with a kernel that is at hand, for versions that Debian does not have (5.15): its bzImage
         #[arg(long, value_name = "FILE", conflicts_with = "kernel")]
         kernel_image: Option<std::path::PathBuf>,
         /// Its modules (lib/modules/RELEASE), unless 9p over virtio, overlay and what is to be tested are built in

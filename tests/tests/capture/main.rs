@@ -10,6 +10,7 @@ mod egress;
 mod failing;
 mod harness;
 mod interfaces;
+mod loading;
 mod matrix;
 mod names;
 mod namespaces;

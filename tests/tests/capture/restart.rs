@@ -156,10 +156,22 @@ fn an_incompatible_abi_is_refused_and_stays_closed() -> Result<()> {
     let mut agent = lab.agent()?;
     agent.kill()?;
     let cfg = Path::new(agent.ready["pins"].as_str().context("pins")?).join("maps/CFG");
-    set_abi(&cfg, 999)?;
-    let error = lab.agent().err().context("it must not start")?;
-    assert!(error.to_string().contains("incompatible_pins") && error.to_string().contains("999"), "{error}");
-    assert_eq!(outcomes(&lab.client(&lab.inside(), &["dial", &lab.server.at("127.0.0.1")])?), ["refused"]);
+    // An older build's, which an upgrade meets, and a newer one's.
+    for abi in [2, 999] {
+        set_abi(&cfg, abi)?;
+        let error = lab.agent().err().context("it must not start")?.to_string();
+        for part in ["incompatible_pins", &format!("ABI {abi}"), "run `lockgate agent --detach`"] {
+            assert!(error.contains(part), "no {part:?} in {error}");
+        }
+        assert_eq!(
+            outcomes(&lab.client(&lab.inside(), &["dial", &lab.server.at("127.0.0.1")])?),
+            ["refused"]
+        );
+    }
+    // What the error says to do, does it.
+    assert!(lockgate_intercept::detach(&lockgate_intercept::Instance::new(lab.instance())?, None)?);
+    let _agent = lab.agent()?;
+    assert_eq!(outcomes(&lab.client(&lab.inside(), &["dial", &lab.server.at("127.0.0.1")])?), ["proxy"]);
     Ok(())
 }
 

@@ -58,6 +58,10 @@ pub(crate) const LSM: [Belt; 5] = [
     Belt { name: "lg_lsm_tun_open", hook: Some("tun_dev_open") },
 ];
 
+/// All of them.
+const BELTS: [Belt; 9] =
+    [PACKET, ANSWERS, INTERFACE, INTERFACE_L3, LSM[0], LSM[1], LSM[2], LSM[3], LSM[4]];
+
 /// What the programs may use on this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Features {
@@ -134,7 +138,6 @@ fn program_fd(program: &Program) -> Result<&ProgramFd, aya::programs::ProgramErr
 fn load_belts(ebpf: &mut Ebpf) -> HashMap<&'static str, String> {
     let btf = Btf::from_sys_fs().map_err(|error| chain(&error));
     let offsets = kernel_offsets().map(drop);
-    let all = [PACKET, ANSWERS, INTERFACE, INTERFACE_L3].into_iter().chain(LSM);
     let mut load = |belt: &Belt| {
         let program = ebpf.program_mut(belt.name).ok_or_else(|| "not in the object".to_owned())?;
         match (program, belt.hook) {
@@ -145,7 +148,7 @@ fn load_belts(ebpf: &mut Ebpf) -> HashMap<&'static str, String> {
             (program, _) => load_program(program),
         }
     };
-    all.filter_map(|belt| Some((belt.name, load(&belt).err()?))).collect()
+    BELTS.into_iter().filter_map(|belt| Some((belt.name, load(&belt).err()?))).collect()
 }
 
 /// An error without the verifier's log, which can be as long as the program.
@@ -194,6 +197,43 @@ fn load_program(program: &mut Program) -> Result<(), String> {
 pub(crate) fn try_programs() -> Vec<(Spec, Result<Features, String>)> {
     raise_memlock();
     PROGRAMS.iter().map(|spec| (*spec, try_program(*spec))).collect()
+}
+
+/// What loading one program cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Its name in the object.
+    pub program: &'static str,
+    /// Instructions that the verifier walked, over all paths; none where the kernel does not tell (before 5.16).
+    pub instructions: Option<u32>,
+}
+
+/// Loads all programs, without pins and without attaching: what that cost the verifier, of those that this kernel takes.
+///
+/// Every start of an agent pays it, and a kernel refuses a program of more than a million.
+pub fn verified() -> Result<Vec<Verified>, InterceptError> {
+    raise_memlock();
+    let mut first_error = None;
+    for features in Features::LADDER {
+        match try_load(None, features) {
+            Ok(mut ebpf) => {
+                let refused = load_belts(&mut ebpf);
+                let belts = BELTS.into_iter().map(|belt| belt.name);
+                let names = PROGRAMS.iter().map(|spec| spec.name).chain(belts);
+                let loaded = names.filter(|name| !refused.contains_key(name));
+                return loaded.map(|name| verified_one(&ebpf, name)).collect();
+            }
+            Err(error) => drop(first_error.get_or_insert(error)),
+        }
+    }
+    Err(InterceptError::Load { reason: first_error.unwrap_or_default() })
+}
+
+fn verified_one(ebpf: &Ebpf, name: &'static str) -> Result<Verified, InterceptError> {
+    let failed = |reason: String| InterceptError::Load { reason: format!("{name}: {reason}") };
+    let program = ebpf.program(name).ok_or_else(|| failed("not in the object".to_owned()))?;
+    let info = program.info().map_err(|error| failed(chain(&error)))?;
+    Ok(Verified { program: name, instructions: info.verified_instruction_count() })
 }
 
 fn try_program(spec: Spec) -> Result<Features, String> {
