@@ -1,16 +1,15 @@
-//! The emergency override on the unix socket: breaking the glass, ending it, the look that somebody takes at it. Who asks is
-//! the kernel's word, and that a person has just logged in is read from the asking process by whoever serves this.
+//! The emergency override: breaking the glass, ending it, the look that somebody takes at it. That a person has just logged
+//! in is known by the login itself, or on the unix socket read from the asking process.
 //!
 //! Every attempt is recorded, the refused ones too; every channel is told of each use.
 
-use super::{
-    PathId, grants, host,
-    peer::PeerCred,
-    problem::Problem,
-    refusal::{self, Caller},
-    vote,
+use super::{PathId, host, problem::Problem, refusal, vote};
+use crate::{
+    auth::{Caller, Role},
+    desk::Desk,
+    notify::event::EventType,
+    text, view,
 };
-use crate::{desk::Desk, notify::event::EventType, text, view};
 use axum::{
     Json, Router,
     body::Body,
@@ -63,8 +62,8 @@ struct Note {
     note: Option<String>,
 }
 
-async fn list(State(desk): State<Arc<Desk>>, peer: PeerCred) -> Result<Json<Value>, Problem> {
-    grants::reader(&desk, peer)?;
+async fn list(State(desk): State<Arc<Desk>>, caller: Caller) -> Result<Json<Value>, Problem> {
+    caller.require(Role::Viewer)?;
     let now = desk.ambient.now();
     let glass = desk.keep.glass.lock();
     let item = |glass: &lockgate_model::grant::GlassUse| {
@@ -78,12 +77,12 @@ async fn list(State(desk): State<Arc<Desk>>, peer: PeerCred) -> Result<Json<Valu
     Ok(Json(json!({ "items": glass.uses().map(item).collect::<Vec<_>>() })))
 }
 
-async fn ask(State(desk): State<Arc<Desk>>, peer: PeerCred, body: Body) -> Result<Json<Value>, Problem> {
-    let asked = break_it(&desk, peer, body).await;
-    asked.map(Json).inspect_err(|problem| refused(&desk, peer, problem))
+async fn ask(State(desk): State<Arc<Desk>>, caller: Caller, body: Body) -> Result<Json<Value>, Problem> {
+    let asked = break_it(&desk, &caller, body).await;
+    asked.map(Json).inspect_err(|problem| refused(&desk, &caller, problem))
 }
 
-async fn break_it(desk: &Arc<Desk>, peer: PeerCred, body: Body) -> Result<Value, Problem> {
+async fn break_it(desk: &Arc<Desk>, caller: &Caller, body: Body) -> Result<Value, Problem> {
     let word: Word = host::read(body).await?;
     let policy = desk.keep.policy.as_ref().map(|policy| policy.load_full());
     let block = policy.as_ref().and_then(|policy| {
@@ -99,15 +98,21 @@ async fn break_it(desk: &Arc<Desk>, peer: PeerCred, body: Body) -> Result<Value,
         };
         Problem::new(StatusCode::NOT_FOUND, "unknown_override", "Unknown override", detail)
     })?;
-    let by = host::approver(desk, peer)?;
+    let by = caller.approver()?;
     let duration = word.duration.as_deref().map(parse_duration).transpose();
     let duration = duration.map_err(|error| Problem::malformed(format!("for: {error}")))?;
+    let uid = caller.uid().filter(|_| word.principal.is_none());
+    if uid.is_none() && word.principal.is_none() {
+        return Err(Problem::malformed(
+            "expected principal: whose sessions it is for; only on the unix socket it is the asking uid by itself",
+        ));
+    }
     let now = desk.ambient.now();
     let id = GlassId::from_parts(u64::try_from(now.as_millisecond()).unwrap_or(0), desk.ambient.random());
     let ask = Ask {
         by,
-        login: desk.keep.logins.and_then(|logins| logins(&peer)),
-        uid: word.principal.is_none().then_some(peer.uid),
+        login: caller.fresh_login(now),
+        uid,
         principal: word.principal,
         target: word.target.as_deref().map(TargetName::from),
         reason: vote::reason(word.reason.as_deref())?,
@@ -132,15 +137,14 @@ async fn break_it(desk: &Arc<Desk>, peer: PeerCred, body: Body) -> Result<Value,
 
 async fn end(
     State(desk): State<Arc<Desk>>,
-    peer: PeerCred,
+    caller: Caller,
     PathId(id): PathId,
 ) -> Result<Json<Value>, Problem> {
-    grants::reader(&desk, peer)?;
+    caller.require_any(&[Role::Approver, Role::Admin])?;
     let known: GlassId = id.parse().map_err(|_| unknown(&id))?;
     let now = desk.ambient.now();
     let glass = desk.keep.glass.lock().end(now, known).ok_or_else(|| unknown(&id))?;
-    let groups = desk.local_approvers.get(&peer.uid).cloned().unwrap_or_default();
-    let by = desk.people.approver(format!("local:{}", peer.uid), groups, "cli".to_owned());
+    let by = caller.as_approver();
     desk.settle_glass(&glass).await;
     let recorded = desk.record(EventKind::GlassEnded { glass: glass.id, by: Some(by) }).await;
     desk.alert(EventType::GlassEnded, &glass);
@@ -153,18 +157,18 @@ async fn end(
 
 async fn review(
     State(desk): State<Arc<Desk>>,
-    peer: PeerCred,
+    caller: Caller,
     PathId(id): PathId,
     body: Body,
 ) -> Result<Json<Value>, Problem> {
-    let reviewed = look(&desk, peer, &id, body).await;
-    reviewed.map(Json).inspect_err(|problem| refused(&desk, peer, problem))
+    let reviewed = look(&desk, &caller, &id, body).await;
+    reviewed.map(Json).inspect_err(|problem| refused(&desk, &caller, problem))
 }
 
-async fn look(desk: &Arc<Desk>, peer: PeerCred, id: &str, body: Body) -> Result<Value, Problem> {
+async fn look(desk: &Arc<Desk>, caller: &Caller, id: &str, body: Body) -> Result<Value, Problem> {
     let known: GlassId = id.parse().map_err(|_| unknown(id))?;
     let word: Note = host::read(body).await?;
-    let by = host::approver(desk, peer)?;
+    let by = caller.approver()?;
     let note = vote::reason(word.note.as_deref())?;
     let before = desk.keep.glass.lock().find(known).cloned().ok_or_else(|| unknown(id))?;
     let review = desk.keep.glass.lock().review(desk.ambient.now(), known, by, note).map_err(problem)?;
@@ -178,9 +182,8 @@ async fn look(desk: &Arc<Desk>, peer: PeerCred, id: &str, body: Body) -> Result<
     Ok(answer)
 }
 
-fn refused(desk: &Arc<Desk>, peer: PeerCred, problem: &Problem) {
-    let by = Some(format!("local:{}", peer.uid));
-    refusal::record(desk, &Caller::Local(peer.uid), by, None, None, problem);
+fn refused(desk: &Arc<Desk>, caller: &Caller, problem: &Problem) {
+    refusal::record(desk, &refusal::Caller::of(caller), Some(caller.id().to_owned()), None, None, problem);
 }
 
 fn unknown(id: &str) -> Problem {

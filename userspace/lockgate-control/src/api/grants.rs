@@ -1,9 +1,13 @@
-//! Grants on the unix socket: who has which, and taking one back. They are given by a vote, never here.
+//! Grants: who has which, and taking one back. They are given by a vote, never here.
 //!
-//! Whoever may see requests may see grants. Root and every listed uid may take one back: that only makes people be asked.
+//! Whoever may see requests may see grants. Every approver and admin may take one back: that only makes people be asked.
 
-use super::{PathId, host, peer::PeerCred, problem::Problem, vote};
-use crate::{desk::Desk, keep, text};
+use super::{PathId, host, problem::Problem, vote};
+use crate::{
+    auth::{Caller, Role},
+    desk::Desk,
+    keep, text,
+};
 use axum::{
     Json, Router,
     body::Body,
@@ -33,8 +37,8 @@ struct Word {
     reason: Option<String>,
 }
 
-async fn list(State(desk): State<Arc<Desk>>, peer: PeerCred) -> Result<Json<Value>, Problem> {
-    reader(&desk, peer)?;
+async fn list(State(desk): State<Arc<Desk>>, caller: Caller) -> Result<Json<Value>, Problem> {
+    caller.require(Role::Viewer)?;
     let now = desk.ambient.now();
     let ledger = desk.keep.ledger.lock();
     let items: Vec<Value> = ledger.grants().filter(|grant| grant.expires_at > now).map(shown).collect();
@@ -43,11 +47,11 @@ async fn list(State(desk): State<Arc<Desk>>, peer: PeerCred) -> Result<Json<Valu
 
 async fn revoke(
     State(desk): State<Arc<Desk>>,
-    peer: PeerCred,
+    caller: Caller,
     PathId(id): PathId,
     body: Body,
 ) -> Result<Json<Value>, Problem> {
-    reader(&desk, peer)?;
+    caller.require_any(&[Role::Approver, Role::Admin])?;
     let word: Word = host::read(body).await?;
     let reason = vote::reason(word.reason.as_deref())?;
     let unknown = || {
@@ -58,11 +62,10 @@ async fn revoke(
     let known: GrantId = id.parse().map_err(|_| unknown())?;
     // Out of force first: what it gave is over whatever the log does.
     let grant = desk.keep.ledger.lock().revoke(known).ok_or_else(unknown)?;
-    let groups = desk.local_approvers.get(&peer.uid).cloned().unwrap_or_default();
-    let by = desk.people.approver(format!("local:{}", peer.uid), groups, "cli".to_owned());
+    let by = caller.as_approver();
     let kept = desk.keep.remove(grant.id.to_string()).await;
     let recorded = desk.record(keep::ended(&grant, GrantEnd::Revoked { by, reason })).await;
-    tracing::info!(grant = %grant.id, uid = peer.uid, "a grant was revoked");
+    tracing::info!(grant = %grant.id, by = caller.id(), "a grant was revoked");
     if let Err(error) = kept {
         tracing::error!(grant = %grant.id, %error, "a revoked grant is still on the shelf");
         return Err(Problem::unavailable(format!(
@@ -76,15 +79,6 @@ async fn revoke(
     let mut answer = shown(&grant);
     crate::view::merge(&mut answer, json!({ "state": "revoked" }));
     Ok(Json(answer))
-}
-
-/// Refuses who is neither root nor listed.
-pub(super) fn reader(desk: &Desk, peer: PeerCred) -> Result<(), Problem> {
-    if peer.uid == 0 || desk.local_approvers.contains_key(&peer.uid) {
-        return Ok(());
-    }
-    let detail = format!("uid {} is neither root nor listed in api.local_approvers", peer.uid);
-    Err(Problem::forbidden(detail))
 }
 
 fn shown(grant: &Grant) -> Value {

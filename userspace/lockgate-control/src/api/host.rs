@@ -1,18 +1,16 @@
-//! What the host's users see and decide on the unix socket. Who they are is the kernel's word; what they may
-//! is `api.local_approvers`.
+//! Requests and bundles, and decisions of people on them. Who they are is found by [`crate::auth`].
 //!
-//! Root and listed uids see every request, others those of their own uid. A listed uid votes as `local:<uid>`
-//! for its listed groups, and never on a request of its own uid. Root is not listed by itself.
+//! Whoever has a role sees every request, other users of this host those of their own uid. Approvers vote for their groups,
+//! and never on a request of a uid of theirs. Root is no approver by itself.
 
 use super::{
     PathId, decision,
-    peer::PeerCred,
     problem::Problem,
-    refusal::{self, Caller},
-    vote,
+    public, refusal, vote,
 };
 use crate::{
     approvals::{bundle::BundleCase, case::Case},
+    auth::{Caller, Role},
     desk::Desk,
     text, view,
 };
@@ -71,7 +69,7 @@ struct Listing {
 
 async fn list(
     State(desk): State<Arc<Desk>>,
-    peer: PeerCred,
+    caller: Caller,
     query: Result<Query<Listing>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
     let Query(query) = query.map_err(|rejection| Problem::malformed(rejection.body_text()))?;
@@ -83,7 +81,7 @@ async fn list(
     }
     let fits = |case: &Arc<Case>| {
         let state = vote::state(case.resolution().as_ref());
-        may_see(&desk, peer, case)
+        may_see(&caller, case)
             && (wanted == "all" || wanted == state || (wanted == "resolved" && state != "pending"))
     };
     let limit = query.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
@@ -96,41 +94,44 @@ async fn list(
     })))
 }
 
+/// Also answers whoever has no more than the link of a notification.
 async fn show(
     State(desk): State<Arc<Desk>>,
-    peer: PeerCred,
+    caller: Option<Caller>,
     PathId(id): PathId,
-) -> Result<Json<Value>, Problem> {
-    let case = find(&desk, &id).filter(|case| may_see(&desk, peer, case)).ok_or_else(|| unknown(&id))?;
-    Ok(Json(whole(&desk, &case)))
+    link: Result<Query<public::Link>, QueryRejection>,
+) -> Response {
+    let Some(caller) = caller else { return public::view(&desk, &id, link) };
+    let seen = find(&desk, &id).filter(|case| may_see(&caller, case)).ok_or_else(|| unknown(&id));
+    seen.map(|case| Json(whole(&desk, &case))).into_response()
 }
 
-async fn approve(State(desk): State<Arc<Desk>>, peer: PeerCred, PathId(id): PathId, body: Body) -> Response {
-    post_vote(&desk, peer, &id, VoteDecision::Approve, body).await
+async fn approve(State(desk): State<Arc<Desk>>, caller: Caller, PathId(id): PathId, body: Body) -> Response {
+    post_vote(&desk, &caller, &id, VoteDecision::Approve, body).await
 }
 
-async fn deny(State(desk): State<Arc<Desk>>, peer: PeerCred, PathId(id): PathId, body: Body) -> Response {
-    post_vote(&desk, peer, &id, VoteDecision::Deny, body).await
+async fn deny(State(desk): State<Arc<Desk>>, caller: Caller, PathId(id): PathId, body: Body) -> Response {
+    post_vote(&desk, &caller, &id, VoteDecision::Deny, body).await
 }
 
 async fn post_vote(
     desk: &Arc<Desk>,
-    peer: PeerCred,
+    caller: &Caller,
     id: &str,
     decision: VoteDecision,
     body: Body,
 ) -> Response {
     let case = find(desk, id);
     let voted = match &case {
-        Some(case) => decide(desk, peer, case, decision, body).await,
+        Some(case) => decide(desk, caller, case, decision, body).await,
         None => Err(unknown(id)),
     };
     match voted {
         Ok(answer) => Json(answer).into_response(),
         Err(problem) => {
             let session = case.map(|case| case.request.session.id);
-            let by = Some(format!("local:{}", peer.uid));
-            refusal::record(desk, &Caller::Local(peer.uid), by, session, id.parse().ok(), &problem);
+            let by = Some(caller.id().to_owned());
+            refusal::record(desk, &refusal::Caller::of(caller), by, session, id.parse().ok(), &problem);
             problem.into_response()
         }
     }
@@ -151,17 +152,17 @@ struct Word {
 
 async fn decide(
     desk: &Arc<Desk>,
-    peer: PeerCred,
+    caller: &Caller,
     case: &Case,
     decision: VoteDecision,
     body: Body,
 ) -> Result<Value, Problem> {
     let id = case.request.id;
     let word: Word = read(body).await.map_err(|problem| problem.about(id))?;
-    if own(case, peer.uid) {
-        return Err(decision::requester(peer.uid).about(id));
+    if let Some(uid) = caller.uids().find(|uid| own(case, *uid)) {
+        return Err(decision::requester(uid).about(id));
     }
-    let by = approver(desk, peer).map_err(|problem| problem.about(id))?;
+    let by = caller.approver().map_err(|problem| problem.about(id))?;
     let digest = case.request.operation.digest;
     if let Some(text) = &word.command_digest
         && text.parse::<Digest>() != Ok(digest)
@@ -197,57 +198,49 @@ pub(super) async fn read<T: Default + serde::de::DeserializeOwned>(body: Body) -
         .map_err(|error| Problem::malformed(format!("the body cannot be read: {error}")))
 }
 
-/// A listed uid, as somebody who decides.
-pub(super) fn approver(desk: &Desk, peer: PeerCred) -> Result<Approver, Problem> {
-    let groups =
-        desk.local_approvers.get(&peer.uid).filter(|groups| !groups.is_empty()).ok_or_else(|| {
-            let detail = format!("uid {} has no groups in api.local_approvers", peer.uid);
-            Problem::new(StatusCode::FORBIDDEN, "not_authorized", "This uid decides nothing", detail)
-        })?;
-    Ok(desk.people.approver(format!("local:{}", peer.uid), groups.clone(), "cli".to_owned()))
-}
-
 async fn show_bundle(
     State(desk): State<Arc<Desk>>,
-    peer: PeerCred,
+    caller: Option<Caller>,
     PathId(id): PathId,
-) -> Result<Json<Value>, Problem> {
-    let bundle = find_bundle(&desk, &id)
-        .filter(|bundle| bundle.cases().iter().all(|case| may_see(&desk, peer, case)))
-        .ok_or_else(|| unknown(&id))?;
-    Ok(Json(whole_bundle(&desk, &bundle)))
+    link: Result<Query<public::Link>, QueryRejection>,
+) -> Response {
+    let Some(caller) = caller else { return public::view_bundle(&desk, &id, link) };
+    let seen = find_bundle(&desk, &id)
+        .filter(|bundle| bundle.cases().iter().all(|case| may_see(&caller, case)))
+        .ok_or_else(|| unknown(&id));
+    seen.map(|bundle| Json(whole_bundle(&desk, &bundle))).into_response()
 }
 
 async fn approve_bundle(
     State(desk): State<Arc<Desk>>,
-    peer: PeerCred,
+    caller: Caller,
     PathId(id): PathId,
     body: Body,
 ) -> Response {
-    post_bundle(&desk, peer, &id, VoteDecision::Approve, body).await
+    post_bundle(&desk, &caller, &id, VoteDecision::Approve, body).await
 }
 
 async fn deny_bundle(
     State(desk): State<Arc<Desk>>,
-    peer: PeerCred,
+    caller: Caller,
     PathId(id): PathId,
     body: Body,
 ) -> Response {
-    post_bundle(&desk, peer, &id, VoteDecision::Deny, body).await
+    post_bundle(&desk, &caller, &id, VoteDecision::Deny, body).await
 }
 
 async fn post_bundle(
     desk: &Arc<Desk>,
-    peer: PeerCred,
+    caller: &Caller,
     id: &str,
     decision: VoteDecision,
     body: Body,
 ) -> Response {
-    match decide_bundle(desk, peer, id, decision, body).await {
+    match decide_bundle(desk, caller, id, decision, body).await {
         Ok(answer) => Json(answer).into_response(),
         Err(problem) => {
-            let by = Some(format!("local:{}", peer.uid));
-            refusal::record(desk, &Caller::Local(peer.uid), by, None, problem.request, &problem);
+            let by = Some(caller.id().to_owned());
+            refusal::record(desk, &refusal::Caller::of(caller), by, None, problem.request, &problem);
             problem.into_response()
         }
     }
@@ -255,17 +248,19 @@ async fn post_bundle(
 
 async fn decide_bundle(
     desk: &Arc<Desk>,
-    peer: PeerCred,
+    caller: &Caller,
     id: &str,
     decision: VoteDecision,
     body: Body,
 ) -> Result<Value, Problem> {
     let bundle = find_bundle(desk, id).ok_or_else(|| unknown(id))?;
     let word: Word = read(body).await?;
-    if let Some(case) = bundle.cases().iter().find(|case| own(case, peer.uid)) {
-        return Err(decision::requester(peer.uid).about(case.request.id));
+    for case in bundle.cases() {
+        if let Some(uid) = caller.uids().find(|uid| own(&case, *uid)) {
+            return Err(decision::requester(uid).about(case.request.id));
+        }
     }
-    let by = approver(desk, peer)?;
+    let by = caller.approver()?;
     decision::check_bundle_digest(
         &bundle,
         word.command_digest.as_deref().unwrap_or(&bundle.digest.to_string()),
@@ -312,8 +307,8 @@ fn own(case: &Case, uid: u32) -> bool {
     session.flow.process.uid == uid || session.workload.process.uid == uid
 }
 
-fn may_see(desk: &Desk, peer: PeerCred, case: &Case) -> bool {
-    peer.uid == 0 || desk.local_approvers.contains_key(&peer.uid) || own(case, peer.uid)
+fn may_see(caller: &Caller, case: &Case) -> bool {
+    caller.has(Role::Viewer) || caller.uid().is_some_and(|uid| own(case, uid))
 }
 
 /// One line of a list.

@@ -37,6 +37,7 @@ impl Control {
         host::routes(self.desk.clone())
             .merge(grants::routes(self.desk.clone()))
             .merge(glass::routes(self.desk.clone()))
+            .merge(public::decisions(self.desk.clone()))
             .merge(public::health(self.desk.clone()))
     }
 

@@ -16,9 +16,16 @@ use std::sync::{Arc, atomic::Ordering};
 
 pub(super) fn routes(desk: Arc<Desk>) -> Router {
     Router::new()
-        .route("/v1/approvals/{id}", get(view))
+        .route("/v1/approvals/{id}", get(view_case))
+        .route("/v1/bundles/{id}", get(view_cases))
+        .with_state(desk.clone())
+        .merge(decisions(desk))
+}
+
+/// Decisions that integrations sign.
+pub(super) fn decisions(desk: Arc<Desk>) -> Router {
+    Router::new()
         .route("/v1/approvals/{id}/decision", post(decision::post))
-        .route("/v1/bundles/{id}", get(view_bundle))
         .route("/v1/bundles/{id}/decision", post(decision::post_bundle))
         .with_state(desk)
 }
@@ -35,26 +42,29 @@ async fn ready(State(desk): State<Arc<Desk>>) -> Response {
     }
 }
 
+/// The token of a notification's link.
 #[derive(Deserialize)]
-struct Link {
+pub(super) struct Link {
     #[serde(default)]
     token: String,
 }
 
-async fn view(
-    State(desk): State<Arc<Desk>>,
-    PathId(id): PathId,
-    link: Result<Query<Link>, QueryRejection>,
-) -> Response {
-    page(show(&desk, &id, link.as_ref().map_or("", |Query(link)| &link.token)))
+type SentLink = Result<Query<Link>, QueryRejection>;
+
+async fn view_case(State(desk): State<Arc<Desk>>, PathId(id): PathId, link: SentLink) -> Response {
+    view(&desk, &id, link)
 }
 
-async fn view_bundle(
-    State(desk): State<Arc<Desk>>,
-    PathId(id): PathId,
-    link: Result<Query<Link>, QueryRejection>,
-) -> Response {
-    page(show_bundle(&desk, &id, link.as_ref().map_or("", |Query(link)| &link.token)))
+async fn view_cases(State(desk): State<Arc<Desk>>, PathId(id): PathId, link: SentLink) -> Response {
+    view_bundle(&desk, &id, link)
+}
+
+pub(super) fn view(desk: &Desk, id: &str, link: SentLink) -> Response {
+    page(show(desk, id, link.as_ref().map_or("", |Query(link)| &link.token)))
+}
+
+pub(super) fn view_bundle(desk: &Desk, id: &str, link: SentLink) -> Response {
+    page(show_bundle(desk, id, link.as_ref().map_or("", |Query(link)| &link.token)))
 }
 
 fn page(shown: Result<String, Problem>) -> Response {

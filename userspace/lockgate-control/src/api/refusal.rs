@@ -28,8 +28,20 @@ pub(crate) enum Caller {
     Anybody,
     /// A uid of this host.
     Local(u32),
+    /// Somebody who logged in, or a token.
+    Login(String),
     /// An integration, proved by its signature.
     Integration(String),
+}
+
+impl Caller {
+    /// What is known of a caller of the API.
+    pub(crate) fn of(caller: &crate::auth::Caller) -> Self {
+        match caller.uid() {
+            Some(uid) => Self::Local(uid),
+            None => Self::Login(caller.id().to_owned()),
+        }
+    }
 }
 
 /// Limits how fast refusals are recorded.
@@ -75,7 +87,7 @@ impl RefusalLog {
     fn bucket(&self, caller: &Caller) -> Option<&Mutex<Bucket>> {
         match caller {
             Caller::Anybody => Some(&self.anybody),
-            Caller::Local(_) => Some(&self.local),
+            Caller::Local(_) | Caller::Login(_) => Some(&self.local),
             // It holds a key of ours, and is trusted with more than log space.
             Caller::Integration(_) => None,
         }
@@ -107,6 +119,7 @@ pub(crate) fn record(
     let channel = match caller {
         Caller::Anybody => "webhook".to_owned(),
         Caller::Local(uid) => format!("local:{uid}"),
+        Caller::Login(id) => id.clone(),
         Caller::Integration(name) => format!("webhook:{name}"),
     };
     tracing::info!(channel, code = problem.code, "decision refused");

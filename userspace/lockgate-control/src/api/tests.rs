@@ -549,7 +549,7 @@ async fn health_and_readiness_are_told_apart() {
 /// The host's API as a uid sees it.
 async fn host(stage: &Stage, uid: u32, method: &str, path: &str, body: &str) -> (u16, Value) {
     let router: Router =
-        super::finish(stage.control.router()).layer(Extension(PeerCred { pid: Some(1), uid, gid: uid }));
+        stage.control.authenticated(super::finish(stage.control.router())).layer(Extension(PeerCred { pid: Some(1), uid, gid: uid }));
     let request = Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).unwrap();
     answer(router.oneshot(request).await.unwrap()).await
 }
@@ -601,8 +601,9 @@ async fn who_may_see_a_request_is_root_approvers_and_its_own_uid() {
         assert_eq!(list["items"].as_array().unwrap().len(), usize::from(sees), "{uid}");
     }
     let without_socket = Request::get("/v1/approvals").body(Body::empty()).unwrap();
-    let (status, _) = answer(stage.control.router().oneshot(without_socket).await.unwrap()).await;
-    assert_eq!(status, 403);
+    let router = stage.control.authenticated(stage.control.router());
+    let (status, _) = answer(router.oneshot(without_socket).await.unwrap()).await;
+    assert_eq!(status, 401);
 }
 
 #[tokio::test(start_paused = true)]

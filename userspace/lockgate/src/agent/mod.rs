@@ -176,7 +176,7 @@ async fn live(config: Config, lanes: Lanes) -> anyhow::Result<()> {
     }
     tasks.spawn(lockgate_control::serve_unix(
         listeners.unix,
-        lockgate_control::finish(host),
+        agent.control.authenticated(lockgate_control::finish(host)),
         shutdown.clone(),
     ));
     let mut background = background(&agent, metrics);
