@@ -6,6 +6,7 @@ use crate::{
     id::{GlassId, GrantId, GroupName, RequestId, RuleId, TargetName},
     operation::Digest,
     principal::Approver,
+    sql::Risk,
     time::{Timestamp, duration},
 };
 use serde::{Deserialize, Serialize};
@@ -125,6 +126,31 @@ pub struct GrantTerms {
     /// How often; None is as often as it comes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uses: Option<u32>,
+    /// Not for this one shape, but for what else would be bundled with the request and is of these kinds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ahead: Option<AheadTerms>,
+}
+
+/// What an approver lets pass that has not been asked yet: the rest of a migration that is sent statement by statement.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AheadTerms {
+    /// Statements of these kinds (`create_table`), spelled out.
+    pub kinds: BTreeSet<String>,
+    /// Of this risk at most.
+    pub risk: Risk,
+}
+
+/// What a grant for the rest of a bundle is bound to, in the place of a shape.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ahead {
+    /// Which statements.
+    pub terms: AheadTerms,
+    /// What the rules' `coalesce` names, as the request had it: the run, the target, the rules.
+    pub parts: Vec<(Same, String)>,
+    /// The role they run as.
+    pub role: String,
+    /// In this database.
+    pub database: String,
 }
 
 /// The right of one principal to do operations of one shape on one target without asking again, for a while.
@@ -156,6 +182,9 @@ pub struct Grant {
     /// How often it was used.
     #[serde(default)]
     pub used: u32,
+    /// Set when it is for the rest of a bundle; `pattern` and `shape` are then of the request it was given with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ahead: Option<Ahead>,
 }
 
 /// How a grant ended.

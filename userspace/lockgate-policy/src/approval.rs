@@ -408,6 +408,18 @@ impl Machine {
         if grant.uses.is_some_and(|uses| uses == 0 || uses > MAX_GRANT_USES) {
             return refuse(format!("a grant has between 1 and {MAX_GRANT_USES} uses"));
         }
+        if let Some(terms) = &grant.ahead {
+            if bundle::common(&self.request).is_none() {
+                return refuse(
+                    "the rules that hold this do not coalesce it with others, so there is no rest to approve; \
+                     approve it once, or for its shape"
+                        .to_owned(),
+                );
+            }
+            if terms.kinds.is_empty() {
+                return refuse("name at least one kind of statement that may follow".to_owned());
+            }
+        }
         if shape::pattern(&self.request.operation).is_none() {
             return refuse(
                 "the statement was not understood, so nobody can say what else is like it; approve it once"

@@ -1,8 +1,9 @@
 //! Requests that are told in one message and decided together: forty migrations of one job, one message, one decision.
 //!
 //! A pure machine over virtual time: [`Gather::join`] takes a request, [`Gather::handle_timeout`] gives bundles that are
-//! to be told, [`Gather::leave`] takes back a request that ended before. It decides what belongs together and when it is
-//! told; each request still has its own votes, quorum and end.
+//! to be told, [`Gather::leave`] takes back a request that ended before. Until its window is over, a bundle that was told
+//! takes more requests: it is then told again, whole, under the same id, with another digest. It decides what belongs
+//! together and when it is told; each request still has its own votes, quorum and end.
 
 use super::{after, shape};
 use lockgate_model::{
@@ -20,7 +21,7 @@ pub const BUNDLE_MAX: usize = 100;
 
 /// A bundle that nobody joined for this long is told, whatever its window: what asks together asks within milliseconds,
 /// and people should not hear late of what waits alone.
-pub const QUIET: Duration = Duration::from_secs(1);
+pub const QUIET: Duration = Duration::from_secs(2);
 
 /// Requests that belong together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct Bundle {
     pub requests: Vec<(RequestId, Digest)>,
     /// When the first came.
     pub began_at: Timestamp,
+    /// So many of them, the first ones, were told before.
+    pub told: usize,
 }
 
 impl Bundle {
@@ -63,6 +66,13 @@ struct Gathering {
     window_ends_at: Timestamp,
 }
 
+impl Gathering {
+    /// Whether somebody waits to be told.
+    fn has_news(&self) -> bool {
+        self.bundle.requests.len() > self.bundle.told
+    }
+}
+
 /// What became of a request that asked to be bundled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Joined {
@@ -83,10 +93,14 @@ impl Gather {
         let asks = request.spec.requirements.iter().map(|requirement| format!("{requirement:?}")).collect();
         let key: Key = (parts, asks);
         let fresh = || Gathering {
-            bundle: Bundle { id, requests: Vec::new(), began_at: now },
+            bundle: Bundle { id, requests: Vec::new(), began_at: now, told: 0 },
             closes_at: now,
             window_ends_at: after(now, window),
         };
+        // What was told and has no news may be past its window: nobody had a reason to look.
+        if self.open.get(&key).is_some_and(|old| !old.has_news() && old.window_ends_at <= now) {
+            self.open.remove(&key);
+        }
         let gathering = self.open.entry(key.clone()).or_insert_with(fresh);
         gathering.bundle.requests.push((request.id, request.operation.digest));
         // What expires soon is told soon.
@@ -102,29 +116,57 @@ impl Gather {
         Joined::Gathering
     }
 
-    /// A request ended before its bundle was told. False when it was not being gathered (any more).
+    /// A request ended before it was told. False when it was not being gathered (any more).
     pub fn leave(&mut self, request: RequestId) -> bool {
         let mut found = false;
-        for gathering in self.open.values_mut() {
-            let before = gathering.bundle.requests.len();
-            gathering.bundle.requests.retain(|(id, _)| *id != request);
-            found |= gathering.bundle.requests.len() < before;
+        for Gathering { bundle, .. } in self.open.values_mut() {
+            let untold = bundle.requests.iter().skip(bundle.told).position(|(id, _)| *id == request);
+            if let Some(at) = untold {
+                bundle.requests.remove(bundle.told + at);
+                found = true;
+            }
         }
         self.open.retain(|_, gathering| !gathering.bundle.requests.is_empty());
         found
     }
 
-    /// When a bundle is to be told next.
-    pub fn poll_timeout(&self) -> Option<Timestamp> {
-        self.open.values().map(|gathering| gathering.closes_at).min()
+    /// A bundle that was told is over, or was told as another: nothing more belongs to it. What was gathered for it since
+    /// is a bundle of its own.
+    pub fn close(&mut self, id: BundleId, next: BundleId) {
+        for gathering in self.open.values_mut().filter(|gathering| gathering.bundle.id == id) {
+            gathering.bundle.requests.drain(..gathering.bundle.told);
+            gathering.bundle.told = 0;
+            gathering.bundle.id = next;
+        }
+        self.open.retain(|_, gathering| !gathering.bundle.requests.is_empty());
     }
 
-    /// The bundles that are to be told now.
-    pub fn handle_timeout(&mut self, now: Timestamp) -> Vec<Bundle> {
-        let due = |(key, gathering): (&Key, &Gathering)| (gathering.closes_at <= now).then(|| key.clone());
-        let due: Vec<Key> = self.open.iter().filter_map(due).collect();
-        due.iter().filter_map(|key| self.open.remove(key)).map(|gathering| gathering.bundle).collect()
+    /// When a bundle is to be told next, or takes no more.
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        let next = |one: &Gathering| if one.has_news() { one.closes_at } else { one.window_ends_at };
+        self.open.values().map(next).min()
     }
+
+    /// The bundles that are to be told now, or told again.
+    pub fn handle_timeout(&mut self, now: Timestamp) -> Vec<Bundle> {
+        let mut due = Vec::new();
+        self.open.retain(|_, gathering| {
+            if gathering.has_news() && gathering.closes_at <= now {
+                due.push(gathering.bundle.clone());
+                gathering.bundle.told = gathering.bundle.requests.len();
+                // What is told alone is no bundle that others could join.
+                gathering.bundle.told > 1 && gathering.window_ends_at > now
+            } else {
+                gathering.has_news() || gathering.window_ends_at > now
+            }
+        });
+        due
+    }
+}
+
+/// What a request has in common with all that may be bundled with it, when its rules coalesce and all of that is known.
+pub(super) fn common(request: &ApprovalRequest) -> Option<Vec<(Same, String)>> {
+    terms(&request.spec.requirements).and_then(|(by, _)| shape::parts(&by, request))
 }
 
 /// What all rules that ask say of coalescing; None when one of them says nothing.

@@ -10,7 +10,7 @@ use super::{after, counts_for, shape};
 use lockgate_model::{
     GrantId, RequestId, Timestamp,
     approval::{ApprovalRequest, Resolution, Vote},
-    grant::{Basis, Covers, Grant, GrantEnd, MAX_GRANT, Same},
+    grant::{AheadTerms, Basis, Covers, Grant, GrantEnd, GrantTerms, MAX_GRANT, Same},
     operation::Digest,
     verdict::{ApprovalSpec, Requirement},
 };
@@ -22,6 +22,9 @@ use std::{
 
 /// How long an approval that covers a session or a run is good for, whatever they do: a run that takes longer asks again.
 pub const COVER_MAX: Duration = Duration::from_secs(24 * 3_600);
+
+/// Uses of a grant for the rest of a bundle, when whoever gives it says no number.
+pub const AHEAD_USES: u32 = 100;
 
 /// Grants in force at once; people give them one by one.
 pub const GRANTS_MAX: usize = 4_096;
@@ -362,12 +365,15 @@ impl Ledger {
         if self.grants.is_empty() {
             return None;
         }
+        // What was not understood has no shape, and is ahead of nothing.
         let pattern = shape::pattern(&request.operation)?;
         let (principal, target) = (&request.session.principal.id, &request.session.target.name);
         let longest = longest_grant(&request.spec);
         let fits = |grant: &&Grant| {
-            grant.pattern == pattern
-                && grant.principal == *principal
+            (match &grant.ahead {
+                Some(ahead) => shape::is_ahead(ahead, request),
+                None => grant.pattern == pattern,
+            }) && grant.principal == *principal
                 && grant.target == *target
                 && grant.expires_at > now
                 // A rule that allows less than it did counts.
@@ -375,7 +381,10 @@ impl Ledger {
                 && counts_for(&request.spec, request, &grant.votes)
         };
         let whole =
-            self.grants.values().filter(fits).max_by_key(|grant| (grant.uses.is_none(), grant.expires_at))?;
+            self.grants.values().filter(fits).max_by_key(|grant| {
+                // The narrow one first: what is wide is for what has nothing else.
+                (grant.ahead.is_none(), grant.uses.is_none(), grant.expires_at)
+            })?;
         let whole = whole.clone();
         let mut rest = whole.clone();
         rest.used = rest.used.saturating_add(1);
@@ -475,6 +484,12 @@ fn granted(now: Timestamp, request: &ApprovalRequest, votes: &[Vote], id: GrantI
     if lasts.is_zero() || uses == Some(0) {
         return None;
     }
+    let ahead = match ahead(&offers) {
+        Some(terms) => Some(shape::ahead(&terms, request)?),
+        None => None,
+    };
+    // What is wide has a number.
+    let uses = if ahead.is_some() { Some(uses.unwrap_or(AHEAD_USES)) } else { uses };
     Some(Grant {
         id,
         from: request.id,
@@ -488,6 +503,16 @@ fn granted(now: Timestamp, request: &ApprovalRequest, votes: &[Vote], id: GrantI
         expires_at: after(now, lasts),
         uses,
         used: 0,
+        ahead,
+    })
+}
+
+/// What all offers let pass ahead; None when one of them is for the shape alone.
+fn ahead(offers: &[&GrantTerms]) -> Option<AheadTerms> {
+    let all: Option<Vec<&AheadTerms>> = offers.iter().map(|offer| offer.ahead.as_ref()).collect();
+    all?.into_iter().cloned().reduce(|one, other| AheadTerms {
+        kinds: one.kinds.intersection(&other.kinds).cloned().collect(),
+        risk: one.risk.min(other.risk),
     })
 }
 

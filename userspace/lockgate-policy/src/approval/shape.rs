@@ -2,7 +2,7 @@
 
 use lockgate_model::{
     approval::ApprovalRequest,
-    grant::Same,
+    grant::{Ahead, AheadTerms, Same},
     operation::{Digest, Facts, Operation},
 };
 use sha2::{Digest as _, Sha256};
@@ -51,6 +51,31 @@ fn part(same: Same, request: &ApprovalRequest) -> Option<String> {
             joined([Some(&ci.provider), ci.run_id.as_deref(), ci.job.as_deref().or(ci.job_id.as_deref())])
         }
     }
+}
+
+/// Whether a request is among those that a grant for the rest of a bundle lets pass. What was not understood never is.
+pub fn is_ahead(ahead: &Ahead, request: &ApprovalRequest) -> bool {
+    let operation = &request.operation;
+    if operation.facts.is_opaque() {
+        return false;
+    }
+    let Facts::Sql(facts) = operation.facts.as_ref();
+    ahead.terms.kinds.contains(&facts.kind)
+        && facts.risk <= ahead.terms.risk
+        && operation.context.role == ahead.role
+        && operation.context.database == ahead.database
+        && super::bundle::common(request).is_some_and(|parts| parts == ahead.parts)
+}
+
+/// What a grant for the rest of a request's bundle is bound to; None where there is no such bundle.
+pub fn ahead(terms: &AheadTerms, request: &ApprovalRequest) -> Option<Ahead> {
+    let context = &request.operation.context;
+    Some(Ahead {
+        terms: terms.clone(),
+        parts: super::bundle::common(request)?,
+        role: context.role.to_string(),
+        database: context.database.to_string(),
+    })
 }
 
 /// SHA-256 over an operation's parsed shape: everything the inspector made of it, its statement with the literals

@@ -73,12 +73,45 @@ fn what_asks_together_is_told_together_and_strangers_are_not() {
         "another rule"
     );
     assert_eq!(gather.join(at(800), &ask(52, 1, 1, None, 800), id(52)), Joined::Alone);
-    assert!(gather.handle_timeout(at(1_779)).is_empty(), "the last came at 780");
+    assert!(gather.handle_timeout(at(2_779)).is_empty(), "the last came at 780");
     let sizes: Vec<usize> =
-        gather.handle_timeout(at(1_800)).iter().map(|bundle| bundle.requests.len()).collect();
+        gather.handle_timeout(at(2_800)).iter().map(|bundle| bundle.requests.len()).collect();
     assert_eq!(sizes.iter().sum::<usize>(), 42);
     assert!(sizes.contains(&40));
+    assert_eq!(gather.poll_timeout(), Some(at(20_000)), "until then the forty may get more");
+    assert!(gather.handle_timeout(at(20_000)).is_empty());
     assert_eq!(gather.poll_timeout(), None);
+}
+
+#[test]
+fn a_bundle_that_was_told_takes_more_until_its_window_is_over_or_it_is() {
+    let mut gather = Gather::default();
+    let join = |gather: &mut Gather, number: u64, millis: i64| {
+        assert_eq!(
+            gather.join(at(millis), &ask(number, 1, 1, Some(20_000), millis), id(number)),
+            Joined::Gathering
+        );
+    };
+    join(&mut gather, 1, 0);
+    join(&mut gather, 2, 10);
+    let first = gather.handle_timeout(at(2_010)).pop().unwrap();
+    assert_eq!((first.id, first.requests.len(), first.told), (id(1), 2, 0));
+    join(&mut gather, 3, 5_000);
+    assert!(!gather.leave(first.requests[0].0), "it was told");
+    let again = gather.handle_timeout(at(7_000)).pop().unwrap();
+    assert_eq!((again.id, again.requests.len(), again.told), (id(1), 3, 2), "the same one, told again");
+    assert_ne!(first.digest(), again.digest());
+    // It is over, so the next one begins anew, and takes more itself.
+    join(&mut gather, 4, 8_000);
+    gather.close(id(1), id(9));
+    join(&mut gather, 5, 8_100);
+    let next = gather.handle_timeout(at(10_100)).pop().unwrap();
+    assert_eq!((next.id, next.requests.len(), next.told), (id(9), 2, 0));
+    // Its window is over.
+    join(&mut gather, 6, 30_000);
+    let last = gather.handle_timeout(at(32_000)).pop().unwrap();
+    assert_eq!((last.id, last.requests.len()), (id(6), 1));
+    assert_eq!(gather.poll_timeout(), None, "what was told alone takes nobody");
 }
 
 #[test]
@@ -119,6 +152,7 @@ fn the_digest_is_over_every_request_in_order() {
             .map(|n| (RequestId::from_parts(u64::from(*n), 1), Digest([*n; 32])))
             .collect(),
         began_at: at(0),
+        told: 0,
     };
     let all = [bundle(&[1, 2]), bundle(&[2, 1]), bundle(&[1]), bundle(&[1, 2, 3]), bundle(&[])];
     for (index, one) in all.iter().enumerate() {
@@ -138,8 +172,12 @@ proptest! {
         let mut told: BTreeMap<RequestId, (i64, BundleId)> = BTreeMap::new();
         let mut millis = 0;
         let mut tell = |bundle: Bundle, now: i64| {
-            for (request, _) in bundle.requests {
-                assert!(told.insert(request, (now, bundle.id)).is_none(), "told twice");
+            for (at, (request, _)) in bundle.requests.into_iter().enumerate() {
+                if at < bundle.told {
+                    assert_eq!(told.get(&request).map(|told| told.1), Some(bundle.id), "told as another's");
+                } else {
+                    assert!(told.insert(request, (now, bundle.id)).is_none(), "told twice");
+                }
             }
         };
         for (number, (wait, principal, rule, leaves)) in (1u64..).zip(asks) {

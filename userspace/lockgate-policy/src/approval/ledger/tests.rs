@@ -85,7 +85,11 @@ fn vote(second: i64, grant: Option<(u64, Option<u32>)>) -> Vote {
         decision: VoteDecision::Approve,
         reason: None,
         at: at(second),
-        grant: grant.map(|(seconds, uses)| GrantTerms { duration: Duration::from_secs(seconds), uses }),
+        grant: grant.map(|(seconds, uses)| GrantTerms {
+            duration: Duration::from_secs(seconds),
+            uses,
+            ahead: None,
+        }),
     }
 }
 
@@ -171,6 +175,103 @@ fn a_grant_needs_every_vote_a_known_shape_and_ends_by_time_uses_and_hand() {
     strict.requirements[0].terms.max_grant = Some(Duration::ZERO);
     let never = ask(4, 7, None, 1, 0, strict);
     assert!(ledger.approved(at(5), &never, &both, grant_id(3)).is_empty(), "the rule allows none");
+}
+
+#[test]
+fn a_grant_for_the_rest_of_a_bundle_lets_pass_what_was_said_and_not_a_kind_or_run_more() {
+    let coalesce = CoalesceTerms { by: [Same::RunId, Same::Rule].into(), window: Duration::from_secs(20) };
+    let spec = spec(Terms { coalesce: Some(coalesce), ..Terms::default() });
+    let first = ask(1, 7, Some(1), 1, 0, spec.clone());
+    let facts = |request: &ApprovalRequest| {
+        let lockgate_model::operation::Facts::Sql(facts) = request.operation.facts.as_ref();
+        facts.clone()
+    };
+    let ahead = |kinds: &[&str], risk| {
+        let terms = AheadTerms { kinds: kinds.iter().map(|kind| (*kind).to_owned()).collect(), risk };
+        let grant = GrantTerms { duration: Duration::from_secs(600), uses: None, ahead: Some(terms) };
+        Vote { grant: Some(grant), ..vote(5, None) }
+    };
+    let kind = facts(&first).kind;
+    let risk = facts(&first).risk;
+    let mut ledger = Ledger::default();
+    let made = ledger.approved(at(5), &first, &[ahead(&[&kind, "create_table"], risk)], grant_id(1));
+    let [Entry::Grant(grant)] = made.as_slice() else { panic!("{made:?}") };
+    assert_eq!(grant.uses, Some(AHEAD_USES), "what is wide has a number");
+
+    let later = |digest, run, text: &str| {
+        let mut request = ask(3, digest, run, 2, 10, spec.clone());
+        let mut changed = facts(&request);
+        changed.fingerprint = text.to_owned();
+        request.operation.normalized = text.into();
+        request.operation.facts = Arc::new(lockgate_model::operation::Facts::Sql(changed));
+        request
+    };
+    let alter = |request: &mut ApprovalRequest, change: &dyn Fn(&mut lockgate_model::sql::SqlFacts)| {
+        let mut changed = facts(request);
+        change(&mut changed);
+        request.operation.facts = Arc::new(lockgate_model::operation::Facts::Sql(changed));
+    };
+    let other = later(9, Some(1), "another statement of the same migration");
+    assert!(ledger.clone().take(at(10), &other).is_some());
+    type Change<'a> = (&'a str, &'a dyn Fn(&mut ApprovalRequest));
+    let changes: [Change<'_>; 9] = [
+        ("another kind", &|request| alter(request, &|facts| facts.kind = "drop_database".into())),
+        ("a kind that begins alike", &|request| alter(request, &|facts| facts.kind = format!("{}x", facts.kind))),
+        ("opaque", &|request| alter(request, &|facts| facts.class = lockgate_model::sql::SqlClass::Opaque)),
+        ("another role", &|request| {
+            let mut context = (*request.operation.context).clone();
+            context.role = "postgres".into();
+            request.operation.context = Arc::new(context);
+        }),
+        ("another database", &|request| {
+            let mut context = (*request.operation.context).clone();
+            context.database = "other".into();
+            request.operation.context = Arc::new(context);
+        }),
+        ("another principal", &|request| {
+            let mut session = (*request.session).clone();
+            session.principal.id = "uid:9".into();
+            request.session = Arc::new(session);
+        }),
+        ("another target", &|request| {
+            let mut session = (*request.session).clone();
+            let mut target = (*session.target).clone();
+            target.name = "billing-db".into();
+            session.target = Arc::new(target);
+            request.session = Arc::new(session);
+        }),
+        ("another rule holds it too", &|request| {
+            let mut more = request.spec.requirements[0].clone();
+            more.rule = "stricter".into();
+            request.spec.requirements.push(more);
+        }),
+        ("the rule does not coalesce any more", &|request| {
+            request.spec.requirements[0].terms.coalesce = None;
+        }),
+    ];
+    for (what, change) in changes {
+        let mut request = other.clone();
+        change(&mut request);
+        assert!(ledger.clone().take(at(10), &request).is_none(), "{what}");
+    }
+    for run in [Some(2), None] {
+        assert!(ledger.clone().take(at(10), &later(9, run, "x")).is_none(), "run {run:?}");
+    }
+    if risk > lockgate_model::sql::Risk::Low {
+        let mut ledger = Ledger::default();
+        let _ = ledger.approved(at(5), &first, &[ahead(&[&kind], lockgate_model::sql::Risk::Low)], grant_id(2));
+        assert!(ledger.take(at(10), &other).is_none(), "riskier than was said");
+    }
+    // Of two approvers, what both let pass; one who lets this shape alone pass narrows it to that.
+    let mut ledger = Ledger::default();
+    let both = [ahead(&[&kind, "create_table"], risk), ahead(&["create_table"], risk)];
+    let _ = ledger.approved(at(5), &first, &both, grant_id(3));
+    assert!(ledger.take(at(10), &other).is_none(), "one of them did not name it");
+    let mut ledger = Ledger::default();
+    let narrow = [ahead(&[&kind], risk), vote(5, Some((600, None)))];
+    let _ = ledger.approved(at(5), &first, &narrow, grant_id(4));
+    assert!(ledger.clone().take(at(10), &other).is_none());
+    assert!(ledger.take(at(10), &ask(4, 9, Some(1), 2, 10, spec.clone())).is_some(), "the same shape");
 }
 
 #[test]
