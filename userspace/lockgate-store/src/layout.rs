@@ -17,6 +17,15 @@ pub(crate) struct Layout {
     pub(crate) head_dir: PathBuf,
 }
 
+/// Where a record rests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct At {
+    /// The number of its segment's first record.
+    pub(crate) segment: u64,
+    /// Where its line begins.
+    pub(crate) offset: u64,
+}
+
 /// One segment file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Segment {
@@ -63,6 +72,10 @@ impl Layout {
 
     pub(crate) fn index(&self) -> PathBuf {
         self.dir.join("index")
+    }
+
+    pub(crate) fn search(&self) -> PathBuf {
+        self.dir.join("search")
     }
 
     pub(crate) fn tree(&self) -> PathBuf {

@@ -9,6 +9,7 @@
 //! <dir>/repairs/                 what a crash tore off the log's end, kept as it was
 //! <dir>/tree/                    hashes of the Merkle tree over the records; rebuilt when they do not fit the head
 //! <dir>/index/                   sled: sessions, requests, positions; deleted and rebuilt at will
+//! <dir>/search/                  tantivy: what words and filters find; deleted and rebuilt at will
 //! ```
 //!
 //! [`Log`] writes (one per directory), [`Reader`] reads beside it or without it. The log alone is the truth:
@@ -31,6 +32,7 @@ mod log;
 mod queue;
 mod reader;
 mod recover;
+pub mod search;
 mod session;
 mod shelf;
 mod signer;

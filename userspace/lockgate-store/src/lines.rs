@@ -1,6 +1,6 @@
 //! The lines of one segment, in bounded memory.
 
-use crate::layout::Segment;
+use crate::layout::{At, Layout, Segment};
 use lockgate_audit::{Place, record::MAX_RECORD_BYTES};
 use std::{
     fs::File,
@@ -10,6 +10,9 @@ use std::{
 
 /// Reads ahead this much.
 const BUFFER_BYTES: usize = 256 << 10;
+
+/// The same where one line is wanted: most are shorter.
+const LINE_BYTES: usize = 8 << 10;
 
 /// A segment, read from some line on.
 pub(crate) struct Lines {
@@ -33,17 +36,38 @@ pub(crate) struct Line<'a> {
 impl Lines {
     /// From the beginning.
     pub(crate) fn open(segment: Segment) -> io::Result<Self> {
-        let file = File::open(&segment.path)?;
-        let reader = BufReader::with_capacity(BUFFER_BYTES, file);
-        Ok(Self { segment, reader, buffer: Vec::new(), offset: 0, line: 0 })
+        Self::open_at(segment, 0)
     }
 
     /// From the line that begins at `offset`.
     pub(crate) fn open_at(segment: Segment, offset: u64) -> io::Result<Self> {
-        let mut lines = Self::open(segment)?;
-        lines.reader.seek(SeekFrom::Start(offset))?;
-        lines.offset = offset;
-        Ok(lines)
+        Self::open_with(segment, BUFFER_BYTES, offset)
+    }
+
+    /// Behind the last whole line.
+    pub(crate) fn open_at_end(segment: Segment) -> io::Result<Self> {
+        let mut file = File::open(&segment.path)?;
+        let mut end = file.seek(SeekFrom::End(0))?;
+        let mut chunk = vec![0; LINE_BYTES];
+        while end > 0 {
+            let begin = end.saturating_sub(LINE_BYTES as u64);
+            let length = usize::try_from(end - begin).unwrap_or(LINE_BYTES);
+            let read = chunk.get_mut(..length).unwrap_or_default();
+            file.seek(SeekFrom::Start(begin))?;
+            file.read_exact(read)?;
+            if let Some(newline) = read.iter().rposition(|byte| *byte == b'\n') {
+                return Self::open_at(segment, begin + newline as u64 + 1);
+            }
+            end = begin;
+        }
+        Self::open(segment)
+    }
+
+    fn open_with(segment: Segment, ahead: usize, offset: u64) -> io::Result<Self> {
+        let mut file = File::open(&segment.path)?;
+        file.seek(SeekFrom::Start(offset))?;
+        let reader = BufReader::with_capacity(ahead, file);
+        Ok(Self { segment, reader, buffer: Vec::new(), offset, line: 0 })
     }
 
     /// The next line; None at the end. A line that has no newline is shown once; [`Self::again`] goes back to
@@ -77,4 +101,17 @@ impl Lines {
         }
         Ok(())
     }
+}
+
+/// The line that rests at a place; None when no whole line does, or the segment is gone.
+pub(crate) fn line_at(layout: &Layout, at: At) -> io::Result<Option<Vec<u8>>> {
+    let mut lines = match Lines::open_with(layout.segment(at.segment), LINE_BYTES, at.offset) {
+        Ok(lines) => lines,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // No file is that long.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let line = lines.next()?.filter(|line| line.complete);
+    Ok(line.map(|line| line.bytes.to_vec()))
 }

@@ -13,6 +13,7 @@ use crate::{
     queue::Queue,
     reader::Reader,
     recover,
+    search::{Keeper, Searcher},
     signer::Signer,
     syncer::{SyncThread, Syncer, Written},
     tree::Tree,
@@ -23,10 +24,11 @@ use lockgate_model::{
     RequestId,
     event::Event,
     id::NodeName,
+    operation::Digest,
     port::{Ambient, BoxFuture, Durability, Receipt, RecordError, Recorder},
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
@@ -49,14 +51,23 @@ pub struct LogSettings {
     pub head_dir: Option<PathBuf>,
     /// A new segment begins past this size.
     pub segment_bytes: u64,
+    /// Whether what is recorded is kept searchable by words, by a thread of the lowest priority ([`crate::search`]).
+    pub search: bool,
     /// Requests for approval that go on although nobody closed the log: somebody has them on a shelf.
     pub kept: BTreeSet<RequestId>,
 }
 
 impl LogSettings {
-    /// With the usual segment size and the head beside the log.
+    /// With the usual segment size and the head beside the log, not searchable by words but by reading it.
     pub fn new(dir: impl Into<PathBuf>, node: NodeName) -> Self {
-        Self { dir: dir.into(), node, head_dir: None, segment_bytes: SEGMENT_BYTES, kept: BTreeSet::new() }
+        Self {
+            dir: dir.into(),
+            node,
+            head_dir: None,
+            segment_bytes: SEGMENT_BYTES,
+            search: false,
+            kept: BTreeSet::new(),
+        }
     }
 }
 
@@ -67,7 +78,9 @@ pub struct Log {
     layout: Layout,
     public_key: PublicKey,
     index: Shared,
+    searcher: Option<Searcher>,
     left_open: BTreeSet<RequestId>,
+    shelved: BTreeMap<String, Digest>,
     running: Mutex<Option<Running>>,
 }
 
@@ -76,6 +89,7 @@ struct Running {
     sync_thread: JoinHandle<bool>,
     signer: JoinHandle<bool>,
     indexer: JoinHandle<()>,
+    keeper: Option<Keeper>,
     syncer: Arc<Syncer>,
     lock: DirLock,
 }
@@ -117,10 +131,11 @@ impl Log {
             None => Open::of_log(&layout)?,
         };
         let left_open = open.keep(&settings.kept);
+        let shelved = std::mem::take(&mut open.shelved);
         let closings = crash::closings(open, &recovered, lock.left_open, ambient.now());
         let index = Shared::new(index);
-        let (feed, indexer) =
-            index::keep(index.clone(), layout.clone(), written).during("start a thread for", &layout.dir)?;
+        let (feed, indexer) = index::keep(index.clone(), layout.clone(), written.clone())
+            .during("start a thread for", &layout.dir)?;
         let syncer = Arc::new(Syncer::new(Written { file: file.clone(), tip: recovered.tip, len }));
         let queue = Arc::new(Queue::default());
         let parts = Parts {
@@ -151,8 +166,12 @@ impl Log {
         let write_thread = spawn("audit-write", Box::new(move || writing.run()))?;
         let sync_thread = spawn("audit-sync", Box::new(move || sync_thread.run()))?;
         let signer = spawn("audit-head", Box::new(move || signer.run()))?;
-        let running = Mutex::new(Some(Running { write_thread, sync_thread, signer, indexer, syncer, lock }));
-        Ok(Self { queue, writer, layout, public_key, index, left_open, running })
+        let keeper = settings.search.then(|| Keeper::start(layout.clone(), written));
+        let keeper = keeper.transpose().during("start a thread for", &layout.dir)?;
+        let searcher = keeper.as_ref().map(Keeper::searcher);
+        let running = Running { write_thread, sync_thread, signer, indexer, keeper, syncer, lock };
+        let running = Mutex::new(Some(running));
+        Ok(Self { queue, writer, layout, public_key, index, searcher, left_open, shelved, running })
     }
 
     /// What verifies the signed head; worth keeping off the host.
@@ -165,16 +184,22 @@ impl Log {
         &self.left_open
     }
 
+    /// What rested on the shelf when this was opened, by the log's word: names, and SHA-256 of each value.
+    pub fn shelved(&self) -> &BTreeMap<String, Digest> {
+        &self.shelved
+    }
+
     /// Reads beside the writer, with its index.
     pub fn reader(&self) -> Reader {
-        Reader::indexed(self.layout.clone(), self.index.clone())
+        Reader::indexed(self.layout.clone(), self.index.clone(), self.searcher.clone())
     }
 
     /// Writes what is queued, syncs, signs the head and notes that the end was orderly. Blocks for as long as
     /// the disk takes. Whoever records afterwards is refused.
     pub fn close(&self) -> Result<(), StoreError> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Running { write_thread, sync_thread, signer, indexer, syncer, lock }) = running else {
+        let Some(Running { write_thread, sync_thread, signer, indexer, keeper, syncer, lock }) = running
+        else {
             return Ok(());
         };
         self.queue.stop();
@@ -184,6 +209,7 @@ impl Log {
         let signed = signer.join().unwrap_or(false);
         // Ended by the writer's end; a failure only costs reading the log at the next start.
         let _ = indexer.join();
+        drop(keeper);
         if written && synced && signed {
             lock.release_clean().during("write", self.layout.lock())
         } else {

@@ -9,6 +9,7 @@ use crate::{
     key,
     layout::{Layout, Segment},
     lines::{Line, Lines},
+    search::{self, Searcher},
     session::{SessionFilter, SessionSummary},
     tree::Tree,
 };
@@ -23,12 +24,16 @@ use std::{
     path::Path,
 };
 
+/// Segments that a running agent searches when its search index is out of use: some 60 MB, read in a moment.
+const SEARCHED_SEGMENTS: usize = 2;
+
 /// A store, for reading.
 #[derive(Clone)]
 pub struct Reader {
     layout: Layout,
     /// The running agent's; nobody else can have it open.
     index: Option<Shared>,
+    searcher: Option<Searcher>,
 }
 
 impl Reader {
@@ -49,11 +54,21 @@ impl Reader {
     }
 
     pub(crate) fn of(layout: Layout) -> Self {
-        Self { layout, index: None }
+        Self { layout, index: None, searcher: None }
     }
 
-    pub(crate) fn indexed(layout: Layout, index: Shared) -> Self {
-        Self { layout, index: Some(index) }
+    pub(crate) fn indexed(layout: Layout, index: Shared, searcher: Option<Searcher>) -> Self {
+        Self { layout, index: Some(index), searcher }
+    }
+
+    /// A page of hits, newest first. Without the running agent's index it is one pass over the log; an agent whose index
+    /// is out of use looks at the newest records only, and says so.
+    pub fn search(&self, query: &search::Query) -> Result<search::Found, StoreError> {
+        let Some(searcher) = &self.searcher else { return search::scan(&self.layout, query, usize::MAX) };
+        match searcher.search(&self.layout, query) {
+            Some(found) => found,
+            None => search::scan(&self.layout, query, SEARCHED_SEGMENTS),
+        }
     }
 
     /// All records, oldest first, one at a time.
@@ -65,6 +80,16 @@ impl Reader {
     /// written.
     pub fn records_from(&self, seq: u64) -> Records {
         Records::new(self.layout.clone(), seq)
+    }
+
+    /// Records that are written from now on: `next` answers None until there is one.
+    pub fn records_to_come(&self) -> Result<Records, StoreError> {
+        let mut records = Records::new(self.layout.clone(), 1);
+        if let Some(segment) = self.layout.list_segments()?.0.pop() {
+            let path = segment.path.clone();
+            records.current = Some(Lines::open_at_end(segment).during("open", path)?);
+        }
+        Ok(records)
     }
 
     /// Sessions, newest first. Without the running agent's index it is one pass over the log, in memory that
