@@ -428,6 +428,8 @@ pub trait House: Send + Sync {
     fn sessions(&self, filter: SessionFilter) -> Answer<'_, Vec<SessionSummary>>;
     /// One session with at most `most` of its records after number `after`.
     fn session(&self, id: SessionRef, after: u64, most: usize, sight: Sight) -> Answer<'_, SessionView>;
+    /// The number of the newest record that is signed; those behind it are a second or two old.
+    fn newest(&self) -> Answer<'_, u64>;
     /// Follows the log: behind record `after`, or behind what is there now.
     fn tail(&self, after: Option<u64>) -> Answer<'_, Box<dyn Tail>>;
     /// What is left of a record for somebody with this sight.
