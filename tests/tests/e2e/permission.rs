@@ -237,6 +237,157 @@ async fn forty_migrations_are_one_message_and_one_decision() -> Result<()> {
     Ok(())
 }
 
+/// psql sends a file's statements one after the other, each waiting for the last.
+#[tokio::test(flavor = "multi_thread")]
+async fn forty_migrations_sent_one_by_one_are_one_message_and_one_decision() -> Result<()> {
+    let world = world().await?;
+    let statements: Vec<String> = (0..40)
+        .map(|n| match n % 2 {
+            0 => format!("create table seq_{n} (id int)"),
+            _ => format!("alter table seq_{} add column note text", n - 1),
+        })
+        .collect();
+    let each: Vec<&str> = statements.iter().map(String::as_str).collect();
+    let job = step(&world, "4711", &each)?;
+    let request = next_told(&world, 0).await?;
+    ensure!(request.data()["bundle"].is_null(), "one statement waits: {:#}", request.data());
+    let mut decision = approve(&request);
+    // What may follow is spelled out, or is what was shown.
+    decision.body["data"]["grant"] = json!({ "for": "15m", "uses": 39, "kinds": ["alter_table"] });
+    let (status, body) = decision.send().await?;
+    ensure!(status == 400 && body["detail"].to_string().contains("covers"), "{status} {body}");
+    decision.body["data"]["grant"] =
+        json!({ "for": "15m", "uses": 39, "covers": "bundle", "kinds": ["create_table", "alter_table"] });
+    decision.accepted().await?;
+    let done = job.done().await?;
+    ensure!(done.code == Some(0), "{done:?}");
+    ensure!(told(&world).len() == 1, "{} messages", told(&world).len());
+    ensure!(world.target_saw("seq_38 add column")?);
+    // Each of them has its own record, bound to its own digest.
+    let asked = world.recorded("approval_requested", 40).await?;
+    let digests: std::collections::BTreeSet<String> =
+        asked.iter().map(|event| event["data"]["command_digest"].to_string()).collect();
+    ensure!(digests.len() == 40, "{} digests", digests.len());
+    let ended = world.recorded("approval_resolved", 40).await?;
+    let on_grant = ended.iter().filter(|event| event.to_string().contains("\"on\":\"grant\"")).count();
+    ensure!(on_grant == 39, "{on_grant} on the grant");
+    world.recorded("grant_ended", 1).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rest_of_a_bundle_is_not_another_kind_or_rule_nor_what_was_denied() -> Result<()> {
+    let mut world = world().await?;
+    let job = step(&world, "4711", &["create table rest_0 (id int)"])?;
+    let request = next_told(&world, 0).await?;
+    let mut decision = approve(&request);
+    decision.body["data"]["grant"] = json!({ "for": "15m", "covers": "bundle" });
+    decision.accepted().await?;
+    ensure!(job.done().await?.code == Some(0));
+    let grants = world.agent.json(&["grants", "list"])?;
+    ensure!(
+        grants["grants"][0]["covers"] == "bundle" && grants["grants"][0]["kinds"] == json!(["create_table"]),
+        "{grants}"
+    );
+    for other in ["drop table rest_0", "alter table rest_0 add x int", "insert into orders (id) values (991)"]
+    {
+        let before = told(&world).len();
+        let job = step(&world, "4711", &[other])?;
+        let request = next_told(&world, before).await?;
+        Decision::on(&request, "deny", "ana@example.com", &["dba"]).accepted().await?;
+        ensure!(job.done().await?.code == Some(1), "{other} passed");
+    }
+    let truncated = step(&world, "4711", &["truncate orders"])?.done().await?;
+    ensure!(truncated.code == Some(1) && truncated.stderr.contains("never-truncate"), "{truncated:?}");
+    // It outlives the agent, is used again, and is taken back by hand.
+    world.agent.kill();
+    world.agent.launch().await?;
+    let before = told(&world).len();
+    let passed = step(&world, "4711", &["create table rest_1 (id int)"])?.done().await?;
+    ensure!(passed.code == Some(0) && told(&world).len() == before, "{passed:?}");
+    let id = grants["grants"][0]["id"].as_str().context("id")?.to_owned();
+    ensure!(world.agent.cli(&["grants", "revoke", &id])?.status.success());
+    let job = step(&world, "4711", &["create table rest_2 (id int)"])?;
+    let request = next_told(&world, before).await?;
+    Decision::on(&request, "deny", "ana@example.com", &["dba"]).accepted().await?;
+    ensure!(job.done().await?.code == Some(1));
+    Ok(())
+}
+
+/// Forty jobs at once, each with a statement of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn forty_sessions_of_one_identity_are_one_message_over_a_restart_and_one_decision() -> Result<()> {
+    let mut world = world().await?;
+    let statements: Vec<String> = (0..40).map(|n| format!("create table wide_{n} (id int)")).collect();
+    let start = |world: &World| -> Result<Vec<Running>> {
+        statements.iter().map(|text| world.start(&[text.as_str()])).collect()
+    };
+    let jobs = start(&world)?;
+    let bundle = told_whole(&world, 40).await?;
+    let ids: std::collections::BTreeSet<String> =
+        told(&world).iter().map(|delivery| delivery.data()["request_id"].to_string()).collect();
+    ensure!(ids.len() == 1, "more than one message: {ids:?}");
+
+    // Nobody's client lives through this, and the bundle does.
+    world.agent.kill();
+    for job in jobs {
+        ensure!(job.done().await?.code != Some(0));
+    }
+    world.agent.launch().await?;
+    let jobs = start(&world)?;
+    let until = Instant::now() + WITHIN;
+    loop {
+        let list = world.agent.json(&["approvals", "list", "--limit", "100"])?;
+        let waiting = list["approvals"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let id = &bundle.data()["request_id"];
+        if waiting.len() == 40 && waiting.iter().all(|one| one["left"] == false && one["bundle_id"] == *id) {
+            break;
+        }
+        ensure!(Instant::now() < until, "not taken up whole: {list}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // What people were told before the restart still decides.
+    let (status, body) = approve(&bundle).send().await?;
+    ensure!(status == 200 && body["counted"] == 40 && body["state"] == "approved", "{status} {body}");
+    for job in jobs {
+        let done = job.done().await?;
+        ensure!(done.code == Some(0), "{done:?}");
+    }
+    ensure!(world.target_saw("wide_39")?);
+    Ok(())
+}
+
+/// The bundle's message once all are in it: those that come late are told again under the same id.
+async fn told_whole(world: &World, size: usize) -> Result<Delivery> {
+    let whole = |delivery: &Delivery| {
+        matches!(delivery.kind(), "lockgate.approval.requested" | "lockgate.approval.updated")
+            && delivery.data()["bundle"]["size"] == size
+    };
+    world.receiver.wait_for(WITHIN, whole).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_late_joins_the_bundle_and_a_decision_on_what_was_shown_before_is_refused() -> Result<()> {
+    let world = world().await?;
+    let first: Vec<Running> = (0..2)
+        .map(|n| world.start(&[format!("create table late_{n} (id int)").as_str()]))
+        .collect::<Result<_>>()?;
+    let told_first = told_whole(&world, 2).await?;
+    let late = world.start(&["create table late_2 (id int)"])?;
+    let all = told_whole(&world, 3).await?;
+    ensure!(all.data()["request_id"] == told_first.data()["request_id"], "another message");
+    ensure!(all.kind() == "lockgate.approval.updated", "{}", all.kind());
+    let (status, body) = approve(&told_first).send().await?;
+    ensure!(status == 409 && body["code"] == "digest_mismatch", "{status} {body}");
+    ensure!(!world.target_saw("late_0")?);
+    let (status, body) = approve(&all).send().await?;
+    ensure!(status == 200 && body["counted"] == 3, "{status} {body}");
+    for job in first.into_iter().chain([late]) {
+        ensure!(job.done().await?.code == Some(0));
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_denial_of_a_bundle_refuses_all_of_it() -> Result<()> {
     let world = world().await?;

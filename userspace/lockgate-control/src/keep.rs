@@ -6,18 +6,22 @@
 
 use crate::{
     api::peer::Logins,
-    approvals::{case::CaseTask, port},
+    approvals::{
+        bundle::{self, BundleCase},
+        case::CaseTask,
+        port,
+    },
     desk::Desk,
     notify::event::EventType,
 };
 use arc_swap::ArcSwap;
 use lockgate_model::{
-    GlassId, GrantId, RequestId, Timestamp,
-    approval::{ApprovalRequest, Resolution, Vote},
+    BundleId, GlassId, GrantId, RequestId, Timestamp,
+    approval::{ApprovalRequest, Resolution, Vote, WithdrawReason},
     event::{Event, EventKind},
     grant::{GlassUse, Grant, GrantEnd, Lift},
-    operation::Parameter,
-    port::{Durability, RecordError, Shelf},
+    operation::{Digest, Parameter},
+    port::{Ambient, Durability, RecordError, Recorder, Shelf},
     session::Session,
 };
 use lockgate_policy::{
@@ -30,7 +34,12 @@ use lockgate_policy::{
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use sha2::{Digest as _, Sha256};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::Notify;
 
 /// A wall clock may be stepped while the task sleeps: it looks again at least this often.
@@ -39,11 +48,19 @@ const CLOCK_RECHECK: Duration = Duration::from_secs(15);
 /// A record that failed is tried again after this long.
 const RECORD_RETRY: Duration = Duration::from_secs(1);
 
+/// Names of things on the shelf that one record lists.
+const NAMED_MAX: usize = 10;
+
 /// What is handed to the control plane to last longer than it does. All of it may be missing, in tests.
 #[derive(Clone, Default)]
 pub struct Lasting {
     /// Where things rest.
     pub shelf: Option<Arc<dyn Shelf>>,
+    /// What the log says of the shelf: names, and SHA-256 of each value. What rests there and is not so is not believed.
+    /// None believes everything.
+    pub shelved: Option<BTreeMap<String, Digest>>,
+    /// Overrides that the log knows and the shelf does not: they owe their review all the same.
+    pub owed: Vec<GlassUse>,
     /// Requests that no record has closed: of those on the shelf, these go on.
     pub left_open: BTreeSet<RequestId>,
     /// The policy in force; says which emergency overrides there are.
@@ -62,32 +79,40 @@ struct Pending {
 /// Everything that is not a request, and the shelf under all of it.
 pub(crate) struct Keep {
     shelf: Option<Arc<dyn Shelf>>,
+    recorder: Arc<dyn Recorder>,
+    ambient: Arc<dyn Ambient>,
     pub(crate) policy: Option<Arc<ArcSwap<CompiledPolicy>>>,
     pub(crate) logins: Option<Logins>,
     pub(crate) ledger: Mutex<Ledger>,
     pub(crate) glass: Mutex<Glass>,
     pub(crate) gather: Mutex<Gather>,
+    /// Whose turn it is to put a bundle on the shelf or take it off.
+    bundles: tokio::sync::Mutex<()>,
     /// Something begins or ends sooner than was known.
     pub(crate) changed: Notify,
 }
 
 impl Keep {
-    pub(crate) fn new(lasting: &Lasting) -> Self {
+    pub(crate) fn new(lasting: &Lasting, recorder: Arc<dyn Recorder>, ambient: Arc<dyn Ambient>) -> Self {
         Self {
             shelf: lasting.shelf.clone(),
+            recorder,
+            ambient,
             policy: lasting.policy.clone(),
             logins: lasting.logins,
             ledger: Mutex::default(),
             glass: Mutex::default(),
             gather: Mutex::default(),
+            bundles: tokio::sync::Mutex::default(),
             changed: Notify::new(),
         }
     }
 
-    /// Puts something on the shelf.
+    /// Puts something on the shelf. The log says first what will rest there; whatever else is found there is not believed.
     pub(crate) async fn put<T: Serialize>(&self, name: String, value: &T) -> Result<(), String> {
         let Some(shelf) = self.shelf.clone() else { return Ok(()) };
         let value = serde_json::to_vec(value).map_err(|error| error.to_string())?;
+        self.seal(&name, Some(digest(&value))).await?;
         let put =
             move || shelf.put(&name, &value).map_err(|error| format!("the shelf cannot be written: {error}"));
         tokio::task::spawn_blocking(put).await.map_err(|error| error.to_string())?
@@ -96,9 +121,18 @@ impl Keep {
     /// Takes something off the shelf.
     pub(crate) async fn remove(&self, name: String) -> Result<(), String> {
         let Some(shelf) = self.shelf.clone() else { return Ok(()) };
+        self.seal(&name, None).await?;
         let remove =
             move || shelf.remove(&name).map_err(|error| format!("the shelf cannot be written: {error}"));
         tokio::task::spawn_blocking(remove).await.map_err(|error| error.to_string())?
+    }
+
+    async fn seal(&self, name: &str, digest: Option<Digest>) -> Result<(), String> {
+        let kind = EventKind::Shelved { name: name.to_owned(), digest };
+        let event = Event { at: self.ambient.now(), session: None, kind };
+        // Written is enough: what follows from it is synced, and that syncs this.
+        let recorded = self.recorder.record(vec![event], Durability::Written).await;
+        recorded.map(drop).map_err(|error| format!("the shelf cannot be recorded: {error}"))
     }
 
     /// Keeps a request that waits. Literals and values of what touches a masked table stay out.
@@ -125,6 +159,30 @@ impl Keep {
         }
     }
 
+    /// Puts a bundle on the shelf as it is by then, whichever of two changes comes first, or takes it off when it is over;
+    /// then tells of it, so that what people have in hand decides after a restart, too. One that cannot be kept has its
+    /// requests told one by one then: nothing is lost.
+    pub(crate) fn settle_bundle(&self, desk: &Arc<Desk>, id: BundleId, then: Option<EventType>) {
+        let desk_then = desk.clone();
+        let settle = async move {
+            let desk = desk_then;
+            let turn = desk.keep.bundles.lock().await;
+            let known = desk.registry.find_bundle(id);
+            let kept = match known.as_ref().filter(|bundle| bundle.outcome().is_none()) {
+                Some(bundle) => desk.keep.put(id.to_string(), &bundle.resting()).await,
+                None => desk.keep.remove(id.to_string()).await,
+            };
+            drop(turn);
+            if let Err(error) = kept {
+                tracing::error!(bundle = %id, %error, "keeping a bundle");
+            }
+            if let (Some(kind), Some(bundle)) = (then, known) {
+                desk.notify_bundle(kind, &bundle);
+            }
+        };
+        desk.cases.spawn_on(settle, &desk.runtime);
+    }
+
     /// The overrides in force for a session.
     pub(crate) fn lifts(&self, session: &Session, now: Timestamp) -> Vec<Lift> {
         self.glass.lock().lifts(session, now)
@@ -139,16 +197,32 @@ impl Keep {
 }
 
 /// Puts back what an earlier process left: called once, before anything else.
-pub(crate) fn restore(desk: &Arc<Desk>, left_open: &BTreeSet<RequestId>) {
+pub(crate) fn restore(desk: &Arc<Desk>, lasting: &Lasting) {
+    let left_open = &lasting.left_open;
+    for glass in &lasting.owed {
+        desk.keep.glass.lock().restore(desk.ambient.now(), glass.clone());
+    }
     let Some(shelf) = desk.keep.shelf.clone() else { return };
     let all = match shelf.all() {
         Ok(all) => all,
         Err(error) => return tracing::error!(%error, "reading what an earlier process left"),
     };
     let now = desk.ambient.now();
-    for (name, value) in all {
+    let mut waiting = Vec::new();
+    let mut bundles = Vec::new();
+    for (name, value) in believed(desk, shelf.as_ref(), all, lasting) {
         let keeps = if name.parse::<RequestId>().is_ok() {
-            serde_json::from_slice(&value).map(|pending| restore_request(desk, left_open, pending))
+            serde_json::from_slice(&value).map(|pending| {
+                let task = restore_request(desk, left_open, pending);
+                let keeps = task.is_some();
+                waiting.extend(task);
+                keeps
+            })
+        } else if name.parse::<BundleId>().is_ok() {
+            serde_json::from_slice::<bundle::Resting>(&value).map(|resting| {
+                bundles.push((name.clone(), resting));
+                true
+            })
         } else if name.parse::<GlassId>().is_ok() {
             serde_json::from_slice::<GlassUse>(&value).map(|glass| {
                 desk.keep.glass.lock().restore(now, glass);
@@ -159,16 +233,77 @@ pub(crate) fn restore(desk: &Arc<Desk>, left_open: &BTreeSet<RequestId>) {
         };
         match keeps {
             Ok(true) => {}
-            Ok(false) => {
-                if let Err(error) = shelf.remove(&name) {
-                    tracing::error!(name, %error, "clearing the shelf");
-                }
-            }
+            Ok(false) => clear(shelf.as_ref(), &name),
             Err(error) => {
                 tracing::error!(name, %error, "something on the shelf cannot be read; it is not good any more")
             }
         }
     }
+    for (name, resting) in bundles {
+        match BundleCase::restored(resting, |id| desk.registry.find(id)) {
+            Some(bundle) => restore_bundle(desk, &bundle),
+            None => clear(shelf.as_ref(), &name),
+        }
+    }
+    for task in waiting {
+        desk.cases.spawn_on(task.go_on(), &desk.runtime);
+    }
+}
+
+/// What is on the shelf as the log says. What is not (edited, or an older copy put back) is taken off it, and told: it
+/// gives nobody anything.
+fn believed(
+    desk: &Desk,
+    shelf: &dyn Shelf,
+    all: Vec<(String, Vec<u8>)>,
+    lasting: &Lasting,
+) -> Vec<(String, Vec<u8>)> {
+    let Some(shelved) = &lasting.shelved else { return all };
+    let (good, bad): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|(name, value)| shelved.get(name) == Some(&digest(value)));
+    let missing = shelved.keys().filter(|name| good.iter().all(|(good, _)| good != *name)).count();
+    if !bad.is_empty() || missing > 0 {
+        let names: Vec<&str> = bad.iter().map(|(name, _)| name.as_str()).take(NAMED_MAX).collect();
+        let detail = format!(
+            "what outlives a restart is not as the log says: {} thing(s) on the shelf are not believed [{}], {missing} \
+             that should be there are not as they were; people are asked again",
+            bad.len(),
+            names.join(", "),
+        );
+        tracing::error!(detail, "the shelf");
+        let count = u64::try_from(bad.len() + missing).ok();
+        let kind = EventKind::Gap { stage: "shelf".to_owned(), count, detail };
+        desk.recorder.submit(vec![Event { at: desk.ambient.now(), session: None, kind }]);
+    }
+    for (name, _) in bad {
+        if let Some(request) = name.parse().ok().filter(|id| lasting.left_open.contains(id)) {
+            let resolution = Resolution::Withdrawn { reason: WithdrawReason::Crash };
+            let kind = EventKind::ApprovalResolved { request, resolution };
+            desk.recorder.submit(vec![Event { at: desk.ambient.now(), session: None, kind }]);
+        }
+        clear(shelf, &name);
+    }
+    good
+}
+
+fn digest(value: &[u8]) -> Digest {
+    Digest(Sha256::digest(value).into())
+}
+
+fn clear(shelf: &dyn Shelf, name: &str) {
+    if let Err(error) = shelf.remove(name) {
+        tracing::error!(name, %error, "clearing the shelf");
+    }
+}
+
+/// People know it by its id, and what they were told still decides.
+fn restore_bundle(desk: &Arc<Desk>, bundle: &Arc<BundleCase>) {
+    for case in bundle.cases() {
+        // Set once: nothing else has looked at it yet.
+        let _ = case.bundle.set(bundle.clone());
+    }
+    desk.registry.insert_bundle(bundle.clone());
+    desk.notify_bundle(EventType::Requested, bundle);
 }
 
 fn restore_entry(desk: &Desk, now: Timestamp, entry: Entry) -> bool {
@@ -184,29 +319,28 @@ fn restore_entry(desk: &Desk, now: Timestamp, entry: Entry) -> bool {
 }
 
 /// A request that waits on without its client. One that the record closes is over, whatever the shelf says.
-fn restore_request(desk: &Arc<Desk>, left_open: &BTreeSet<RequestId>, pending: Pending) -> bool {
+fn restore_request(
+    desk: &Arc<Desk>,
+    left_open: &BTreeSet<RequestId>,
+    pending: Pending,
+) -> Option<CaseTask> {
     let Pending { request, votes } = pending;
     if !left_open.contains(&request.id) {
-        return false;
+        return None;
     }
     let id = request.id;
     match desk.registry.seat(&request) {
-        Ok(seat) => {
-            let task = CaseTask::restored(desk.clone(), request, votes, seat);
-            desk.cases.spawn_on(task.run(), &desk.runtime);
-            true
-        }
+        Ok(seat) => Some(CaseTask::restored(desk.clone(), request, votes, seat)),
         Err(error) => {
             tracing::error!(request = %id, %error, "a request of an earlier process has no room");
-            let resolution =
-                Resolution::Withdrawn { reason: lockgate_model::approval::WithdrawReason::Crash };
+            let resolution = Resolution::Withdrawn { reason: WithdrawReason::Crash };
             let kind = EventKind::ApprovalResolved { request: id, resolution };
             desk.recorder.submit(vec![Event {
                 at: desk.ambient.now(),
                 session: Some(request.session.id),
                 kind,
             }]);
-            false
+            None
         }
     }
 }
@@ -274,6 +408,12 @@ impl Desk {
     pub(crate) fn grant_id(&self) -> GrantId {
         let millis = u64::try_from(self.ambient.now().as_millisecond()).unwrap_or(0);
         GrantId::from_parts(millis, self.ambient.random())
+    }
+
+    /// An id for a bundle that may begin.
+    pub(crate) fn bundle_id(&self) -> BundleId {
+        let millis = u64::try_from(self.ambient.now().as_millisecond()).unwrap_or(0);
+        BundleId::from_parts(millis, self.ambient.random())
     }
 
     /// Records what has happened whether or not it can be recorded.

@@ -13,6 +13,7 @@ use lockgate_model::{
     RequestId, SessionId, Timestamp,
     approval::{Resolution, WithdrawReason},
     event::{Event, EventKind},
+    operation::Digest,
     outcome::{CloseReason, Closing},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,12 +22,18 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct Open {
     pub(crate) sessions: Vec<SessionSummary>,
     pub(crate) requests: Vec<(RequestId, Option<SessionId>)>,
+    /// What must rest on the shelf.
+    pub(crate) shelved: BTreeMap<String, Digest>,
 }
 
 impl Open {
     /// As the index knows it.
     pub(crate) fn of_index(index: &Index) -> Self {
-        Self { sessions: index.open_sessions(), requests: index.open_requests() }
+        Self {
+            sessions: index.open_sessions(),
+            requests: index.open_requests(),
+            shelved: index.shelved().clone(),
+        }
     }
 
     /// Takes out the requests that go on; answers which of them are open.
@@ -42,12 +49,17 @@ impl Open {
     pub(crate) fn of_log(layout: &Layout) -> Result<Self, StoreError> {
         let mut sessions: BTreeMap<SessionId, SessionSummary> = BTreeMap::new();
         let mut requests = BTreeMap::new();
+        let mut shelved = BTreeMap::new();
         for record in Reader::of(layout.clone()).records() {
             let record = record?;
             let fact = Fact::of(&record.event);
             match &fact.kind {
                 FactKind::Held(request) => drop(requests.insert(*request, fact.session)),
                 FactKind::Resolved(request) => drop(requests.remove(request)),
+                FactKind::Shelved(what) => match what.1 {
+                    Some(digest) => drop(shelved.insert(what.0.clone(), digest)),
+                    None => drop(shelved.remove(&what.0)),
+                },
                 _ => {}
             }
             let Some(id) = fact.session else { continue };
@@ -61,7 +73,8 @@ impl Open {
                 }
             }
         }
-        Ok(Self { sessions: sessions.into_values().collect(), requests: requests.into_iter().collect() })
+        let (sessions, requests) = (sessions.into_values().collect(), requests.into_iter().collect());
+        Ok(Self { sessions, requests, shelved })
     }
 }
 

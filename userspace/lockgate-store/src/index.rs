@@ -17,7 +17,7 @@ use crate::{
     session::{SessionFilter, SessionSummary},
 };
 use lockgate_audit::{ChainHash, Record};
-use lockgate_model::{RequestId, SessionId};
+use lockgate_model::{RequestId, SessionId, operation::Digest};
 use std::{
     collections::{BTreeMap, HashMap},
     io,
@@ -90,6 +90,8 @@ pub(crate) struct Index {
     live: HashMap<SessionId, Live>,
     /// Requests that wait.
     requests: BTreeMap<RequestId, Option<SessionId>>,
+    /// What must rest on the shelf.
+    shelved: BTreeMap<String, Digest>,
     /// Requests asked since the last time the index went to disk.
     asked: Vec<(RequestId, Option<SessionId>)>,
     dirty: bool,
@@ -122,6 +124,7 @@ impl Index {
             through: through.map(|through| (through.seq, through.segment, through.offset)),
             live: HashMap::new(),
             requests: tables.open_requests()?,
+            shelved: tables.shelved()?,
             asked: Vec::new(),
             dirty: false,
             tables,
@@ -191,6 +194,10 @@ impl Index {
                 self.asked.push((*request, fact.session));
             }
             FactKind::Resolved(request) => drop(self.requests.remove(request)),
+            FactKind::Shelved(what) => match what.1 {
+                Some(digest) => drop(self.shelved.insert(what.0.clone(), digest)),
+                None => drop(self.shelved.remove(&what.0)),
+            },
             _ => {}
         }
         let Some(id) = fact.session else { return Ok(()) };
@@ -232,6 +239,7 @@ impl Index {
         }
         self.store()?;
         self.tables.put_open_requests(&self.requests)?;
+        self.tables.put_shelved(&self.shelved)?;
         if let Some((seq, segment, offset)) = self.through {
             let hash = hash_at(&self.layout, segment, offset)?;
             self.tables.put_through(Through { seq, segment, offset, hash })?;
@@ -247,6 +255,11 @@ impl Index {
         let mut sessions: Vec<_> = open.map(|live| live.summary.clone()).collect();
         sessions.sort_by_key(|session| session.id);
         sessions
+    }
+
+    /// What must rest on the shelf, and SHA-256 of it.
+    pub(crate) fn shelved(&self) -> &BTreeMap<String, Digest> {
+        &self.shelved
     }
 
     /// Requests that wait.

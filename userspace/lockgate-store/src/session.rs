@@ -98,7 +98,7 @@ impl SessionSummary {
                 self.bytes_from_client = ending.bytes_from_client;
                 self.bytes_to_client = ending.bytes_to_client;
             }
-            FactKind::Started(_) | FactKind::Resolved(_) | FactKind::Other => {}
+            FactKind::Started(_) | FactKind::Resolved(_) | FactKind::Shelved(_) | FactKind::Other => {}
         }
     }
 }

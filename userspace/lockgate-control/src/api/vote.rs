@@ -12,13 +12,14 @@ use axum::http::StatusCode;
 use lockgate_model::{
     RequestId,
     approval::{Progress, Resolution, Vote},
-    grant::GrantTerms,
+    grant::{AheadTerms, GrantTerms},
+    sql::Risk,
     time::parse_duration,
 };
 use lockgate_policy::approval::{VoteRefusal, VoteRefusalCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 use tokio::sync::oneshot;
 
 /// Bytes of a reason: a paragraph, not a document.
@@ -79,14 +80,18 @@ pub(super) fn counted_bundle(bundle: &BundleCase, counted: usize) -> Value {
     })
 }
 
-/// A vote on every request of a bundle that still waits; how many it counted for. When it counts for none, why it did not
-/// for the first.
-pub(super) async fn cast_all(bundle: &BundleCase, vote: Vote) -> Result<usize, Problem> {
+/// A vote on every one of a bundle's requests that still waits; how many it counted for. When it counts for none, why it
+/// did not for the first. A grant for the rest of the bundle is given once, with the first.
+pub(super) async fn cast_all(cases: Vec<Arc<Case>>, mut vote: Vote) -> Result<usize, Problem> {
     let mut counted = 0;
     let mut refused = None;
-    for case in bundle.waiting() {
-        match cast(&case, vote.clone()).await {
-            Ok(_) => counted += 1,
+    spell_out(&mut vote, &cases);
+    for case in cases.iter().filter(|case| case.resolution().is_none()) {
+        match cast(case, vote.clone()).await {
+            Ok(_) => {
+                counted += 1;
+                vote.grant = vote.grant.filter(|grant| grant.ahead.is_none());
+            }
             Err(problem) => drop(refused.get_or_insert(problem)),
         }
     }
@@ -97,28 +102,78 @@ pub(super) async fn cast_all(bundle: &BundleCase, vote: Vote) -> Result<usize, P
     }
 }
 
+/// Whoever lets the rest pass and names no kinds means those that were shown. Spelled out, so that the record says what was
+/// given.
+fn spell_out<C: std::borrow::Borrow<Case>>(vote: &mut Vote, shown: &[C]) {
+    let ahead = vote.grant.as_mut().and_then(|grant| grant.ahead.as_mut());
+    let Some(ahead) = ahead.filter(|ahead| ahead.kinds.is_empty()) else { return };
+    for case in shown {
+        let facts = &case.borrow().request.operation.facts;
+        ahead.kinds.insert(facts.kind().to_owned());
+        ahead.risk = ahead.risk.max(facts.risk());
+    }
+}
+
 /// What of a decision gives a grant.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct GrantWord {
+pub(crate) struct GrantWord {
     #[serde(rename = "for")]
     duration: String,
     #[serde(default)]
     uses: Option<u32>,
+    #[serde(default)]
+    covers: GrantCovers,
+    /// With `covers: bundle`: kinds of statements; those that were shown when there are none here.
+    #[serde(default)]
+    kinds: BTreeSet<String>,
+    /// With `covers: bundle`: the highest risk.
+    #[serde(default)]
+    risk: Option<Risk>,
 }
 
+/// How far a grant reaches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum GrantCovers {
+    /// Statements of the same parsed shape.
+    #[default]
+    Shape,
+    /// What else would be bundled with this.
+    Bundle,
+}
+
+/// Kinds that one grant may name, and bytes of each: more than there are.
+const KINDS_MAX: usize = 64;
+
 impl GrantWord {
-    pub(super) fn terms(&self) -> Result<GrantTerms, Problem> {
+    pub(crate) fn terms(&self) -> Result<GrantTerms, Problem> {
         let duration = parse_duration(&self.duration)
             .map_err(|error| Problem::malformed(format!("grant.for: {error}")))?;
-        Ok(GrantTerms { duration, uses: self.uses })
+        if self.kinds.len() > KINDS_MAX || self.kinds.iter().any(|kind| kind.is_empty() || kind.len() > KINDS_MAX) {
+            return Err(Problem::malformed(format!("grant.kinds: expected at most {KINDS_MAX} kinds of statements")));
+        }
+        let ahead = match self.covers {
+            GrantCovers::Shape if !self.kinds.is_empty() || self.risk.is_some() => {
+                let detail = "grant.kinds and grant.risk are for grants with `covers: bundle`";
+                return Err(Problem::malformed(detail.to_owned()));
+            }
+            GrantCovers::Shape => None,
+            // What was shown says; what is spelled out is a schema change at most, unless that is spelled out as well.
+            GrantCovers::Bundle => {
+                let usual = if self.kinds.is_empty() { Risk::Low } else { Risk::High };
+                Some(AheadTerms { kinds: self.kinds.clone(), risk: self.risk.unwrap_or(usual) })
+            }
+        };
+        Ok(GrantTerms { duration, uses: self.uses, ahead })
     }
 }
 
 /// Hands a vote to the request's task. Answers when it is recorded and has its effect, or is refused.
 /// Dropping this future leaves the vote under way.
-pub(super) async fn cast(case: &Case, vote: Vote) -> Result<Progress, Problem> {
+pub(super) async fn cast(case: &Case, mut vote: Vote) -> Result<Progress, Problem> {
     let id = case.request.id;
+    spell_out(&mut vote, &[case]);
     if let Some(resolution) = case.resolution() {
         return Err(over(&resolution).about(id));
     }

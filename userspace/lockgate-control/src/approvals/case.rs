@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{desk::Desk, keep, notify::event::EventType};
 use lockgate_model::{
-    BundleId, RequestId, Timestamp,
+    RequestId, Timestamp,
     approval::{ApprovalRequest, Progress, Resolution, Vote, WithdrawReason},
     event::{Event, EventKind},
     grant::{Basis, GrantEnd},
@@ -176,15 +176,23 @@ impl CaseTask {
         Self::around(desk, machine, request, seat, Some(waiter))
     }
 
-    /// A request that an earlier process left; its client is gone. It is shown, and told again.
+    /// A request that an earlier process left; its client is gone. It is shown; whoever restored its bundle, too, lets it
+    /// [go on](Self::go_on).
     pub(crate) fn restored(desk: Arc<Desk>, request: ApprovalRequest, votes: Vec<Vote>, seat: Seat) -> Self {
         let machine = Machine::resumed(request.clone(), votes);
         let (task, case) = Self::around(desk, machine, request, seat, None);
         task.publish(task.desk.ambient.now());
         task.desk.registry.insert(case);
-        // Whether it was told before is not known; a receiver knows it by its id.
-        task.notify(EventType::Requested);
         task
+    }
+
+    /// Tells of a restored request, unless its bundle does, and drives it. Whether it was told before is not known; a
+    /// receiver knows it by its id.
+    pub(crate) async fn go_on(self) {
+        if self.case.bundle.get().is_none() {
+            self.tell();
+        }
+        self.run().await;
     }
 
     fn around(
@@ -268,10 +276,7 @@ impl CaseTask {
     /// Tells people, alone or together with others.
     pub(crate) fn tell(&self) {
         let now = self.desk.ambient.now();
-        let request = &self.case.request;
-        let millis = u64::try_from(now.as_millisecond()).unwrap_or(0);
-        let id = BundleId::from_parts(millis, self.desk.ambient.random());
-        let joined = self.desk.keep.gather.lock().join(now, request, id);
+        let joined = self.desk.keep.gather.lock().join(now, &self.case.request, self.desk.bundle_id());
         match joined {
             Joined::Alone => self.notify(EventType::Requested),
             Joined::Gathering => self.desk.wake(),
@@ -331,6 +336,7 @@ impl CaseTask {
         let _ = left.successor.set(self.case.request.id);
         if let Some(bundle) = handed.bundle {
             bundle.replace(&left, &self.case);
+            self.desk.keep.settle_bundle(&self.desk, bundle.id, None);
             let _ = self.case.bundle.set(bundle);
         }
     }
@@ -587,6 +593,7 @@ impl CaseTask {
         let told = progress.clone();
         let left = self.waiter.is_none();
         self.state.send_modify(|state| *state = State { progress, votes, resolved_at, left });
+        self.desk.registry.changed();
         told
     }
 

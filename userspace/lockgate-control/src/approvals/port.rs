@@ -45,34 +45,54 @@ impl Approvals for Control {
     }
 }
 
-/// Tells people of a bundle; of one that a single request is left of, of that request.
+/// Tells people of a bundle, or that more belongs to one they know; of one that a single request is left of, of that
+/// request.
 pub(crate) fn tell(desk: &Arc<Desk>, bundle: Bundle) {
     let waits =
         |(id, _): &(RequestId, Digest)| desk.registry.find(*id).filter(|case| case.resolution().is_none());
-    let cases: Vec<Arc<Case>> = bundle.requests.iter().filter_map(waits).collect();
+    let cases: Vec<Arc<Case>> = bundle.requests.iter().skip(bundle.told).filter_map(waits).collect();
+    if bundle.told > 0 {
+        if let Some(known) = desk.registry.find_bundle(bundle.id)
+            && known.extend(&cases)
+        {
+            return announce(desk, &known, &cases, EventType::Updated);
+        }
+        // What was told is over: the rest begins anew, and takes what comes within the window.
+        let next = desk.bundle_id();
+        desk.keep.gather.lock().renew(bundle.id, bundle.told, next);
+        return begin(desk, Bundle { id: next, ..bundle }, cases);
+    }
+    begin(desk, bundle, cases);
+}
+
+fn begin(desk: &Arc<Desk>, bundle: Bundle, cases: Vec<Arc<Case>>) {
     if let [case] = cases.as_slice() {
         return desk.notify(EventType::Requested, case);
     }
-    let Some(first) = cases.first().cloned() else { return };
+    if cases.is_empty() {
+        return;
+    }
     let requests = cases.iter().map(|case| (case.request.id, case.request.operation.digest)).collect();
-    let bundle = Bundle { requests, ..bundle };
-    let told = BundleCase::new(&bundle, cases.clone());
-    for case in &cases {
+    let told = BundleCase::new(Bundle { requests, ..bundle }, cases.clone());
+    desk.registry.insert_bundle(told.clone());
+    announce(desk, &told, &cases, EventType::Requested);
+}
+
+/// `new` belong to it from now on.
+fn announce(desk: &Arc<Desk>, told: &Arc<BundleCase>, new: &[Arc<Case>], kind: EventType) {
+    let Some(first) = new.first() else { return };
+    for case in new {
         // Set once: it was gathered once.
         let _ = case.bundle.set(told.clone());
     }
-    desk.registry.insert_bundle(told.clone());
-    let kind = EventKind::ApprovalsBundled {
-        bundle: bundle.id,
-        digest: told.digest,
-        requests: bundle.requests.iter().map(|(id, _)| *id).collect(),
+    let bundled = EventKind::ApprovalsBundled {
+        bundle: told.id,
+        digest: told.digest(),
+        requests: told.requests(),
     };
-    desk.recorder.submit(vec![Event {
-        at: desk.ambient.now(),
-        session: Some(first.request.session.id),
-        kind,
-    }]);
-    desk.notify_bundle(EventType::Requested, &told);
+    let session = Some(first.request.session.id);
+    desk.recorder.submit(vec![Event { at: desk.ambient.now(), session, kind: bundled }]);
+    desk.keep.settle_bundle(desk, told.id, Some(kind));
 }
 
 /// Dropping this future half-way is safe: the request's task notices that nobody waits, and withdraws it.

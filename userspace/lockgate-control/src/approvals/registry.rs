@@ -14,6 +14,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
 };
+use tokio::sync::watch;
 
 /// Requests that may wait at once: far more than people can decide, far less than memory.
 pub(crate) const PENDING_MAX: usize = 8_192;
@@ -43,6 +44,8 @@ const REQUEST_OVERHEAD_BYTES: usize = 4 << 10;
 #[derive(Default)]
 pub(crate) struct Registry {
     inner: Mutex<Inner>,
+    /// Counts what changed, for whoever shows requests while they change.
+    changes: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -92,6 +95,8 @@ impl Registry {
         let mut inner = self.inner.lock();
         inner.by_digest.insert((case.request.operation.digest, case.request.id));
         inner.cases.insert(case.request.id, case);
+        drop(inner);
+        self.changed();
     }
 
     /// Moves a request to the recent ones; the oldest of them make room.
@@ -112,6 +117,8 @@ impl Registry {
                 }
             }
         }
+        drop(inner);
+        self.changed();
     }
 
     /// One request; when another took it up, that one.
@@ -145,6 +152,8 @@ impl Registry {
             inner.bundles.pop_first();
         }
         inner.bundles.insert(bundle.id, bundle);
+        drop(inner);
+        self.changed();
     }
 
     /// One bundle.
@@ -166,6 +175,16 @@ impl Registry {
         let inner = self.inner.lock();
         let cases = inner.of_digest(digest).filter_map(|id| inner.cases.get(&id));
         cases.take(EARLIER_MAX).map(|case| Earlier::of(case)).collect()
+    }
+
+    /// Something about a request is not what it was.
+    pub(crate) fn changed(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Wakes whoever shows requests when one came, moved or ended.
+    pub(crate) fn follow(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// How many wait.

@@ -130,15 +130,18 @@ impl Gather {
         found
     }
 
-    /// A bundle that was told is over, or was told as another: nothing more belongs to it. What was gathered for it since
-    /// is a bundle of its own.
-    pub fn close(&mut self, id: BundleId, next: BundleId) {
-        for gathering in self.open.values_mut().filter(|gathering| gathering.bundle.id == id) {
-            gathering.bundle.requests.drain(..gathering.bundle.told);
-            gathering.bundle.told = 0;
-            gathering.bundle.id = next;
-        }
-        self.open.retain(|_, gathering| !gathering.bundle.requests.is_empty());
+    /// The first `over` requests of a bundle that is told again are over: the others are a bundle of their own, `next`,
+    /// which goes on taking more.
+    pub fn renew(&mut self, id: BundleId, over: usize, next: BundleId) {
+        self.open.retain(|_, gathering| {
+            let bundle = &mut gathering.bundle;
+            if bundle.id == id {
+                bundle.requests.drain(..over.min(bundle.requests.len()));
+                bundle.told = bundle.told.saturating_sub(over);
+                bundle.id = next;
+            }
+            bundle.requests.len() > 1 || gathering.has_news()
+        });
     }
 
     /// When a bundle is to be told next, or takes no more.

@@ -3,6 +3,7 @@
 use lockgate_model::{
     approval::ApprovalRequest,
     grant::{Ahead, AheadTerms, Same},
+    http::HttpFacts,
     operation::{Digest, Facts, Operation},
 };
 use sha2::{Digest as _, Sha256};
@@ -59,9 +60,8 @@ pub fn is_ahead(ahead: &Ahead, request: &ApprovalRequest) -> bool {
     if operation.facts.is_opaque() {
         return false;
     }
-    let Facts::Sql(facts) = operation.facts.as_ref();
-    ahead.terms.kinds.contains(&facts.kind)
-        && facts.risk <= ahead.terms.risk
+    ahead.terms.kinds.contains(operation.facts.kind())
+        && operation.facts.risk() <= ahead.terms.risk
         && operation.context.role == ahead.role
         && operation.context.database == ahead.database
         && super::bundle::common(request).is_some_and(|parts| parts == ahead.parts)
@@ -85,7 +85,10 @@ pub fn pattern(operation: &Operation) -> Option<Digest> {
     if operation.facts.is_opaque() {
         return None;
     }
-    let Facts::Sql(facts) = operation.facts.as_ref();
+    let facts = match operation.facts.as_ref() {
+        Facts::Sql(facts) => facts,
+        Facts::Http(facts) => return Some(http_pattern(facts, &operation.context.role)),
+    };
     let context = &operation.context;
     let mut hash = Sha256::new();
     let mut put = |bytes: &[u8]| {
@@ -104,4 +107,26 @@ pub fn pattern(operation: &Operation) -> Option<Digest> {
     }
     put(&operation.parameters.len().to_be_bytes());
     Some(Digest(hash.finalize().into()))
+}
+
+/// The shape of a request: everything but ids in its path, values of its query and its body.
+fn http_pattern(facts: &HttpFacts, role: &str) -> Digest {
+    let mut hash = Sha256::new();
+    let mut put = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_be_bytes());
+        hash.update(bytes);
+    };
+    put(b"lockgate http shape 1");
+    let upgrade = facts.upgrade.as_deref().unwrap_or_default();
+    for part in [&facts.method, &facts.scheme, &facts.host, &facts.route, upgrade, role, facts.class.as_str()] {
+        put(part.as_bytes());
+    }
+    for field in &facts.query {
+        put(field.name.as_bytes());
+    }
+    for header in &facts.headers {
+        put(header.name.as_bytes());
+        put(header.value.as_bytes());
+    }
+    Digest(hash.finalize().into())
 }

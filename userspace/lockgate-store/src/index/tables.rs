@@ -7,11 +7,11 @@
 use super::{IndexError, Live, Through};
 use crate::session::{SessionFilter, SessionSummary};
 use lockgate_audit::ChainHash;
-use lockgate_model::{RequestId, SessionId, Timestamp};
+use lockgate_model::{RequestId, SessionId, Timestamp, operation::Digest};
 use std::{collections::BTreeMap, ops::Bound, path::Path};
 
 /// The shape of what is stored; another one is built anew from the log.
-const FORMAT: &[u8] = b"1";
+const FORMAT: &[u8] = b"2";
 
 /// sled's page cache: the index is looked at seldom.
 const CACHE_BYTES: u64 = 8 << 20;
@@ -33,6 +33,8 @@ pub(super) struct Tables {
     requests: sled::Tree,
     /// Those of them that wait.
     waiting: sled::Tree,
+    /// Name on the shelf → SHA-256 of what rests there.
+    shelved: sled::Tree,
 }
 
 impl Tables {
@@ -58,6 +60,7 @@ impl Tables {
             open: tree("open")?,
             requests: tree("requests")?,
             waiting: tree("waiting")?,
+            shelved: tree("shelved")?,
             db,
         };
         match tables.meta.get("format").map_err(failed)? {
@@ -165,6 +168,31 @@ impl Tables {
         }
         for request in requests.keys() {
             self.waiting.insert(request.to_string(), &[]).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn shelved(&self) -> Result<BTreeMap<String, Digest>, IndexError> {
+        let read = |entry: sled::Result<(sled::IVec, sled::IVec)>| {
+            let (name, digest) = entry.map_err(failed)?;
+            let digest = (*digest).try_into().map_err(|_| malformed())?;
+            Ok((read_id(&name)?, Digest(digest)))
+        };
+        self.shelved.iter().map(read).collect()
+    }
+
+    /// Few things rest at a time: the table is compared whole.
+    pub(super) fn put_shelved(&self, shelved: &BTreeMap<String, Digest>) -> Result<(), IndexError> {
+        for key in self.shelved.iter().keys() {
+            let key = key.map_err(failed)?;
+            if !shelved.contains_key(&read_id::<String>(&key)?) {
+                self.shelved.remove(key).map_err(failed)?;
+            }
+        }
+        for (name, digest) in shelved {
+            if self.shelved.get(name).map_err(failed)?.as_deref() != Some(&digest.0[..]) {
+                self.shelved.insert(name.as_str(), &digest.0[..]).map_err(failed)?;
+            }
         }
         Ok(())
     }

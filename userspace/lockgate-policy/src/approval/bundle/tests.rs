@@ -101,16 +101,19 @@ fn a_bundle_that_was_told_takes_more_until_its_window_is_over_or_it_is() {
     let again = gather.handle_timeout(at(7_000)).pop().unwrap();
     assert_eq!((again.id, again.requests.len(), again.told), (id(1), 3, 2), "the same one, told again");
     assert_ne!(first.digest(), again.digest());
-    // It is over, so the next one begins anew, and takes more itself.
+    // All of it is over, so what comes next begins anew, and takes more itself.
     join(&mut gather, 4, 8_000);
-    gather.close(id(1), id(9));
     join(&mut gather, 5, 8_100);
-    let next = gather.handle_timeout(at(10_100)).pop().unwrap();
-    assert_eq!((next.id, next.requests.len(), next.told), (id(9), 2, 0));
+    let more = gather.handle_timeout(at(10_100)).pop().unwrap();
+    assert_eq!((more.requests.len(), more.told), (5, 3));
+    gather.renew(id(1), more.told, id(9));
+    join(&mut gather, 6, 11_000);
+    let next = gather.handle_timeout(at(13_000)).pop().unwrap();
+    assert_eq!((next.id, next.requests.len(), next.told), (id(9), 3, 2));
     // Its window is over.
-    join(&mut gather, 6, 30_000);
+    join(&mut gather, 7, 30_000);
     let last = gather.handle_timeout(at(32_000)).pop().unwrap();
-    assert_eq!((last.id, last.requests.len()), (id(6), 1));
+    assert_eq!((last.id, last.requests.len()), (id(7), 1));
     assert_eq!(gather.poll_timeout(), None, "what was told alone takes nobody");
 }
 

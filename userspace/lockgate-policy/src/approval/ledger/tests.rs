@@ -183,7 +183,7 @@ fn a_grant_for_the_rest_of_a_bundle_lets_pass_what_was_said_and_not_a_kind_or_ru
     let spec = spec(Terms { coalesce: Some(coalesce), ..Terms::default() });
     let first = ask(1, 7, Some(1), 1, 0, spec.clone());
     let facts = |request: &ApprovalRequest| {
-        let lockgate_model::operation::Facts::Sql(facts) = request.operation.facts.as_ref();
+        let lockgate_model::operation::Facts::Sql(facts) = request.operation.facts.as_ref() else { panic!("SQL") };
         facts.clone()
     };
     let ahead = |kinds: &[&str], risk| {
