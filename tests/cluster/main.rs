@@ -6,6 +6,7 @@
 //! each stands on the one before.
 
 mod node;
+mod release;
 mod shop;
 mod steps;
 
@@ -26,11 +27,14 @@ const STEPS: &[(&str, Step)] = &[
     ("a denied statement reaches no target", steps::denied),
     ("headless services and cluster addresses", steps::services),
     ("the upstream connection leaves from the pod", steps::from_the_pod),
+    ("what a network policy denies to the pod stays denied through lockgate", steps::network_policy),
     ("what is no target is left alone", steps::left_alone),
     ("a pod that goes takes its listener along", steps::goes),
     ("without the agent pods are refused, and with it served again", steps::agent_restarts),
     ("coverage: nothing went past", steps::coverage),
-    ("the chart in place of the manifests", steps::chart),
+    ("the chart in place of the manifests", release::chart),
+    ("an upgrade of the chart under load: nobody refused, nobody direct", release::upgrade),
+    ("uninstalled, nothing of it is left, and pods are refused until --detach", release::uninstall),
 ];
 
 fn main() -> std::process::ExitCode {

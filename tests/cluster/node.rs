@@ -204,6 +204,14 @@ impl Cluster {
         output(Command::new("ctr").arg("--address").arg(self.path("containerd/c.sock")).args(arguments))
     }
 
+    /// The agent's image under another tag, as a new version comes.
+    pub(crate) fn another_tag(&self, tag: &str) -> Result<()> {
+        let images = self.ctr(&["--namespace", "k8s.io", "images", "list", "--quiet"])?;
+        let own = images.lines().find(|name| name.contains("/lockgate:")).context("the agent's image")?;
+        let (repository, _) = own.rsplit_once(':').context("a tag")?;
+        self.ctr(&["--namespace", "k8s.io", "images", "tag", own, &format!("{repository}:{tag}")]).map(drop)
+    }
+
     /// Names of services, as the cluster's DNS has them: of a cluster address, and of what stands behind a headless one.
     fn name_server(&mut self) -> Result<()> {
         let mut command = Command::new("dnsmasq");

@@ -224,6 +224,99 @@ pub(crate) fn from_the_pod(shop: &mut Shop, _: &Runtime) -> Result<()> {
     Ok(())
 }
 
+/// This cluster's CNI (bridge) enforces no NetworkPolicy, so the test stands in for one that does: what the object says, as
+/// packet filter rules on the node's side of the pod's interface, by the pod's address, which is how plugins do it.
+pub(crate) fn network_policy(shop: &mut Shop, _: &Runtime) -> Result<()> {
+    shop.pod("fenced")?;
+    shop.runs("fenced")?;
+    reads(shop, "fenced", DATABASE[0])?;
+    shop.cluster.apply(&[json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": { "name": "fenced", "namespace": SHOP },
+        "spec": { "podSelector": { "matchLabels": { "tier": "fenced" } }, "policyTypes": ["Egress"],
+                  "egress": [{ "to": [{ "ipBlock": { "cidr": "0.0.0.0/0", "except": [format!("{}/32", DATABASE[0])] } }] }] },
+    })])?;
+    let address = shop.address("fenced")?;
+    let seen =
+        |shop: &Shop| Ok::<_, anyhow::Error>(shop.pg.log()?.matches(&format!("{address} app")).count());
+    let before = seen(shop)?;
+    ensure!(before > 0, "the target saw nobody from {address} before the policy");
+    let enforced = Fence::around(shop, "fenced")?;
+    let done = shop.psql("fenced", DATABASE[0], "SELECT 'over the fence'")?.done()?;
+    ensure!(!done.success && !done.stdout.contains("over the fence"), "{done:?}");
+    // lockgate answers, and what it says is that the target is out of reach.
+    ensure!(done.stderr.contains("lockgate"), "not through lockgate: {done:?}");
+    ensure!(!shop.pg.log()?.contains("over the fence") && seen(shop)? == before, "the target saw {address}");
+    ensure!(enforced.dropped()? > 0, "the rule met no packet from {address}: the connection left elsewhere");
+    // What it does not deny goes on: the same target for others, other addresses for it.
+    reads(shop, "late", DATABASE[0])?;
+    reads(shop, "fenced", DATABASE[1])?;
+    drop(enforced);
+    shop.cluster.try_kubectl(&["--namespace", SHOP, "delete", "networkpolicy", "fenced"])?;
+    reads(shop, "fenced", DATABASE[0])?;
+    shop.cluster.try_kubectl(&["--namespace", SHOP, "delete", "pod", "fenced", "--wait=true"]).map(drop)
+}
+
+/// Rules of a NetworkPolicy's exceptions, in force while it lives.
+struct Fence(Vec<Vec<String>>);
+
+impl Fence {
+    fn around(shop: &Shop, policy: &str) -> Result<Self> {
+        let object = shop.cluster.json(&["--namespace", SHOP, "get", "networkpolicy", policy])?;
+        let tier = object["spec"]["podSelector"]["matchLabels"]["tier"].as_str().context("a selector")?;
+        let pods = shop.cluster.json(&[
+            "--namespace",
+            SHOP,
+            "get",
+            "pods",
+            "--selector",
+            &format!("tier={tier}"),
+        ])?;
+        let denied = object
+            .pointer("/spec/egress/0/to/0/ipBlock/except")
+            .and_then(Value::as_array)
+            .context("exceptions")?;
+        let mut fence = Self(Vec::new());
+        for pod in pods["items"].as_array().context("pods")? {
+            let from = pod["status"]["podIP"].as_str().context("an address")?;
+            for to in denied {
+                let to = to.as_str().context("a net")?;
+                let rule: Vec<String> = ["INPUT", "--source", from, "--destination", to, "--jump", "REJECT"]
+                    .map(str::to_owned)
+                    .to_vec();
+                on_the_node("iptables", &[&["--wait", "--insert"], strs(&rule).as_slice()].concat())?;
+                fence.0.push(rule);
+            }
+        }
+        ensure!(!fence.0.is_empty(), "the policy selects nobody");
+        Ok(fence)
+    }
+
+    /// Packets that it stopped.
+    fn dropped(&self) -> Result<u64> {
+        let listed = on_the_node("iptables", &["--wait", "--list-rules", "INPUT", "--verbose"])?;
+        let of_a_rule = |line: &str| line.split("-c ").nth(1)?.split(' ').next()?.parse::<u64>().ok();
+        let rules = listed.lines().filter(|line| line.contains("REJECT"));
+        Ok(rules.filter_map(of_a_rule).sum())
+    }
+}
+
+impl Drop for Fence {
+    fn drop(&mut self) {
+        for rule in &self.0 {
+            if let Err(error) =
+                on_the_node("iptables", &[&["--wait", "--delete"], strs(rule).as_slice()].concat())
+            {
+                eprintln!("a rule stays: {error:#}");
+            }
+        }
+    }
+}
+
+fn strs(texts: &[String]) -> Vec<&str> {
+    texts.iter().map(String::as_str).collect()
+}
+
 pub(crate) fn left_alone(shop: &mut Shop, _: &Runtime) -> Result<()> {
     // Another server of the same machine, on a port that no target has: direct, and the job has no password for it.
     let other = Shop::server(5433)?;
@@ -316,54 +409,8 @@ pub(crate) fn coverage(shop: &mut Shop, _: &Runtime) -> Result<()> {
     Ok(())
 }
 
-/// As many people install it: `helm install` with values, in place of what was applied before.
-pub(crate) fn chart(shop: &mut Shop, runtime: &Runtime) -> Result<()> {
-    shop.cluster.try_kubectl(&["--namespace", LOCKGATE, "delete", "daemonset", "lockgate", "--wait=true"])?;
-    for (kind, name) in [
-        ("configmap", "lockgate-config"),
-        ("configmap", "lockgate-policies"),
-        ("serviceaccount", "lockgate"),
-        ("clusterrole", "lockgate"),
-        ("clusterrolebinding", "lockgate"),
-    ] {
-        shop.cluster.try_kubectl(&["--namespace", LOCKGATE, "delete", kind, name])?;
-    }
-    shop.cluster.wait("the agent is gone", |cluster| {
-        let pods = cluster.json(&["--namespace", LOCKGATE, "get", "pods"])?;
-        Ok(pods["items"].as_array().is_some_and(Vec::is_empty))
-    })?;
-    let mut config = shop.config();
-    // The chart knows these.
-    if let Some(config) = config.as_object_mut() {
-        config.remove("store");
-        config.remove("policies");
-    }
-    let values = json!({ "config": config, "policies": { "policy.yaml": POLICY } });
-    let values = shop.cluster.scratch.write("values.json", &values.to_string())?;
-    let chart = shop.cluster.place.deploy.join("helm/lockgate");
-    let (chart, values) = (chart.display().to_string(), values.display().to_string());
-    // A value that the schema does not know is refused before anything is installed.
-    let refused =
-        shop.helm(&["install", "lockgate", &chart, "--values", &values, "--set", "privileged=true"]);
-    ensure!(
-        refused.is_err_and(|error| error.to_string().contains("privileged")),
-        "an unknown value is installed"
-    );
-    shop.helm(&["install", "lockgate", &chart, "--values", &values])?;
-    shop.agent_is_ready()?;
-    privileges(shop, runtime)?;
-    reads(shop, "late", DATABASE[0])?;
-    let running = shop.psql("late", DATABASE[0], "ALTER TABLE orders ADD COLUMN by_chart int")?;
-    let request = runtime.block_on(shop.receiver.requested("by_chart"))?;
-    ensure!(!shop.pg.log()?.contains("by_chart"), "the target saw what was not approved");
-    runtime.block_on(Decision::on(&request, "approve", "ana", &["dba"]).accepted())?;
-    let done = running.done()?;
-    ensure!(done.success, "{done:?}");
-    shop.helm(&["uninstall", "lockgate"]).map(drop)
-}
-
 /// A read passes by policy, which asks for the pod's namespace and account.
-fn reads(shop: &Shop, pod: &str, host: &str) -> Result<()> {
+pub(crate) fn reads(shop: &Shop, pod: &str, host: &str) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(60);
     loop {
         let done: Done = shop.psql(pod, host, "SELECT note FROM orders")?.done()?;

@@ -1,13 +1,13 @@
 //! `cargo xtask deb`: the Debian package, made with dpkg's own tools from the files in `userspace/deploy/debian`.
 //!
-//! It installs the program, its unit, an example configuration and the documents. It starts nothing: without a configuration
-//! there is nothing to govern.
+//! It installs the program, its unit, its manual pages and completions, an example configuration and the documents. It starts
+//! nothing: without a configuration there is nothing to govern. lintian, Debian's own checker, has to find nothing.
 
 use crate::{
     image::{self, Build, VERSION},
     oci, setup, shell,
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -19,7 +19,15 @@ const PACKAGES: &[&str] = &["dpkg-dev", "binutils"];
 
 pub(crate) fn run(build: Build) -> Result<()> {
     setup::setup(setup::For::Build)?;
-    println!("{}", make(build)?.display());
+    let package = make(build)?;
+    setup::install(&["lintian"])?;
+    shell::step("lintian");
+    shell::run(
+        Command::new("lintian")
+            .args(["--allow-root", "--tag-display-limit", "0", "--fail-on", "error,warning"])
+            .arg(&package),
+    )?;
+    println!("{}", package.display());
     Ok(())
 }
 
@@ -51,6 +59,7 @@ pub(crate) fn make(build: Build) -> Result<PathBuf> {
         0o644,
     )?;
     documents(&root)?;
+    of_the_program(&root, &program)?;
     // Where the configuration goes; secrets lie beside it.
     fs::create_dir_all(root.join("etc/lockgate/policies"))?;
     control(&root, &source.join("debian"), &program)?;
@@ -68,8 +77,15 @@ fn documents(root: &Path) -> Result<()> {
             oci::add_file(root, &path, &format!("/usr/share/doc/lockgate/{name}"), 0o644)?;
         }
     }
-    let copyright = shell::root().join("userspace/deploy/debian/copyright");
-    oci::add_file(root, &copyright, "/usr/share/doc/lockgate/copyright", 0o644)?;
+    let source = shell::root().join("userspace/deploy/debian");
+    oci::add_file(root, &source.join("copyright"), "/usr/share/doc/lockgate/copyright", 0o644)?;
+    oci::add_file(root, &source.join("lintian-overrides"), "/usr/share/lintian/overrides/lockgate", 0o644)?;
+    let changelog = fs::read_to_string(source.join("changelog"))?;
+    if !changelog.starts_with(&format!("lockgate ({VERSION}) ")) {
+        bail!("userspace/deploy/debian/changelog does not begin with version {VERSION}");
+    }
+    oci::add_text(root, "/usr/share/doc/lockgate/changelog", &changelog)?;
+    compress(&root.join("usr/share/doc/lockgate/changelog"))?;
     for licence in ["LICENSE-APACHE", "LICENSE-MIT"] {
         oci::add_file(
             root,
@@ -79,6 +95,30 @@ fn documents(root: &Path) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// What the program says of itself: its manual, and what shells complete.
+fn of_the_program(root: &Path, program: &Path) -> Result<()> {
+    let pages = root.join("usr/share/man/man1");
+    fs::create_dir_all(&pages)?;
+    shell::run(Command::new(program).arg("man").arg(&pages))?;
+    for entry in fs::read_dir(&pages)? {
+        compress(&entry?.path())?;
+    }
+    for (shell_name, path) in [
+        ("bash", "/usr/share/bash-completion/completions/lockgate"),
+        ("zsh", "/usr/share/zsh/vendor-completions/_lockgate"),
+        ("fish", "/usr/share/fish/vendor_completions.d/lockgate.fish"),
+    ] {
+        let script = shell::output(Command::new(program).args(["completions", shell_name]))?;
+        oci::add_text(root, path, &script)?;
+    }
+    Ok(())
+}
+
+/// As Debian wants texts: the same input gives the same bytes.
+fn compress(path: &Path) -> Result<()> {
+    shell::run(Command::new("gzip").args(["-9", "--no-name"]).arg(path))
 }
 
 /// `DEBIAN/`: what dpkg reads.

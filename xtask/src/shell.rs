@@ -12,9 +12,18 @@ pub(crate) fn root() -> PathBuf {
 }
 
 /// A `cargo` of the toolchain that the workspace pins, run at its root.
+///
+/// It does not see what cargo told this program of its own package: build scripts that look at it (ring's) would run anew
+/// each time somebody calls cargo by hand in between, and everything above them would be built again.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root());
+    let of_this_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(of_this_package) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

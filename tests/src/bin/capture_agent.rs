@@ -217,6 +217,7 @@ fn serve(request: &Request, interceptor: Interceptor) -> Result<()> {
     });
     tell(&json!({
         "event": "ready",
+        "pid": std::process::id(),
         "port": interceptor.port(),
         "adopted": interceptor.adopted(),
         "pins": interceptor.pin_directory(),

@@ -219,7 +219,10 @@ impl Lines {
 
 /// A running agent; killed when dropped.
 pub(crate) struct Agent {
+    /// It, or what waits for the service that it is.
     child: Child,
+    /// Its own, once it is ready.
+    pid: Option<u32>,
     input: Option<ChildStdin>,
     lines: Lines,
     kept: RefCell<VecDeque<Value>>,
@@ -230,12 +233,12 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts one and waits until it is attached; its own error otherwise.
     pub(crate) fn start(request: &Value) -> Result<Self> {
-        Self::spawn(&mut Command::new(env!("CARGO_BIN_EXE_capture_agent")), request)
+        Self::spawn(&mut service(&Command::new(env!("CARGO_BIN_EXE_capture_agent")))?, request)
     }
 
     /// In another network namespace.
     pub(crate) fn start_in(namespace: &Namespace, request: &Value) -> Result<Self> {
-        Self::spawn(&mut namespace.command(env!("CARGO_BIN_EXE_capture_agent")), request)
+        Self::spawn(&mut service(&namespace.command(env!("CARGO_BIN_EXE_capture_agent")))?, request)
     }
 
     fn spawn(command: &mut Command, request: &Value) -> Result<Self> {
@@ -243,7 +246,8 @@ impl Agent {
             command.arg(request.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let lines = Lines::of(&mut child)?;
         let input = child.stdin.take();
-        let mut agent = Self { child, input, lines, kept: RefCell::default(), port: 0, ready: Value::Null };
+        let mut agent =
+            Self { child, pid: None, input, lines, kept: RefCell::default(), port: 0, ready: Value::Null };
         // What it tells meanwhile is kept.
         let first = loop {
             let line = agent.lines.next().context("the agent's first lines")?;
@@ -257,6 +261,7 @@ impl Agent {
             agent.kept.borrow_mut().push_back(line);
         };
         agent.port = u16::try_from(first["port"].as_u64().context("port")?)?;
+        agent.pid = Some(u32::try_from(first["pid"].as_u64().context("pid")?)?);
         agent.ready = first;
         Ok(agent)
     }
@@ -297,15 +302,23 @@ impl Agent {
 
     /// SIGKILL, and until it is gone.
     pub(crate) fn kill(&mut self) -> Result<()> {
-        self.child.kill()?;
+        if self.child.try_wait()?.is_none() {
+            self.send("KILL")?;
+        }
         self.child.wait()?;
+        Ok(())
+    }
+
+    fn send(&self, name: &str) -> Result<()> {
+        let pid = self.pid.context("an agent that was ready")?.to_string();
+        let status = Command::new("kill").args(["-s", name, &pid]).status()?;
+        ensure!(status.success(), "kill -s {name}: {status}");
         Ok(())
     }
 
     /// Stops or continues it.
     pub(crate) fn signal(&self, name: &str) -> Result<()> {
-        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status()?;
-        ensure!(status.success(), "kill -s {name}: {status}");
+        self.send(name)?;
         // A thread that runs on another core stops a moment later.
         match name {
             "STOP" => eventually("the agent stands still", || self.stands_still()),
@@ -314,7 +327,8 @@ impl Agent {
     }
 
     fn stands_still(&self) -> Result<bool> {
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+        let pid = self.pid.context("an agent that was ready")?;
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
             // The state stands behind the name, which is in parentheses (proc(5)).
             let stat = fs::read_to_string(task?.path().join("stat"))?;
             if !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')) {
@@ -344,9 +358,49 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if self.pid.is_none() || self.kill().is_err() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
     }
+}
+
+/// Where `LOCKGATE_TEST_UNIT` names the shipped unit, on a machine with systemd: the same command as a service with the
+/// privileges that the unit leaves it. Elsewhere the command itself.
+fn service(command: &Command) -> Result<Command> {
+    /// What is not about privileges: how the program is started and watched, and where its state is.
+    const NOT_TAKEN: &[&str] = &[
+        "Type",
+        "NotifyAccess",
+        "ExecStart",
+        "ExecReload",
+        "Restart",
+        "RestartSec",
+        "WatchdogSec",
+        "TimeoutStopSec",
+        "KillMode",
+        "StateDirectory",
+        "StateDirectoryMode",
+        "SyslogIdentifier",
+    ];
+    let (program, arguments) = (command.get_program(), command.get_args());
+    let Some(unit) = std::env::var_os("LOCKGATE_TEST_UNIT") else {
+        let mut same = Command::new(program);
+        same.args(arguments);
+        return Ok(same);
+    };
+    let text = fs::read_to_string(&unit).with_context(|| unit.display().to_string())?;
+    let (_, section) = text.split_once("\n[Service]\n").context("a [Service] section")?;
+    let (section, _) = section.split_once("\n[").unwrap_or((section, ""));
+    let settings =
+        section.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
+    let mut run = Command::new("systemd-run");
+    run.args(["--quiet", "--pipe", "--wait", "--collect", "--service-type=exec"]);
+    for (key, value) in settings.filter(|(key, _)| !NOT_TAKEN.contains(key)) {
+        run.arg(format!("--property={key}={value}"));
+    }
+    run.arg("--").arg(program).args(arguments);
+    Ok(run)
 }
 
 /// A running client; killed when dropped.

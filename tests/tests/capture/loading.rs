@@ -19,8 +19,10 @@ fn the_verifier_walks_no_more_than_a_start_may_cost() -> Result<()> {
         ensure!(all.iter().any(|one| one.program == name), "{name} was not loaded: {all:?}");
     }
     // Kernels before 5.16 do not tell; nothing else is a reason to say nothing.
-    let counted: Vec<(&str, u32)> =
-        all.iter().filter_map(|Verified { program, instructions }| Some((*program, (*instructions)?))).collect();
+    let counted: Vec<(&str, u32)> = all
+        .iter()
+        .filter_map(|Verified { program, instructions }| Some((*program, (*instructions)?)))
+        .collect();
     ensure!(counted.len() == all.len(), "not counted by this kernel: {all:?}");
     println!("{counted:?}");
     for (program, instructions) in &counted {

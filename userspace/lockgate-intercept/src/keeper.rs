@@ -8,6 +8,7 @@
 //! the agent is gone. The next agent meets the keeper at a path that only root may reach. What a socket is for is read
 //! off the socket itself, so no word is said about it; nothing is believed of one that is not a listener.
 
+use crate::container::leave_legacy_cgroups;
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
     io::Errno,
@@ -75,6 +76,10 @@ pub fn hand_over(mut command: Command, listeners: &[TcpListener]) -> io::Result<
 /// # Errors
 /// When there is nothing to keep, or nowhere to be met.
 pub fn keep(agent: &OwnedFd, path: &Path, bound: Duration) -> io::Result<()> {
+    // A container's runtime would end it with the agent. Then connections are refused, and nothing worse.
+    if let Err(error) = leave_legacy_cgroups() {
+        tracing::warn!(%error, "the keeper ends with its container: its cgroups of version 1 cannot be left");
+    }
     let listeners = receive_all(agent.as_fd())?;
     let kept = Holding(&listeners);
     // Left by a keeper that was killed; a living one holds the same sockets, and whoever comes first is served.

@@ -1,7 +1,10 @@
 //! Where the cgroup-v2 hierarchy and bpffs are mounted. Nothing is assumed: /proc/self/mountinfo says it.
 
 use crate::error::{Doing as _, InterceptError};
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 /// One line of mountinfo, as far as it matters here (proc_pid_mountinfo(5)).
 #[derive(Debug, PartialEq, Eq)]
@@ -36,6 +39,15 @@ pub(crate) fn legacy_socket_controllers() -> Result<Vec<String>, InterceptError>
         .flat_map(|mount| mount.super_options.split(',').map(str::to_owned).collect::<Vec<_>>())
         .filter(|option| option == "net_cls" || option == "net_prio")
         .collect())
+}
+
+/// Hierarchies of version 1 that are mounted whole: the options that name each, and where it is.
+pub(crate) fn legacy_hierarchies() -> io::Result<Vec<(Vec<String>, PathBuf)>> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let whole = |mount: &Mount| mount.filesystem == "cgroup" && mount.root == "/";
+    let named =
+        |mount: Mount| (mount.super_options.split(',').map(str::to_owned).collect::<Vec<_>>(), mount.point);
+    Ok(text.lines().filter_map(parse).filter(whole).map(named).collect())
 }
 
 /// Where bpffs is mounted, if it is.

@@ -59,8 +59,7 @@ pub(crate) const LSM: [Belt; 5] = [
 ];
 
 /// All of them.
-const BELTS: [Belt; 9] =
-    [PACKET, ANSWERS, INTERFACE, INTERFACE_L3, LSM[0], LSM[1], LSM[2], LSM[3], LSM[4]];
+const BELTS: [Belt; 9] = [PACKET, ANSWERS, INTERFACE, INTERFACE_L3, LSM[0], LSM[1], LSM[2], LSM[3], LSM[4]];
 
 /// What the programs may use on this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
