@@ -4,7 +4,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use lockgate_model::RequestId;
+use lockgate_model::{DecisionId, RequestId};
 use serde_json::json;
 
 /// An error answer. `code` is stable and for programs, `detail` is for people.
@@ -20,6 +20,10 @@ pub struct Problem {
     pub detail: String,
     /// The request for approval it is about.
     pub request: Option<RequestId>,
+    /// The decision it is about.
+    pub decision: Option<DecisionId>,
+    /// Seconds after which it may go better.
+    pub retry_after: Option<u32>,
 }
 
 impl Problem {
@@ -30,7 +34,7 @@ impl Problem {
         title: &'static str,
         detail: impl Into<String>,
     ) -> Self {
-        Self { status, code, title, detail: detail.into(), request: None }
+        Self { status, code, title, detail: detail.into(), request: None, decision: None, retry_after: None }
     }
 
     /// 400 `malformed`.
@@ -51,6 +55,25 @@ impl Problem {
     /// 503 `unavailable`.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable now", detail)
+    }
+
+    /// 429 `too_many`, to be asked again in a second.
+    pub fn too_many(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many", "Too many at a time", detail).after(1)
+    }
+
+    /// The same, with how many seconds to wait.
+    #[must_use]
+    pub fn after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+
+    /// The same, about one decision.
+    #[must_use]
+    pub fn decided(mut self, decision: DecisionId) -> Self {
+        self.decision = Some(decision);
+        self
     }
 
     /// The same, about one request for approval.
@@ -74,10 +97,14 @@ impl IntoResponse for Problem {
             fields.insert("request_id".to_owned(), json!(request));
             fields.insert("instance".to_owned(), json!(format!("/v1/approvals/{request}")));
         }
+        if let (Some(decision), Some(fields)) = (self.decision, body.as_object_mut()) {
+            fields.insert("decision_id".to_owned(), json!(decision));
+        }
         let kind = HeaderValue::from_static("application/problem+json");
         let mut response = (self.status, [(header::CONTENT_TYPE, kind)], body.to_string()).into_response();
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let unavailable = (self.status == StatusCode::SERVICE_UNAVAILABLE).then_some(1);
+        if let Some(seconds) = self.retry_after.or(unavailable) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

@@ -77,6 +77,22 @@ impl Names {
         self.known.is_empty()
     }
 
+    /// The same for these targets: what is known of a name stays known, and what nobody names any more is forgotten.
+    pub(crate) fn covering(&self, targets: &[TargetConfig]) -> Self {
+        let mut wanted = Self::of(targets);
+        for (name, known) in &mut wanted.known {
+            known.clone_from(self.known.get(name).unwrap_or(&Known::default()));
+        }
+        wanted.told = self.told.clone();
+        wanted
+    }
+
+    /// The names that lead nowhere yet.
+    pub(crate) fn unknown(&self) -> Vec<String> {
+        let empty = self.known.iter().filter(|(_, known)| known.addresses.is_empty());
+        empty.map(|(name, _)| name.clone()).collect()
+    }
+
     /// What a name means now.
     pub(crate) fn addresses(&self, name: &str) -> Vec<IpAddr> {
         self.known.get(name).into_iter().flat_map(|known| known.addresses.keys()).copied().collect()
@@ -199,19 +215,26 @@ async fn ask_servers(name: &str) -> Option<Answer> {
 
 /// Keeps the protected addresses what the targets' names mean, and what jobs are told that they mean.
 pub(super) async fn follow(agent: Arc<Agent>) {
-    if let Some(why) = agent.interceptor.deaf() {
+    if let Some(why) = agent.interceptor.deaf().filter(|_| !agent.names().is_empty()) {
         tracing::warn!(
             why,
             "answers of name servers to jobs are not heard: targets given by name are protected at the addresses that lockgate itself resolves"
         );
     }
     let mut names = agent.names();
+    let mut targets = agent.targets.live();
     let (mut heard, mut forgotten) = (None, Instant::now());
     // Beside the hearing: a name server that does not answer must not hold up what jobs are told.
     let mut looking = JoinSet::new();
     loop {
         let now = Some(agent.interceptor.counters().learned);
         let mut changed = false;
+        let live = agent.targets.live();
+        if !Arc::ptr_eq(&live, &targets) {
+            // Whoever registered a target has looked its names up already.
+            names = agent.names().covering(&live.configs);
+            (targets, heard) = (live, None);
+        }
         if now != heard || forgotten.elapsed() >= FORGET_EVERY {
             changed |= names.hear(agent.interceptor.learned());
             (heard, forgotten) = (now, Instant::now());
@@ -238,21 +261,23 @@ fn warn_unknown(name: &str, why: &str) {
     tracing::warn!(name, why, "a target's name cannot be looked up; its last addresses stay protected");
 }
 
-fn apply(agent: &Agent, names: &Names) {
+/// Puts the targets and these meanings of their names in force.
+pub(super) fn apply(agent: &Agent, names: &Names) {
+    let live = agent.targets.live();
     // Served before redirected: a connection never arrives at an address that nobody knows.
-    agent.proxy.replace_targets(agent.targets.table(&agent.config, names));
-    let nets = targets::nets(&agent.config.targets, names);
+    agent.proxy.replace_targets(agent.targets.table(names));
+    let nets = targets::nets(&live.configs, names);
     if let Err(error) = agent.interceptor.set_targets(nets) {
         tracing::error!(%error, "new addresses of a target cannot be protected; the last ones stay");
     }
-    let governed = targets::governed(&agent.config, names);
+    let governed = targets::governed(&agent.config, &live.configs, names);
     if governed != agent.config.governed
         && let Err(error) = agent.interceptor.set_governed(&governed)
     {
         tracing::error!(%error, "new addresses of an observed target cannot be let through");
     }
     *agent.names.lock().unwrap_or_else(PoisonError::into_inner) = names.clone();
-    tracing::info!("the addresses of targets have changed");
+    tracing::info!("targets or their addresses have changed");
 }
 
 #[cfg(test)]

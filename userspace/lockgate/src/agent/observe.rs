@@ -221,7 +221,7 @@ async fn look(agent: &Arc<Agent>) {
     let names = agent.names();
     let table = match sightings.is_empty() {
         true => TargetTable::default(),
-        false => agent.targets.table(&agent.config, &names),
+        false => agent.targets.table(&names),
     };
     let mut tally = tally(agent);
     if tally.workloads.len() < MAX_PROCESSES {
@@ -276,7 +276,8 @@ fn place(
     (destination, cgroup): (SocketAddr, u64),
 ) -> Place {
     let target = table.lookup(OriginalDst::new(destination), cgroup).map(|found| found.target.name.clone());
-    let addresses = agent.config.targets.iter().flat_map(|target| &target.addresses);
+    let live = agent.targets.live();
+    let addresses = live.configs.iter().flat_map(|target| &target.addresses);
     let named = addresses.filter_map(|address| match address {
         Address::Host { name, port } if *port == destination.port() => Some(name),
         Address::Host { .. } | Address::Net { .. } => None,

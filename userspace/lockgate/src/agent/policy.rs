@@ -38,6 +38,8 @@ pub(crate) struct Policy {
     pub(crate) in_force: Arc<ArcSwap<CompiledPolicy>>,
     pub(crate) mask_keys: Arc<ArcSwap<MaskKeys>>,
     status: Mutex<PolicyStatus>,
+    /// The files that the one in force was made of.
+    sources: Mutex<Vec<SourceFile>>,
     watched: Mutex<Watched>,
 }
 
@@ -86,6 +88,7 @@ impl Policy {
             in_force: Arc::new(ArcSwap::from_pointee(loaded.policy)),
             mask_keys: Arc::new(ArcSwap::from_pointee(keys)),
             status: Mutex::new(status),
+            sources: Mutex::new(reading.clone().unwrap_or_default()),
             watched: Mutex::new(Watched { settled: reading, fresh: None }),
         })
     }
@@ -93,6 +96,11 @@ impl Policy {
     /// Where it stands.
     pub(crate) fn status(&self) -> PolicyStatus {
         lock(&self.status).clone()
+    }
+
+    /// What it was made of.
+    pub(crate) fn sources(&self) -> Vec<SourceFile> {
+        lock(&self.sources).clone()
     }
 
     /// Looks at the files forever; `now_please` makes it look (and load, changed or not) at once.
@@ -147,6 +155,7 @@ impl Policy {
                 self.mask_keys.store(Arc::new(keys));
                 self.in_force.store(Arc::new(loaded.policy));
                 *lock(&self.status) = status;
+                *lock(&self.sources) = reading.clone().unwrap_or_default();
                 kind
             }
             Err(diagnostics) => {

@@ -57,7 +57,8 @@ impl Agent {
         let health = self.interceptor.health();
         let counters = self.interceptor.counters();
         let listeners = self.interceptor.listeners().unwrap_or_default();
-        let targets = config.targets.iter().map(|target| {
+        let live = self.targets.live();
+        let targets = live.configs.iter().map(|target| {
             let hosts = target.addresses.iter().filter_map(|address| match address {
                 Address::Host { name, .. } => Some((name.clone(), names.addresses(name))),
                 Address::Net { .. } => None,

@@ -3,10 +3,11 @@
 use super::{callers, names::Names};
 use crate::config::{Address, ClientTls, Config, TargetConfig, UpstreamTls, VaultConfig};
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use lockgate_intercept::{Egress, EgressNet, GovernedSet, TargetNet};
 use lockgate_model::{Secret, SecretRef, addr::UpstreamAddr, session::Mode};
 use lockgate_proxy::{
-    TargetAddr, TargetSettings, TargetTable, Verifier,
+    HttpSettings, TargetAddr, TargetSettings, TargetTable, Verifier,
     caller::{Explicit, TokenKey},
     catalogue::Catalogue,
     credential::{Credential, Secrets, Vault, VaultSettings},
@@ -24,16 +25,24 @@ use std::{
 /// A bundle of public roots has about 250 KB.
 const MAX_PEM_BYTES: u64 = 4 * 1024 * 1024;
 
-/// The targets with their certificates read. Addresses come and go ([`Targets::table`]); these stay.
+/// The targets with their certificates read. Addresses come and go ([`Targets::table`]), and so do registered targets.
 pub(super) struct Targets {
-    prepared: Vec<TargetSettings>,
+    live: ArcSwap<Live>,
     secrets: Secrets,
     tokens: Option<Arc<TokenKey>>,
 }
 
+/// The targets of a moment: the configuration's, then those that are registered.
+pub(super) struct Live {
+    pub(super) configs: Vec<TargetConfig>,
+    prepared: Vec<TargetSettings>,
+    /// So many of them are the configuration's.
+    pub(super) fixed: usize,
+}
+
 impl Targets {
     /// Reads what the configuration refers to.
-    pub(super) async fn prepare(config: &Config) -> anyhow::Result<Self> {
+    pub(super) async fn prepare(config: &Config, registered: Vec<TargetConfig>) -> anyhow::Result<Self> {
         let secrets = secrets(config).await?;
         let tokens = callers::key(config).context("the key of callers' tokens")?;
         let mut prepared = Vec::with_capacity(config.targets.len());
@@ -44,7 +53,33 @@ impl Targets {
                 explicit(target, &settings, tokens.as_ref(), &secrets).await.with_context(place)?;
             prepared.push(settings);
         }
-        Ok(Self { prepared, secrets, tokens })
+        let fixed = Live { configs: config.targets.clone(), prepared, fixed: config.targets.len() };
+        let targets = Self { live: ArcSwap::from_pointee(fixed), secrets, tokens };
+        targets.set(targets.with(registered).await?);
+        Ok(targets)
+    }
+
+    /// Those of now.
+    pub(super) fn live(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
+    /// The configuration's targets and these: what they refer to is read, nothing is in force yet.
+    pub(super) async fn with(&self, registered: Vec<TargetConfig>) -> anyhow::Result<Live> {
+        let now = self.live();
+        let mut configs = now.configs.get(..now.fixed).unwrap_or_default().to_vec();
+        let mut prepared = now.prepared.get(..now.fixed).unwrap_or_default().to_vec();
+        for target in registered {
+            let place = || format!("targets: {}", target.target.name);
+            prepared.push(settings(&target, &self.secrets).await.with_context(place)?);
+            configs.push(target);
+        }
+        Ok(Live { configs, prepared, fixed: now.fixed })
+    }
+
+    /// From now on these.
+    pub(super) fn set(&self, live: Live) {
+        self.live.store(Arc::new(live));
     }
 
     /// What tokens of callers are signed with, where some target takes them.
@@ -54,13 +89,14 @@ impl Targets {
 
     /// Waits until the vault has its accounts back, once no session is left.
     pub(super) async fn given_back(&self, limit: Duration) {
-        self.prepared.iter().for_each(|target| target.credential.forget());
+        self.live().prepared.iter().for_each(|target| target.credential.forget());
         self.secrets.given_back(limit).await;
     }
 
     /// With the addresses of now.
-    pub(super) fn settings(&self, config: &Config, names: &Names) -> Vec<TargetSettings> {
-        let pairs = self.prepared.iter().zip(&config.targets);
+    pub(super) fn settings(&self, names: &Names) -> Vec<TargetSettings> {
+        let live = self.live();
+        let pairs = live.prepared.iter().zip(&live.configs);
         pairs
             .map(|(prepared, target)| {
                 let mut addresses = addresses(&target.addresses, names);
@@ -72,8 +108,8 @@ impl Targets {
     }
 
     /// The same, as the data plane looks them up.
-    pub(super) fn table(&self, config: &Config, names: &Names) -> TargetTable {
-        TargetTable::new(self.settings(config, names))
+    pub(super) fn table(&self, names: &Names) -> TargetTable {
+        TargetTable::new(self.settings(names))
     }
 }
 
@@ -94,8 +130,8 @@ pub(super) fn nets(targets: &[TargetConfig], names: &Names) -> Vec<TargetNet> {
 }
 
 /// Who is governed. A target in observe mode is registered, so sets that refuse what is not let it pass.
-pub(super) fn governed(config: &Config, names: &Names) -> Vec<GovernedSet> {
-    let observed = config.targets.iter().filter(|target| target.target.mode == Mode::Observe);
+pub(super) fn governed(config: &Config, targets: &[TargetConfig], names: &Names) -> Vec<GovernedSet> {
+    let observed = targets.iter().filter(|target| target.target.mode == Mode::Observe);
     let observed: Vec<EgressNet> = observed
         .flat_map(|target| &target.addresses)
         .flat_map(|address| match address {
@@ -256,6 +292,7 @@ async fn settings(target: &TargetConfig, secrets: &Secrets) -> anyhow::Result<Ta
         client_verifiers: Arc::new(verifiers(target, secrets).await?),
         session_in_application_name: target.session_in_application_name,
         dial_from: target.dial_from,
+        http: Arc::new(HttpSettings { secrets: secrets.clone(), ..target.http.clone() }),
         explicit: None,
         upstream_tls,
         upstream_host: target.server_name.clone(),
@@ -339,7 +376,7 @@ mod tests {
         let config = Config::read(&path).unwrap();
         let net =
             |text: &str, prefix, port| EgressNet::new(text.parse().unwrap(), prefix, Some(port)).unwrap();
-        let governed = governed(&config, &Names::of(&config.targets));
+        let governed = governed(&config, &config.targets, &Names::of(&config.targets));
         assert_eq!(
             governed[0].egress,
             Egress::Deny(vec![net("10.1.0.0", 16, 53), net("10.20.0.0", 16, 5432)])
