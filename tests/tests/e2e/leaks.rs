@@ -11,7 +11,10 @@ use lockgate_tests::{
     job::{self, Done, JOB_UID},
     postgres::TestPostgres,
 };
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 const SETUP: &str = include_str!("../../fixtures/leaks/setup.sql");
 const ATTEMPTS: &str = include_str!("../../fixtures/leaks/attempts.sql");
@@ -202,12 +205,73 @@ async fn everyday_statements_are_untouched_beside_extensions() -> Result<()> {
     Ok(())
 }
 
+/// The same for the longer list, tools' questions among them.
+#[tokio::test(flavor = "multi_thread")]
+async fn everyday_statements_differ_in_masked_fields_alone_beside_extensions() -> Result<()> {
+    let (whole, _refused) =
+        EVERYDAY_DEEP.split_once(REFUSED_THOUGH_HARMLESS).context("the part of what is refused")?;
+    let different = compare(whole, &["-A"], true).await?;
+    ensure!(different.is_empty(), "{} statements differ:\n{}", different.len(), different.join("\n"));
+    Ok(())
+}
+
+/// An extension in the database makes no plain read something else.
+#[tokio::test(flavor = "multi_thread")]
+async fn everyday_statements_are_judged_alike_beside_extensions() -> Result<()> {
+    let alone = classes(false).await?;
+    ensure!(alone.values().filter(|class| *class == "read").count() >= 150, "too few reads: {alone:?}");
+    let beside = classes(true).await?;
+    let differ = |(text, class): &(&String, &String)| beside.get(*text).is_some_and(|other| other != *class);
+    let different: Vec<_> =
+        alone.iter().filter(differ).map(|(text, class)| format!("{class}: {text}")).collect();
+    ensure!(different.is_empty(), "{} are judged otherwise:\n{}", different.len(), different.join("\n"));
+    Ok(())
+}
+
+/// How each everyday statement that only reads its own tables is classed, by its text as recorded.
+async fn classes(extensions: bool) -> Result<BTreeMap<String, String>> {
+    let world = world(extensions).await?;
+    world.pg.psql_in("shop", "drop cast (text as wrapped)")?;
+    let (whole, _refused) =
+        EVERYDAY_DEEP.split_once(REFUSED_THOUGH_HARMLESS).context("the part of what is refused")?;
+    let statements: Vec<&str> = lines(whole).into_iter().chain(lines(EVERYDAY)).collect();
+    let file = world.agent.scratch().write("everyday.sql", &script(&statements, ""))?.display().to_string();
+    let port = world.pg.port().to_string();
+    let command = [
+        "psql",
+        "-X",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        port.as_str(),
+        "-U",
+        "app",
+        "-d",
+        "shop",
+        "-f",
+        file.as_str(),
+    ];
+    job::run(job::governed(&world.agent, JOB_UID, &[], &command)).await?;
+    world.recorded("session_ended", 1).await?;
+    let class = |event: &serde_json::Value| {
+        let operation = &event["data"]["operation"];
+        let text = operation["text"].as_str()?.to_owned();
+        Some((text, operation["facts"]["sql"]["class"].as_str()?.to_owned()))
+    };
+    Ok(world.events("operation_decided")?.iter().filter_map(class).collect())
+}
+
 /// Runs statements governed and directly; answers those whose output differs in anything but masked fields.
 async fn compare(text: &str, flags: &[&str], extensions: bool) -> Result<Vec<String>> {
     let world = world(extensions).await?;
     // Where an implicit cast runs the owner's code, any expression over several types may.
     world.pg.psql_in("shop", "drop cast (text as wrapped)")?;
     world.pg.psql_in("twin", "drop cast (text as wrapped)")?;
+    if extensions {
+        // It puts a masked value into a setting, after which nothing about settings is everyday.
+        world.pg.psql_in("shop", "drop function keep_setting()")?;
+        world.pg.psql_in("twin", "drop function keep_setting()")?;
+    }
     let statements = lines(text);
     let text = script(&statements, "");
     let file = world.agent.scratch().write("everyday.sql", &text)?.display().to_string();

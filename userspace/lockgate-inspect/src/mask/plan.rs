@@ -172,7 +172,10 @@ impl MaskPlan {
                 }
             }
         }
-        if !pass && wires(&statement.sql().kind) && inner.cover.reach().names_function(&statement.text) {
+        if !pass
+            && wires(&statement.sql().kind)
+            && inner.cover.reach().names_function(behind_or_replace(&statement.text))
+        {
             return Err(inner.refuse(
                 "a definition over a function that can read masked columns would carry their values on"
                     .to_owned(),
@@ -638,4 +641,19 @@ impl Columns {
         // where it is called. The whole is in doubt nevertheless, for rows that do not line up with it.
         Self { all: self.all.or(Taint::Unknown), ..self }
     }
+}
+
+/// A definition without its CREATE OR REPLACE, whose last word is also the name of a function. Behind anything but white space
+/// the word may be a call, and stays.
+fn behind_or_replace(text: &str) -> &str {
+    ["create", "or", "replace"]
+        .iter()
+        .try_fold(text, |rest, word| {
+            let rest = rest.trim_start();
+            let (head, tail) = rest.split_at_checked(word.len())?;
+            let ends = tail.starts_with(|c: char| c.is_ascii_whitespace());
+            (head.eq_ignore_ascii_case(word) && ends).then_some(tail)
+        })
+        .filter(|rest| !rest.trim_start().starts_with('('))
+        .unwrap_or(text)
 }

@@ -346,6 +346,7 @@ mod tests {
             ("names", "BEGIN PERFORM set_config('x', reads(1), false); END"),
             ("sets", "BEGIN PERFORM set_config('x', 'y', false); END"),
             ("adds", "SELECT $1 + 1"),
+            ("replace", "SELECT ssn FROM customers"),
         ];
         CatalogueSnapshot::new(CatalogueParts {
             relations: vec![
@@ -422,6 +423,9 @@ mod tests {
             ("do $$ begin perform adds(1); end $$", false),
             ("create function f() returns text language sql as 'select reads(1)'", true),
             ("create function f() returns int language sql as 'select adds(1)'", false),
+            ("create or replace function f() returns int language sql as 'select adds(1)'", false),
+            ("Create  OR\nreplace function f() returns text language sql as 'select replace($1)'", true),
+            ("create or replace/**/function f() returns int language sql as 'select adds(1)'", true),
             ("insert into orders values (nextval('s'), 'x')", false),
             ("create table t (id int, x text default reads(1))", true),
             ("create rule r as on insert to orders do also insert into quiet values (1, READS(1))", true),

@@ -65,6 +65,13 @@ pub struct Routine {
     pub definer: bool,
 }
 
+impl Routine {
+    /// Whether judging it leads to no other code: it calls none that the database has by name.
+    fn is_leaf(&self) -> bool {
+        matches!(self.language.as_str(), "c" | "internal") && self.kind != 'a' && self.defaults.is_empty()
+    }
+}
+
 /// An argument of a function.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Argument {
@@ -573,8 +580,11 @@ impl CatalogueSnapshot {
         }
         let index = self.code_index.routine_by_oid.get(&oid);
         let routine = index.and_then(|index| self.code_index.code.routines.get(*index));
-        routine.is_some_and(|routine| {
-            longer(trail, routine.oid).is_some_and(|trail| self.judge_code(routine, &trail))
+        routine.is_some_and(|routine| match longer(trail, routine.oid) {
+            Some(trail) => self.judge_code(routine, &trail),
+            // It is being judged itself, and brought the type along: `ltree_eq` compares two `ltree`, and is what compares
+            // these. Code that calls nothing needs no trail.
+            None => routine.is_leaf() && self.judge_code(routine, trail),
         })
     }
 }
