@@ -41,6 +41,16 @@ impl Links {
         self.to_bundle(id).map(|url| format!("{url}?token={}", self.token(id))).unwrap_or_default()
     }
 
+    /// Where people look at it and decide, once they are logged in; empty without an address. Holds no token.
+    pub(crate) fn console(&self, id: RequestId) -> String {
+        self.base.as_ref().map(|base| format!("{base}/approvals/{id}")).unwrap_or_default()
+    }
+
+    /// The same of a bundle.
+    pub(crate) fn bundle_console(&self, id: BundleId) -> String {
+        self.base.as_ref().map(|base| format!("{base}/bundles/{id}")).unwrap_or_default()
+    }
+
     /// What the waiting job is told. It ends in build logs that many can read, so it holds no token: the
     /// page says what to do next.
     pub(crate) fn person(&self, id: RequestId) -> String {

@@ -45,6 +45,31 @@ impl People {
         Approver { id, groups, via, also }
     }
 
+    /// Whether this id, as it is, is somebody's.
+    pub(crate) fn know(&self, id: &str) -> bool {
+        self.by_id.contains_key(&fold(id))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.people.is_empty()
+    }
+
+    /// An approver whom the sender vouches to be known by another id, too: the person behind either is meant.
+    pub(crate) fn approver_as(
+        &self,
+        id: String,
+        other: Option<&str>,
+        groups: Vec<GroupName>,
+        via: String,
+    ) -> Approver {
+        let person = self.find(&id).or_else(|| other.and_then(|other| self.find(other)));
+        let mut also = person.map(ids).unwrap_or_default();
+        if also.is_empty() {
+            also.extend(other.map(str::to_owned));
+        }
+        Approver { id, groups, via, also }
+    }
+
     /// Who owns what asks.
     pub(crate) fn owners(&self, principal: &str) -> Vec<Approver> {
         let own = self.people.iter().filter(|person| person.owns.iter().any(|owned| owned == principal));

@@ -1,9 +1,10 @@
 //! One channel's owner task: what is due, what is under way, what comes back. Every attempt is recorded.
 
 use super::{
-    event::{self, EventType},
+    event::EventType,
+    health::Health,
     retry::{self, Answer, Next, Urgency},
-    transport::Transport,
+    transport::{Parcel, Transport},
 };
 use crate::{
     approvals::{
@@ -12,6 +13,7 @@ use crate::{
     },
     desk::Desk,
 };
+use super::{events::Events, health::ChannelHealth};
 use lockgate_model::{
     Timestamp,
     approval::Progress,
@@ -52,9 +54,11 @@ pub(super) struct Surroundings {
 
 /// The sending half.
 pub(super) struct Channel {
-    /// `webhook:<name>`
+    /// `webhook:<name>`, `slack:<name>`, `email:<name>`
     label: Arc<str>,
-    follow_ups: bool,
+    events: Events,
+    transport: Arc<Transport>,
+    health: Arc<Health>,
     queue: mpsc::Sender<Message>,
     enabled: Arc<AtomicBool>,
     around: Surroundings,
@@ -82,14 +86,16 @@ pub(crate) enum About {
     Bundle(Arc<BundleCase>),
     /// An emergency override.
     Glass(Arc<GlassUse>),
+    /// Something of a session, or of the capture as a whole.
+    Happening(Arc<Event>),
 }
 
 impl About {
-    fn first(&self) -> Option<Arc<Case>> {
+    pub(super) fn first(&self) -> Option<Arc<Case>> {
         match self {
             Self::Case(case) => Some(case.clone()),
             Self::Bundle(bundle) => bundle.cases().first().cloned(),
-            Self::Glass(_) => None,
+            Self::Glass(_) | Self::Happening(_) => None,
         }
     }
 
@@ -100,7 +106,7 @@ impl About {
         match self {
             Self::Case(case) => over(case),
             Self::Bundle(bundle) => bundle.cases().iter().all(|case| over(case)),
-            Self::Glass(_) => true,
+            Self::Glass(_) | Self::Happening(_) => true,
         }
     }
 
@@ -108,7 +114,7 @@ impl About {
         match self {
             Self::Case(case) => Some(&case.deliveries),
             Self::Bundle(bundle) => Some(&bundle.deliveries),
-            Self::Glass(_) => None,
+            Self::Glass(_) | Self::Happening(_) => None,
         }
     }
 }
@@ -137,8 +143,18 @@ impl Message {
 }
 
 impl Channel {
-    pub(super) fn follow_ups(&self) -> bool {
-        self.follow_ups
+    pub(super) fn wants(&self, kind: EventType) -> bool {
+        self.events.wants(kind)
+    }
+
+    pub(super) fn transport(&self) -> &Arc<Transport> {
+        &self.transport
+    }
+
+    /// How it does.
+    pub(super) fn health(&self) -> ChannelHealth {
+        let queued = self.queue.max_capacity() - self.queue.capacity();
+        self.health.read(&self.label, self.transport.kind(), queued, self.enabled.load(Ordering::Relaxed))
     }
 
     pub(super) fn enable(&self) {
@@ -156,6 +172,7 @@ impl Channel {
             };
             metrics::counter!("lockgate_events_dropped_total", "stage" => "notify").increment(1);
             note(&self.around, &self.label, &message, None, Some(why.to_owned()));
+            self.health.failed(self.around.ambient.now(), why);
         }
     }
 }
@@ -163,12 +180,13 @@ impl Channel {
 /// A channel and the task that serves it.
 pub(super) fn channel(
     name: &str,
-    follow_ups: bool,
+    events: Events,
     transport: Transport,
     around: Surroundings,
     closing: CancellationToken,
 ) -> (Channel, impl Future<Output = ()> + Send + 'static) {
-    let label: Arc<str> = format!("webhook:{name}").into();
+    let label: Arc<str> = format!("{}:{name}", transport.kind()).into();
+    let (transport, health) = (Arc::new(transport), Arc::new(Health::new(&label)));
     let enabled = Arc::new(AtomicBool::new(true));
     let (queue, inbox) = mpsc::channel(QUEUE_MAX);
     let task = Task {
@@ -176,13 +194,15 @@ pub(super) fn channel(
         inbox,
         enabled: enabled.clone(),
         around: around.clone(),
-        transport: Arc::new(transport),
+        transport: transport.clone(),
+        health: health.clone(),
+        resumes: None,
         scheduled: BTreeMap::new(),
         arrivals: 0,
         under_way: JoinSet::new(),
         closing,
     };
-    (Channel { label, follow_ups, queue, enabled, around }, task.run())
+    (Channel { label, events, transport, health, queue, enabled, around }, task.run())
 }
 
 struct Task {
@@ -191,6 +211,9 @@ struct Task {
     enabled: Arc<AtomicBool>,
     around: Surroundings,
     transport: Arc<Transport>,
+    health: Arc<Health>,
+    /// Nothing is sent before; the receiver asked for it.
+    resumes: Option<Instant>,
     /// By the moment of the next attempt, then by arrival.
     scheduled: BTreeMap<(Instant, u64), Message>,
     arrivals: u64,
@@ -207,6 +230,7 @@ impl Task {
                 return;
             }
             let due = self.scheduled.first_key_value().map(|((due, _), _)| *due);
+            let due = due.map(|due| self.resumes.map_or(due, |resumes| due.max(resumes)));
             let may_start = self.under_way.len() < IN_FLIGHT_MAX;
             // Every arm is cancel-safe: receive, join, sleep, cancelled.
             tokio::select! {
@@ -252,10 +276,10 @@ impl Task {
         let transport = self.transport.clone();
         let ambient = self.around.ambient.clone();
         // Made here, one after the other, and not by 64 tasks at once: a decision waits behind one at most.
-        let body = event::body(&desk, &message);
+        let parcel: Parcel = transport.wrap(&desk, &message);
         self.under_way.spawn(async move {
             let began = Instant::now();
-            let answer = transport.post(&message.id, ambient.as_ref(), body).await;
+            let answer = transport.send(&message, parcel, ambient.as_ref()).await;
             (message, began, answer)
         });
     }
@@ -265,11 +289,24 @@ impl Task {
         let next = retry::next(message.urgency(), message.attempt, &answer, random);
         let (status, error) = match answer {
             Answer::Status { code, .. } => (Some(code), wording(next, code)),
-            Answer::Failed(error) => (None, Some(error)),
+            Answer::Failed(error) | Answer::Hopeless(error) => (None, Some(error)),
+            Answer::Limited { detail, .. } => (Some(429), Some(detail)),
         };
+        let now = self.around.ambient.now();
+        match &error {
+            None => self.health.delivered(now),
+            Some(error) => self.health.failed(now, error),
+        }
         note(&self.around, &self.label, &message, status, error);
         match next {
             Next::Delivered | Next::GiveUp => {}
+            Next::Pause(pause) => {
+                let resumes = Instant::now() + pause;
+                self.resumes = Some(self.resumes.map_or(resumes, |earlier| earlier.max(resumes)));
+                if !closed {
+                    self.schedule(resumes, message);
+                }
+            }
             Next::Disabled => {
                 self.enabled.store(false, Ordering::Relaxed);
                 tracing::warn!(
@@ -289,7 +326,7 @@ fn wording(next: Next, code: u16) -> Option<String> {
         Next::Disabled => {
             Some("410 Gone: the channel is disabled until configuration is reloaded".to_owned())
         }
-        Next::Retry(_) => Some(format!("HTTP {code}; tried again")),
+        Next::Retry(_) | Next::Pause(_) => Some(format!("HTTP {code}; tried again")),
         Next::GiveUp => Some(format!("HTTP {code}; given up")),
     }
 }
@@ -312,6 +349,8 @@ fn note(around: &Surroundings, label: &str, message: &Message, status: Option<u1
         About::Glass(glass) => {
             (None, EventKind::Alerted { about: glass.id.to_string(), channel, attempt, status, error })
         }
+        // What is told of a session is no step of a request, and would tell of itself without end.
+        About::Happening(_) => return,
         About::Case(_) | About::Bundle(_) => {
             // Of a bundle the first request's record says it; which belong to it is recorded.
             let Some(case) = message.about.first() else { return };

@@ -20,6 +20,9 @@ const DATA_SCHEMA: &str = "urn:lockgate:schema:approval:1";
 /// The same for what is told of an emergency override.
 const GLASS_SCHEMA: &str = "urn:lockgate:schema:breakglass:1";
 
+/// The same for sessions, gaps in the record, and connections past lockgate.
+const HAPPENING_SCHEMA: &str = "urn:lockgate:schema:session:1";
+
 /// How far texts (bytes) and lists (items) are cut, one try after the other. The last one always fits: the
 /// number of fields is fixed and each is then a few bytes.
 const CUTS: [(usize, usize); 10] = [
@@ -52,7 +55,32 @@ pub(crate) enum EventType {
     GlassUsed,
     GlassEnded,
     GlassOverdue,
+    /// What was approved is sent on now; the approval is used up, or one use of it.
+    Consumed,
+    SessionStarted,
+    SessionEnded,
+    Gap,
+    Bypass,
 }
+
+/// Every type there is.
+pub(crate) const EVENT_TYPES: [EventType; 15] = [
+    EventType::Requested,
+    EventType::Updated,
+    EventType::Escalated,
+    EventType::Approved,
+    EventType::Denied,
+    EventType::Expired,
+    EventType::Cancelled,
+    EventType::Consumed,
+    EventType::GlassUsed,
+    EventType::GlassEnded,
+    EventType::GlassOverdue,
+    EventType::SessionStarted,
+    EventType::SessionEnded,
+    EventType::Gap,
+    EventType::Bypass,
+];
 
 impl EventType {
     /// The CloudEvents `type`.
@@ -68,6 +96,11 @@ impl EventType {
             Self::GlassUsed => "lockgate.breakglass.used",
             Self::GlassEnded => "lockgate.breakglass.ended",
             Self::GlassOverdue => "lockgate.breakglass.review_overdue",
+            Self::Consumed => "lockgate.approval.consumed",
+            Self::SessionStarted => "lockgate.session.started",
+            Self::SessionEnded => "lockgate.session.ended",
+            Self::Gap => "lockgate.session.gap",
+            Self::Bypass => "lockgate.bypass.detected",
         }
     }
 
@@ -80,6 +113,7 @@ impl EventType {
             Self::Cancelled => "cancelled",
             Self::Requested | Self::Updated | Self::Escalated => "",
             Self::GlassUsed | Self::GlassEnded | Self::GlassOverdue => "",
+            Self::Consumed | Self::SessionStarted | Self::SessionEnded | Self::Gap | Self::Bypass => "",
         }
     }
 
@@ -89,21 +123,22 @@ impl EventType {
             Self::Requested | Self::Updated | Self::Escalated => true,
             Self::Approved | Self::Denied | Self::Expired | Self::Cancelled => false,
             Self::GlassUsed | Self::GlassEnded | Self::GlassOverdue => false,
-        }
-    }
-
-    /// True for what only tells how a request ended.
-    pub(crate) fn is_follow_up(self) -> bool {
-        match self {
-            Self::Approved | Self::Denied | Self::Expired | Self::Cancelled => true,
-            Self::Requested | Self::Updated | Self::Escalated => false,
-            Self::GlassUsed | Self::GlassEnded | Self::GlassOverdue => false,
+            Self::Consumed | Self::SessionStarted | Self::SessionEnded | Self::Gap | Self::Bypass => false,
         }
     }
 }
 
 /// The bytes to send; the same for every attempt of one message.
 pub(super) fn body(desk: &Desk, message: &Message) -> Vec<u8> {
+    made(desk, message).1
+}
+
+/// The same, for what makes another shape of it.
+pub(super) fn value(desk: &Desk, message: &Message) -> Value {
+    made(desk, message).0
+}
+
+fn made(desk: &Desk, message: &Message) -> (Value, Vec<u8>) {
     let (subject, schema, fixed, facts) = match &message.about {
         About::Case(case) => {
             let (fixed, facts) = of_case(desk, message, case);
@@ -114,6 +149,10 @@ pub(super) fn body(desk: &Desk, message: &Message) -> Vec<u8> {
             (json!(bundle.id), DATA_SCHEMA, fixed, facts)
         }
         About::Glass(glass) => (json!(glass.id), GLASS_SCHEMA, json!({ "id": glass.id }), of_glass(glass)),
+        About::Happening(event) => {
+            let facts = view::happening(event);
+            (json!(event.session), HAPPENING_SCHEMA, json!({ "session_id": event.session }), facts)
+        }
     };
     let envelope = |data: Value| {
         json!({
@@ -145,6 +184,7 @@ fn of_case(desk: &Desk, message: &Message, case: &Case) -> (Value, Map<String, V
         "command_digest": request.operation.digest,
         "decision_url": desk.links.decision(request.id),
         "url": desk.links.view(request.id),
+        "console_url": desk.links.console(request.id),
         "created_at": request.created_at,
         "expires_at": message.progress.as_ref().map(|progress| progress.expires_at),
     });
@@ -173,9 +213,10 @@ fn of_bundle(desk: &Desk, message: &Message, bundle: &BundleCase) -> (Value, Map
     let expires_at = cases.iter().map(|case| case.state.borrow().progress.expires_at).min();
     let fixed = json!({
         "request_id": bundle.id,
-        "command_digest": bundle.digest,
+        "command_digest": bundle.digest(),
         "decision_url": desk.links.bundle_decision(bundle.id),
         "url": desk.links.bundle_view(bundle.id),
+        "console_url": desk.links.bundle_console(bundle.id),
         "created_at": created_at,
         "expires_at": expires_at,
     });
@@ -190,31 +231,33 @@ fn of_glass(glass: &GlassUse) -> Map<String, Value> {
 }
 
 /// Cuts `facts` until the whole fits.
-fn fit(fixed: Value, facts: Value, envelope: impl Fn(Value) -> Value) -> Vec<u8> {
+fn fit(fixed: Value, facts: Value, envelope: impl Fn(Value) -> Value) -> (Value, Vec<u8>) {
     let with = |facts: Value, note: Value| {
         let mut data = fixed.clone();
         view::merge(&mut data, facts);
         view::merge(&mut data, note);
-        envelope(data).to_string().into_bytes()
+        let whole = envelope(data);
+        let bytes = whole.to_string().into_bytes();
+        (whole, bytes)
     };
     // Escapes only make text longer, so what is long as it is need not be tried.
     if rough_size(&facts, BODY_MAX) < BODY_MAX {
         let whole = with(facts.clone(), json!({ "truncated": false }));
-        if whole.len() < BODY_MAX {
+        if whole.1.len() < BODY_MAX {
             return whole;
         }
     }
-    let mut body = Vec::new();
+    let mut made = (Value::Null, Vec::new());
     for (text, items) in CUTS {
         let mut cut = Cut { text, items, places: Map::new(), more: 0 };
         let facts = cut.value(&facts, "");
         let note = json!({ "truncated": true, "cut": cut.places, "cut_elsewhere": cut.more });
-        body = with(facts, note);
-        if body.len() < BODY_MAX {
+        made = with(facts, note);
+        if made.1.len() < BODY_MAX {
             break;
         }
     }
-    body
+    made
 }
 
 /// A lower bound of the encoded size; stops counting past `enough`.

@@ -8,6 +8,9 @@ use std::time::Duration;
 /// Attempts of a waiting request start at most this far apart.
 pub(crate) const WAITING_CAP: Duration = Duration::from_secs(30);
 
+/// A receiver that limits a whole channel is left alone for at most this long: its request may be over by then.
+pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(10 * 60);
+
 /// Jitter shortens a delay by at most this share, so that caps hold.
 const JITTER: f64 = 0.2;
 
@@ -38,8 +41,17 @@ pub(crate) enum Answer {
         /// Its `retry-after`.
         retry_after: Option<Duration>,
     },
-    /// No answer.
+    /// No answer, or one that says no.
     Failed(String),
+    /// The receiver takes nothing of this channel for a while, whatever it is.
+    Limited {
+        /// How long.
+        after: Duration,
+        /// Its words.
+        detail: String,
+    },
+    /// It cannot be sent, and trying again changes nothing.
+    Hopeless(String),
 }
 
 /// What follows.
@@ -51,6 +63,8 @@ pub(crate) enum Next {
     Disabled,
     /// Try again this long after the attempt *began* (at once when that has passed).
     Retry(Duration),
+    /// Nothing is sent to this channel for so long, then this again.
+    Pause(Duration),
     /// Enough.
     GiveUp,
 }
@@ -62,6 +76,8 @@ pub(crate) fn next(urgency: Urgency, attempt: u32, answer: &Answer, random: u64)
         Answer::Status { code: 410, .. } => return Next::Disabled,
         Answer::Status { retry_after, .. } => *retry_after,
         Answer::Failed(_) => None,
+        Answer::Limited { after, .. } => return Next::Pause((*after).min(PAUSE_MAX)),
+        Answer::Hopeless(_) => return Next::GiveUp,
     };
     let index = usize::try_from(attempt.saturating_sub(1)).unwrap_or(usize::MAX);
     let (delay, cap) = match urgency {
@@ -130,6 +146,12 @@ mod tests {
         }
         assert_eq!(next(Urgency::Waiting, 1, &status(204, None), 0), Next::Delivered);
         assert_eq!(next(Urgency::Waiting, 1, &status(410, Some(1)), 0), Next::Disabled);
+        let limited = |seconds| Answer::Limited { after: Duration::from_secs(seconds), detail: String::new() };
+        for (seconds, expected) in [(0, 0), (90, 90), (86_400, 600)] {
+            let pause = next(Urgency::Waiting, 1, &limited(seconds), u64::MAX);
+            assert_eq!(pause, Next::Pause(Duration::from_secs(expected)), "as long as it asks, not 30 s");
+        }
+        assert_eq!(next(Urgency::Waiting, 1, &Answer::Hopeless(String::new()), 0), Next::GiveUp);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use super::{event::BODY_MAX, retry::Answer, transport::ATTEMPT_TIMEOUT};
+use super::{event::BODY_MAX, retry::Answer, http::ATTEMPT_TIMEOUT};
 use crate::testing::{
     Ask, DECISION_SECRET, Receiver, SECRET, Script, Stage, reference_signature, webhook, webhook_to,
 };
@@ -256,7 +256,7 @@ async fn names_made_by_the_client_hide_nothing() {
     let script = Script::always(Duration::ZERO, status(200));
     let stage = Stage::scripted(vec![("approvals", script.clone())]);
     let mut request = stage.request(Ask::default());
-    let Facts::Sql(mut facts) = (*request.operation.facts).clone();
+    let Facts::Sql(mut facts) = (*request.operation.facts).clone() else { panic!("SQL") };
     facts.tables_written[0].name = "srs\u{202e}edro".into();
     facts.columns = vec!["no\u{200b}te".into()];
     request.operation.facts = Facts::Sql(facts).into();
@@ -353,7 +353,7 @@ async fn two_receivers_get_what_the_reference_verifies_each_with_its_own_keys() 
     let (first, second) = (Receiver::new(|_| 200).await, Receiver::new(|_| 204).await);
     let mut other = webhook_to("chat", &second.url());
     let rotated = "whsec_ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=";
-    other.secret = lockgate_model::Secret::new(format!("{rotated} {SECRET}"));
+    other.secret = Some(lockgate_model::Secret::new(format!("{rotated} {SECRET}")));
     let stage = Stage::new(vec![webhook("approvals", &first.url(), DECISION_SECRET, &["dba"]), other]);
     let pending = open(&stage, Ask::default()).await;
     for (receiver, secrets) in [(&first, vec![SECRET]), (&second, vec![rotated, SECRET])] {
