@@ -12,6 +12,9 @@ use std::{
 /// Headers and a driver that Debian packages.
 const PACKAGES: &[&str] = &["libpq-dev", "libpostgresql-jdbc-java"];
 
+/// What looks at the console's pages.
+const BROWSER: &str = "chromium";
+
 /// Where everything goes.
 pub(crate) fn directory() -> PathBuf {
     shell::target().join("drivers")
@@ -30,7 +33,11 @@ pub(crate) fn install() -> Result<()> {
     if !runs("javac", &["-version"]) {
         packages.push("default-jdk-headless");
     }
+    if !runs(BROWSER, &["--version"]) {
+        packages.push(BROWSER);
+    }
     setup::install(&packages)?;
+    node(&shell::root().join("tests/browser"), &directory().join("browser"))?;
     let pins = shell::root().join("tests/drivers");
     python(&pins.join("python/requirements.txt"), &directory().join("python"))?;
     node(&pins.join("node"), &directory().join("node"))
@@ -57,7 +64,7 @@ fn node(pins: &Path, into: &Path) -> Result<()> {
     if is_current(into, &files)? {
         return Ok(());
     }
-    shell::step("clients for Node");
+    shell::step(&format!("Node packages of {}", pins.display()));
     fs::create_dir_all(into)?;
     for file in &files {
         fs::copy(file, into.join(file.file_name().context("a file name")?))?;
