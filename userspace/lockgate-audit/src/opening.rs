@@ -196,6 +196,7 @@ fn outcome(outcome: &Outcome, out: &mut Vec<u8>) -> Result<(), EncodeError> {
             out.push(b'}');
         }
         status @ (OutcomeStatus::Failed { .. }
+        | OutcomeStatus::Responded { .. }
         | OutcomeStatus::Suspended
         | OutcomeStatus::Skipped
         | OutcomeStatus::Broken) => canonical::write(status, out)?,

@@ -9,6 +9,7 @@
 //! | records reordered, copied               | a number comes late, or twice                                    |
 //! | the end cut off                         | fewer records than the signed head covers                        |
 //! | everything written anew                 | links fit, and the signed head's hash and root do not            |
+//! | removed as retention does it            | no signed record says so                                         |
 //! | the head removed, edited, signed by another key | the head does not open with the trusted key              |
 //!
 //! What is after the last signed head is linked but not signed yet: cutting there leaves no trace, and a torn
@@ -24,12 +25,18 @@ use crate::{
     record::{MAX_RECORD_BYTES, VERSION},
     tree::{self, Frontier, Hash},
 };
-use lockgate_model::Timestamp;
+use lockgate_model::{
+    Timestamp,
+    custody::{Custody, Removal},
+};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
 
 /// Findings that are kept; further ones are counted only. One is enough to distrust a log.
 const MAX_FINDINGS: usize = 100;
+
+/// Stands in every record of a removal.
+const REMOVED: &[u8] = b"\"action\":\"removed\"";
 
 /// Ranges of missing numbers that are remembered in case they come late. Past it the oldest is final.
 const MAX_MISSING_RANGES: usize = 10_000;
@@ -53,12 +60,28 @@ pub struct Report {
     /// The key that was trusted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_key: Option<String>,
+    /// Records that retention removed: their hashes were there, and a signed record says by which rule.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<RemovedRange>,
     /// What is wrong, by record number; at most 100.
     pub findings: Vec<Finding>,
     /// How much is wrong, the findings that were not kept included.
     pub findings_total: u64,
     /// What is worth knowing and not wrong.
     pub notes: Vec<String>,
+}
+
+/// Records that retention removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RemovedRange {
+    /// The first.
+    pub from: u64,
+    /// The last.
+    pub to: u64,
+    /// By which rule, as the record about it says.
+    pub policy: String,
+    /// The number of that record.
+    pub announced: u64,
 }
 
 /// The verdict.
@@ -188,6 +211,12 @@ pub struct Verifier {
     /// A signed hash was not met at this record; the next record tells whether it was edited or all rewritten.
     unmet: Option<(u64, Option<Place>)>,
     rewritten: bool,
+    /// The leaf of the last record, where retention removed it and it is known.
+    removed_leaf: Option<Option<Hash>>,
+    /// Ranges that are said to be removed by retention.
+    gaps: Vec<(u64, u64)>,
+    /// What records of removals say, with their numbers.
+    announced: Vec<RemovedRange>,
     /// Ranges not seen so far: first → (last, where the gap was noticed).
     missing: BTreeMap<u64, (u64, Option<Place>)>,
     /// Lines that are no records, since the last record: a torn tail when nothing follows.
@@ -221,6 +250,9 @@ impl Verifier {
             met_through: 0,
             unmet: None,
             rewritten: false,
+            removed_leaf: None,
+            gaps: Vec::new(),
+            announced: Vec::new(),
             missing: BTreeMap::new(),
             tail: Vec::new(),
             tail_total: 0,
@@ -267,6 +299,59 @@ impl Verifier {
         self.report(None, Some(place), Problem::Garbage { detail });
     }
 
+    /// The number of the last record so far.
+    pub fn last_seq(&self) -> u64 {
+        self.last.seq
+    }
+
+    /// The records after the last one, through `to`, are not there, and something is there in their place: the leaves of
+    /// the tree for them, or nothing. Whether they were removed in order, a record that is still to come must say, and a
+    /// signed head must cover it.
+    pub fn removed(&mut self, to: u64, leaves: Option<&mut dyn Iterator<Item = Hash>>) {
+        self.flush_tail();
+        self.settle_unmet(true);
+        let from = self.last.seq + 1;
+        if to < from {
+            return;
+        }
+        let mut last = None;
+        match leaves {
+            Some(leaves) => {
+                let mut seq = self.last.seq;
+                for leaf in leaves.take(usize::try_from(to - seq).unwrap_or(usize::MAX)) {
+                    seq += 1;
+                    last = Some(leaf);
+                    self.tree.iter_mut().for_each(|tree| tree.push(leaf));
+                    self.meet_removed(seq);
+                }
+                if seq != to {
+                    (self.tree, last) = (None, None);
+                }
+            }
+            None => self.tree = None,
+        }
+        if self.tree.is_none() {
+            self.note(format!(
+                "the hashes of the removed records {from} to {to} are not here: what follows them is checked by its links and the signed hash"
+            ));
+        }
+        self.gaps.push((from, to));
+        self.last = Tip { seq: to, hash: self.last.hash };
+        self.removed_leaf = Some(last);
+        self.last_place = None;
+    }
+
+    /// A head that was signed within what is removed: its root is that of the hashes.
+    fn meet_removed(&mut self, seq: u64) {
+        let (Some((_, root)), Some(tree)) = (self.checkpoints.get(&seq), &self.tree) else { return };
+        if tree.root() == *root {
+            self.checkpoints_met += 1;
+            self.met_through = seq;
+        } else {
+            self.report(Some(seq), None, Problem::RootDiffers);
+        }
+    }
+
     /// The next line, without its newline; `complete` is false for one that has none.
     pub fn line(&mut self, place: Place, line: &[u8], complete: bool) {
         let links = match serde_json::from_slice::<Links>(line) {
@@ -307,7 +392,12 @@ impl Verifier {
         }
         if seq == self.last.seq + 1 {
             self.tree.iter_mut().for_each(|tree| tree.push(tree::leaf(&hash)));
-            let fits = links.prev == self.last.hash;
+            let fits = match self.removed_leaf.take() {
+                None => links.prev == self.last.hash,
+                Some(Some(removed)) => tree::leaf(&links.prev) == removed,
+                // Nothing is known of the record before; what comes after binds this one.
+                Some(None) => true,
+            };
             self.settle_unmet(fits);
             if !fits {
                 self.tree = None;
@@ -323,6 +413,9 @@ impl Verifier {
             self.lack(self.last.seq + 1, seq - 1, place.clone());
             self.tree = None;
         }
+        if !self.gaps.is_empty() {
+            self.hear_of_removal(seq, line);
+        }
         if let Some((signed, root)) = self.checkpoints.get(&seq) {
             let differs = self.tree.as_ref().is_some_and(|tree| tree.root() != *root);
             if *signed == hash {
@@ -337,6 +430,47 @@ impl Verifier {
         }
         self.last = Tip { seq, hash };
         self.last_place = Some(place);
+    }
+
+    /// Notes what a record says was removed.
+    fn hear_of_removal(&mut self, seq: u64, line: &[u8]) {
+        /// The part of the record that is looked at.
+        #[derive(Deserialize)]
+        struct Line {
+            data: Box<Custody>,
+            event: String,
+        }
+        // Few lines are: most need not be read once more.
+        if !line.windows(REMOVED.len()).any(|window| window == REMOVED) {
+            return;
+        }
+        let Ok(Line { data, event }) = serde_json::from_slice(line) else { return };
+        if let ("custody", Custody::Removed(Removal { from, to, policy, .. })) = (event.as_str(), *data) {
+            self.announced.push(RemovedRange { from, to, policy, announced: seq });
+        }
+    }
+
+    /// What was removed in order; what was not becomes a finding.
+    fn settle_removed(&mut self) -> Vec<RemovedRange> {
+        let signed = self.head.as_ref().map_or(0, |head| head.tip.seq);
+        let mut announced = std::mem::take(&mut self.announced);
+        // Behind the signed head anybody can write a record.
+        announced.retain(|range| range.announced <= signed);
+        announced.sort_by_key(|range| range.from);
+        let mut removed: Vec<RemovedRange> = Vec::new();
+        for (mut from, to) in std::mem::take(&mut self.gaps) {
+            while from <= to {
+                let said = announced.iter().filter(|range| range.from <= from && range.to >= from);
+                let Some(range) = said.max_by_key(|range| range.to) else { break };
+                let through = range.to.min(to);
+                removed.push(RemovedRange { from, to: through, ..range.clone() });
+                from = through + 1;
+            }
+            if from <= to {
+                self.report(Some(from), None, Problem::Missing { from, to });
+            }
+        }
+        removed
     }
 
     /// After a record whose signed hash was not met: `linked` says whether the next record names the hash that
@@ -398,6 +532,7 @@ impl Verifier {
                 }
             }
         }
+        let removed = self.settle_removed();
         self.findings.sort_by_key(|finding| finding.seq);
         let last_seq = self.last.seq;
         Report {
@@ -413,6 +548,7 @@ impl Verifier {
             }),
             checkpoints_met: self.checkpoints_met,
             public_key: self.key.map(|key| key.to_string()),
+            removed,
             findings: self.findings,
             findings_total: self.findings_total,
             notes: self.notes,
@@ -509,6 +645,12 @@ impl fmt::Display for Report {
         }
         if self.findings_total > self.findings.len() as u64 {
             writeln!(f, "  … and {} more", self.findings_total - self.findings.len() as u64)?;
+        }
+        for RemovedRange { from, to, policy, announced } in &self.removed {
+            writeln!(
+                f,
+                "removed: records {from} to {to}, by {policy} (record {announced}); their hashes hold"
+            )?;
         }
         for note in &self.notes {
             writeln!(f, "note: {note}")?;

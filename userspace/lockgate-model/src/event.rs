@@ -3,6 +3,8 @@
 //! Events carry no secret, and of statements that touch a masked table only the normalized text.
 
 use crate::{
+    access::Access,
+    administration::Administration,
     approval::{Resolution, Vote, WithdrawReason},
     coverage::Coverage,
     grant::{GlassUse, Grant, GrantEnd, Reviewed},
@@ -89,6 +91,15 @@ pub enum EventKind {
         digest: Digest,
         /// The requests, in order.
         requests: Vec<RequestId>,
+    },
+    /// Something that outlives a restart (a request, a grant, an override) was put where it rests, or taken away. Whoever
+    /// reads it back believes nothing else.
+    Shelved {
+        /// Its name there: `req_…`, `grt_…`, `req_….reuse`.
+        name: String,
+        /// SHA-256 of what rests there; None when it was taken away.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<Digest>,
     },
     /// Approvers gave a grant.
     GrantMade(Box<Grant>),
@@ -260,6 +271,8 @@ pub enum EventKind {
     Observed(Box<Observation>),
     /// What of the traffic of governed processes passed lockgate, and what did not.
     Coverage(Box<Coverage>),
+    /// Something was done with the evidence itself.
+    Custody(Box<crate::custody::Custody>),
     /// A token was given to somebody who will dial lockgate itself.
     TokenIssued {
         /// Its name.
@@ -275,6 +288,10 @@ pub enum EventKind {
         /// Who asked for it: `uid 0`.
         by: String,
     },
+    /// Somebody logged in or out, tried to, or got or lost a means of it.
+    Access(Box<Access>),
+    /// Somebody changed something by hand.
+    Administered(Box<Administration>),
     /// The agent started.
     AgentStarted {
         /// Its node.

@@ -8,12 +8,16 @@
 //! owns the outside world ([`port::Ambient`]) and passed in. No type of a database, protocol grammar
 //! or kernel interface appears.
 
+pub mod access;
 pub mod addr;
+pub mod administration;
 pub mod approval;
 pub mod coverage;
+pub mod custody;
 pub mod event;
 pub mod flow;
 pub mod grant;
+pub mod http;
 pub mod id;
 pub mod observation;
 pub mod operation;

@@ -1,8 +1,9 @@
 //! What the client asks for, made once from the wire and never parsed again downstream.
 
 use crate::{
+    http::{HttpClass, HttpFacts},
     id::{OperationId, SessionId},
-    sql::SqlFacts,
+    sql::{Risk, SqlClass, SqlFacts},
 };
 use serde::{Deserialize, Serialize};
 use std::{fmt, sync::Arc};
@@ -89,20 +90,72 @@ pub struct Operation {
 pub enum Facts {
     /// A SQL statement.
     Sql(SqlFacts),
+    /// An HTTP request.
+    Http(HttpFacts),
 }
 
 impl Facts {
     /// True when the operation was not understood.
     pub fn is_opaque(&self) -> bool {
         match self {
-            Self::Sql(facts) => facts.class == crate::sql::SqlClass::Opaque,
+            Self::Sql(facts) => facts.class == SqlClass::Opaque,
+            Self::Http(facts) => facts.class == HttpClass::Opaque,
         }
     }
 
     /// True for what needs only a written (not synced) record before it is forwarded.
     pub fn is_plain_read(&self) -> bool {
         match self {
-            Self::Sql(facts) => facts.class == crate::sql::SqlClass::Read,
+            Self::Sql(facts) => facts.class == SqlClass::Read,
+            Self::Http(facts) => facts.class == HttpClass::Read,
+        }
+    }
+
+    /// What it does, in the words of its protocol: `drop_table`, `DELETE`.
+    pub fn kind(&self) -> &str {
+        match self {
+            Self::Sql(facts) => &facts.kind,
+            Self::Http(facts) => &facts.method,
+        }
+    }
+
+    /// Its class, as policy names it: `read`, `ddl`, `write`.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Sql(facts) => facts.class.as_str(),
+            Self::Http(facts) => facts.class.as_str(),
+        }
+    }
+
+    /// How much harm it could do.
+    pub fn risk(&self) -> Risk {
+        match self {
+            Self::Sql(facts) => facts.risk,
+            Self::Http(facts) => facts.risk,
+        }
+    }
+
+    /// Why it is opaque, when it is.
+    pub fn opaque_reason(&self) -> Option<&str> {
+        match self {
+            Self::Sql(facts) => facts.opaque_reason.as_deref(),
+            Self::Http(facts) => facts.opaque_reason.as_deref(),
+        }
+    }
+
+    /// A SQL statement's facts.
+    pub fn sql(&self) -> Option<&SqlFacts> {
+        match self {
+            Self::Sql(facts) => Some(facts),
+            Self::Http(_) => None,
+        }
+    }
+
+    /// An HTTP request's facts.
+    pub fn http(&self) -> Option<&HttpFacts> {
+        match self {
+            Self::Http(facts) => Some(facts),
+            Self::Sql(_) => None,
         }
     }
 }

@@ -33,6 +33,11 @@ pub enum OutcomeStatus {
         /// The server's SQLSTATE.
         sqlstate: String,
     },
+    /// The server answered with this HTTP status.
+    Responded {
+        /// `200`
+        status: u16,
+    },
     /// The portal was suspended at its row limit.
     Suspended,
     /// Skipped by the server because an earlier operation of the batch failed.
@@ -81,6 +86,8 @@ pub enum CloseReason {
     CancelRequest,
     /// lockgate drained.
     Drained,
+    /// An administrator ended it.
+    Killed,
     /// Written at start for a session a crash left open.
     Crash,
     /// Something lockgate did not foresee; a broken promise.
@@ -100,6 +107,7 @@ impl CloseReason {
             Self::LimitReached => "limit_reached",
             Self::CancelRequest => "cancel_request",
             Self::Drained => "drained",
+            Self::Killed => "killed",
             Self::Crash => "crash",
             Self::Internal => "internal",
         }

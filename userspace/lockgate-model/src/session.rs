@@ -16,6 +16,8 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 pub enum Protocol {
     /// PostgreSQL frontend/backend protocol 3.
     Postgres,
+    /// HTTP/1.1 and HTTP/2.
+    Http,
 }
 
 impl Protocol {
@@ -23,6 +25,7 @@ impl Protocol {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",
+            Self::Http => "http",
         }
     }
 }

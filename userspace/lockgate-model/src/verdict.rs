@@ -137,6 +137,9 @@ pub struct Obligations {
     /// Masking, when any matching rule asks for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<MaskSpec>,
+    /// Rules whose masks are not applied, since who asks may see raw values (`unmask_for`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unmasked: Vec<RuleId>,
     /// Recording.
     pub record: RecordSpec,
     /// How much of the results may reach the client: one for each matching `limits:` block; all of them hold.
@@ -190,6 +193,9 @@ pub struct MaskSpec {
     pub columns: Vec<ColumnMask>,
     /// Content detectors for the columns that carry no mask.
     pub detectors: BTreeSet<Detector>,
+    /// Masks for places in JSON responses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub json: Vec<crate::http::JsonMask>,
     /// What to do with a value of unknown lineage in a statement that could carry masked data.
     pub on_unknown_lineage: UnknownLineage,
     /// What to do with a masked column in WHERE, GROUP BY, ORDER BY, JOIN, …

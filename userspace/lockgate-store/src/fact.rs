@@ -5,6 +5,7 @@ use lockgate_model::{
     RequestId, SessionId, Timestamp,
     event::{Event, EventKind},
     id::{NodeName, TargetName},
+    operation::Digest,
     outcome::{CloseReason, Closing},
     principal::Principal,
     session::{Protocol, Session},
@@ -22,11 +23,15 @@ pub(crate) struct Fact {
 #[derive(Clone, Debug)]
 pub(crate) enum FactKind {
     Started(Box<Opening>),
-    Decided { denied: bool },
+    Decided {
+        denied: bool,
+    },
     Held(RequestId),
     Refused,
     Resolved(RequestId),
     Ended(Ending),
+    /// What rests on the shelf under a name.
+    Shelved(Box<(String, Option<Digest>)>),
     Other,
 }
 
@@ -56,6 +61,7 @@ impl Fact {
             EventKind::OperationDecided { denial, .. } => FactKind::Decided { denied: denial.is_some() },
             EventKind::ApprovalRequested { request, .. } => FactKind::Held(*request),
             EventKind::ApprovalResolved { request, .. } => FactKind::Resolved(*request),
+            EventKind::Shelved { name, digest } => FactKind::Shelved(Box::new((name.clone(), *digest))),
             EventKind::Refused { .. } => FactKind::Refused,
             EventKind::SessionEnded(closing) => FactKind::Ended(Ending::of(closing)),
             EventKind::MaskedColumns { .. }
@@ -78,7 +84,10 @@ impl Fact {
             | EventKind::FlowRefused { .. }
             | EventKind::Observed(_)
             | EventKind::Coverage(_)
+            | EventKind::Custody(_)
             | EventKind::TokenIssued { .. }
+            | EventKind::Access(_)
+            | EventKind::Administered(_)
             | EventKind::AgentStarted { .. }
             | EventKind::AgentStopped { .. }
             | EventKind::PolicyLoaded { .. }

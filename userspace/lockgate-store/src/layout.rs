@@ -78,6 +78,14 @@ impl Layout {
         self.dir.join("search")
     }
 
+    pub(crate) fn removed(&self) -> PathBuf {
+        self.dir.join("removed")
+    }
+
+    pub(crate) fn holds(&self) -> PathBuf {
+        self.dir.join("holds")
+    }
+
     pub(crate) fn tree(&self) -> PathBuf {
         self.dir.join("tree")
     }

@@ -8,6 +8,8 @@
 //! <dir>/keys/log.{key,pub}       what signs the head; keep a copy of log.pub off the host
 //! <dir>/repairs/                 what a crash tore off the log's end, kept as it was
 //! <dir>/tree/                    hashes of the Merkle tree over the records; rebuilt when they do not fit the head
+//! <dir>/removed/                 hashes of the records that retention removed
+//! <dir>/holds/                   legal holds in force
 //! <dir>/index/                   sled: sessions, requests, positions; deleted and rebuilt at will
 //! <dir>/search/                  tantivy: what words and filters find; deleted and rebuilt at will
 //! ```
@@ -23,15 +25,19 @@ mod disk;
 mod error;
 mod fact;
 mod head;
+mod hold;
 mod index;
 mod key;
 mod layout;
 mod lines;
 mod lock;
 mod log;
+mod objects;
 mod queue;
 mod reader;
 mod recover;
+mod removed;
+mod retention;
 pub mod search;
 mod session;
 mod shelf;
@@ -43,11 +49,14 @@ mod tree;
 mod writer;
 
 pub use error::StoreError;
+pub use hold::Holds;
 pub use lockgate_audit::{
     Checkpoint, Finding, Growth, Inclusion, Integrity, Place, Problem, ProofError, PublicKey, Record,
     Report as VerifyReport,
 };
 pub use log::{Log, LogSettings};
+pub use objects::{ObjectError, ObjectSettings, Objects};
 pub use reader::{Reader, Records};
+pub use retention::Plan;
 pub use session::{SessionFilter, SessionSummary};
 pub use shelf::Shelf;

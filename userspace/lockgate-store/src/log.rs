@@ -6,6 +6,7 @@ use crate::{
     disk::{Disk, RealDisk},
     error::{During, StoreError},
     head,
+    hold::Holds,
     index::{self, Index, Shared},
     key,
     layout::Layout,
@@ -13,7 +14,9 @@ use crate::{
     queue::Queue,
     reader::Reader,
     recover,
+    retention::{self, Plan},
     search::{Keeper, Searcher},
+    session::SessionFilter,
     signer::Signer,
     syncer::{SyncThread, Syncer, Written},
     tree::Tree,
@@ -21,7 +24,8 @@ use crate::{
 };
 use lockgate_audit::{Chain, Checkpoint, NoteError, PublicKey, SigningKey, checkpoint};
 use lockgate_model::{
-    RequestId,
+    RequestId, Timestamp,
+    custody::Removal,
     event::Event,
     id::NodeName,
     operation::Digest,
@@ -33,6 +37,7 @@ use std::{
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 /// A segment's usual size. Small enough to be made anew after a failed sync and to be read at start in well
@@ -192,6 +197,46 @@ impl Log {
     /// Reads beside the writer, with its index.
     pub fn reader(&self) -> Reader {
         Reader::indexed(self.layout.clone(), self.index.clone(), self.searcher.clone())
+    }
+
+    /// The legal holds on it.
+    pub fn holds(&self) -> Holds {
+        Holds::of(&self.layout)
+    }
+
+    /// What retention would remove now: records older than `keep` that neither policy nor holds keep. Reads every segment
+    /// that is over its time.
+    pub fn retention(&self, keep: Duration, now: Timestamp) -> Result<Plan, StoreError> {
+        let open = self.reader().sessions(&SessionFilter {
+            open: Some(true),
+            limit: Some(usize::MAX),
+            ..Default::default()
+        })?;
+        let open: Vec<_> = open.into_iter().map(|session| session.id).collect();
+        let signed = Checkpoint::covers(&self.reader().checkpoint()?).unwrap_or(0);
+        retention::plan(&self.layout, keep, &self.holds().all()?, &open, signed, now)
+    }
+
+    /// Writes down the hashes that stay of what a plan removes. To be recorded next: one removal each.
+    pub fn prepare_removal(&self, plan: &Plan, by: &str) -> Result<Vec<Removal>, StoreError> {
+        retention::prepare(&self.layout, plan, by)
+    }
+
+    /// Removes segments. `announced` is the number of the record that says so: a signed head must cover it.
+    pub fn remove(&self, removal: &Removal, announced: u64) -> Result<(), StoreError> {
+        let signed = Checkpoint::covers(&self.reader().checkpoint()?).unwrap_or(0);
+        if signed < announced {
+            let why = format!(
+                "record {announced} announces a removal and is not signed yet (the head covers {signed})"
+            );
+            return Err(StoreError::NotProven(why));
+        }
+        retention::discard(&self.layout, removal)
+    }
+
+    /// Where the segment that begins with a record rests.
+    pub fn segment_path(&self, first: u64) -> PathBuf {
+        retention::path(&self.layout, first)
     }
 
     /// Writes what is queued, syncs, signs the head and notes that the end was orderly. Blocks for as long as

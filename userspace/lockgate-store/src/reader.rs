@@ -9,12 +9,13 @@ use crate::{
     key,
     layout::{Layout, Segment},
     lines::{Line, Lines},
+    removed::{self, Hashes},
     search::{self, Searcher},
     session::{SessionFilter, SessionSummary},
     tree::Tree,
 };
 use lockgate_audit::{
-    Checkpoint, Growth, Inclusion, Place, PublicKey, Record, Report, Verifier,
+    Checkpoint, Growth, Inclusion, Place, ProofError, PublicKey, Record, Report, Verifier,
     tree::{self, Hash},
 };
 use lockgate_model::{RequestId, SessionId};
@@ -132,10 +133,27 @@ impl Reader {
 
     /// Every record of a session, oldest first; empty when there is none.
     pub fn session(&self, id: SessionId) -> Result<Vec<Record>, StoreError> {
-        let name = id.to_string();
         let mut records = Vec::new();
-        let mut take = |lines: &mut Lines, last: u64| -> Result<(), StoreError> {
-            let path = lines.segment.path.clone();
+        self.session_lines(id, &mut |_, record| {
+            records.push(record);
+            Ok(())
+        })?;
+        Ok(records)
+    }
+
+    /// The same, one at a time, each with its line as it rests. What retention removed is left out.
+    pub fn session_lines(
+        &self,
+        id: SessionId,
+        each: &mut dyn FnMut(&[u8], Record) -> io::Result<()>,
+    ) -> Result<(), StoreError> {
+        let name = id.to_string();
+        let mut take = |segment: Segment, first: u64, last: u64| -> Result<(), StoreError> {
+            let path = segment.path.clone();
+            let mut lines = match Lines::open_at(segment, first) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                lines => lines.during("open", &path)?,
+            };
             while lines.offset <= last
                 && let Some(line) = lines.next().during("read", &path)?
             {
@@ -144,7 +162,7 @@ impl Reader {
                 if mentions && line.complete {
                     let record = decode(&self.layout, &line)?;
                     if Fact::of(&record.event).session == Some(id) {
-                        records.push(record);
+                        each(line.bytes, record).during("take a record of", &path)?;
                     }
                 }
             }
@@ -153,19 +171,16 @@ impl Reader {
         match self.index.as_ref().map(|index| index.extents(id)) {
             Some(Ok(extents)) => {
                 for (segment, (first, last)) in extents {
-                    let segment = self.layout.segment(segment);
-                    let path = segment.path.clone();
-                    take(&mut Lines::open_at(segment, first).during("open", path)?, last)?;
+                    take(self.layout.segment(segment), first, last)?;
                 }
             }
             Some(Err(_)) | None => {
                 for segment in self.layout.list_segments()?.0 {
-                    let path = segment.path.clone();
-                    take(&mut Lines::open(segment).during("open", path)?, u64::MAX)?;
+                    take(segment, 0, u64::MAX)?;
                 }
             }
         }
-        Ok(records)
+        Ok(())
     }
 
     /// The session in which a request for approval was made.
@@ -185,6 +200,12 @@ impl Reader {
     /// Checks every line, every link and every signed head. Without a key the one beside the log is trusted,
     /// which proves nothing against somebody who could write there; the report says so.
     pub fn verify(&self, key: Option<PublicKey>) -> Result<Report, StoreError> {
+        self.verify_with(key, &[])
+    }
+
+    /// The same with signed heads that were kept elsewhere: what was sent there must be in the log, or the log was cut,
+    /// rolled back or forked.
+    pub fn verify_with(&self, key: Option<PublicKey>, kept: &[String]) -> Result<Report, StoreError> {
         let given = key.is_some();
         let key = match key {
             Some(key) => Some(key),
@@ -205,18 +226,32 @@ impl Reader {
             Some(note) => verifier.checkpoint(&note),
             None => verifier.head_unproven("the newest signed head is missing".into()),
         }
+        kept.iter().for_each(|note| verifier.checkpoint(note));
         let (segments, strangers) = self.layout.list_segments()?;
         for name in strangers {
             let place = Place { segment: name, line: 0, offset: 0 };
             verifier.garbage(place, "a file that is no segment".into());
         }
         for segment in segments {
+            self.pass_removed(&mut verifier, segment.first_seq)?;
             let mut lines = Lines::open(segment.clone()).during("open", &segment.path)?;
             while let Some(line) = lines.next().during("read", &segment.path)? {
                 verifier.line(line.place, line.bytes, line.complete);
             }
         }
         Ok(verifier.finish())
+    }
+
+    /// Hands over the hashes of what retention removed before a segment. What is missing without them is a finding.
+    fn pass_removed(&self, verifier: &mut Verifier, before: u64) -> Result<(), StoreError> {
+        let last = verifier.last_seq();
+        if before <= last + 1 {
+            return Ok(());
+        }
+        let Some(hashes) = removed::covering(&self.layout, last + 1, before - 1)? else { return Ok(()) };
+        let leaves = hashes.iter().map(Hashes::leaves).collect::<Result<Vec<_>, _>>()?;
+        verifier.removed(before - 1, Some(&mut leaves.into_iter().flatten()));
+        Ok(())
     }
 
     /// The newest signed head: a note.
@@ -257,7 +292,13 @@ impl Reader {
             return Err(StoreError::NotProven(why));
         }
         let path = self.path_in(|tree| tree::consistency(tree, before, size))?;
-        Ok(Growth { path, old: old.to_owned(), note })
+        let proof = Growth { path, old: old.to_owned(), note };
+        match proof.check(&self.own_key()?) {
+            Ok(_) => Ok(proof),
+            // The note that was handed in is not this log's: no fault of the tree.
+            Err(ProofError::Note(error)) => Err(StoreError::NotProven(format!("the earlier head: {error}"))),
+            Err(_) => self.holds(false).map(|()| proof),
+        }
     }
 
     fn own_key(&self) -> Result<PublicKey, StoreError> {

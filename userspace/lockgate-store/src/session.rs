@@ -1,6 +1,7 @@
 //! Sessions as listings show them, folded from the facts of the log.
 
 use crate::fact::{Fact, FactKind};
+use lockgate_audit::Record;
 use lockgate_model::{
     SessionId, Timestamp,
     id::{NodeName, TargetName},
@@ -79,6 +80,14 @@ impl SessionSummary {
         })
     }
 
+    /// The session that these records tell of, oldest first; None without its beginning.
+    pub fn of(records: &[Record]) -> Option<Self> {
+        let mut records = records.iter();
+        let mut session = records.find_map(|record| Self::begin(record.seq, &Fact::of(&record.event)))?;
+        records.for_each(|record| session.apply(record.seq, &Fact::of(&record.event)));
+        Some(session)
+    }
+
     /// Counts a fact of this session; one that was counted before is not counted again.
     pub(crate) fn apply(&mut self, seq: u64, fact: &Fact) {
         if seq <= self.last_seq {
@@ -129,7 +138,7 @@ pub struct SessionFilter {
 
 impl SessionFilter {
     /// How many at most.
-    pub(crate) fn limit(&self) -> usize {
+    pub fn limit(&self) -> usize {
         self.limit.unwrap_or(DEFAULT_LIMIT)
     }
 

@@ -4,6 +4,7 @@ mod failing;
 mod faults;
 mod open;
 mod proofs;
+mod retention;
 
 use crate::{
     Log, LogSettings, Record, SessionFilter, SessionSummary,

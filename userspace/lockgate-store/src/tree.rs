@@ -14,6 +14,7 @@ use crate::{
     error::{During, StoreError},
     layout::Layout,
     lines::Lines,
+    removed,
 };
 use lockgate_audit::{
     ChainHash, Checkpoint,
@@ -94,11 +95,18 @@ impl Tree {
 
     /// Takes the records that follow, as they were written.
     pub(crate) fn append(&mut self, entries: &[ChainHash]) -> io::Result<()> {
-        let mut leaves = Vec::with_capacity(entries.len() * HASH_BYTES as usize);
-        entries.iter().for_each(|entry| leaves.extend_from_slice(&tree::leaf(entry)));
+        self.append_leaves(&entries.iter().map(tree::leaf).collect::<Vec<_>>())
+    }
+
+    /// The leaf of a record.
+    pub(crate) fn leaf(&self, seq: u64) -> io::Result<Hash> {
+        self.fold(0, seq.checked_sub(1).ok_or(io::ErrorKind::InvalidInput)?, 1)
+    }
+
+    fn append_leaves(&mut self, leaves: &[Hash]) -> io::Result<()> {
         let at = self.size * HASH_BYTES;
-        self.row(0)?.write_all_at(&leaves, at)?;
-        let size = self.size + entries.len() as u64;
+        self.row(0)?.write_all_at(leaves.as_flattened(), at)?;
+        let size = self.size + leaves.len() as u64;
         let (mut before, mut after) = (self.size, size);
         for number in 1..MAX_ROWS {
             (before, after) = (before >> HEIGHT, after >> HEIGHT);
@@ -114,12 +122,13 @@ impl Tree {
         Ok(())
     }
 
-    /// Reads from the log what is missing up to record `through`.
+    /// Reads from the log what is missing up to record `through`: of what retention removed, the hashes.
     pub(crate) fn catch_up(&mut self, layout: &Layout, through: u64) -> Result<(), StoreError> {
         let (segments, _) = layout.list_segments()?;
         let begin = segments.partition_point(|segment| segment.first_seq <= self.size + 1).saturating_sub(1);
         let mut gathered = Vec::with_capacity(GATHERED);
         for segment in segments.into_iter().skip(begin) {
+            self.take_removed(layout, segment.first_seq, through, &mut gathered)?;
             let mut seq = segment.first_seq;
             let path = segment.path.clone();
             let mut lines = Lines::open(segment).during("open", &path)?;
@@ -128,16 +137,43 @@ impl Tree {
                 && line.complete
             {
                 if seq > self.size + gathered.len() as u64 {
-                    gathered.push(ChainHash::of_line(line.bytes));
-                }
-                if gathered.len() == GATHERED {
-                    self.append(&gathered).during("write", self.dir.clone())?;
-                    gathered.clear();
+                    self.gather(tree::leaf(&ChainHash::of_line(line.bytes)), &mut gathered)?;
                 }
                 seq += 1;
             }
         }
-        self.append(&gathered).during("write", self.dir.clone())
+        self.append_leaves(&gathered).during("write", self.dir.clone())
+    }
+
+    /// The hashes of removed records before a segment that are not taken in yet.
+    fn take_removed(
+        &mut self,
+        layout: &Layout,
+        before: u64,
+        through: u64,
+        gathered: &mut Vec<Hash>,
+    ) -> Result<(), StoreError> {
+        let next = self.size + gathered.len() as u64 + 1;
+        if before <= next {
+            return Ok(());
+        }
+        for hashes in removed::all(layout)?.into_iter().filter(|hashes| hashes.last >= next) {
+            for (seq, leaf) in (hashes.first..).zip(hashes.leaves()?) {
+                if seq < before && seq <= through && seq == self.size + gathered.len() as u64 + 1 {
+                    self.gather(leaf, gathered)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn gather(&mut self, leaf: Hash, gathered: &mut Vec<Hash>) -> Result<(), StoreError> {
+        gathered.push(leaf);
+        if gathered.len() == GATHERED {
+            self.append_leaves(gathered).during("write", self.dir.clone())?;
+            gathered.clear();
+        }
+        Ok(())
     }
 
     /// The root of the first records.

@@ -151,6 +151,7 @@ fn any_outcome() -> impl Strategy<Value = Outcome> {
     let status = prop_oneof![
         any_text().prop_map(|tag| OutcomeStatus::Completed { tag }),
         any_text().prop_map(|sqlstate| OutcomeStatus::Failed { sqlstate }),
+        (100u16..600).prop_map(|status| OutcomeStatus::Responded { status }),
         Just(OutcomeStatus::Suspended),
         Just(OutcomeStatus::Skipped),
         Just(OutcomeStatus::Broken),

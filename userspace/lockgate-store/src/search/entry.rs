@@ -6,6 +6,7 @@ use lockgate_audit::Record;
 use lockgate_model::{
     OperationId, RequestId, SessionId,
     approval::{Resolution, Vote},
+    custody::Custody,
     event::{EventKind, RecordedOperation},
     grant::{Grant, GrantEnd},
     operation::Facts,
@@ -120,10 +121,8 @@ struct Kind<'a> {
 /// answered says nothing that its decision does not.
 pub(super) fn peek(line: &[u8]) -> Result<(u64, Option<String>), serde_json::Error> {
     let Kind { event, seq } = serde_json::from_slice(line)?;
-    let searched = !matches!(
-        &*event,
-        "forwarded" | "responded" | "result_rows" | "masked_columns" | "coverage" | "recording_stored"
-    );
+    let searched =
+        !matches!(&*event, "forwarded" | "responded" | "result_rows" | "masked_columns" | "coverage");
     Ok((seq, searched.then(|| event.into_owned())))
 }
 
@@ -330,6 +329,12 @@ impl Making {
             }
             EventKind::PolicyRejected { errors, .. } => {
                 self.text(&format!("policy rejected {}", errors.join(" ")))
+            }
+            EventKind::Custody(custody) => {
+                if let Custody::RecordingStored(stored) = &**custody {
+                    self.hit.session = Some(stored.session);
+                }
+                self.text(&custody.sentence());
             }
             EventKind::Gap { stage, detail, .. } => self.text(&format!("{stage}: {detail}")),
             EventKind::Forwarded { .. }
