@@ -5,6 +5,7 @@ mod builtins;
 mod catalogue;
 mod certificates;
 mod effects;
+mod everyday;
 mod login;
 mod misbehaviour;
 mod texts;

@@ -63,10 +63,11 @@ static LIST: LazyLock<Builtins> = LazyLock::new(|| {
     list
 });
 
-/// A function as called; None when it is not known to be harmless.
+/// A function as called with so many arguments; None when it is not known to be harmless.
 pub(super) fn harmless(
     schema: Option<&str>,
     name: &str,
+    arguments: usize,
     state: &SessionState,
     catalogue: Option<&CatalogueSnapshot>,
 ) -> Option<Harmless> {
@@ -76,7 +77,7 @@ pub(super) fn harmless(
             name.starts_with("_pg_").then_some(Harmless { rows: true, ..Harmless::default() })
         }
         Some("pg_catalog") => builtin(name, state),
-        Some(schema) => own(catalogue, Some(schema), name, state)?.then_some(OWN),
+        Some(schema) => own(catalogue, Some(schema), name, arguments, state)?.then_some(OWN),
         None if state.in_doubt(name) => None,
         None => {
             // `regtype('int4')`: a cast that looks like a call.
@@ -84,7 +85,7 @@ pub(super) fn harmless(
             let builtin = builtin(name, state).or_else(cast);
             // A better match for the arguments' types wins wherever it is in the path (func_select_candidate), so
             // everything of that name counts.
-            match own(catalogue, None, name, state) {
+            match own(catalogue, None, name, arguments, state) {
                 // Where the catalogue knows of no other, it is the built-in one under every path.
                 None if state.search_path.catalog_first() || catalogue.is_some() => builtin,
                 None | Some(false) => None,
@@ -102,15 +103,18 @@ pub(super) fn harmless(
 /// What is known of a harmless function of the database's own: it may return many rows.
 pub(super) const OWN: Harmless = Harmless { rows: true, values: false, own: true, since: 0, until: None };
 
-/// Whether functions of this name, or a type that is called like one, are harmless; None when there is none.
+/// Whether functions of this name, or a type that is called like one, are harmless; None when there is none. A call is a cast
+/// with one argument alone (func_get_detail).
 fn own(
     catalogue: Option<&CatalogueSnapshot>,
     schema: Option<&str>,
     name: &str,
+    arguments: usize,
     state: &SessionState,
 ) -> Option<bool> {
     let catalogue = catalogue?;
-    match (catalogue.routines_harmless(schema, name, state), catalogue.types_harmless(schema, name, state)) {
+    let types = (arguments == 1).then(|| catalogue.types_harmless(schema, name, state)).flatten();
+    match (catalogue.routines_harmless(schema, name, state), types) {
         (None, types) => types,
         (routines, None) => routines,
         (Some(routines), Some(types)) => Some(routines && types),
@@ -371,7 +375,7 @@ mod tests {
     fn check(schema: Option<&str>, name: &str, path: &SearchPath) -> bool {
         let mut state = SessionState::default();
         state.search_path.clone_from(path);
-        harmless(schema, name, &state, None).is_some()
+        harmless(schema, name, 1, &state, None).is_some()
     }
 
     #[test]
@@ -559,8 +563,8 @@ mod tests {
             state.server_major = server_major;
             state
         };
-        assert!(harmless(None, "uuidv7", &on(None), None).is_none());
-        assert!(harmless(None, "uuidv7", &on(Some(17)), None).is_none());
-        assert!(harmless(None, "uuidv7", &on(Some(18)), None).is_some());
+        assert!(harmless(None, "uuidv7", 0, &on(None), None).is_none());
+        assert!(harmless(None, "uuidv7", 0, &on(Some(17)), None).is_none());
+        assert!(harmless(None, "uuidv7", 0, &on(Some(18)), None).is_some());
     }
 }

@@ -101,7 +101,7 @@ impl Walk<'_> {
         {
             return;
         }
-        if function::harmless(schema, name, self.state, None).is_none() {
+        if function::harmless(schema, name, 1, self.state, None).is_none() {
             // What both call unknown, the grammar's walk may know better (from the catalogue, or as a cast).
             let class = function::harm(name).class;
             self.raise(if both { self.judged(&whole, class) } else { class });

@@ -179,7 +179,7 @@ impl Walk<'_> {
     /// A function that is called without being written as a call.
     fn call_by_name(&mut self, name: &str, place: Option<Place>, out: &mut Expr) {
         self.gathered.functions.insert(name.to_owned());
-        match function::harmless(None, name, self.state, self.catalogue) {
+        match function::harmless(None, name, 1, self.state, self.catalogue) {
             Some(harmless) if !harmless.own => {}
             Some(_) => {
                 self.gathered.calls.insert(name.to_owned());
@@ -298,7 +298,7 @@ impl Walk<'_> {
             Some(schema) => format!("{schema}.{name}"),
             None => name.to_owned(),
         });
-        let known = function::harmless(schema, name, self.state, self.catalogue)
+        let known = function::harmless(schema, name, call.args.len(), self.state, self.catalogue)
             .filter(|_| !function::READS_A_TYPE.contains(&name) || self.reads_a_builtin_type(call));
         let argument_place = match known.or_else(|| self.runs_reads(call)) {
             Some(harmless) if harmless.own => {
@@ -413,7 +413,8 @@ impl Walk<'_> {
             _ => link.oper_name.is_empty() || self.operator(&link.oper_name),
         };
         if !known {
-            out.calls.push(Call { name: qualified(&link.oper_name).1.to_owned(), place });
+            let name = if link.oper_name.is_empty() { "=" } else { qualified(&link.oper_name).1 };
+            out.calls.push(Call { name: name.to_owned(), place });
         }
         let place = if known { place } else { place.or(Some(Place::UnknownFunction)) };
         let kind = SubLinkType::try_from(link.sub_link_type);
