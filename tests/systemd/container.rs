@@ -37,6 +37,8 @@ mount -t tmpfs -o mode=1777 tmpfs tmp
 mount -t tmpfs -o mode=755 tmpfs dev
 for node in null:3 zero:5 full:7 random:8 urandom:9; do mknod -m 666 dev/${node%:*} c 1 ${node#*:}; done
 mknod -m 666 dev/tty c 5 0
+mkdir dev/net
+mknod -m 666 dev/net/tun c 10 200
 ln -s /proc/self/fd dev/fd
 mkdir -p dev/shm dev/pts mnt
 pivot_root . mnt
