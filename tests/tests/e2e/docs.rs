@@ -3,7 +3,7 @@
 //!
 //! What needs neither root nor a server is checked in `userspace/lockgate/tests/docs.rs`.
 
-use crate::world::{POLICY, World, database, has_kind};
+use crate::world::{CARD, POLICY, SSN, World, database, has_kind};
 use anyhow::{Context, Result, bail, ensure};
 use lockgate_tests::{
     agent::{Agent, AgentOptions, target},
@@ -62,6 +62,57 @@ async fn getting_started_works_as_it_is_written() -> Result<()> {
     }
     ensure!(walk.said.contains("approved") && walk.said.contains("intact:"), "{}", walk.said);
     walk.trouble(&document).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tutorial_works_as_it_is_written() -> Result<()> {
+    let mut walk = Walk::new()?;
+    let document = document("userspace/docs/tutorial.md")?;
+    for (name, text) in named_files(&document) {
+        let path = PathBuf::from(walk.place(&name));
+        fs::create_dir_all(path.parent().context("no directory")?)?;
+        fs::write(path, walk.place(&text))?;
+    }
+    let mut waiting = None;
+    let mut asks = String::new();
+    for block in blocks(&document, "console") {
+        let notices: Vec<String> =
+            block.lines().filter(|line| line.starts_with("NOTICE")).map(|line| walk.place(line)).collect();
+        let waits = !notices.is_empty();
+        walk.notices.extend(notices);
+        for line in block.lines() {
+            match line.split_once(' ') {
+                Some(("#", command)) if command.starts_with("systemctl") => walk.agent.launch().await?,
+                Some(("$", command)) if command.starts_with("lockgate run") && waits => {
+                    command.clone_into(&mut asks);
+                    waiting = Some(job::start(walk.command(CI_USER, command)?)?);
+                    walk.waits().await?;
+                }
+                Some(("$", command)) if command.starts_with("lockgate run") => {
+                    walk.done(CI_USER, command).await?;
+                }
+                Some(("$", command)) => walk.done(APPROVER, command).await.map(drop)?,
+                Some(("#", command)) => walk.done(0, command).await.map(drop)?,
+                Some(_) | None => {}
+            }
+        }
+    }
+    let job = waiting.context("nothing waited")?.done().await?;
+    ensure!(job.code == Some(0) && job.stdout.contains("[redacted]"), "{job:?}");
+    ensure!(!job.stdout.contains(SSN) && !job.stdout.contains(CARD), "a mask was lifted: {job:?}");
+    for notice in &walk.notices {
+        ensure!(job.stderr.lines().any(|line| reads_as(line, notice)), "{notice:?} is not in {job:?}");
+    }
+    // What it says of the grant: the same passes by itself, another statement asks.
+    let again = walk.done(CI_USER, &asks).await?;
+    ensure!(again.stdout.contains("[redacted]"), "{again:?}");
+    let other = asks.replace("id, name, ssn, card_number", "id, name");
+    let other = job::start(walk.command(CI_USER, &other)?)?;
+    walk.waits().await?;
+    walk.done(APPROVER, "lockgate approvals deny req_… --reason 'not today'").await?;
+    ensure!(other.done().await?.code == Some(1));
+    ensure!(walk.said.contains("intact:"), "{}", walk.said);
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,10 +2,12 @@
 //!
 //! Needs root, cgroup v2 and BPF, and fails without. One test binary, so that it links once.
 
+mod api;
 mod approvals;
 mod attacks;
 mod bypass;
 mod confinement;
+mod console;
 mod coverage;
 mod credentials;
 mod differential;
@@ -25,4 +27,5 @@ mod proofs;
 mod protocol;
 mod records;
 mod replay;
+mod unmask;
 mod world;

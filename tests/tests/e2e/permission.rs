@@ -189,6 +189,14 @@ async fn an_open_session_loses_a_grant_at_the_moment_it_is_revoked() -> Result<(
     ensure!(answer(&mut stdout).await? == "UPDATE 1");
     ensure!(told(&world).len() == 1);
 
+    // Prepared, and inside a transaction, when it is taken back.
+    say("prepare change(text) as update orders set note = $1 where id = 1;").await?;
+    ensure!(answer(&mut stdout).await? == "PREPARE");
+    say("begin;").await?;
+    ensure!(answer(&mut stdout).await? == "BEGIN");
+    say("update orders set note = 'two and a half' where id = 1;").await?;
+    ensure!(answer(&mut stdout).await? == "UPDATE 1");
+
     let grants = world.agent.json(&["grants", "list"])?;
     let grant = grants["grants"][0]["id"].as_str().context("a grant")?.to_owned();
     let revoked = world.agent.cli(&["grants", "revoke", &grant, "--reason", "done"])?;
@@ -196,6 +204,11 @@ async fn an_open_session_loses_a_grant_at_the_moment_it_is_revoked() -> Result<(
     say("update orders set note = 'three' where id = 1;").await?;
     let request = next_told(&world, 1).await?;
     ensure!(!world.target_saw("three")?, "the session kept a revoked grant");
+    Decision::on(&request, "deny", "ana@example.com", &["dba"]).accepted().await?;
+    say("rollback;").await?;
+    ensure!(answer(&mut stdout).await? == "ROLLBACK");
+    say("execute change('four');").await?;
+    let request = next_told(&world, 2).await?;
     Decision::on(&request, "deny", "ana@example.com", &["dba"]).accepted().await?;
     say("select note from orders where id = 1;").await?;
     ensure!(answer(&mut stdout).await? == "two");
@@ -465,6 +478,49 @@ async fn who_comes_back_takes_up_a_request_that_still_waits() -> Result<()> {
     let done = job.done().await?;
     ensure!(done.code == Some(0), "{done:?}");
     ensure!(world.target_saw("taken up")?);
+    Ok(())
+}
+
+/// What an approval is used for again, with an older shelf put back meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_of_what_outlives_a_restart_brings_no_used_approval_back() -> Result<()> {
+    let mut world = world().await?;
+    let migration = "create table if not exists rolled_back (id int)";
+    let first = step(&world, "4711", &[migration])?;
+    approve(&next_told(&world, 0).await?).accepted().await?;
+    ensure!(first.done().await?.code == Some(0));
+    let shelf = world.agent.scratch().path().join("store/shelf");
+    let copy = world.agent.scratch().path().join("older");
+    let lease = |dir: &std::path::Path| -> Result<usize> {
+        let names = std::fs::read_dir(dir)?.collect::<std::io::Result<Vec<_>>>()?;
+        Ok(names.iter().filter(|name| name.file_name().to_string_lossy().ends_with(".reuse")).count())
+    };
+    let until = Instant::now() + WITHIN;
+    while lease(&shelf)? == 0 {
+        ensure!(Instant::now() < until, "the approval is not kept");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    std::fs::create_dir(&copy)?;
+    for file in std::fs::read_dir(&shelf)? {
+        let file = file?;
+        std::fs::copy(file.path(), copy.join(file.file_name()))?;
+    }
+    let retried = step(&world, "4711", &[migration])?.done().await?;
+    ensure!(retried.code == Some(0), "{retried:?}");
+    world.agent.kill();
+    for file in std::fs::read_dir(&copy)? {
+        let file = file?;
+        std::fs::copy(file.path(), shelf.join(file.file_name()))?;
+    }
+    world.agent.launch().await?;
+    let before = told(&world).len();
+    let again = step(&world, "4711", &[migration])?;
+    let request = next_told(&world, before).await?;
+    Decision::on(&request, "deny", "ana@example.com", &["dba"]).accepted().await?;
+    ensure!(again.done().await?.code == Some(1), "a used approval came back with an older shelf");
+    let gaps = world.recorded("gap", 1).await?;
+    ensure!(gaps.iter().any(|gap| gap["data"]["stage"] == "shelf"), "{gaps:?}");
+    ensure!(world.agent.cli(&["audit", "verify"])?.status.success());
     Ok(())
 }
 

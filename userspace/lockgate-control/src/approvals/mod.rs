@@ -8,3 +8,7 @@ pub(crate) mod registry;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod lasting;
+#[cfg(test)]
+mod load;
