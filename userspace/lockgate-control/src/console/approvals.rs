@@ -4,7 +4,7 @@
 use super::{
     Console,
     form::Fields,
-    page::{Page, Refusal, Section, Visit, csrf},
+    page::{Page, Refusal, Section, Visit, csrf, no_default},
     parts::{bytes, command, empty, marked, number, one_line, risk, state, time, time_left, word},
 };
 use crate::{
@@ -370,6 +370,7 @@ fn bulk(caller: &Caller) -> Markup {
     }
     html! {
         fieldset.bulk aria-label="Decide the selected ones together" {
+            (no_default())
             div {
                 label for="pick-all" { input #pick-all type="checkbox"; " All on this page" }
                 p.small.muted #chosen role="status" { "Select above, then decide together" }

@@ -3,7 +3,7 @@
 use super::{
     Console,
     inside::plain_id,
-    page::{Page, Refusal, Section, Visit, csrf},
+    page::{Page, Refusal, Section, Visit, csrf, no_default},
     parts::{list, number, one_line, plural, risk, said, state, statement, word},
 };
 use crate::auth::Role;
@@ -111,6 +111,7 @@ fn form(visit: &Visit, id: &str, whole: &Value, waiting: usize) -> Markup {
         form #decide method="post" action={ "/bundles/" (id) "/decide" } {
             (csrf(&visit.caller))
             input type="hidden" name="command_digest" value=(said(&whole["command_digest"]));
+            (no_default())
             div.field {
                 label for="reason" { "Reason " span.hint { "(one for all, recorded with each)" } }
                 textarea #reason name="reason" maxlength="4000" rows="2" {}

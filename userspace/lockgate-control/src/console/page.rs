@@ -331,6 +331,11 @@ pub(super) fn csrf(caller: &Caller) -> Markup {
     }
 }
 
+/// Enter in a field decides nothing: the first button of the form, which Enter would press, cannot be pressed.
+pub(super) fn no_default() -> Markup {
+    html! { button type="submit" disabled hidden {} }
+}
+
 /// The page above: what `u` and "Go back" lead to.
 fn up(path: &str) -> String {
     let mut parts = path.split('/').filter(|part| !part.is_empty());

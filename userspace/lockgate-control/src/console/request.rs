@@ -4,7 +4,7 @@
 use super::{
     Console,
     approvals::need,
-    page::{Page, Refusal, Section, Visit, csrf},
+    page::{Page, Refusal, Section, Visit, csrf, no_default},
     parts::{
         assurance, bytes, fact, link, list, marked, plural, risk, rough, said, state, statement, time, time_left,
         time_of, word,
@@ -201,6 +201,7 @@ fn hurt(whole: &Value) -> Markup {
                 dl.facts {
                     dt { "Class and risk" }
                     dd { (said(&operation["class"])) ", " (risk(&said(&operation["risk"]))) }
+                    (http(operation))
                     (fact("Effects", &effects))
                     (fact("Writes", &list(&operation["tables_written"]).join(", ")))
                     (fact("Reads", &list(&operation["tables_read"]).join(", ")))
@@ -216,6 +217,28 @@ fn hurt(whole: &Value) -> Markup {
     }
 }
 
+/// What a request over HTTP names; nothing of a statement.
+fn http(operation: &Value) -> Markup {
+    if !operation["method"].is_string() {
+        return html! {};
+    }
+    let fields = |name: &str| -> Vec<String> {
+        let fields = operation[name].as_array().into_iter().flatten();
+        fields.map(|field| format!("{}: {}", said(&field["name"]), said(&field["value"]))).collect()
+    };
+    let body = &operation["body"];
+    html! {
+        (fact("Method", &said(&operation["method"])))
+        (fact("Host", &said(&operation["host"])))
+        (fact("Path", &said(&operation["path"])))
+        (fact("Route", &said(&operation["route"])))
+        (fact("Query", &fields("query").join(", ")))
+        (fact("Headers", &fields("headers").join(", ")))
+        (fact("Upgrade", &said(&operation["upgrade"])))
+        (fact("Body", &[said(&body["state"]), body["bytes"].as_u64().map_or(String::new(), |count| format!("{count} bytes"))].join(" ")))
+    }
+}
+
 /// The exact text and what is bound to it.
 fn text(operation: &Value) -> Markup {
     let whole = operation["statement"].as_str().unwrap_or_default();
@@ -223,7 +246,7 @@ fn text(operation: &Value) -> Markup {
     html! {
         section.card aria-labelledby="text" {
             header {
-                h2 #text { @if operation["literals"] == "masked" { "The statement, literals replaced" } @else { "The exact statement" } }
+                h2 #text { @if operation["literals"] == "masked" { "The statement, literals replaced" } @else if operation["method"].is_string() { "The exact request" } @else { "The exact statement" } }
                 span.small.muted { (bytes(whole.len())) }
             }
             div.body {
@@ -474,6 +497,7 @@ fn form(visit: &Visit, case: &Case) -> Markup {
         form #decide method="post" action={ "/approvals/" (request.id) "/decide" } {
             (csrf(caller))
             input type="hidden" name="command_digest" value=(request.operation.digest);
+            (no_default())
             div.field {
                 label for="reason" { "Reason " span.hint { @if must { "(the rule requires one)" } @else { "(recorded; the job's log shows it)" } } }
                 textarea #reason name="reason" maxlength="4000" rows="2" required[must] {}

@@ -4,7 +4,6 @@
 use super::*;
 use crate::{
     PeerCred,
-    api::problem::Problem as ApiProblem,
     auth::{
         Caller, Role,
         caller::Known,
@@ -374,6 +373,9 @@ async fn what_hides_is_spelled_out_where_people_decide() {
     for part in ["What could hurt", "The exact statement", "Who asks, and how sure", "Approve this ALTER TABLE once", "Deny this ALTER TABLE", "Inside a transaction"] {
         assert!(body.contains(part), "{part}");
     }
+    let decide = body.split("id=\"decide\"").nth(1).unwrap();
+    let first = decide.find("<button").and_then(|at| decide.get(at..)).unwrap();
+    assert!(first.starts_with("<button type=\"submit\" disabled hidden>"), "Enter in a field would decide");
     let order: Vec<usize> = ["class=\"sentence\"", "id=\"hurt\"", "id=\"text\"", "id=\"who\"", "id=\"history\"", "id=\"decide-title\""]
         .iter()
         .map(|part| body.find(part).unwrap())
@@ -592,5 +594,4 @@ async fn news_come_as_events_when_something_comes_and_streams_are_bounded() {
     room.stage.control.stop(Duration::from_secs(5)).await;
     let end = tokio::time::timeout(Duration::from_secs(30), body.collect()).await;
     assert!(end.is_ok(), "a stream ends with the agent");
-    let _ = ApiProblem::not_found("");
 }
