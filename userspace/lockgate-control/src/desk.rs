@@ -2,11 +2,14 @@
 //! [`Control`]; its tasks run on the runtime that started it, never on the data plane's.
 
 use crate::{
-    api::{refusal::RefusalLog, replay::Replays},
+    api::{Bounds, problem::Problem, refusal::RefusalLog, replay::Replays},
+    auth::Auth,
     approvals::{bundle::BundleCase, case::Case, registry::Registry},
+    feed::Feed,
+    house::House,
     keep::{self, Keep, Lasting},
     link::Links,
-    notify::{Channels, channel::About, event::EventType},
+    notify::{Channels, channel::About, event::EventType, health::ChannelHealth, settings::ChannelSettings},
     people::People,
     settings::{self, ControlError, ControlSettings, Integration},
 };
@@ -18,7 +21,7 @@ use lockgate_model::{
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -42,6 +45,7 @@ pub(crate) struct Desk {
     pub(crate) integrations: Vec<Integration>,
     pub(crate) local_approvers: BTreeMap<u32, Vec<GroupName>>,
     pub(crate) people: People,
+    pub(crate) auth: Auth,
     pub(crate) keep: Keep,
     /// The task that lets time pass for what is no request was started.
     pub(crate) driven: AtomicBool,
@@ -50,6 +54,12 @@ pub(crate) struct Desk {
     pub(crate) ready: AtomicBool,
     pub(crate) runtime: Handle,
     pub(crate) cases: TaskTracker,
+    /// The control plane that this is the desk of.
+    pub(crate) me: OnceLock<Weak<Control>>,
+    /// What it shows and does not own; the binary attaches it.
+    pub(crate) house: OnceLock<Arc<dyn House>>,
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) bounds: Bounds,
     /// Cancelled when no request may be opened any more; those that wait are withdrawn.
     pub(crate) drain: CancellationToken,
 }
@@ -84,14 +94,23 @@ impl Control {
         lasting: &Lasting,
     ) -> Result<Arc<Self>, ControlError> {
         let people = People::new(settings.people.clone()).map_err(ControlError::TwoPeople)?;
-        settings::check_names(&settings.webhooks)?;
+        let (named, also) = (settings.webhooks.iter(), settings.channels.iter());
+        let names = named.map(|webhook| webhook.name.as_str()).chain(also.map(ChannelSettings::name));
+        settings::check_names(names)?;
         let base = settings::base_url(&settings)?;
-        let integrations = settings::integrations(&settings.webhooks)?;
+        let templated = settings.channels.iter().filter_map(|channel| match channel {
+            ChannelSettings::Webhook(webhook) => Some(webhook),
+            ChannelSettings::Slack(_) | ChannelSettings::Email(_) => None,
+        });
+        let integrations = settings::integrations(settings.webhooks.iter().chain(templated))?;
         if let (None, Some(integration)) = (&base, integrations.first()) {
             return Err(ControlError::NoDecisionUrl(integration.name.clone()));
         }
+        let auth = Auth::new(settings.login, base.as_deref(), lasting.tokens.clone())?;
         let links = Links::new(base, ambient.as_ref());
-        let channels = Channels::new(settings.webhooks, recorder.clone(), ambient.clone())?;
+        let channels = Channels::new(settings.webhooks, settings.channels, recorder.clone(), ambient.clone())?;
+        let keep = Keep::new(lasting, recorder.clone(), ambient.clone());
+        let drain = CancellationToken::new();
         let desk = Arc::new(Desk {
             node: settings.node,
             links,
@@ -102,20 +121,33 @@ impl Control {
             integrations,
             local_approvers: settings.local_approvers,
             people,
-            keep: Keep::new(lasting),
+            auth,
+            keep,
             driven: AtomicBool::new(false),
             replays: Replays::default(),
             refusals: RefusalLog::default(),
             ready: AtomicBool::new(false),
             runtime: Handle::current(),
             cases: TaskTracker::new(),
-            drain: CancellationToken::new(),
+            me: OnceLock::new(),
+            house: OnceLock::new(),
+            bounds: Bounds::default(),
+            feed: Arc::new(Feed::new(Handle::current(), drain.child_token())),
+            drain,
         });
-        keep::restore(&desk, &lasting.left_open);
+        keep::restore(&desk, lasting);
         if lasting.shelf.is_some() {
             desk.wake();
         }
-        Ok(Arc::new(Self { desk }))
+        let control = Arc::new(Self { desk });
+        let _ = control.desk.me.set(Arc::downgrade(&control));
+        Ok(control)
+    }
+
+    /// Hands it what it shows and does not own; to be called once, before it is served.
+    pub fn attach_house(&self, house: Arc<dyn House>) {
+        self.desk.feed.attach(house.clone());
+        let _ = self.desk.house.set(house);
     }
 
     /// Requests that wait now.
@@ -131,6 +163,11 @@ impl Control {
     /// Sends again to webhooks that were disabled by an HTTP 410; call it when configuration is reloaded.
     pub fn enable_webhooks(&self) {
         self.desk.channels.enable();
+    }
+
+    /// How each channel does.
+    pub fn channels(&self) -> Vec<ChannelHealth> {
+        self.desk.channels.health()
     }
 
     /// Opens nothing more, withdraws (and records) what waits as drained, and gives notifications until
@@ -154,6 +191,17 @@ impl Drop for Control {
 }
 
 impl Desk {
+    /// The control plane, while it is there.
+    pub(crate) fn control(&self) -> Result<Arc<Control>, Problem> {
+        let control = self.me.get().and_then(Weak::upgrade);
+        control.ok_or_else(|| Problem::unavailable("the agent is stopping"))
+    }
+
+    /// What it shows and does not own; None until the binary has attached it.
+    pub(crate) fn house(&self) -> Option<&Arc<dyn House>> {
+        self.house.get()
+    }
+
     /// Queues a message for every channel; never waits.
     pub(crate) fn notify(self: &Arc<Self>, kind: EventType, case: &Arc<Case>) {
         self.channels.queue(self, kind, About::Case(case.clone()));

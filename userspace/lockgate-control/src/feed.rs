@@ -316,3 +316,6 @@ impl Watcher {
         Some(Seen::Record(record))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,6 +65,8 @@ pub struct Lasting {
     pub left_open: BTreeSet<RequestId>,
     /// The policy in force; says which emergency overrides there are.
     pub policy: Option<Arc<ArcSwap<CompiledPolicy>>>,
+    /// Where API tokens rest; without it they are good until a restart.
+    pub tokens: Option<Arc<dyn Shelf>>,
     /// How a fresh login is known; without it nobody has one, and nobody breaks the glass.
     pub logins: Option<Logins>,
 }

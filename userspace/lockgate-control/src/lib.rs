@@ -13,7 +13,9 @@
 pub mod api;
 mod approvals;
 pub mod auth;
+mod console;
 mod desk;
+pub mod feed;
 pub mod house;
 mod keep;
 mod link;
@@ -36,4 +38,11 @@ pub use desk::Control;
 pub use keep::Lasting;
 pub use people::PersonSettings;
 pub use serve::{ServeError, UnixSocket, serve_tcp, serve_unix};
-pub use settings::{ControlError, ControlSettings, WebhookSettings};
+pub use notify::{
+    health::ChannelHealth,
+    settings::{
+        ChannelSettings, EmailSettings, MailTls, SlackSettings, TemplateSettings, TemplateSource,
+        WebhookSettings,
+    },
+};
+pub use settings::{ControlError, ControlSettings};

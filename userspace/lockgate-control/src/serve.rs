@@ -3,7 +3,7 @@
 //! Over TCP anybody may connect, so when all places are taken the oldest connection makes room: slow callers
 //! cannot keep a decision out. On the unix socket every uid has places of its own.
 
-use crate::api::peer::PeerCred;
+use crate::{api::peer::PeerCred, auth::gate::Remote};
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -15,13 +15,15 @@ use std::{
     io,
     os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener, UnixStream},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     task::{AbortHandle, Id, JoinSet},
 };
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
 /// Open TCP connections; the oldest makes room for the next.
@@ -63,15 +65,26 @@ pub enum ServeError {
     },
 }
 
-/// Serves a router over TCP until `shutdown`, then drains.
-pub async fn serve_tcp(listener: TcpListener, router: Router, shutdown: CancellationToken) {
+/// Serves a router over TCP, by TLS when there is a certificate, until `shutdown`, then drains. Every request carries the
+/// address it came from ([`Remote`]).
+pub async fn serve_tcp(
+    listener: TcpListener,
+    router: Router,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    shutdown: CancellationToken,
+) {
+    let tls = tls.map(TlsAcceptor::from);
     let mut connections = Connections::new(shutdown.clone());
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, from)) => {
                     connections.make_room(TCP_CONNECTIONS_MAX);
-                    connections.spawn(stream, router.clone(), None);
+                    let router = router.clone().layer(Extension(Remote(from.ip())));
+                    match &tls {
+                        Some(tls) => connections.spawn(secured(tls.clone(), stream), router, None),
+                        None => connections.spawn(async { Some(stream) }, router, None),
+                    }
                 }
                 Err(error) => pause(&error).await,
             },
@@ -92,7 +105,8 @@ pub async fn serve_unix(socket: UnixSocket, router: Router, shutdown: Cancellati
             accepted = socket.listener.accept() => match accepted {
                 Ok((stream, _)) => match peer_of(&stream) {
                     Ok(peer) if connections.of_uid(peer.uid) < UNIX_CONNECTIONS_PER_UID => {
-                        connections.spawn(stream, router.clone().layer(Extension(peer)), Some(peer.uid));
+                        let router = router.clone().layer(Extension(peer));
+                        connections.spawn(async { Some(stream) }, router, Some(peer.uid));
                     }
                     Ok(peer) => tracing::warn!(uid = peer.uid, "too many connections of one uid; closed one"),
                     Err(error) => tracing::warn!(%error, "a connection without credentials; closed it"),
@@ -155,11 +169,17 @@ impl Connections {
         }
     }
 
-    fn spawn<S>(&mut self, stream: S, router: Router, uid: Option<u32>)
+    fn spawn<F, S>(&mut self, stream: F, router: Router, uid: Option<u32>)
     where
+        F: Future<Output = Option<S>> + Send + 'static,
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let handle = self.tasks.spawn(serve_one(stream, router, self.shutdown.clone()));
+        let shutdown = self.shutdown.clone();
+        let handle = self.tasks.spawn(async move {
+            if let Some(stream) = stream.await {
+                serve_one(stream, router, shutdown).await;
+            }
+        });
         self.arrivals += 1;
         self.arrival_of.insert(handle.id(), self.arrivals);
         self.open.insert(self.arrivals, (handle, uid));
@@ -197,6 +217,18 @@ impl Connections {
         if tokio::time::timeout(DRAIN, all).await.is_err() {
             tracing::warn!("requests were still under way at the deadline and are dropped");
         }
+    }
+}
+
+/// The handshake, which has as long as a request's head.
+async fn secured(tls: TlsAcceptor, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+    match tokio::time::timeout(HEADER_TIMEOUT, tls.accept(stream)).await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a TLS handshake broke off");
+            None
+        }
+        Err(_) => None,
     }
 }
 

@@ -2,13 +2,13 @@
 //! with them is said here, once, with the key to change.
 
 use crate::{
-    notify::signing::{KeyError, SigningKeys, Use},
+    notify::{
+        settings::{ChannelSettings, WebhookSettings},
+        signing::{KeyError, SigningKeys, Use},
+    },
     people::PersonSettings,
 };
-use lockgate_model::{
-    Secret,
-    id::{GroupName, NodeName},
-};
+use lockgate_model::id::{GroupName, NodeName};
 use std::{collections::BTreeMap, net::SocketAddr};
 
 /// Everything [`crate::Control::start`] needs besides its ports.
@@ -22,32 +22,14 @@ pub struct ControlSettings {
     pub listen: Option<SocketAddr>,
     /// `webhooks:`
     pub webhooks: Vec<WebhookSettings>,
+    /// `channels:`
+    pub channels: Vec<ChannelSettings>,
     /// `api.local_approvers`: which policy groups a uid of this host votes for. Root has none unless listed.
     pub local_approvers: BTreeMap<u32, Vec<GroupName>>,
+    /// `login:`; None: nobody logs in, and the API is served on the unix socket alone.
+    pub login: Option<crate::auth::settings::LoginSettings>,
     /// `people:` which ids are one person, and which bots they own.
     pub people: Vec<PersonSettings>,
-}
-
-/// One entry of `webhooks:`.
-#[derive(Debug)]
-pub struct WebhookSettings {
-    /// Its name; becomes part of approver ids, so letters, digits, `.`, `_` and `-` only.
-    pub name: String,
-    /// Where notifications go: http or https. An address written here counts as configured, private or not.
-    pub url: String,
-    /// One or more `whsec_…` or `whsk_…` keys separated by white space; every one signs, so that keys can rotate.
-    pub secret: Secret<String>,
-    /// The key or keys (`whsec_…`, or `whpk_…` for ed25519) that decisions of this integration are verified with; None: it only
-    /// notifies.
-    pub decision_secret: Option<Secret<String>>,
-    /// The policy groups that it may speak for.
-    pub speaks_for: Vec<GroupName>,
-    /// PEM certificates trusted instead of the public roots.
-    pub ca_pem: Option<Vec<u8>>,
-    /// Lets `url`'s host *name* resolve to a private address.
-    pub allow_private: bool,
-    /// Also tell it how a request went on (escalated, approved, denied, expired, cancelled).
-    pub follow_ups: bool,
 }
 
 /// Why the control plane does not start.
@@ -88,12 +70,25 @@ pub enum ControlError {
     /// The public address cannot be used.
     #[error("api.public_url: expected http(s)://host[:port][/path], got {0:?}")]
     PublicUrl(String),
+    /// Logins cannot be offered.
+    #[error(transparent)]
+    Login(#[from] crate::auth::settings::LoginError),
     /// Two people cannot be told apart.
     #[error("people: the id {0:?} is two people's; an id is one person's")]
     TwoPeople(String),
     /// Integrations would have nowhere to send decisions to.
     #[error("webhooks: {0}: decision_secret is set, but neither api.public_url nor api.listen is; set one")]
     NoDecisionUrl(String),
+    /// A channel's setting cannot be used.
+    #[error("channels: {name}: {key}: {detail}")]
+    Channel {
+        /// Which channel.
+        name: String,
+        /// The key to change.
+        key: &'static str,
+        /// What is wrong.
+        detail: String,
+    },
     /// The HTTP client could not be made.
     #[error("webhooks: {name}: the HTTP client cannot be made: {detail}")]
     Client {
@@ -112,24 +107,25 @@ pub(crate) struct Integration {
     pub(crate) speaks_for: Vec<GroupName>,
 }
 
-/// Refuses names that would blur approver ids (`webhook:<name>:<person>`).
-pub(crate) fn check_names(webhooks: &[WebhookSettings]) -> Result<(), ControlError> {
+/// Refuses names that would blur approver ids (`webhook:<name>:<person>`), or the addresses of channels.
+pub(crate) fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), ControlError> {
     let mut seen = std::collections::BTreeSet::new();
-    for webhook in webhooks {
-        let name = &webhook.name;
+    for name in names {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if name.is_empty() || name.len() > 64 || !name.chars().all(fits) {
-            return Err(ControlError::Name(name.clone()));
+            return Err(ControlError::Name(name.to_owned()));
         }
-        if !seen.insert(name.as_str()) {
-            return Err(ControlError::DuplicateName(name.clone()));
+        if !seen.insert(name) {
+            return Err(ControlError::DuplicateName(name.to_owned()));
         }
     }
     Ok(())
 }
 
 /// The integrations among them that may decide.
-pub(crate) fn integrations(webhooks: &[WebhookSettings]) -> Result<Vec<Integration>, ControlError> {
+pub(crate) fn integrations<'a>(
+    webhooks: impl Iterator<Item = &'a WebhookSettings>,
+) -> Result<Vec<Integration>, ControlError> {
     let mut integrations: Vec<Integration> = Vec::new();
     for webhook in webhooks {
         let Some(secret) = &webhook.decision_secret else { continue };
@@ -172,7 +168,8 @@ pub(crate) fn base_url(settings: &ControlSettings) -> Result<Option<String>, Con
                 SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
             });
         }
-        format!("http://{listen}")
+        let tls = settings.login.as_ref().is_some_and(|login| login.secure);
+        format!("http{}://{listen}", if tls { "s" } else { "" })
     }))
 }
 
@@ -186,8 +183,10 @@ mod tests {
             public_url: public_url.map(str::to_owned),
             listen: listen.map(|text| text.parse().unwrap()),
             webhooks: Vec::new(),
+            channels: Vec::new(),
             local_approvers: BTreeMap::new(),
             people: Vec::new(),
+            login: None,
         }
     }
 
@@ -210,21 +209,11 @@ mod tests {
 
     #[test]
     fn names_that_would_blur_approver_ids_are_refused() {
-        let hook = |name: &str| WebhookSettings {
-            name: name.into(),
-            url: String::new(),
-            secret: Secret::new(String::new()),
-            decision_secret: None,
-            speaks_for: Vec::new(),
-            ca_pem: None,
-            allow_private: false,
-            follow_ups: true,
-        };
-        assert!(check_names(&[hook("approvals"), hook("chat-2")]).is_ok());
+        assert!(check_names(["approvals", "chat-2"].into_iter()).is_ok());
         for bad in ["", "a:b", "a b", "ä", &"x".repeat(65)] {
-            assert!(matches!(check_names(&[hook(bad)]), Err(ControlError::Name(_))), "{bad}");
+            assert!(matches!(check_names([bad].into_iter()), Err(ControlError::Name(_))), "{bad}");
         }
-        assert!(matches!(check_names(&[hook("a"), hook("a")]), Err(ControlError::DuplicateName(_))));
+        assert!(matches!(check_names(["a", "a"].into_iter()), Err(ControlError::DuplicateName(_))));
     }
 
     #[test]
@@ -232,11 +221,11 @@ mod tests {
         use crate::testing::{CHAT_SECRET, DECISION_SECRET, webhook};
         let hook = |name, secret: &str| webhook(name, "http://127.0.0.1:9/", secret, &[]);
         let both = format!("{CHAT_SECRET} {DECISION_SECRET}");
-        let read = integrations(&[hook("a", DECISION_SECRET), hook("b", &both)]).unwrap();
+        let read = integrations([hook("a", DECISION_SECRET), hook("b", &both)].iter()).unwrap();
         assert!(read[0].keys.shares_a_key_with(&read[1].keys), "said in a warning");
-        let read = integrations(&[hook("a", DECISION_SECRET), hook("b", CHAT_SECRET)]).unwrap();
+        let read = integrations([hook("a", DECISION_SECRET), hook("b", CHAT_SECRET)].iter()).unwrap();
         assert!(!read[0].keys.shares_a_key_with(&read[1].keys));
-        let short = integrations(&[hook("a", "whsec_c2hvcnQ=")]);
+        let short = integrations([hook("a", "whsec_c2hvcnQ=")].iter());
         assert!(matches!(short, Err(ControlError::Key { key: "decision_secret", .. })));
     }
 }

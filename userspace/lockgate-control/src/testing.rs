@@ -4,7 +4,7 @@
 use crate::{
     Control, ControlSettings, WebhookSettings,
     desk::Desk,
-    notify::{Channels, retry::Answer, transport::Transport},
+    notify::{Channels, events::Events, retry::Answer, transport::Transport},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
@@ -191,7 +191,10 @@ impl Stage {
         let mut stage = Self::new(Vec::new());
         let channels = channels
             .into_iter()
-            .map(|(name, script)| (name.to_owned(), true, Transport::Scripted(script)))
+            .map(|(name, script)| {
+                let events = Events::new(None, true).unwrap();
+                (name.to_owned(), events, Transport::Scripted(script))
+            })
             .collect();
         let channels = Channels::over(channels, stage.log.clone(), stage.clock.clone());
         let desk: &mut Desk = Arc::get_mut(&mut Arc::get_mut(&mut stage.control).unwrap().desk).unwrap();
@@ -216,12 +219,14 @@ pub(crate) fn settings(webhooks: Vec<WebhookSettings>) -> ControlSettings {
         public_url: None,
         listen: Some("127.0.0.1:8420".parse().unwrap()),
         webhooks,
+        channels: Vec::new(),
         local_approvers: BTreeMap::from([
             (1001, vec!["dba".into()]),
             (1002, vec!["dba".into()]),
             (1003, vec!["security".into()]),
         ]),
         people: Vec::new(),
+        login: None,
     }
 }
 
@@ -230,12 +235,15 @@ pub(crate) fn webhook(name: &str, url: &str, decision_secret: &str, speaks_for: 
     WebhookSettings {
         name: name.into(),
         url: url.into(),
-        secret: Secret::new(SECRET.into()),
+        secret: Some(Secret::new(SECRET.into())),
         decision_secret: Some(Secret::new(decision_secret.into())),
         speaks_for: speaks_for.iter().map(|group| GroupName::from(*group)).collect(),
         ca_pem: None,
         allow_private: false,
         follow_ups: true,
+        events: None,
+        template: None,
+        headers: Vec::new(),
     }
 }
 

@@ -5,14 +5,17 @@
 
 use crate::{
     approvals::{bundle::BundleCase, case::Case},
+    notify::rehearsal,
     text::visible,
 };
 use lockgate_model::{
     approval::{ApprovalRequest, Progress},
+    event::{Event, EventKind},
     flow::Capture,
     grant::{GlassUse, MAX_GRANT},
+    http::{HttpClass, HttpFacts, HttpField},
     operation::{Facts, Operation, Parameter},
-    session::{Mode, Target},
+    session::{Mode, Session, Target},
     sql::{RelationName, SqlClass, SqlFacts},
     workload::{CiJob, Pod, Process, Unit, Workload},
 };
@@ -38,7 +41,10 @@ pub(crate) fn subject(case: &Case) -> Map<String, Value> {
     put("role", json!(visible(&context.role)));
     put("search_path", json!(context.search_path.as_deref().map(visible)));
     put("target", target(&session.target));
-    put("identity", identity(request));
+    // Another statement on the same command line may touch what this one does not.
+    let masked = request.operation.touches_masked || request.verdict.obligations.mask.is_some();
+    put("identity", identity(session, masked));
+    put("rehearsal", json!(rehearsal::is_one(session)));
     put("session_id", json!(session.id));
     put("decision_id", json!(request.decision()));
     put("node", json!(session.node));
@@ -75,14 +81,31 @@ pub(crate) fn demand(request: &ApprovalRequest, progress: &Progress) -> Map<Stri
 /// orders-db (env production), asked by acme/billing › deploy.yml`.
 fn summary(request: &ApprovalRequest) -> String {
     let (session, target) = (&request.session, &request.session.target);
-    let what = match &*request.operation.facts {
-        Facts::Sql(facts) => action(facts),
-    };
+    let what = deed(&request.operation.facts);
     let place = match target.tags.get("env") {
         Some(env) => format!("{} (env {env})", target.name),
         None => target.name.to_string(),
     };
-    visible(&format!("{what} on {place}, asked by {}", session.principal.display)).into_owned()
+    let mark = if rehearsal::is_one(session) { rehearsal::MARK } else { "" };
+    visible(&format!("{mark}{what} on {place}, asked by {}", session.principal.display)).into_owned()
+}
+
+/// What it does, in a few words: `Alter table public.orders`.
+pub(crate) fn deed(facts: &Facts) -> String {
+    match facts {
+        Facts::Sql(facts) => action(facts),
+        Facts::Http(facts) => request_line(facts),
+    }
+}
+
+/// `DELETE shop.internal/v1/users/{id}`
+fn request_line(facts: &HttpFacts) -> String {
+    match facts.class {
+        HttpClass::Opaque => format!("A {} request that was not understood", facts.method),
+        HttpClass::Read | HttpClass::Write | HttpClass::Upgrade => {
+            format!("{} {}{}", facts.method, facts.host, facts.route)
+        }
+    }
 }
 
 fn action(facts: &SqlFacts) -> String {
@@ -128,8 +151,35 @@ fn operation(operation: &Operation) -> Value {
     });
     match &*operation.facts {
         Facts::Sql(facts) => merge(&mut out, sql(facts, masked)),
+        Facts::Http(facts) => merge(&mut out, http(facts, masked)),
     }
     out
+}
+
+/// A request over HTTP; `kind` is its method. Values may be masked ones where masks apply.
+fn http(facts: &HttpFacts, masked: bool) -> Value {
+    let fields = |fields: &[HttpField]| -> Vec<Value> {
+        let value = |field: &HttpField| match masked {
+            true => json!("masked"),
+            false => json!(visible(&field.value)),
+        };
+        fields.iter().map(|field| json!({ "name": visible(&field.name), "value": value(field) })).collect()
+    };
+    json!({
+        "class": facts.class,
+        "kind": facts.method,
+        "method": facts.method,
+        "scheme": facts.scheme,
+        "host": visible(&facts.host),
+        "path": if masked { visible(&facts.route) } else { visible(&facts.path) },
+        "route": visible(&facts.route),
+        "query": fields(&facts.query),
+        "headers": fields(&facts.headers),
+        "upgrade": facts.upgrade,
+        "body": facts.body,
+        "risk": facts.risk,
+        "opaque_reason": facts.opaque_reason.as_deref().map(visible),
+    })
 }
 
 fn sql(facts: &SqlFacts, masked: bool) -> Value {
@@ -225,11 +275,8 @@ fn target(target: &Target) -> Value {
     json!({ "name": target.name, "protocol": target.protocol, "tags": target.tags, "mode": mode })
 }
 
-fn identity(request: &ApprovalRequest) -> Value {
-    let session = &request.session;
+fn identity(session: &Session, masked: bool) -> Value {
     let workload: &Workload = &session.workload;
-    // Another statement on the same command line may touch what this one does not.
-    let masked = request.operation.touches_masked || request.verdict.obligations.mask.is_some();
     json!({
         "principal": session.principal.id,
         "display": visible(&session.principal.display),
@@ -332,7 +379,7 @@ pub(crate) fn bundle(bundle: &BundleCase) -> Value {
     let item = |case: &Arc<Case>| {
         let operation = &case.request.operation;
         let statement = if operation.touches_masked { &operation.normalized } else { &operation.text };
-        let Facts::Sql(facts) = &*operation.facts;
+        let facts = &*operation.facts;
         json!({
             "request_id": case.request.id,
             "command_digest": operation.digest,
@@ -341,15 +388,15 @@ pub(crate) fn bundle(bundle: &BundleCase) -> Value {
             "statement": statement,
             "statement_display": visible(statement),
             "bound_value_count": operation.parameters.len(),
-            "class": facts.class,
-            "kind": facts.kind,
-            "risk": facts.risk,
+            "class": facts.class(),
+            "kind": facts.kind(),
+            "risk": facts.risk(),
         })
     };
     let cases = bundle.cases();
     json!({
         "id": bundle.id,
-        "command_digest": bundle.digest,
+        "command_digest": bundle.digest(),
         "size": cases.len(),
         "requests": cases.iter().map(item).collect::<Vec<_>>(),
     })
@@ -374,6 +421,34 @@ pub(crate) fn glass(glass: &GlassUse) -> Value {
         "review": glass.review,
         "reviewed": glass.reviewed,
     })
+}
+
+/// Something of a session, or of the capture as a whole; no statement is in it.
+pub(crate) fn happening(event: &Event) -> Map<String, Value> {
+    let shown = match &event.kind {
+        EventKind::SessionStarted(session) => json!({
+            "summary": visible(&format!("A session on {} began, for {}", session.target.name, session.principal.display)),
+            "node": session.node,
+            "target": target(&session.target),
+            "identity": identity(session, true),
+            "started_at": session.opened_at,
+        }),
+        EventKind::SessionEnded(closing) => json!({
+            "summary": "A session ended",
+            "closing": closing,
+        }),
+        EventKind::Gap { stage, count, detail } => json!({
+            "summary": visible(detail),
+            "stage": stage,
+            "count": count,
+            "detail": visible(detail),
+        }),
+        _ => json!({ "summary": "Something happened that has no words here" }),
+    };
+    match shown {
+        Value::Object(shown) => shown,
+        _ => Map::new(),
+    }
 }
 
 /// Adds the fields of one object to another; later ones win.

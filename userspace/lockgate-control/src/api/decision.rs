@@ -174,23 +174,25 @@ async fn decide_bundle(
             detail,
         ));
     }
-    check_bundle_digest(&bundle, &data.command_digest)?;
+    let cases = check_bundle_digest(&bundle, &data.command_digest)?;
     for case in &cases {
         refuse_own_uid(case, verified.decision.person()?)?;
     }
-    let counted = vote::cast_all(&bundle, verified.vote(desk)?).await?;
+    let counted = vote::cast_all(cases, verified.vote(desk)?).await?;
     verified.claim.keep(verified.now);
     Ok(vote::counted_bundle(&bundle, counted))
 }
 
-/// A decision on a bundle is about what was shown, all of it.
-pub(super) fn check_bundle_digest(bundle: &BundleCase, got: &str) -> Result<(), Problem> {
-    if got.parse::<Digest>() == Ok(bundle.digest) {
-        return Ok(());
-    }
-    let detail =
-        format!("expected command_digest {}, got {}; decide on what was notified", bundle.digest, show(got));
-    Err(Problem::new(StatusCode::CONFLICT, "digest_mismatch", "Other commands", detail))
+/// A decision on a bundle is about what was shown, all of it and nothing that joined since.
+pub(super) fn check_bundle_digest(bundle: &BundleCase, got: &str) -> Result<Vec<Arc<Case>>, Problem> {
+    got.parse::<Digest>().ok().and_then(|digest| bundle.shown_as(digest)).ok_or_else(|| {
+        let detail = format!(
+            "expected command_digest {}, got {}; decide on what was notified last",
+            bundle.digest(),
+            show(got)
+        );
+        Problem::new(StatusCode::CONFLICT, "digest_mismatch", "Other commands", detail)
+    })
 }
 
 async fn decide(
@@ -219,7 +221,7 @@ async fn decide(
 
 /// An integration may name a decider by the uid that asks; who runs under it is the requester. (Names of
 /// people are compared by the approval machine.)
-fn refuse_own_uid(case: &Case, person: &str) -> Result<(), Problem> {
+pub(super) fn refuse_own_uid(case: &Case, person: &str) -> Result<(), Problem> {
     let named = person.strip_prefix("local:").or_else(|| person.strip_prefix("uid:"));
     let session = &case.request.session;
     let own = [session.flow.process.uid, session.workload.process.uid];

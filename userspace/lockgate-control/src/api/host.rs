@@ -25,7 +25,7 @@ use axum::{
 use lockgate_model::{
     RequestId,
     approval::{Vote, VoteDecision},
-    operation::{Digest, Facts},
+    operation::Digest,
     principal::Approver,
 };
 use serde::Deserialize;
@@ -189,7 +189,7 @@ impl Word {
 }
 
 /// A small JSON body; an empty one says nothing.
-pub(super) async fn read<T: Default + serde::de::DeserializeOwned>(body: Body) -> Result<T, Problem> {
+pub(crate) async fn read<T: Default + serde::de::DeserializeOwned>(body: Body) -> Result<T, Problem> {
     let body = decision::read_body(body, BODY_MAX, decision::BODY_TIMEOUT).await?;
     if body.is_empty() {
         return Ok(T::default());
@@ -261,25 +261,25 @@ async fn decide_bundle(
         }
     }
     let by = caller.approver()?;
-    decision::check_bundle_digest(
+    let cases = decision::check_bundle_digest(
         &bundle,
-        word.command_digest.as_deref().unwrap_or(&bundle.digest.to_string()),
+        word.command_digest.as_deref().unwrap_or(&bundle.digest().to_string()),
     )?;
-    let counted = vote::cast_all(&bundle, word.vote(desk, by, decision)?).await?;
+    let counted = vote::cast_all(cases, word.vote(desk, by, decision)?).await?;
     Ok(vote::counted_bundle(&bundle, counted))
 }
 
-pub(super) fn find_bundle(desk: &Desk, id: &str) -> Option<Arc<BundleCase>> {
+pub(crate) fn find_bundle(desk: &Desk, id: &str) -> Option<Arc<BundleCase>> {
     id.parse().ok().and_then(|id| desk.registry.find_bundle(id))
 }
 
 /// Everything an approver needs to decide on all of it.
-pub(super) fn whole_bundle(desk: &Desk, bundle: &BundleCase) -> Value {
+pub(crate) fn whole_bundle(desk: &Desk, bundle: &BundleCase) -> Value {
     let cases = bundle.cases();
     json!({
         "id": bundle.id,
         "state": if bundle.outcome().is_some() { "resolved" } else { "pending" },
-        "command_digest": bundle.digest,
+        "command_digest": bundle.digest(),
         "decision_url": desk.links.bundle_decision(bundle.id),
         "notifications": *bundle.deliveries.lock(),
         "bundle": view::bundle(bundle),
@@ -302,12 +302,12 @@ fn unknown(id: &str) -> Problem {
 }
 
 /// The uid that asks, by the kernel's word at connect().
-fn own(case: &Case, uid: u32) -> bool {
+pub(crate) fn own(case: &Case, uid: u32) -> bool {
     let session = &case.request.session;
     session.flow.process.uid == uid || session.workload.process.uid == uid
 }
 
-fn may_see(caller: &Caller, case: &Case) -> bool {
+pub(crate) fn may_see(caller: &Caller, case: &Case) -> bool {
     caller.has(Role::Viewer) || caller.uid().is_some_and(|uid| own(case, uid))
 }
 
@@ -339,16 +339,13 @@ fn summary(case: &Case) -> Value {
         "left": state.left,
         "bundle_id": case.bundle.get().map(|bundle| bundle.id),
     });
-    match &*operation.facts {
-        Facts::Sql(facts) => {
-            view::merge(&mut out, json!({ "class": facts.class, "kind": facts.kind, "risk": facts.risk }));
-        }
-    }
+    let facts = &*operation.facts;
+    view::merge(&mut out, json!({ "class": facts.class(), "kind": facts.kind(), "risk": facts.risk() }));
     out
 }
 
 /// Everything an approver needs.
-pub(super) fn whole(desk: &Desk, case: &Case) -> Value {
+pub(crate) fn whole(desk: &Desk, case: &Case) -> Value {
     let request = &case.request;
     let state = case.state.borrow().clone();
     let mut facts = view::subject(case);

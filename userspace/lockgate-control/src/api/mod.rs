@@ -2,16 +2,30 @@
 //! one (TCP; integrations prove themselves by signature, readers by their link's token) and the host's (unix
 //! socket; callers are known by their uid).
 
-mod decision;
+mod audit;
+pub(crate) mod body;
+mod channels;
+pub(crate) mod decision;
+pub(crate) mod events;
 mod glass;
 mod grants;
-mod host;
+pub(crate) mod host;
+pub(crate) mod idempotency;
+pub mod openapi;
+pub(crate) mod page;
 pub mod peer;
+mod policy;
 pub mod problem;
 mod public;
+pub(crate) mod rate;
 pub(crate) mod refusal;
 pub(crate) mod replay;
+pub(crate) mod sessions;
+mod slack;
+mod targets;
 mod vote;
+
+pub(crate) use decision::read_body;
 
 use crate::Control;
 use axum::{
@@ -21,6 +35,14 @@ use axum::{
 };
 use problem::Problem;
 use std::convert::Infallible;
+
+/// What the API counts and keeps of its callers, each within bounds of its own.
+#[derive(Default)]
+pub(crate) struct Bounds {
+    pub(crate) rates: rate::Rates,
+    pub(crate) kept: std::sync::Arc<idempotency::Kept>,
+    pub(crate) streams: std::sync::Arc<events::Streams>,
+}
 
 impl Control {
     /// The host's API, to be served on the unix socket; the binary merges routes of its own into it, then
@@ -38,7 +60,15 @@ impl Control {
             .merge(grants::routes(self.desk.clone()))
             .merge(glass::routes(self.desk.clone()))
             .merge(public::decisions(self.desk.clone()))
+            .merge(crate::auth::api::routes(self.desk.clone()))
             .merge(public::health(self.desk.clone()))
+            .merge(sessions::routes(self.desk.clone()))
+            .merge(targets::routes(self.desk.clone()))
+            .merge(policy::routes(self.desk.clone()))
+            .merge(audit::routes(self.desk.clone()))
+            .merge(channels::routes(self.desk.clone()))
+            .merge(events::routes(self.desk.clone()))
+            .merge(openapi::routes())
     }
 
     /// What may be reached over TCP: decisions of integrations, the page behind a notification's link, health.
@@ -53,7 +83,7 @@ impl Control {
 }
 
 /// The `{id}` of a path, as sent: what cannot be read names nothing, and is answered like any unknown id.
-struct PathId(String);
+pub(crate) struct PathId(pub(crate) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for PathId {
     type Rejection = Infallible;

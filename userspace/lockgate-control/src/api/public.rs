@@ -1,7 +1,7 @@
 //! What TCP answers besides decisions: the page behind a notification's link, and health. A GET never decides:
 //! mail scanners and chat previews open links.
 
-use super::{PathId, decision, host, problem::Problem};
+use super::{PathId, decision, host, problem::Problem, slack};
 use crate::desk::Desk;
 use axum::{
     Router,
@@ -27,7 +27,8 @@ pub(super) fn decisions(desk: Arc<Desk>) -> Router {
     Router::new()
         .route("/v1/approvals/{id}/decision", post(decision::post))
         .route("/v1/bundles/{id}/decision", post(decision::post_bundle))
-        .with_state(desk)
+        .with_state(desk.clone())
+        .merge(slack::routes(desk))
 }
 
 pub(super) fn health(desk: Arc<Desk>) -> Router {

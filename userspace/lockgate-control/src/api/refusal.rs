@@ -32,6 +32,8 @@ pub(crate) enum Caller {
     Login(String),
     /// An integration, proved by its signature.
     Integration(String),
+    /// A Slack channel, proved by Slack's signature.
+    Slack(String),
 }
 
 impl Caller {
@@ -89,7 +91,7 @@ impl RefusalLog {
             Caller::Anybody => Some(&self.anybody),
             Caller::Local(_) | Caller::Login(_) => Some(&self.local),
             // It holds a key of ours, and is trusted with more than log space.
-            Caller::Integration(_) => None,
+            Caller::Integration(_) | Caller::Slack(_) => None,
         }
     }
 }
@@ -104,23 +106,15 @@ pub(crate) fn record(
     problem: &Problem,
 ) {
     metrics::counter!("lockgate_decisions_refused_total", "code" => problem.code).increment(1);
-    let share = match desk.refusals.bucket(caller) {
-        Some(bucket) => bucket.lock().take(Instant::now()),
-        None => Share::Recorded,
-    };
-    match share {
-        Share::Recorded => {}
-        Share::FirstOver => {
-            count_later(desk, caller.clone());
-            return;
-        }
-        Share::Over => return,
+    if !admitted(desk, caller) {
+        return;
     }
     let channel = match caller {
         Caller::Anybody => "webhook".to_owned(),
         Caller::Local(uid) => format!("local:{uid}"),
         Caller::Login(id) => id.clone(),
         Caller::Integration(name) => format!("webhook:{name}"),
+        Caller::Slack(name) => format!("slack:{name}"),
     };
     tracing::info!(channel, code = problem.code, "decision refused");
     desk.recorder.submit(vec![Event {
@@ -134,6 +128,18 @@ pub(crate) fn record(
             detail: problem.detail.clone(),
         },
     }]);
+}
+
+/// Whether a refusal of this caller is recorded by itself; else it is counted, and the count is recorded.
+pub(crate) fn admitted(desk: &Arc<Desk>, caller: &Caller) -> bool {
+    let share = match desk.refusals.bucket(caller) {
+        Some(bucket) => bucket.lock().take(Instant::now()),
+        None => Share::Recorded,
+    };
+    if share == Share::FirstOver {
+        count_later(desk, caller.clone());
+    }
+    share == Share::Recorded
 }
 
 fn count_later(desk: &Arc<Desk>, caller: Caller) {

@@ -68,13 +68,15 @@ pub(crate) struct Known {
     pub(crate) logins: Option<Logins>,
     pub(crate) csrf: Option<String>,
     pub(crate) login: Option<Login>,
+    pub(crate) bootstrap: bool,
 }
 
 /// When and how a person proved who they are.
 #[derive(Clone, Debug)]
 pub(crate) struct Login {
-    pub(crate) at: Timestamp,
-    /// `corp (oidc)`
+    /// None when the provider does not say: then it is not fresh.
+    pub(crate) proved: Option<Timestamp>,
+    /// The provider.
     pub(crate) by: String,
     /// Which session it made; names it for lists and logout, opens nothing.
     pub(crate) session: String,
@@ -158,8 +160,18 @@ impl Caller {
             return self.0.logins.and_then(|logins| logins(peer));
         }
         let login = self.0.login.as_ref()?;
-        let age = u64::try_from(now.duration_since(login.at).as_secs()).ok()?;
+        let age = u64::try_from(now.duration_since(login.proved?).as_secs()).ok()?;
         (age <= FRESH_LOGIN.as_secs()).then(|| format!("logged in by {} {age} s ago", login.by))
+    }
+
+    /// Whether it is the administrator by one-time token, which is for trying lockgate out: every page says so.
+    pub fn is_bootstrap(&self) -> bool {
+        self.0.bootstrap
+    }
+
+    /// How their votes come in.
+    pub(crate) fn via(&self) -> &'static str {
+        self.0.via
     }
 
     /// The login's session, when there is one.
@@ -221,7 +233,7 @@ pub struct NotKnown {
 }
 
 impl NotKnown {
-    fn of(parts: &Parts) -> Self {
+    pub(super) fn of(parts: &Parts) -> Self {
         let page = matches!(parts.method, Method::GET | Method::HEAD)
             && !parts.uri.path().starts_with("/v1/")
             && wants_html(&parts.headers);
@@ -300,7 +312,7 @@ mod tests {
     #[test]
     fn a_login_is_fresh_for_a_quarter_of_an_hour_and_not_before_it_was() {
         let at: Timestamp = "2026-11-21T10:00:00Z".parse().unwrap();
-        let login = Login { at, by: "corp (oidc)".into(), session: String::new() };
+        let login = Login { proved: Some(at), by: "corp".into(), session: String::new() };
         let known = Caller::new(Known { login: Some(login), ..Known::default() });
         for (after, fresh) in [(0, true), (900, true), (901, false), (-60, false)] {
             let now = at + jiff::SignedDuration::from_secs(after);

@@ -101,7 +101,7 @@ async fn one_uid_cannot_take_all_places_and_gets_them_back() {
 async fn slow_callers_over_tcp_do_not_keep_others_out() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
-    let served = tokio::spawn(serve_tcp(listener, router(), shutdown.clone()));
+    let served = tokio::spawn(serve_tcp(listener, router(), None, shutdown.clone()));
     let mut slow = Vec::new();
     for number in 0..TCP_CONNECTIONS_MAX + 50 {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -124,7 +124,7 @@ async fn slow_callers_over_tcp_do_not_keep_others_out() {
 async fn garbage_over_tcp_is_answered_or_closed() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
-    let served = tokio::spawn(serve_tcp(listener, router(), shutdown.clone()));
+    let served = tokio::spawn(serve_tcp(listener, router(), None, shutdown.clone()));
     let endless = vec![b'a'; HEADER_MAX + 1_000];
     for garbage in [
         &b"\0\xff\x16\x03\x01"[..],

@@ -275,6 +275,13 @@ fn rest() -> Vec<Operation> {
         op("POST", "/v1/audit/growth", "proveGrowth", "audit", "Proof that the log goes on from an earlier head")
             .takes::<Earlier>(json!({ "checkpoint": "build-7/lockgate\n1000\n…" }))
             .gives::<Proof>(200, proof),
+        op("GET", "/v1/audit/holds", "listHolds", "audit", "Legal holds").gives_page::<Document>(json!({ "name": "case-7" })),
+        op("POST", "/v1/audit/holds", "placeHold", "audit", "Keep records from being removed")
+            .takes::<Document>(json!({ "name": "case-7" }))
+            .gives::<Document>(200, json!({ "name": "case-7" })),
+        op("DELETE", "/v1/audit/holds/{name}", "liftHold", "audit", "Lift a legal hold").gives::<Document>(200, json!({})),
+        op("GET", "/v1/audit/retention", "showRetention", "audit", "What is removed when").gives::<Document>(200, json!({})),
+        op("POST", "/v1/audit/retention", "applyRetention", "audit", "Remove now what is due").gives::<Document>(200, json!({})),
         op("GET", "/v1/channels", "listChannels", "channels", "Channels and how each is").gives_page::<Channel>(
             json!({ "name": "approvals", "kind": "webhook", "state": "ok", "queued": 0 }),
         ),
