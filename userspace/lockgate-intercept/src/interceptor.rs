@@ -323,6 +323,14 @@ impl Interceptor {
         current.apply()
     }
 
+    /// Replaces the names whose answers are heard, each with the ports of its targets.
+    pub fn set_names(&self, names: &BTreeMap<String, BTreeSet<u16>>) -> Result<(), InterceptError> {
+        self.core.hearing().set(names)?;
+        // Nothing is attached to hear for nobody.
+        self.core.follow();
+        Ok(())
+    }
+
     /// What governed processes have been told of the names of targets, by name servers of whatever kind: protected, and
     /// not to be believed.
     pub fn learned(&self) -> BTreeSet<Learned> {

@@ -38,6 +38,8 @@ use std::{
 const PROBE_WITHIN: Duration = Duration::from_secs(1);
 /// Addresses of a name that are asked: one that answers is enough to know.
 const PROBED_PER_NAME: usize = 4;
+/// Targets that are asked at the same time.
+const PROBES_AT_A_TIME: usize = 64;
 /// Operations of a session that are explained at once.
 const EXPLAINED_MAX: usize = 200;
 /// Statements longer than this are shown to nobody without their literals: taking them out parses.
@@ -392,6 +394,7 @@ async fn targets(
     let live = agent.targets.live();
     let names = agent.names();
     let mut open = open_sessions(&agent).await?;
+    let mut answered = if probe { probed(&live.configs, &names, only).await } else { BTreeMap::new() };
     let mut views = Vec::new();
     for (index, config) in live.configs.iter().enumerate() {
         let name = &config.target.name;
@@ -418,7 +421,7 @@ async fn targets(
             origin,
             etag,
             definition,
-            health: if probe { health(config, &names).await } else { None },
+            health: answered.remove(name),
             open_sessions: open.remove(name).unwrap_or(0),
         });
     }
@@ -441,6 +444,31 @@ async fn open_sessions(agent: &Arc<Agent>) -> Result<BTreeMap<TargetName, u64>, 
         *counted.entry(session.target).or_default() += 1;
     }
     Ok(counted)
+}
+
+/// Asks all of them beside one another, so many at a time.
+async fn probed(
+    configs: &[TargetConfig],
+    names: &super::names::Names,
+    only: Option<&TargetName>,
+) -> BTreeMap<TargetName, TargetHealth> {
+    let mut answered = BTreeMap::new();
+    let mut asking = tokio::task::JoinSet::new();
+    for config in configs.iter().filter(|config| only.is_none_or(|only| config.target.name == *only)) {
+        if asking.len() >= PROBES_AT_A_TIME
+            && let Some(Ok((name, Some(health)))) = asking.join_next().await
+        {
+            answered.insert(name, health);
+        }
+        let (config, names) = (config.clone(), names.clone());
+        asking.spawn(async move { (config.target.name.clone(), health(&config, &names).await) });
+    }
+    while let Some(done) = asking.join_next().await {
+        if let Ok((name, Some(health))) = done {
+            answered.insert(name, health);
+        }
+    }
+    answered
 }
 
 /// Whether its hosts take connections; None where it names networks alone. This process's own connections are not

@@ -9,14 +9,19 @@ mod ambient;
 pub(crate) mod api;
 pub(crate) mod callers;
 mod capture;
+mod channels;
 mod coverage;
 mod handover;
+pub(crate) mod house;
 mod identity;
 mod login;
 mod names;
 mod notify;
 mod observe;
+mod people;
+mod owed;
 pub(crate) mod policy;
+mod registry;
 mod signals;
 mod start;
 pub(crate) mod status;
@@ -37,6 +42,7 @@ use lockgate_proxy::{Lanes, Proxy};
 use lockgate_store::Log;
 use names::Names;
 use policy::Policy;
+use registry::Registry;
 use signals::Signals;
 use std::{
     net::SocketAddr,
@@ -74,6 +80,8 @@ pub(crate) struct Agent {
     interceptor: Arc<Interceptor>,
     proxy: Proxy,
     targets: Targets,
+    /// Where targets are registered while it runs.
+    registry: Registry,
     names: Mutex<Names>,
     /// Who asks platforms and issuers about those who are only seen.
     confirmer: Option<Arc<dyn Confirmer>>,
@@ -161,18 +169,16 @@ async fn live(config: Config, lanes: Lanes) -> anyhow::Result<()> {
     }
     let elsewhere = TaskTracker::new();
     serve_namespaces(&agent, accepts.clone(), elsewhere.clone(), accepting.clone());
-    let public = agent.control.public_router().merge(api::metrics_route(metrics.clone()));
+    agent.control.attach_house(house::Rooms::of(&agent));
     let host = agent
         .control
         .router()
+        .merge(agent.control.console())
         .merge(api::host_routes(agent.clone()))
         .merge(api::metrics_route(metrics.clone()));
     if let Some(listener) = listeners.tcp {
-        tasks.spawn(lockgate_control::serve_tcp(
-            listener,
-            lockgate_control::finish(public),
-            shutdown.clone(),
-        ));
+        let served = over_tcp(&agent, &host, &metrics);
+        tasks.spawn(lockgate_control::serve_tcp(listener, served, listeners.tls, shutdown.clone()));
     }
     tasks.spawn(lockgate_control::serve_unix(
         listeners.unix,
@@ -209,6 +215,21 @@ async fn live(config: Config, lanes: Lanes) -> anyhow::Result<()> {
     synced.context("closing the log")?.context("closing the log")
 }
 
+/// Everything, to whoever proves who they are, once somebody can; else no more than integrations need.
+fn over_tcp(
+    agent: &Arc<Agent>,
+    host: &axum::Router,
+    metrics: &metrics_exporter_prometheus::PrometheusHandle,
+) -> axum::Router {
+    let control = &agent.control;
+    let router = if control.offers_login() {
+        host.clone().merge(control.login_router())
+    } else {
+        control.public_router().merge(api::metrics_route(metrics.clone()))
+    };
+    control.authenticated(lockgate_control::finish(router))
+}
+
 async fn serve_governed(agent: Arc<Agent>, listener: std::net::TcpListener, shutdown: CancellationToken) {
     if let Err(error) = agent.proxy.serve(listener, shutdown).await {
         tracing::error!(%error, "serving governed connections");
@@ -242,9 +263,8 @@ fn background(agent: &Arc<Agent>, metrics: metrics_exporter_prometheus::Promethe
     let mut tasks = JoinSet::new();
     let watched = agent.clone();
     tasks.spawn(async move { watched.policy.watch(watched.log.as_ref(), &watched.reload).await });
-    if !agent.names().is_empty() {
-        tasks.spawn(names::follow(agent.clone()));
-    }
+    tasks.spawn(names::follow(agent.clone()));
+    tasks.spawn(registry::follow(agent.clone()));
     tasks.spawn(capture::follow(agent.clone(), agent.interceptor.events()));
     tasks.spawn(coverage::follow(agent.clone()));
     tasks.spawn(observe::follow(agent.clone()));

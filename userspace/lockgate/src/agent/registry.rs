@@ -9,7 +9,6 @@ use super::{
     targets::{self, Live},
 };
 use crate::config::{Config, ConfigError, TargetConfig};
-use anyhow::Context as _;
 use lockgate_control::house::{Actor, HouseError, Registration};
 use lockgate_model::{
     DecisionId, Timestamp,
@@ -18,7 +17,7 @@ use lockgate_model::{
     id::TargetName,
     port::{Ambient as _, Durability, Recorder as _},
 };
-use lockgate_policy::{Diagnostic, SourceFile};
+use lockgate_policy::SourceFile;
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::BTreeMap,
@@ -81,7 +80,9 @@ fn check(config: &Config, files: &BTreeMap<PathBuf, String>) -> Result<Vec<Targe
 
 /// The definitions there are; none without the directory.
 fn list(dir: &Path) -> Files {
-    let failed = |path: &Path| move |error: io::Error| format!("{}: {error}", path.display());
+    fn failed(path: &Path) -> impl Fn(io::Error) -> String {
+        move |error| format!("{}: {error}", path.display())
+    }
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         entries => entries.map_err(failed(dir))?,

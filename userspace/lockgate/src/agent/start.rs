@@ -6,17 +6,20 @@
 use super::{
     Agent,
     ambient::System,
+    channels,
     login,
     names::Names,
+    people,
     policy::Policy,
+    registry::{self, Registry},
     targets::{self, Targets},
 };
-use crate::config::{Config, ConfigError, Webhook};
+use crate::config::{Config, ConfigError, TargetConfig};
 use anyhow::{Context as _, bail};
-use lockgate_control::{Control, ControlSettings, Lasting, UnixSocket, WebhookSettings};
+use lockgate_control::{Control, ControlSettings, Lasting, UnixSocket};
 use lockgate_intercept::{InterceptError, Interceptor, Settings, keeper};
 use lockgate_model::{
-    Secret, SecretRef, Timestamp,
+    Timestamp,
     id::TargetName,
     port::{Ambient, Recorder, Shelf as _},
 };
@@ -31,6 +34,8 @@ use tokio::{net::TcpListener, sync::Notify};
 /// Where the API is served, bound but not served yet.
 pub(super) struct Listeners {
     pub(super) tcp: Option<TcpListener>,
+    /// Of the listener over TCP.
+    pub(super) tls: Option<Arc<rustls::ServerConfig>>,
     pub(super) unix: UnixSocket,
     /// Of targets, for those who dial lockgate itself.
     pub(super) explicit: Vec<(TargetName, std::net::TcpListener)>,
@@ -43,7 +48,9 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
     }
     let ambient: Arc<dyn Ambient> = Arc::new(System);
     let policy = load_policy(&config).await?;
-    let mut names = Names::of(&config.targets);
+    let registered = registry::read(&config)?;
+    let all: Vec<TargetConfig> = config.targets.iter().chain(&registered.targets).cloned().collect();
+    let mut names = Names::of(&all);
     let (_, failed) = names.look_up().await;
     if let Some((name, why)) = failed.first() {
         bail!("targets: {name} cannot be looked up ({why}); it cannot be protected without an address");
@@ -51,7 +58,7 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
     let shelf = Shelf::open(&config.store.dir).context("store: the shelf")?;
     let log = open_log(&config, &shelf, ambient.clone())?;
     let recorder: Arc<dyn Recorder> = log.clone();
-    let targets = Targets::prepare(&config).await?;
+    let targets = Targets::prepare(&config, registered.targets.clone()).await?;
 
     let tcp = match config.api.listen {
         Some(listen) => {
@@ -61,23 +68,30 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
     };
     let explicit = super::callers::listeners(&config)?;
     let listen = tcp.as_ref().map(TcpListener::local_addr).transpose()?;
+    let owed = super::owed::overrides(&log, &shelf).context("store: the shelf")?;
+    let tokens = Shelf::open(&config.store.dir.join("people")).context("store: the shelf of API tokens")?;
     let lasting = Lasting {
         shelf: Some(Arc::new(shelf)),
+        shelved: Some(log.shelved().clone()),
+        owed,
         left_open: log.left_open().clone(),
         policy: Some(policy.in_force.clone()),
+        tokens: Some(Arc::new(tokens)),
         logins: Some(login::fresh),
     };
     let settings = control_settings(&config, listen).await?;
     let control = Control::start_with(settings, recorder.clone(), ambient.clone(), &lasting)?;
+    people::bootstrap(&control)?;
+    let tls = people::tls(&config).await?;
     let unix = UnixSocket::bind(&config.api.socket).context("api.socket")?;
 
     // From here on this process is in a cgroup of its own, and its connections are never redirected.
     let settings = Settings {
         instance: config.instance.clone(),
-        governed: targets::governed(&config, &names),
-        targets: targets::nets(&config.targets, &names),
+        governed: targets::governed(&config, &all, &names),
+        targets: targets::nets(&all, &names),
         run_cgroup: Some(config.run_cgroup.clone()),
-        names: targets::named(&config.targets),
+        names: targets::named(&all),
         ..Settings::default()
     };
     let keeper = config.store.keeper();
@@ -90,7 +104,7 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
     let confirmer =
         super::identity::confirmer(config.identity.as_ref(), ambient.clone(), Arc::new(jobs)).await?;
     let ports = Ports {
-        recorder,
+        recorder: control.heard(recorder),
         approvals: control.clone(),
         attributor: interceptor.clone(),
         confirmer: confirmer.clone(),
@@ -102,7 +116,7 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
         lanes,
         ProxySettings {
             node: config.node.clone(),
-            targets: targets.settings(&config, &names),
+            targets: targets.settings(&names),
             limits: Limits::default(),
         },
         ports,
@@ -116,6 +130,7 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
         interceptor,
         proxy,
         targets,
+        registry: Registry::new(registered),
         names: Mutex::new(names),
         confirmer,
         observed: Mutex::new(super::observe::Tally::new(Timestamp::now())),
@@ -125,7 +140,7 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
         before,
         not_governed: AtomicU64::new(0),
     });
-    Ok((agent, Listeners { tcp, unix, explicit }))
+    Ok((agent, Listeners { tcp, tls, unix, explicit }))
 }
 
 /// With the listeners that the last agent left with its keeper. The keeper goes once the hooks are in force: should
@@ -159,6 +174,7 @@ async fn load_policy(config: &Config) -> anyhow::Result<Policy> {
 
 fn open_log(config: &Config, shelf: &Shelf, ambient: Arc<dyn Ambient>) -> anyhow::Result<Arc<Log>> {
     let mut settings = LogSettings::new(&config.store.dir, config.node.clone());
+    settings.search = true;
     settings.head_dir.clone_from(&config.store.head);
     // What waits on the shelf goes on; everything else that was left open is closed.
     let kept = shelf.all().context("store: the shelf")?;
@@ -169,53 +185,20 @@ fn open_log(config: &Config, shelf: &Shelf, ambient: Arc<dyn Ambient>) -> anyhow
 async fn control_settings(config: &Config, listen: Option<SocketAddr>) -> anyhow::Result<ControlSettings> {
     let mut webhooks = Vec::new();
     for webhook in &config.webhooks {
-        webhooks.push(webhook_settings(webhook).await?);
+        webhooks.push(channels::webhook(webhook, "webhooks").await?);
     }
+    let channels = channels::settings(&config.channels).await?;
     let local_approvers = config.api.local_approvers.iter();
     Ok(ControlSettings {
         node: config.node.clone(),
         public_url: config.api.public_url.clone(),
         listen,
         webhooks,
+        channels,
         local_approvers: local_approvers
             .map(|(uid, groups)| (*uid, groups.iter().map(|group| group.value.clone()).collect()))
             .collect(),
         people: config.people.clone(),
+        login: people::settings(config, listen).await?,
     })
-}
-
-async fn webhook_settings(webhook: &Webhook) -> anyhow::Result<WebhookSettings> {
-    let decision_secret = match &webhook.decision_secret {
-        Some(reference) => Some(
-            text_secret(reference)
-                .await
-                .with_context(|| format!("webhooks: {}: decision_secret", webhook.name))?,
-        ),
-        None => None,
-    };
-    let ca_pem = match &webhook.ca {
-        Some(ca) => {
-            Some(targets::material(ca).await.with_context(|| format!("webhooks: {}: ca", webhook.name))?)
-        }
-        None => None,
-    };
-    Ok(WebhookSettings {
-        name: webhook.name.clone(),
-        url: webhook.url.clone(),
-        secret: text_secret(&webhook.secret)
-            .await
-            .with_context(|| format!("webhooks: {}: secret", webhook.name))?,
-        decision_secret,
-        speaks_for: webhook.speaks_for.iter().map(|group| group.value.clone()).collect(),
-        ca_pem: ca_pem.map(|pem| pem.expose().clone()),
-        allow_private: webhook.allow_private,
-        follow_ups: webhook.follow_ups,
-    })
-}
-
-async fn text_secret(reference: &SecretRef) -> anyhow::Result<Secret<String>> {
-    let bytes = lockgate_proxy::credential::resolve(reference).await?;
-    let text = std::str::from_utf8(bytes.expose())
-        .map_err(|_| anyhow::anyhow!("expected text (whsec_…), got other bytes"))?;
-    Ok(Secret::new(text.to_owned()))
 }

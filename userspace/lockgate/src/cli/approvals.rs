@@ -10,8 +10,8 @@ use super::{
     output::{self, Table},
     sessions::{ago, rough},
     show, text,
+    rehearse, watch,
 };
-use crate::config::Client;
 use clap::{Args, Subcommand, ValueEnum};
 use lockgate_model::{
     BundleId, RequestId, Timestamp,
@@ -82,9 +82,28 @@ Examples:
 Examples:
   lockgate approvals approve req_01JD4Z0000000000000000000A --reason 'change 4711'
   lockgate approvals approve req_01JD4Z0000000000000000000A --for 15m --uses 5 --reason 'backfill 4711'
+  lockgate approvals approve req_01JD4Z0000000000000000000A --for 15m --uses 40 --bundle --reason 'release 12'
   lockgate approvals approve req_01JD4Z0000000000000000000A --reason reviewed --output json
 ")]
     Approve(Approve),
+    /// Watch requests as they come, and decide on them here
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  lockgate approvals watch
+  lockgate approvals watch --once --output json | jq -r .request_id
+", after_help = "\
+On a terminal each request is shown with its statement, and `a` approves it, `d` denies it, `s` leaves it to others.
+--approve and --deny decide on everything that comes, until Ctrl-C or --once: for tests and demonstrations.")]
+    Watch(watch::Arguments),
+    /// Ask a rule's people for a decision on nothing, through every channel, and wait for the deny
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  lockgate approvals rehearse --rule ddl-needs-dba
+  lockgate approvals rehearse --rule ddl-needs-dba --within 2m --output json
+", after_help = "\
+Nothing waits for it and nothing runs. Exit code 0: every channel delivered and somebody denied it; 1: a channel did not
+deliver, or it was approved; 4: nobody decided in time.")]
+    Rehearse(rehearse::Arguments),
     /// Deny one request; the reason reaches the job
     #[command(help_template = TEMPLATE, before_help = "\
 Examples:
@@ -104,6 +123,27 @@ struct Approve {
     /// With --for: this often at most
     #[arg(long, value_name = "N", requires = "lasts")]
     uses: Option<u32>,
+    /// With --for: not only this shape, but what else the rules' `coalesce` would bundle with it (the rest of a migration)
+    #[arg(long, requires = "lasts")]
+    bundle: bool,
+    /// With --bundle: kinds of statements that may follow; by default those that wait now
+    #[arg(long, value_name = "KIND,…", value_delimiter = ',', requires = "bundle")]
+    kinds: Vec<String>,
+    /// With --bundle: the highest risk that may follow (low, medium, high, critical)
+    #[arg(long, value_name = "RISK", requires = "bundle")]
+    risk: Option<String>,
+}
+
+impl Approve {
+    fn grant(&self) -> Option<Value> {
+        let mut grant = json!({ "for": format_duration(self.lasts?), "uses": self.uses });
+        if self.bundle {
+            grant["covers"] = "bundle".into();
+            grant["kinds"] = json!(self.kinds);
+            grant["risk"] = json!(self.risk);
+        }
+        Some(grant)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -142,15 +182,14 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
-    let agent = Agent::of(&Client::read(config)?);
+    let agent = Agent::reach(config)?;
     let format = arguments.output.output;
     match arguments.verb {
         Verb::List { state, limit, watch } => list(&agent, state, limit, watch, format),
         Verb::Show { request, wait } => show_one(&agent, request, wait, format),
-        Verb::Approve(Approve { word, lasts, uses }) => {
-            let grant = lasts.map(|lasts| json!({ "for": format_duration(lasts), "uses": uses }));
-            vote(&agent, "approve", &word, grant, format)
-        }
+        Verb::Approve(approve) => vote(&agent, "approve", &approve.word, approve.grant(), format),
+        Verb::Watch(arguments) => watch::run(&agent, &arguments, format),
+        Verb::Rehearse(arguments) => rehearse::run(&agent, &arguments, format),
         Verb::Deny(word) => vote(&agent, "deny", &word, None, format),
     }
 }

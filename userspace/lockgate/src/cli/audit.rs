@@ -69,17 +69,16 @@ pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
         Verb::Export(wanted) => return export::run(config, &wanted),
         Verb::Check(check) => return proofs::check(&check, arguments.output.output),
     };
-    let client = Client::read(config)?;
     let report = match &verify.key {
         // The caller brought a key because the host is not to be taken at its word; neither is its agent.
         Some(path) => {
             let key = proofs::public_key(path)?;
-            serde_json::to_value(sessions::reader(&client)?.verify(Some(key))?)?
+            serde_json::to_value(sessions::reader(&Client::read(config)?)?.verify(Some(key))?)?
         }
-        None => match Agent::of(&client).get_slow("/v1/audit/verify") {
+        None => match Agent::reach(config)?.get_slow("/v1/audit/verify") {
             Ok(report) => report,
             Err(error) if error.is_no_agent() => {
-                serde_json::to_value(sessions::reader(&client)?.verify(None)?)?
+                serde_json::to_value(sessions::reader(&Client::read(config)?)?.verify(None)?)?
             }
             Err(error) => return Err(error.into_failure()),
         },

@@ -9,7 +9,6 @@ use super::{
     sessions::rough,
     text,
 };
-use crate::config::Client;
 use clap::{Args, Subcommand};
 use lockgate_model::{
     GlassId, Timestamp,
@@ -101,7 +100,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
-    let agent = Agent::of(&Client::read(config)?);
+    let agent = Agent::reach(config)?;
     let (path, body, said) = match arguments.verb {
         Verb::List => return list(&agent, arguments.output.output),
         Verb::Use { rule, reason, ticket, lasts, principal, target } => {

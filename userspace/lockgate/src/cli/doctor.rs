@@ -217,7 +217,7 @@ fn secrets(config: &Config, findings: &mut Findings) {
     const SECTION: &str = "configuration";
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
     let of_webhooks =
-        config.webhooks.iter().flat_map(|webhook| [Some(&webhook.secret), webhook.decision_secret.as_ref()]);
+        config.webhooks.iter().flat_map(|webhook| [webhook.secret.as_ref(), webhook.decision_secret.as_ref()]);
     let of_targets = config.targets.iter().flat_map(TargetConfig::secrets).map(Some);
     let references: Vec<&SecretRef> = of_targets.chain(of_webhooks).flatten().collect();
     let places = match runtime.block_on(targets::secrets(config)) {

@@ -12,7 +12,6 @@ use clap::{Args, ValueEnum};
 use lockgate_model::{
     OperationId, SessionId,
     event::{EventKind, RecordedOperation},
-    operation::Facts,
     session::Session,
     sql::SqlFacts,
     verdict::{Denial, Verdict},
@@ -114,9 +113,7 @@ struct About<'a> {
 
 impl About<'_> {
     fn sql(&self) -> Option<&SqlFacts> {
-        self.operation.map(|operation| match &*operation.facts {
-            Facts::Sql(facts) => facts,
-        })
+        self.operation.and_then(|operation| operation.facts.sql())
     }
 
     fn tables(&self) -> Vec<String> {

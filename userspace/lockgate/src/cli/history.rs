@@ -17,7 +17,6 @@ use clap::Args;
 use lockgate_model::{
     DecisionId, SessionId, Timestamp,
     event::{EventKind, RecordedOperation},
-    operation::Facts,
     session::{Mode, Session},
     verdict::{Effect, Verdict},
 };
@@ -342,8 +341,8 @@ fn replayed(
         for difference in &compared.differences {
             *totals.by.entry(Difference::as_str(*difference)).or_default() += 1;
         }
-        let Facts::Sql(facts) = operation.facts.as_ref();
-        let what = format!("{} ({})", facts.kind.replace('_', " "), facts.class);
+        let facts = operation.facts.as_ref();
+        let what = format!("{} ({})", facts.kind().replace('_', " "), facts.class());
         let (target, principal) = (session.target.name.to_string(), session.principal.id.clone());
         let key = json!([compared, what, target, principal]).to_string();
         if let Some(group) = places.get(&key).and_then(|place| groups.get_mut(*place)) {

@@ -4,6 +4,7 @@
 //! `userspace/docs/cli.md` and checked by `tests/cli.rs`. What a verb does is in the module of its name.
 
 mod agent;
+mod api;
 mod approvals;
 mod audit;
 mod breakglass;
@@ -12,6 +13,7 @@ mod doctor;
 mod exit;
 mod export;
 mod grants;
+mod handbook;
 mod history;
 mod inspect;
 mod keeper;
@@ -20,14 +22,22 @@ mod output;
 mod permission;
 mod policy;
 mod proofs;
+mod rehearse;
+mod remote;
 mod replay;
 mod run;
+mod search;
 mod sessions;
 mod show;
+mod tail;
+mod targets;
 mod text;
 mod tls;
 mod token;
+mod tokens;
+mod watch;
 
+pub(crate) use policy::{facts_of, shapes_of};
 pub(crate) use exit::{Exit, failure};
 pub(crate) use output::report;
 
@@ -64,6 +74,9 @@ pub(crate) struct Cli {
     /// The configuration file
     #[arg(long, global = true, value_name = "FILE", env = "LOCKGATE_CONFIG", default_value = DEFAULT_PATH)]
     config: PathBuf,
+    /// Certificates to trust when LOCKGATE_URL names an agent elsewhere, instead of the public ones
+    #[arg(long, global = true, value_name = "FILE", env = "LOCKGATE_CA")]
+    ca: Option<PathBuf>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -78,11 +91,16 @@ enum Verb {
     Breakglass(breakglass::Arguments),
     Sessions(sessions::Arguments),
     Audit(audit::Arguments),
+    Targets(targets::Arguments),
     Policy(policy::Arguments),
     Inspect(inspect::Arguments),
     Doctor(doctor::Arguments),
     Tls(tls::Arguments),
     Token(token::Arguments),
+    Tokens(tokens::Arguments),
+    Api(api::Arguments),
+    Completions(handbook::Completions),
+    Man(handbook::Man),
     #[command(hide = true)]
     Keeper(keeper::Arguments),
 }
@@ -98,6 +116,7 @@ struct OutputArgument {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
     /// Tables and sentences
+    #[value(alias = "table")]
     Text,
     /// One JSON document
     Json,
@@ -107,6 +126,7 @@ impl Cli {
     /// Does what was asked.
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let config = &self.config;
+        remote::trust(self.ca);
         // In a container of its own these two look at the host. Who may not is told by what they do next.
         if matches!(self.verb, Verb::Agent(_) | Verb::Doctor(_)) {
             let _ = lockgate_intercept::enter_host_cgroups();
@@ -119,11 +139,16 @@ impl Cli {
             Verb::Breakglass(arguments) => breakglass::run(config, arguments),
             Verb::Sessions(arguments) => sessions::run(config, arguments),
             Verb::Audit(arguments) => audit::run(config, arguments),
+            Verb::Targets(arguments) => targets::run(config, arguments),
             Verb::Policy(arguments) => policy::run(config, arguments),
             Verb::Inspect(arguments) => inspect::run(arguments),
             Verb::Doctor(arguments) => doctor::run(config, arguments),
             Verb::Tls(arguments) => tls::run(arguments),
             Verb::Token(arguments) => token::run(config, arguments),
+            Verb::Tokens(arguments) => tokens::run(config, arguments),
+            Verb::Api(arguments) => api::run(config, arguments),
+            Verb::Completions(arguments) => handbook::completions(&arguments),
+            Verb::Man(arguments) => handbook::man(&arguments),
             Verb::Keeper(arguments) => keeper::run(&arguments),
         }
     }

@@ -7,7 +7,6 @@ use super::{
     sessions::rough,
     text,
 };
-use crate::config::Client;
 use clap::{Args, Subcommand};
 use lockgate_model::{GrantId, Timestamp};
 use serde_json::{Value, json};
@@ -56,7 +55,7 @@ Examples:
 }
 
 pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
-    let agent = Agent::of(&Client::read(config)?);
+    let agent = Agent::reach(config)?;
     let format = arguments.output.output;
     match arguments.verb {
         Verb::List => {

@@ -1,7 +1,9 @@
 //! `lockgate policy`: check, test and explain policy files; works without an agent and without root.
 
 use super::{
-    Exit, Output, OutputArgument, TEMPLATE, grants, history, inspect,
+    Exit, Output, OutputArgument, TEMPLATE,
+    client::{Agent, CallError},
+    grants, history, inspect,
     output::{self, Style, Table, render_diagnostics, styled},
     sessions::field,
     text,
@@ -12,13 +14,20 @@ use crate::{
 };
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
-use lockgate_inspect::sql::{DumpWatch, Inspector, SessionState};
+use lockgate_inspect::{
+    http,
+    sql::{DumpWatch, Inspector, SessionState},
+};
 use lockgate_model::{
-    DecisionId, Timestamp, event::EventKind, operation::Operation, session::Session, sql::SqlFacts,
+    DecisionId, Timestamp,
+    event::EventKind,
+    operation::{Facts, Operation},
+    session::Session,
     verdict::Effect,
 };
 use lockgate_policy::{
-    CompiledPolicy, Diagnostic, Explanation, Loaded, TestOutcome, document::Given, replay::reconstructed,
+    CompiledPolicy, Diagnostic, Explanation, HttpAsks, Loaded, TestOutcome, document::Given,
+    replay::reconstructed,
 };
 use lockgate_store::Record;
 use serde_json::{Value, json};
@@ -71,8 +80,14 @@ An event is what a policy test says under `given` (JSON or YAML); or what `lockg
 {\"session\": …, \"operation\": …} in the same shapes.")]
     Explain {
         /// The event; `-` is standard input
-        #[arg(long, value_name = "FILE")]
-        event: PathBuf,
+        #[arg(long, value_name = "FILE", required_unless_present = "session")]
+        event: Option<PathBuf>,
+        /// Ask the running agent, whose policy is the one in force
+        #[arg(long)]
+        agent: bool,
+        /// With --agent: every decided operation of this recorded session (ses_…, or req_…)
+        #[arg(long, value_name = "ID", requires = "agent", conflicts_with = "event")]
+        session: Option<String>,
         #[command(flatten)]
         files: Files,
     },
@@ -105,6 +120,13 @@ Examples:
 A role that may not SELECT what policy masks cannot be made to show it, whatever the statement. The
 target's catalogue is read with the configuration's credential; nothing is changed there.")]
     Grants(grants::Arguments),
+    /// Print the reference of every key of a policy file, as Markdown
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  lockgate policy reference > policy-reference.md
+  lockgate policy reference | less
+")]
+    Reference,
     /// Print the JSON schema of a policy file, for editors
     #[command(help_template = TEMPLATE, before_help = "\
 Examples:
@@ -126,11 +148,17 @@ pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
     match arguments.verb {
         Verb::Check(files) => check(&files.of(config)?, format),
         Verb::Test(files) => test(&files.of(config)?, format),
-        Verb::Explain { event, files } => explain(&event, &files.of(config)?, format),
+        Verb::Explain { event, agent: true, session, .. } => {
+            explain_there(&Agent::reach(config)?, event.as_deref(), session, format)
+        }
+        Verb::Explain { event, files, .. } => {
+            explain(&event.unwrap_or_else(|| PathBuf::from("-")), &files.of(config)?, format)
+        }
         Verb::Draft(arguments) => history::draft(config, arguments, format),
         Verb::Diff(arguments) => history::diff(config, arguments, format),
         Verb::Grants(arguments) => grants::run(config, arguments, format),
         Verb::Schema => output::print_json(&CompiledPolicy::schema()).map(|()| Exit::Done),
+        Verb::Reference => output::print(&CompiledPolicy::reference()).map(|()| Exit::Done),
     }
 }
 
@@ -215,12 +243,27 @@ fn test(paths: &[PathBuf], format: Output) -> anyhow::Result<Exit> {
     Ok(if ok { Exit::Done } else { Exit::Failed })
 }
 
-/// What the inspector makes of a test's statement.
-fn facts_of(statement: &str) -> Vec<SqlFacts> {
+/// What the inspector makes of a test's statement, or request.
+pub(crate) fn facts_of(given: &Given, asks: &HttpAsks) -> Vec<Facts> {
+    if let Some(request) = &given.request {
+        let given = http::Given { request, headers: &given.headers, body: given.body.as_deref() };
+        return vec![Facts::Http(given.facts(&asks.headers, &asks.json))];
+    }
     // A session as psql opens it: the server says so before the first statement.
     let mut state = SessionState::from_startup(&[]);
     state.parameter_status("standard_conforming_strings", "on");
-    DumpWatch::default().facts(&Inspector.script(statement, &state, None))
+    let facts = DumpWatch::default().facts(&Inspector.script(&given.statement, &state, None));
+    facts.into_iter().map(Facts::Sql).collect()
+}
+
+/// A text without its literals, statement by statement; None where nothing of it was understood.
+pub(crate) fn shapes_of(text: &str) -> Option<String> {
+    let mut state = SessionState::from_startup(&[]);
+    state.parameter_status("standard_conforming_strings", "on");
+    let statements = Inspector.script(text, &state, None).statements;
+    let shapes: Vec<&str> = statements.iter().map(|statement| &*statement.normalized).collect();
+    let known = !shapes.is_empty() && shapes.iter().all(|shape| !shape.is_empty());
+    known.then(|| shapes.join("; "))
 }
 
 fn outcomes_text(outcomes: &[TestOutcome]) -> String {
@@ -288,6 +331,53 @@ fn explain(event: &Path, paths: &[PathBuf], format: Output) -> anyhow::Result<Ex
     Ok(Exit::Done)
 }
 
+/// Asks the running agent what its policy makes of it.
+fn explain_there(
+    agent: &Agent,
+    event: Option<&Path>,
+    session: Option<String>,
+    format: Output,
+) -> anyhow::Result<Exit> {
+    let asked = match session {
+        Some(session) => json!({ "session": session }),
+        None => {
+            let event = event.unwrap_or(Path::new("-"));
+            let name = event.display().to_string();
+            let source = match event == Path::new("-") {
+                true => std::io::read_to_string(std::io::stdin())?,
+                false => std::fs::read_to_string(event).with_context(|| name.clone())?,
+            };
+            let given = lockgate_policy::yaml::parse::<Value>(&name, &source);
+            json!({ "given": given.map_err(|diagnostics| ConfigError::Invalid { text: Some(source), diagnostics })? })
+        }
+    };
+    let answer = agent.post("/v1/policy/explain", &asked).map_err(CallError::into_failure)?;
+    if format == Output::Json {
+        return output::print_json(&json!({ "explanations": answer["items"] })).map(|()| Exit::Done);
+    }
+    for one in answer["items"].as_array().into_iter().flatten() {
+        let word = |name: &str| one[name].as_str().unwrap_or_default();
+        let statement = text::short(word("statement"), 100);
+        output::print(&format!("{}\n  verdict    {}\n", styled(Style::Bold, &statement), word("effect")))?;
+        let mut table = Table::new(&["RULE", "EFFECT", "MODE", "MATCHES", "BECAUSE"]);
+        for rule in one["explanation"]["rules"].as_array().into_iter().flatten() {
+            let field = |name: &str| rule[name].as_str().unwrap_or_default().to_owned();
+            let failed = rule["conditions"].as_array().into_iter().flatten().filter(|it| it["holds"] == json!(false));
+            let because: Vec<String> = failed
+                .map(|it| {
+                    let part = |name: &str| it[name].as_str().unwrap_or_default().to_owned();
+                    format!("{}: wants {}, is {}", part("key"), part("wanted"), part("got"))
+                })
+                .collect();
+            let because = if because.is_empty() { "every condition holds".to_owned() } else { because.join("; ") };
+            let matches = if rule["matched"] == json!(true) { "yes" } else { "no" };
+            table.row(vec![field("rule"), field("effect"), field("mode"), matches.to_owned(), text::short(&because, 160)]);
+        }
+        output::print(&format!("{}\n", table.render()))?;
+    }
+    Ok(Exit::Done)
+}
+
 fn explanations(policy: &CompiledPolicy, event: Event) -> anyhow::Result<Vec<(String, Explanation)>> {
     match event {
         Event::Recorded(operations) => Ok(operations
@@ -299,7 +389,10 @@ fn explanations(policy: &CompiledPolicy, event: Event) -> anyhow::Result<Vec<(St
             .collect()),
         Event::Given(given) => {
             let explanations = policy.explain_given(&given, &facts_of).map_err(anyhow::Error::msg)?;
-            Ok(explanations.into_iter().map(|explanation| (given.statement.clone(), explanation)).collect())
+            Ok(explanations
+                .into_iter()
+                .map(|explanation| (given.request.clone().unwrap_or_else(|| given.statement.clone()), explanation))
+                .collect())
         }
     }
 }

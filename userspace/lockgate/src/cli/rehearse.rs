@@ -82,20 +82,14 @@ struct Steps {
 impl Steps {
     /// Tells what is new since the last look.
     fn look(&mut self, request: &Value) -> anyhow::Result<()> {
-        for (channel, delivery) in deliveries(&request["notifications"]) {
-            let error = delivery["error"].as_str();
-            let status = delivery["status"].as_u64().map(|status| format!(" ({status})")).unwrap_or_default();
-            let attempt = delivery["attempt"].as_u64().or(delivery["attempts"].as_u64()).unwrap_or(0);
-            if attempt == 0 && error.is_none() && delivery["state"] != "delivered" {
-                continue;
-            }
-            match error {
-                None => self.note(&format!("{channel} ok"), format!("{channel} delivered{status}"), true)?,
-                Some(error) => self.note(
-                    &format!("{channel} {attempt}"),
-                    format!("{channel} not delivered, attempt {attempt}: {error}"),
-                    false,
-                )?,
+        for (channel, delivery) in request["notifications"].as_object().into_iter().flatten() {
+            let attempts = delivery["attempts"].as_u64().unwrap_or(0);
+            let status = delivery["last_status"].as_u64().map(|status| format!(" ({status})")).unwrap_or_default();
+            if delivery["delivered"] == json!(true) {
+                self.note(&format!("{channel} ok"), format!("{channel} delivered{status}"), true)?;
+            } else if let Some(error) = delivery["last_error"].as_str() {
+                let said = format!("{channel} not delivered, attempt {attempts}: {error}");
+                self.note(&format!("{channel} {attempts}"), said, false)?;
             }
         }
         for vote in request["votes"].as_array().into_iter().flatten() {
@@ -124,17 +118,5 @@ impl Steps {
         }
         self.all.push(Step { after_ms, what, ok });
         Ok(())
-    }
-}
-
-/// Deliveries by channel, whether they come as a list or by name.
-fn deliveries(notifications: &Value) -> Vec<(String, &Value)> {
-    match notifications {
-        Value::Array(list) => list
-            .iter()
-            .map(|one| (one["channel"].as_str().unwrap_or_default().to_owned(), one))
-            .collect(),
-        Value::Object(named) => named.iter().map(|(name, one)| (name.clone(), one)).collect(),
-        _ => Vec::new(),
     }
 }

@@ -15,7 +15,6 @@ use lockgate_model::{
     event::{EventKind, RecordedOperation},
     grant::{Basis, GlassUse, Grant},
     observation::Observation,
-    operation::Facts,
     outcome::{Closing, Outcome, OutcomeStatus},
     session::{Mode, Session},
     verdict::{Denial, DenialCause, Effect, Verdict},
@@ -115,6 +114,11 @@ pub(super) fn timeline(records: &[Record]) -> String {
     steps(records).iter().map(render).collect()
 }
 
+/// One record by itself.
+pub(super) fn line(record: &Record) -> String {
+    steps(std::slice::from_ref(record)).iter().map(render).collect()
+}
+
 /// Prints the timeline, with the pauses of then when a speed is given.
 pub(super) fn play(records: &[Record], speed: Option<f64>) -> anyhow::Result<()> {
     output::print(&format!("{}\n", heading(records)))?;
@@ -170,6 +174,10 @@ fn tell(event: &EventKind) -> Told {
         EventKind::ApprovalsBundled { bundle, requests, .. } => {
             plain("bundled", format!("{} requests are told and decided together as {bundle}", requests.len()))
         }
+        EventKind::Shelved { name, digest } => match digest {
+            Some(digest) => plain("kept", format!("{name} outlives a restart (SHA-256 {digest})")),
+            None => plain("kept", format!("{name} does not outlive a restart any more")),
+        },
         EventKind::GrantMade(grant) => ("granted", granted(grant), vec![format!("│ {}", grant.shape)]),
         EventKind::GrantEnded { grant, used, end } => {
             plain("grant ended", format!("{grant} after {used} uses: {}", end.as_str()))
@@ -232,12 +240,29 @@ fn tell(event: &EventKind) -> Told {
         EventKind::FlowRefused { detail, closing, .. } => ("refused", detail.clone(), vec![ended(closing)]),
         EventKind::Observed(observation) => plain("observed", observed(observation)),
         EventKind::Coverage(coverage) => plain("coverage", covered(coverage)),
+        EventKind::Custody(custody) => plain(custody.as_str(), custody.sentence()),
         EventKind::TokenIssued { token, caller, target, from, expires, by } => plain(
             "token",
             format!(
                 "{token} for {caller} on {target}, from {}, until {expires}, asked by {by}",
                 from.join(", ")
             ),
+        ),
+        EventKind::Access(access) => (
+            "access",
+            format!(
+                "{} {} by {}{}",
+                access.action.as_str(),
+                access.by.as_deref().unwrap_or("nobody known"),
+                access.via,
+                access.code.as_deref().map(|code| format!(" ({code})")).unwrap_or_default()
+            ),
+            [access.detail.clone()].into_iter().filter(|detail| !detail.is_empty()).collect(),
+        ),
+        EventKind::Administered(done) => (
+            "changed",
+            format!("{} {} by {} ({})", done.action.as_str(), done.subject, done.name, done.by),
+            done.reason.iter().cloned().collect(),
         ),
         EventKind::AgentStarted { node, version, policy } => {
             plain("agent", format!("started on {node}, version {version}, policy {policy}"))
@@ -278,10 +303,10 @@ fn decided(operation: &RecordedOperation, verdict: &Verdict, denial: Option<&Den
         Effect::Allow if denial.is_some() => "denied",
         Effect::Allow => "allowed",
     };
-    let Facts::Sql(facts) = operation.facts.as_ref();
+    let facts = operation.facts.as_ref();
     let literals = if operation.normalized { ", literals not kept" } else { "" };
     let heading =
-        format!("{} ({}, risk {}{literals})", facts.kind.replace('_', " "), facts.class, facts.risk.as_str());
+        format!("{} ({}, risk {}{literals})", facts.kind().replace('_', " "), facts.class(), facts.risk().as_str());
     let mut details: Vec<String> = operation.text.lines().map(|line| format!("│ {line}")).collect();
     if !operation.parameters.is_empty() {
         let values: Vec<_> = operation
@@ -429,6 +454,7 @@ fn answered(outcome: &Outcome) -> String {
     let status = match &outcome.status {
         OutcomeStatus::Completed { tag } => tag.clone(),
         OutcomeStatus::Failed { sqlstate } => format!("the server refused it, SQLSTATE {sqlstate}"),
+        OutcomeStatus::Responded { status } => format!("HTTP status {status}"),
         OutcomeStatus::Suspended => "suspended at the portal's row limit".to_owned(),
         OutcomeStatus::Skipped => "skipped by the server after an earlier failure".to_owned(),
         OutcomeStatus::Broken => "the connection ended before the answer".to_owned(),

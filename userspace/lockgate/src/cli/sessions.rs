@@ -7,9 +7,10 @@ use super::{
     client::{Agent, CallError, query},
     history, observed,
     output::{self, Style, Table, styled},
-    replay, text,
+    replay, search, tail, text,
 };
-use crate::{agent::api::SessionQuery, config::Client};
+use crate::{agent::house, config::Client};
+use lockgate_control::house::SessionRef;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use lockgate_model::{SessionId, Timestamp, id::TargetName, time::format_duration};
@@ -61,7 +62,34 @@ Examples:
 ")]
     Show {
         /// ses_…, or req_… of a request for approval in it
-        session: SessionQuery,
+        session: SessionRef,
+    },
+    /// Search everything that was recorded, the newest first
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  lockgate sessions search customers --decision denied --since 7d
+  lockgate sessions search --table public.orders --class write --output json | jq -r '.items[].session'
+")]
+    Search(search::Arguments),
+    /// Follow what happens, in one session or in all of them, until Ctrl-C
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  lockgate sessions tail
+  lockgate sessions tail ses_01JD4Z0000000000000000000A --output json
+")]
+    Tail(tail::Arguments),
+    /// End a live session; its client is told who and why
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  lockgate sessions kill ses_01JD4Z0000000000000000000A --reason 'runaway export'
+  lockgate sessions kill ses_01JD4Z0000000000000000000A --reason 'runaway export' --output json
+")]
+    Kill {
+        /// ses_…
+        session: SessionId,
+        /// Why; the client reads it, and it is kept in the record
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
     },
     /// Replay one session as a timeline
     #[command(help_template = TEMPLATE, before_help = "\
@@ -71,7 +99,7 @@ Examples:
 ")]
     Replay {
         /// ses_…, or req_… of a request for approval in it
-        session: SessionQuery,
+        session: SessionRef,
         /// Wait between steps as long as it took then, divided by this; instant unless given
         #[arg(long, value_name = "FACTOR", value_parser = speed)]
         speed: Option<f64>,
@@ -100,6 +128,9 @@ struct List {
     limit: usize,
 }
 
+/// Sessions that are asked for at a time.
+const PAGE: usize = 1_000;
+
 fn speed(text: &str) -> Result<f64, String> {
     text.parse()
         .ok()
@@ -121,18 +152,32 @@ pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
     if let Verb::Observed(period) = &arguments.verb {
         return observed::run(config, period, format);
     }
-    let client = Client::read(config)?;
+    let agent = Agent::reach(config)?;
+    let here = Here { agent, config };
     match arguments.verb {
         Verb::Observed(_) => {}
+        Verb::Search(wanted) => return search::run(&here.agent, wanted, format),
+        Verb::Tail(wanted) => return tail::run(&here.agent, &wanted, format),
+        Verb::Kill { session, reason } => {
+            let path = format!("/v1/sessions/{session}/kill");
+            let killed = here.agent.post(&path, &json!({ "reason": reason })).map_err(CallError::into_failure)?;
+            match format {
+                Output::Json => output::print_json(&killed)?,
+                Output::Text => {
+                    let decision = killed["decision_id"].as_str().unwrap_or_default();
+                    output::print(&format!("{session}: ended ({decision})\n"))?;
+                }
+            }
+        }
         Verb::List(list) => {
-            let sessions = list_sessions(&client, list.filter())?;
+            let sessions = list_sessions(&here, list.filter())?;
             match format {
                 Output::Json => output::print_json(&json!({ "sessions": sessions }))?,
                 Output::Text => output::print(&table(&sessions))?,
             }
         }
         Verb::Show { session } => {
-            let (session, records) = records_of(&client, session)?;
+            let (session, records) = records_of(&here, session)?;
             match format {
                 Output::Json => output::print_json(&json!({ "session": session, "records": records }))?,
                 Output::Text => {
@@ -141,7 +186,7 @@ pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
             }
         }
         Verb::Replay { session, speed } => {
-            let (session, records) = records_of(&client, session)?;
+            let (session, records) = records_of(&here, session)?;
             match format {
                 Output::Json => {
                     output::print_json(&json!({ "session": session, "steps": replay::steps(&records) }))?
@@ -166,37 +211,73 @@ impl List {
     }
 }
 
-fn list_sessions(client: &Client, filter: SessionFilter) -> anyhow::Result<Vec<SessionSummary>> {
-    match Agent::of(client).get_slow(&format!("/v1/sessions?{}", query(&serde_json::to_value(&filter)?))) {
-        Ok(mut answer) => {
-            serde_json::from_value(answer["sessions"].take()).context("the agent's list of sessions")
-        }
-        Err(error) if error.is_no_agent() => Ok(reader(client)?.sessions(&filter)?),
-        Err(error) => Err(error.into_failure()),
+/// The agent that is asked, and where this host's log is found when none answers.
+struct Here<'a> {
+    agent: Agent,
+    config: &'a Path,
+}
+
+impl Here<'_> {
+    fn reader(&self) -> anyhow::Result<Reader> {
+        reader(&Client::read(self.config)?)
     }
 }
 
-fn records_of(client: &Client, id: SessionQuery) -> anyhow::Result<(SessionId, Vec<Record>)> {
-    let found = match Agent::of(client).get_slow(&format!("/v1/sessions/{id}")) {
-        Ok(answer) => {
-            let Answer { session, records } =
-                serde_json::from_value(answer).context("the agent's records")?;
-            Some((session, records))
+fn list_sessions(here: &Here, filter: SessionFilter) -> anyhow::Result<Vec<SessionSummary>> {
+    let wanted = filter.limit();
+    let mut found: Vec<SessionSummary> = Vec::new();
+    let mut before = None;
+    loop {
+        let page = SessionFilter { limit: Some((wanted - found.len()).min(PAGE)), ..filter.clone() };
+        let mut asked = serde_json::to_value(&page)?;
+        if let Some(before) = &before {
+            asked["before"] = json!(before);
         }
-        Err(CallError::Refused { status: 404, .. }) => None,
-        Err(error) if error.is_no_agent() => id.records(&reader(client)?)?,
-        Err(error) => return Err(error.into_failure()),
-    };
-    found.with_context(|| {
-        format!("{id} is not recorded; `lockgate sessions list` shows the sessions that are")
-    })
+        let mut answer = match here.agent.get_slow(&format!("/v1/sessions?{}", query(&asked))) {
+            Ok(answer) => answer,
+            Err(error) if error.is_no_agent() => return Ok(here.reader()?.sessions(&filter)?),
+            Err(error) => return Err(error.into_failure()),
+        };
+        let items: Vec<SessionSummary> =
+            serde_json::from_value(answer["items"].take()).context("the agent's list of sessions")?;
+        found.extend(items);
+        before = answer["next"].as_str().map(str::to_owned);
+        if before.is_none() || found.len() >= wanted {
+            return Ok(found);
+        }
+    }
+}
+
+fn records_of(here: &Here, id: SessionRef) -> anyhow::Result<(SessionId, Vec<Record>)> {
+    let missing =
+        || format!("{id} is not recorded; `lockgate sessions list` shows the sessions that are");
+    let mut found: Option<(SessionId, Vec<Record>)> = None;
+    loop {
+        let after = found.as_ref().and_then(|(_, records)| records.last()).map_or(0, |record| record.seq);
+        let answer = match here.agent.get_slow(&format!("/v1/sessions/{id}?after={after}")) {
+            Ok(answer) => answer,
+            Err(CallError::Refused { status: 404, .. }) => return found.with_context(missing),
+            Err(error) if error.is_no_agent() => {
+                return house::records_of(&here.reader()?, id)?.with_context(missing);
+            }
+            Err(error) => return Err(error.into_failure()),
+        };
+        let Answer { session, records, more } =
+            serde_json::from_value(answer).context("the agent's records")?;
+        let going_on = more && !records.is_empty();
+        found.get_or_insert_with(|| (session.id, Vec::new())).1.extend(records);
+        if !going_on {
+            return found.with_context(missing);
+        }
+    }
 }
 
 /// The agent's answer about one session.
 #[derive(Deserialize)]
 struct Answer {
-    session: SessionId,
+    session: SessionSummary,
     records: Vec<Record>,
+    more: bool,
 }
 
 /// The log itself, for when no agent answers.

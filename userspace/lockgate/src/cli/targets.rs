@@ -76,6 +76,9 @@ struct Add {
     /// The whole definition, as under `targets:` in the configuration; - is standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "addresses", "user", "password_file", "tls", "ca", "mode", "tags"])]
     file: Option<PathBuf>,
+    /// What it speaks
+    #[arg(long, default_value = "postgres")]
+    protocol: String,
     /// The role that lockgate logs in as
     #[arg(long, value_name = "ROLE", required_unless_present = "file")]
     user: Option<String>,
@@ -173,7 +176,7 @@ impl Add {
             upstream["ca"] = json!(ca);
         }
         let mut definition = json!({
-            "name": self.name, "protocol": "postgres", "addresses": self.addresses, "upstream": upstream,
+            "name": self.name, "protocol": self.protocol, "addresses": self.addresses, "upstream": upstream,
         });
         if let Some(mode) = self.mode {
             definition["mode"] = json!(mode);

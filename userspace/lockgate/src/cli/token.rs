@@ -3,7 +3,7 @@
 //! The agent makes the token, records that it did, and tells nobody but root.
 
 use super::{Exit, Output, OutputArgument, TEMPLATE, client::Agent, output};
-use crate::{agent::callers::TokenRequest, config::Client};
+use crate::agent::callers::TokenRequest;
 use clap::{Args, ValueEnum};
 use lockgate_model::{time::parse_duration, workload::IdentityKind};
 use lockgate_proxy::caller::Network;
@@ -81,7 +81,7 @@ fn network(text: &str) -> Result<Network, String> {
 }
 
 pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
-    let client = Client::read(config)?;
+    let agent = Agent::reach(config)?;
     let request = TokenRequest {
         target: arguments.target.as_str().into(),
         caller: arguments.caller,
@@ -90,7 +90,7 @@ pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
         seconds: arguments.life.as_secs(),
     };
     let answer =
-        Agent::of(&client).post("/v1/tokens", &json!(request)).map_err(|error| error.into_failure())?;
+        agent.post("/v1/tokens", &json!(request)).map_err(|error| error.into_failure())?;
     match arguments.output.output {
         Output::Json => output::print_json(&answer)?,
         Output::Text => output::print(&format!("{}\n", answer["token"].as_str().unwrap_or_default()))?,

@@ -2,8 +2,12 @@
 //!
 //! All findings are collected, so that one run shows them all.
 
+mod channels;
 mod credential;
+mod http;
+mod evidence;
 mod identity;
+mod login;
 
 use super::{
     Address, Api, Client, Config, DEFAULT_RUN_CGROUP, DEFAULT_STORE, Store, TargetConfig, UpstreamTls,
@@ -14,7 +18,7 @@ use lockgate_intercept::{Egress, Governed, GovernedSet, Instance};
 use lockgate_model::{
     SecretRef,
     id::{GroupName, NodeName},
-    session::{DefaultEffect, Mode, Target},
+    session::{DefaultEffect, Mode, Protocol, Target},
 };
 use lockgate_policy::{Diagnostic, yaml::Position};
 use lockgate_proxy::{DialFrom, MAX_LANES};
@@ -34,6 +38,8 @@ const MAX_OBSERVE_EVERY: Duration = Duration::from_secs(3600);
 const RESTART_GRACE: Duration = Duration::from_secs(10);
 /// Clients that wait longer have mostly given up.
 const MAX_RESTART_GRACE: Duration = Duration::from_secs(60);
+/// Where targets are registered, in the store's directory, unless told otherwise.
+const TARGETS_DIR: &str = "targets.d";
 /// A tag that says: this target may not go unrecorded.
 const RECORD_TAG: (&str, &str) = ("record", "required");
 /// Deeper cgroups are not seen by the kernel's ancestor walk; the root would govern the whole host.
@@ -45,13 +51,16 @@ pub(super) fn check(path: &Path, raw: Raw) -> Result<Config, Vec<Diagnostic>> {
     checker.most = raw.mode.as_ref().map_or(Mode::Enforce, |mode| mode.value);
     checker.tell_ceiling(raw.mode.as_ref());
     let place = checker.place(&raw);
+    let evidence = checker.evidence(&raw.evidence, &raw.telemetry, &place.store.dir);
     let vault = raw.vault.as_ref().and_then(|vault| checker.vault(vault));
     let targets = checker.targets(&raw.targets);
     let (governed, run_cgroup) = checker.governed(&raw);
     let policies = checker.policies(&raw.policies);
     let webhooks = checker.webhooks(&raw.webhooks);
+    let channels = checker.channels(&raw.channels, &raw.webhooks);
     let people = checker.people(&raw.people);
     let api = checker.api(&raw.api, place.socket);
+    let login = checker.login(raw.login.as_ref(), &raw.api, api.listen);
     if let Some(webhook) = raw.webhooks.iter().find(|webhook| webhook.value.decision_secret.is_some())
         && api.listen.is_none()
         && api.public_url.is_none()
@@ -61,6 +70,16 @@ pub(super) fn check(path: &Path, raw: Raw) -> Result<Config, Vec<Diagnostic>> {
             "decisions of this webhook have nowhere to go",
             Some("set api.listen, and api.public_url when integrations reach it under another address"),
         );
+    }
+    let answers = |channel: &&Spanned<raw::channels::Channel>| {
+        channel.value.decision_secret.is_some() || !channel.value.approvers.is_empty()
+    };
+    if let Some(channel) = raw.channels.iter().find(answers)
+        && api.listen.is_none()
+        && api.public_url.is_none()
+    {
+        let help = "set api.listen, and api.public_url when they reach it under another address";
+        checker.error(channel.at, "decisions of this channel have nowhere to go", Some(help));
     }
     let node = checker.node(&raw.node);
     let data_plane_threads = raw.data_plane.threads.as_ref().and_then(|threads| checker.threads(threads));
@@ -75,6 +94,10 @@ pub(super) fn check(path: &Path, raw: Raw) -> Result<Config, Vec<Diagnostic>> {
     if !checker.errors.is_empty() {
         return Err(checker.errors);
     }
+    let targets_dir = raw
+        .targets_dir
+        .as_ref()
+        .map_or_else(|| place.store.dir.join(TARGETS_DIR), |dir| checker.resolve(dir));
     Ok(Config {
         path: path.to_owned(),
         node,
@@ -82,11 +105,14 @@ pub(super) fn check(path: &Path, raw: Raw) -> Result<Config, Vec<Diagnostic>> {
         restart_grace,
         governed,
         targets,
+        targets_dir,
         policies,
         store: place.store,
         webhooks,
+        channels,
         people,
         api,
+        login,
         vault,
         identity,
         guarded,
@@ -96,8 +122,33 @@ pub(super) fn check(path: &Path, raw: Raw) -> Result<Config, Vec<Diagnostic>> {
         data_plane_threads,
         mode: checker.most,
         observe_every,
+        evidence,
         warnings: checker.warnings,
     })
+}
+
+/// Targets that are registered beside the configuration, a file each, named after the target.
+pub(super) fn registered(
+    config: &Config,
+    files: &[lockgate_policy::SourceFile],
+) -> Result<Vec<TargetConfig>, Vec<Diagnostic>> {
+    let mut checker = Checker::new(&config.path);
+    checker.has_vault = config.vault.is_some();
+    checker.most = config.mode;
+    let mut found: Vec<TargetConfig> = Vec::new();
+    for file in files {
+        checker.file.clone_from(&file.path);
+        match lockgate_policy::yaml::parse::<Spanned<raw::Target>>(&file.path, &file.text) {
+            Ok(raw) => {
+                checker.registered_alone(&raw.value, Path::new(&file.path));
+                let others = config.targets.iter().chain(&found);
+                checker.registered_beside(&raw.value, others);
+                found.extend(checker.targets(std::slice::from_ref(&raw)));
+            }
+            Err(diagnostics) => checker.errors.extend(diagnostics),
+        }
+    }
+    if checker.errors.is_empty() { Ok(found) } else { Err(checker.errors) }
 }
 
 pub(super) fn client(path: &Path, raw: &Raw) -> Result<Client, Vec<Diagnostic>> {
@@ -419,6 +470,40 @@ impl Checker {
         targets
     }
 
+    /// What only a registered target may not.
+    fn registered_alone(&mut self, target: &raw::Target, file: &Path) {
+        if file.file_stem().and_then(std::ffi::OsStr::to_str) != Some(&target.name.value) {
+            let message = format!("the target `{}` stands in a file of another name", target.name.value);
+            let help = format!("call the file {}.yaml", target.name.value);
+            self.error(target.name.at, message, Some(&help));
+        }
+        if let Some(listen) = &target.listen {
+            let help = "write this target in the configuration file";
+            self.error(listen.at, "`listen` is bound when the agent starts", Some(help));
+        }
+    }
+
+    /// A name and an address belong to one target, wherever it is registered.
+    fn registered_beside<'a>(
+        &mut self,
+        target: &raw::Target,
+        others: impl Iterator<Item = &'a TargetConfig>,
+    ) {
+        for other in others {
+            let name = &other.target.name;
+            if name.as_str() == target.name.value {
+                self.error(target.name.at, format!("there is a target `{name}` already"), None);
+            }
+            for text in &target.addresses {
+                if text.value.parse().is_ok_and(|address: Address| other.addresses.contains(&address)) {
+                    let message = format!("{} belongs to the target `{name}` already", text.value);
+                    let help = "an address leads to one target; the most specific prefix wins";
+                    self.error(text.at, message, Some(help));
+                }
+            }
+        }
+    }
+
     fn addresses(&mut self, target: &raw::Target) -> Vec<(Address, Position)> {
         if target.addresses.is_empty() {
             self.error(
@@ -512,7 +597,11 @@ impl Checker {
                 Some("set upstream.server_name when they carry a name"),
             );
         }
-        let credential = self.credential(name_at, upstream);
+        let http = self.http(raw);
+        let credential = match raw.protocol {
+            Protocol::Postgres => self.credential(name_at, upstream),
+            Protocol::Http => self.http_login(raw),
+        };
         let upstream_direct = self.direct(upstream);
         let upstream_ca = ca.and_then(|ca| self.file_or_secret(name_at, "upstream.ca", ca));
         TargetConfig {
@@ -537,6 +626,7 @@ impl Checker {
             upstream_ca,
             server_name: upstream.server_name.as_ref().map(|name| name.value.clone()),
             credential,
+            http,
         }
     }
 
@@ -654,15 +744,17 @@ impl Checker {
                 webhook.decision_secret.as_ref().and_then(|s| self.secret("decision_secret", s));
             let ca = webhook.ca.as_ref().and_then(|ca| self.file_or_secret(name.at, "ca", ca));
             let Some(secret) = secret else { continue };
+            let events = webhook.events.as_ref();
             webhooks.push(Webhook {
                 name: name.value.clone(),
                 url: webhook.url.value.clone(),
-                secret,
+                secret: Some(secret),
                 decision_secret,
                 speaks_for: webhook.speaks_for.iter().map(group).collect(),
                 ca,
                 allow_private: webhook.allow_private,
                 follow_ups: webhook.follow_ups.unwrap_or(true),
+                events: events.map(|events| events.iter().map(|event| event.value.clone()).collect()),
             });
         }
         webhooks
@@ -672,8 +764,8 @@ impl Checker {
         let listen =
             raw.listen.as_ref().and_then(|listen| match listen.value.parse::<std::net::SocketAddr>() {
                 Ok(addr) => {
-                    if !addr.ip().is_loopback() {
-                        let help = "put a TLS proxy before it, or listen on loopback";
+                    if !addr.ip().is_loopback() && raw.tls.is_none() && !raw.behind_proxy {
+                        let help = "set api.tls, put a TLS proxy before it, or listen on loopback";
                         self.warn(
                             listen.at,
                             format!("{addr} is reachable from other hosts, by plain HTTP"),
@@ -692,7 +784,14 @@ impl Checker {
             let message = format!("{:?} is not an http:// or https:// URL", url.value);
             self.error(url.at, message, None);
         }
+        let tls = raw.tls.as_ref().and_then(|tls| {
+            let chain = self.file_or_secret(tls.at, "api.tls.certificate", &tls.value.certificate);
+            let key = self.file_or_secret(tls.at, "api.tls.key", &tls.value.key);
+            chain.zip(key)
+        });
         Api {
+            tls,
+            behind_proxy: raw.behind_proxy,
             listen,
             public_url: raw.public_url.as_ref().map(|url| url.value.clone()),
             socket,

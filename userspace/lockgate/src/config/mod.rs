@@ -5,7 +5,9 @@
 //! may read. Secrets stay references here; `lockgate_proxy::credential` fetches them.
 
 mod address;
+pub(crate) mod channels;
 mod check;
+pub(crate) mod login;
 mod raw;
 #[cfg(test)]
 mod tests;
@@ -19,9 +21,9 @@ use lockgate_model::{
     id::{GroupName, NodeName},
     session::{Mode, Target},
 };
-use lockgate_policy::{Diagnostic, diagnostic::suggest, yaml::Spanned};
+use lockgate_policy::{Diagnostic, SourceFile, diagnostic::suggest, yaml::Spanned};
 use lockgate_proxy::{
-    DialFrom,
+    DialFrom, Injection,
     credential::{CertificateSource, CredentialSettings, VaultAuth},
 };
 use std::{
@@ -55,13 +57,19 @@ pub(crate) struct Config {
     /// Whose egress is redirected; holds `run_cgroup` too.
     pub(crate) governed: Vec<GovernedSet>,
     pub(crate) targets: Vec<TargetConfig>,
+    /// Where targets are registered while the agent runs, a file each.
+    pub(crate) targets_dir: PathBuf,
     /// Files and directories of policy.
     pub(crate) policies: Vec<PathBuf>,
     pub(crate) store: Store,
     pub(crate) webhooks: Vec<Webhook>,
+    /// Other ways to reach people.
+    pub(crate) channels: Vec<channels::Channel>,
     /// Who has several ids, or owns bots.
     pub(crate) people: Vec<lockgate_control::PersonSettings>,
     pub(crate) api: Api,
+    /// Who may log in.
+    pub(crate) login: Option<login::Login>,
     pub(crate) vault: Option<VaultConfig>,
     /// Who is asked about workloads.
     pub(crate) identity: Option<IdentityConfig>,
@@ -79,8 +87,73 @@ pub(crate) struct Config {
     pub(crate) mode: Mode,
     /// How often what is only seen is recorded.
     pub(crate) observe_every: Duration,
+    /// What becomes of the log besides being written.
+    pub(crate) evidence: EvidenceConfig,
     /// What is odd, but no error.
     pub(crate) warnings: Vec<Diagnostic>,
+}
+
+/// `evidence:` and `telemetry:`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct EvidenceConfig {
+    pub(crate) checkpoints: Option<Checkpoints>,
+    pub(crate) recordings: Option<RecordingsConfig>,
+    pub(crate) retention: Option<RetentionConfig>,
+    pub(crate) otlp: Option<OtlpConfig>,
+}
+
+/// Signed heads that are sent off the host.
+#[derive(Clone, Debug)]
+pub(crate) struct Checkpoints {
+    pub(crate) every: Duration,
+    pub(crate) to: Vec<CheckpointSink>,
+}
+
+/// One place for them.
+#[derive(Clone, Debug)]
+pub(crate) enum CheckpointSink {
+    /// Appended to.
+    File(PathBuf),
+    /// Posted, signed as a webhook is.
+    Url { url: String, secret: SecretRef, ca: Option<SecretRef> },
+    /// An object each.
+    Objects(ObjectsConfig),
+}
+
+/// An object store.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ObjectsConfig {
+    pub(crate) to: String,
+    pub(crate) endpoint: Option<String>,
+    pub(crate) region: Option<String>,
+    pub(crate) access_key: Option<String>,
+    pub(crate) secret_key: Option<SecretRef>,
+}
+
+/// Sessions as objects of their own.
+#[derive(Clone, Debug)]
+pub(crate) struct RecordingsConfig {
+    pub(crate) objects: ObjectsConfig,
+    /// Of all sessions, or of those alone whose target's tags demand it.
+    pub(crate) all: bool,
+    pub(crate) refuse_after: Duration,
+}
+
+/// How long records are kept.
+#[derive(Clone, Debug)]
+pub(crate) struct RetentionConfig {
+    pub(crate) keep: Duration,
+    pub(crate) every: Duration,
+    pub(crate) archive: Option<ObjectsConfig>,
+}
+
+/// An OTLP receiver.
+#[derive(Clone, Debug)]
+pub(crate) struct OtlpConfig {
+    pub(crate) endpoint: String,
+    pub(crate) authorization: Option<SecretRef>,
+    pub(crate) ca: Option<SecretRef>,
+    pub(crate) sample: f64,
 }
 
 /// One entry of `targets:`.
@@ -105,6 +178,8 @@ pub(crate) struct TargetConfig {
     /// Verified instead of the name or address in `addresses`.
     pub(crate) server_name: Option<String>,
     pub(crate) credential: CredentialSettings,
+    /// For HTTP; its secrets are not looked up here.
+    pub(crate) http: lockgate_proxy::HttpSettings,
 }
 
 impl TargetConfig {
@@ -127,6 +202,11 @@ impl TargetConfig {
             None => {}
         }
         secrets.extend(self.explicit.iter().filter_map(|explicit| explicit.client_ca.as_ref()));
+        secrets.extend(self.http.injections.iter().map(|injection| match injection {
+            Injection::Header { value: secret, .. }
+            | Injection::Bearer(secret)
+            | Injection::Basic { password: secret, .. } => secret,
+        }));
         secrets.extend(self.client_auth.iter().map(|(_, verifier)| verifier));
         secrets
     }
@@ -189,12 +269,14 @@ pub(crate) struct Store {
 pub(crate) struct Webhook {
     pub(crate) name: String,
     pub(crate) url: String,
-    pub(crate) secret: SecretRef,
+    /// None only beside a template.
+    pub(crate) secret: Option<SecretRef>,
     pub(crate) decision_secret: Option<SecretRef>,
     pub(crate) speaks_for: Vec<Spanned<GroupName>>,
     pub(crate) ca: Option<SecretRef>,
     pub(crate) allow_private: bool,
     pub(crate) follow_ups: bool,
+    pub(crate) events: Option<Vec<String>>,
 }
 
 /// `api:`
@@ -204,6 +286,9 @@ pub(crate) struct Api {
     pub(crate) public_url: Option<String>,
     pub(crate) socket: PathBuf,
     pub(crate) local_approvers: BTreeMap<u32, Vec<Spanned<GroupName>>>,
+    /// Chain and key.
+    pub(crate) tls: Option<(SecretRef, SecretRef)>,
+    pub(crate) behind_proxy: bool,
 }
 
 impl Store {
@@ -245,9 +330,16 @@ impl Config {
         Self::parse(path, &text).map_err(|diagnostics| ConfigError::Invalid { text: Some(text), diagnostics })
     }
 
+    /// Checks what is registered beside this file, one target a file, as this file's own targets are checked.
+    pub(crate) fn registered(&self, files: &[SourceFile]) -> Result<Vec<TargetConfig>, Vec<Diagnostic>> {
+        check::registered(self, files)
+    }
+
     fn named_groups(&self) -> impl Iterator<Item = &Spanned<GroupName>> {
         let webhooks = self.webhooks.iter().flat_map(|webhook| &webhook.speaks_for);
-        webhooks.chain(self.api.local_approvers.values().flatten())
+        let channels = self.channels.iter().flat_map(|channel| channel.spoken_for());
+        let logins = self.login.iter().flat_map(|login| login.spoken_for());
+        webhooks.chain(channels).chain(logins).chain(self.api.local_approvers.values().flatten())
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, Vec<Diagnostic>> {

@@ -3,7 +3,11 @@
 //! [`super::check`] turns this into a [`super::Config`]. The command line's client verbs read only this form,
 //! since a job's user may run `lockgate run` without being allowed to read policies and secrets.
 
+pub(crate) mod channels;
+pub(crate) mod evidence;
+pub(crate) mod http;
 pub(crate) mod identity;
+pub(crate) mod login;
 
 use lockgate_model::SecretRef;
 pub(crate) use lockgate_policy::{document::DurationText, yaml::Spanned};
@@ -23,6 +27,9 @@ pub(crate) struct Raw {
     pub(crate) govern: Vec<Spanned<Govern>>,
     #[serde(default)]
     pub(crate) targets: Vec<Spanned<Target>>,
+    /// Where targets are registered while the agent runs.
+    #[serde(default)]
+    pub(crate) targets_dir: Option<String>,
     #[serde(default)]
     pub(crate) policies: Vec<Spanned<String>>,
     #[serde(default)]
@@ -32,9 +39,13 @@ pub(crate) struct Raw {
     #[serde(default)]
     pub(crate) webhooks: Vec<Spanned<Webhook>>,
     #[serde(default)]
+    pub(crate) channels: Vec<Spanned<channels::Channel>>,
+    #[serde(default)]
     pub(crate) people: Vec<Spanned<Person>>,
     #[serde(default)]
     pub(crate) api: Api,
+    #[serde(default)]
+    pub(crate) login: Option<Spanned<login::Login>>,
     #[serde(default)]
     pub(crate) run: Run,
     #[serde(default)]
@@ -50,6 +61,10 @@ pub(crate) struct Raw {
     pub(crate) mode: Option<Spanned<lockgate_model::session::Mode>>,
     #[serde(default)]
     pub(crate) observe: Observe,
+    #[serde(default)]
+    pub(crate) evidence: evidence::Evidence,
+    #[serde(default)]
+    pub(crate) telemetry: evidence::Telemetry,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -212,7 +227,11 @@ pub(crate) struct Upstream {
     pub(crate) tls_negotiation: Option<Spanned<Negotiation>>,
     #[serde(default)]
     pub(crate) dial_from: DialFrom,
+    #[serde(default)]
     pub(crate) credential: Credential,
+    /// For http: headers of the client that do not go on.
+    #[serde(default)]
+    pub(crate) remove_headers: Vec<Spanned<String>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -240,7 +259,7 @@ pub(crate) enum UpstreamTls {
     VerifyFull,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Credential {
     #[serde(default)]
@@ -254,6 +273,12 @@ pub(crate) struct Credential {
     pub(crate) vault: Option<Spanned<String>>,
     #[serde(default)]
     pub(crate) cache: Option<DurationText>,
+    /// For http: `Authorization: Bearer`.
+    #[serde(default)]
+    pub(crate) bearer: Option<Spanned<SecretText>>,
+    /// For http: another header.
+    #[serde(default)]
+    pub(crate) header: Option<Spanned<http::Header>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -323,6 +348,8 @@ pub(crate) struct Webhook {
     pub(crate) allow_private: bool,
     #[serde(default)]
     pub(crate) follow_ups: Option<bool>,
+    #[serde(default)]
+    pub(crate) events: Option<Vec<Spanned<String>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -336,6 +363,12 @@ pub(crate) struct Api {
     pub(crate) socket: Option<String>,
     #[serde(default)]
     pub(crate) local_approvers: BTreeMap<Uid, Vec<Spanned<String>>>,
+    /// The certificate that people see.
+    #[serde(default)]
+    pub(crate) tls: Option<Spanned<login::Tls>>,
+    /// TLS ends in a proxy in front.
+    #[serde(default)]
+    pub(crate) behind_proxy: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]

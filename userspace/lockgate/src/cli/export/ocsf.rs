@@ -13,6 +13,7 @@
 
 use super::About;
 use lockgate_model::{
+    access::{Access, AccessAction},
     approval::{Resolution, VoteDecision},
     event::EventKind,
     outcome::OutcomeStatus,
@@ -86,6 +87,7 @@ const NETWORK: u64 = 4001;
 const AUTHORIZE: u64 = 3003;
 const ACCESS: u64 = 3005;
 const FINDING: u64 = 2004;
+const AUTHENTICATION: u64 = 3002;
 
 const OTHER: u64 = 99;
 const CONNECT: u64 = 3;
@@ -228,7 +230,8 @@ fn said(kind: &EventKind, about: &About<'_>) -> Option<Said> {
         }
         EventKind::Responded { operation, outcome } => {
             let success =
-                matches!(outcome.status, OutcomeStatus::Completed { .. } | OutcomeStatus::Suspended);
+                matches!(outcome.status, OutcomeStatus::Completed { .. } | OutcomeStatus::Suspended)
+                    || matches!(outcome.status, OutcomeStatus::Responded { status } if status < 400);
             let said = statement(about, format!("answered, {} rows", outcome.rows))?.about(operation);
             Some(said.status(success).with("duration", json!(outcome.elapsed_micros / 1000)))
         }
@@ -273,6 +276,12 @@ fn said(kind: &EventKind, about: &About<'_>) -> Option<Said> {
             let user = json!({ "uid": caller });
             Some(Said::new(ACCESS, 1, format!("token for {caller}")).about(token).with("user", user))
         }
+        EventKind::Access(access) => Some(signed_in(access)),
+        EventKind::Administered(done) => {
+            let user = json!({ "uid": done.by, "name": done.name });
+            let what = format!("{} {}", done.action.as_str(), done.subject);
+            Some(finding(&what, done.reason.as_deref().unwrap_or_default(), 2).about(&done.decision).with("user", user))
+        }
         EventKind::DecisionRefused { request, code, detail, .. } => {
             let said = finding(&format!("a decision was refused: {code}"), detail, 3).control(DENY, REJECTED);
             Some(request.iter().fold(said, |said, request| said.about(request)))
@@ -283,6 +292,7 @@ fn said(kind: &EventKind, about: &About<'_>) -> Option<Said> {
         EventKind::MaskedColumns { .. }
         | EventKind::ApprovalLeft { .. }
         | EventKind::ApprovalsBundled { .. }
+        | EventKind::Shelved { .. }
         | EventKind::GlassReviewed { .. }
         | EventKind::Alerted { .. }
         | EventKind::Notified { .. }
@@ -290,6 +300,7 @@ fn said(kind: &EventKind, about: &About<'_>) -> Option<Said> {
         | EventKind::ResultRows { .. }
         | EventKind::Observed(_)
         | EventKind::Coverage(_)
+        | EventKind::Custody(_)
         | EventKind::AgentStarted { .. }
         | EventKind::AgentStopped { .. }
         | EventKind::PolicyLoaded { .. }
@@ -335,6 +346,26 @@ fn statement(about: &About<'_>, message: impl Into<String>) -> Option<Said> {
         Some(first) => said.with("table", first.clone()),
         None => said,
     })
+}
+
+/// Authentication: logon (1), logoff (2); what changes means of access is access of a user (assign 1, revoke 2).
+fn signed_in(access: &Access) -> Said {
+    let message = format!("{} by {}: {}", access.action.as_str(), access.via, access.detail);
+    let said = match access.action {
+        AccessAction::Login => Said::new(AUTHENTICATION, 1, message),
+        AccessAction::LoginRefused | AccessAction::TokenRefused => {
+            Said::new(AUTHENTICATION, 1, message).severity(3).control(DENY, REJECTED)
+        }
+        AccessAction::Logout | AccessAction::LoginEnded => Said::new(AUTHENTICATION, 2, message),
+        AccessAction::TokenMade | AccessAction::BootstrapMade => Said::new(ACCESS, 1, message),
+        AccessAction::TokenRevoked => Said::new(ACCESS, 2, message),
+        AccessAction::Refused => finding("a request was refused", &message, 3).control(DENY, REJECTED),
+    };
+    let said = said.with("user", json!({ "uid": access.by.as_deref().unwrap_or("nobody") }));
+    match &access.source {
+        Some(source) => said.with("src_endpoint", json!({ "ip": source })),
+        None => said,
+    }
 }
 
 fn finding(title: &str, detail: &str, severity: u64) -> Said {

@@ -135,7 +135,7 @@ impl Checker {
         }
     }
 
-    fn client_certificate(&mut self, given: &Spanned<Certificate>) -> Option<CertificateSource> {
+    pub(super) fn client_certificate(&mut self, given: &Spanned<Certificate>) -> Option<CertificateSource> {
         let key = "upstream.credential.client_certificate";
         if let Some(names) = given.value.names.as_ref().and_then(|names| names.first()) {
             let help = "its common name is the role that lockgate logs in as";
