@@ -53,6 +53,32 @@ fn rows(out: &str) -> usize {
     out.lines().filter(|line| !line.is_empty() && *line != "after").count()
 }
 
+/// Outside a transaction a RETURNING that is cut may have committed: what the client is told is what happened.
+#[test]
+fn a_change_whose_result_is_cut_is_told_as_it_is() -> Result<()> {
+    let world = world()?;
+    for (command, changed) in [
+        (
+            "UPDATE orders SET note = 'cut' WHERE id < 40 RETURNING id",
+            "SELECT count(*) > 0 FROM orders WHERE note = 'cut'",
+        ),
+        (
+            "INSERT INTO orders (id, note) SELECT 100000 + i, 'new' FROM generate_series(1, 30) i RETURNING id",
+            "SELECT count(*) > 0 FROM orders WHERE note = 'new'",
+        ),
+        (
+            "BEGIN; UPDATE orders SET note = 'undone' WHERE id < 40 RETURNING id; COMMIT",
+            "SELECT count(*) > 0 FROM orders WHERE note = 'undone'",
+        ),
+    ] {
+        let said = world.psql(&["-c", command])?;
+        ensure!(said.err.contains("lockgate: cut the result of"), "{command}: {said:?}");
+        let made = world.psql(&["-At", "-c", changed])?.out.trim() == "t";
+        ensure!(said.err.contains("is in force") == made, "{command}: made {made}: {said:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn no_way_of_asking_gets_the_row_beyond_the_limit() -> Result<()> {
     let world = world()?;

@@ -17,6 +17,7 @@ use lockgate_model::{
     event::EventKind,
     id::RuleId,
     outcome::CloseReason,
+    sql::SqlClass,
     verdict::{Denial, DenialCause, LimitScope, ResultLimit},
 };
 use lockgate_wire::postgres::backend::ReportFields;
@@ -152,6 +153,8 @@ pub(crate) struct Caps {
     target: Arc<CancelTarget>,
     /// Some flight of this session was limited.
     in_force: bool,
+    /// A statement that does more than read has finished since the target was last ready.
+    changed: bool,
     by_rule: HashMap<RuleId, Arc<Tally>>,
     by_cursor: HashMap<(RuleId, String), Arc<Tally>>,
     cut: Option<Cut>,
@@ -164,6 +167,7 @@ impl Caps {
         Self {
             target,
             in_force: false,
+            changed: false,
             by_rule: HashMap::new(),
             by_cursor: HashMap::new(),
             cut: None,
@@ -179,6 +183,16 @@ impl Caps {
     /// Whether requests must not overlap.
     pub(crate) fn is_in_force(&self) -> bool {
         self.in_force
+    }
+
+    /// A statement finished; the target keeps what it changed unless its transaction fails.
+    pub(crate) fn finished(&mut self, statement: &Statement) {
+        self.changed |= self.in_force && statement.class() != SqlClass::Read;
+    }
+
+    /// The target is ready; whether something was changed since it last was.
+    pub(crate) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     /// Counts a piece that is about to go to the client, or says why it must not.

@@ -367,6 +367,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
             Backend::CommandComplete(tag) => tag.to_string_lossy().into_owned(),
             other => return Err(target_fault(unasked(other.name()))),
         };
+        let Self { expected, caps, .. } = self;
+        if caps.is_in_force()
+            && let Some(flight) = expected.front_mut().and_then(|expected| expected.answer.current())
+        {
+            caps.finished(&flight.statement);
+        }
         self.pass(frame);
         let status = OutcomeStatus::Completed { tag };
         match reply.role {
@@ -568,6 +574,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
     fn handle_ready(&mut self, frame: Frame, status: TransactionStatus) -> Result<(), Ending> {
         let mut poison = None;
         let mut frame = Some(frame);
+        let changed = self.caps.take_changed();
         if let Some(words) = self.caps.take_words() {
             match status {
                 // The target must fail as the client is told it did; its own ReadyForQuery tells the end.
@@ -576,6 +583,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                     poison = Some(words);
                 }
                 TransactionStatus::Idle | TransactionStatus::Failed => {
+                    // The rows of a RETURNING come last: the target may have nothing left that it could cancel.
+                    let kept = changed && status == TransactionStatus::Idle;
+                    let words = if kept { words::kept(&words) } else { words };
                     words::say(self.client.output.tail(), &Backend::ErrorResponse(words));
                 }
             }

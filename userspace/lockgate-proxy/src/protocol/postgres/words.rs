@@ -10,7 +10,7 @@ use lockgate_model::{
 };
 use lockgate_wire::postgres::{
     PgString, TransactionStatus, WireError,
-    backend::{Backend, ReportFields, Severity, sqlstate},
+    backend::{Backend, ReportFields, Severity, field, sqlstate},
 };
 use std::borrow::Cow;
 
@@ -68,6 +68,22 @@ pub(crate) fn cut(kind: &str, decision: DecisionId, denial: &Denial) -> ReportFi
         ReportFields::new(Severity::Error, sqlstate::LIMIT_EXCEEDED, &message).detail(&denial.reason);
     match &denial.remedy {
         Some(remedy) => fields.hint(remedy),
+        None => fields,
+    }
+}
+
+/// The same where the target had finished before it was told to cancel, outside a transaction: the result is withheld, the
+/// change is made.
+pub(crate) fn kept(cut: &ReportFields) -> ReportFields {
+    let text = |code| cut.field(code).map(|value| value.to_string_lossy().into_owned()).unwrap_or_default();
+    let sqlstate = String::from_utf8_lossy(cut.sqlstate()).into_owned();
+    let detail = format!(
+        "{}; the target had finished by then: what the statement changed is in force, its result alone is withheld",
+        text(field::DETAIL)
+    );
+    let fields = ReportFields::new(Severity::Error, &sqlstate, &cut.message()).detail(&detail);
+    match cut.field(field::HINT) {
+        Some(hint) => fields.hint(&hint.to_string_lossy()),
         None => fields,
     }
 }
