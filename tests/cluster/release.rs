@@ -16,8 +16,8 @@ use tokio::runtime::Runtime;
 
 /// The chart's values, in the scratch directory.
 const VALUES: &str = "values.json";
-/// How long connections wait for the next agent.
-const GRACE_SECONDS: u32 = 90;
+/// How long connections wait for the next agent: the longest that may be configured.
+const GRACE_SECONDS: u32 = 60;
 /// Jobs that connect all the time while the agent is replaced.
 const LOADS: usize = 3;
 
