@@ -11,6 +11,7 @@ pub mod installed;
 pub mod job;
 pub mod matrix;
 pub mod namespace;
+pub mod origin;
 pub mod postgres;
 pub mod provider;
 pub mod receiver;

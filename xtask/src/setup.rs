@@ -29,6 +29,7 @@ const TESTS: &[&str] = &[
     "util-linux",
     "passwd",
     "procps",
+    "curl",
     "python3",
     "openssl",
     "dnsmasq-base",

@@ -130,6 +130,7 @@ fn spec(choice: u8) -> MaskSpec {
         detectors.extend([Detector::Ssn, Detector::CardNumber]);
     }
     MaskSpec {
+        json: Vec::new(),
         columns,
         detectors,
         on_unknown_lineage: if choice & 16 != 0 { UnknownLineage::Deny } else { UnknownLineage::Redact },

@@ -46,7 +46,7 @@ fn path(dir: &Path) -> String {
 fn allowed(world: &World) -> Vec<String> {
     let kinds = world.recorder.events().into_iter().filter_map(|event| match event {
         EventKind::OperationDecided { operation, verdict, .. } if verdict.effect == Effect::Allow => {
-            let Facts::Sql(facts) = &*operation.facts;
+            let Facts::Sql(facts) = &*operation.facts else { return None };
             Some(facts.kind.clone())
         }
         _ => None,

@@ -4,7 +4,7 @@
 //! and not attribution; `assurance: claimed` tests what a job's own claims reach.
 
 use crate::{
-    CompiledPolicy, Explanation,
+    CompiledPolicy, Explanation, HttpAsks,
     document::{Case, Expect, ExpectedEffect, Given, GivenIdentity, ProtocolName},
     yaml::Spanned,
 };
@@ -15,7 +15,6 @@ use lockgate_model::{
     operation::{Digest, Facts, Operation, SqlContext},
     principal::Principal,
     session::{ClientClaims, DefaultEffect, Mode, Protocol, Session, Target},
-    sql::SqlFacts,
     verdict::{Effect, Verdict},
     workload::{
         Assurance, CiAssurance, CiJob, Container, IdentityKind, Pod, PodAssurance, Process, Unit, Workload,
@@ -32,6 +31,9 @@ use std::{
 const DEFAULT_TIME: &str = "2026-01-07T12:00:00Z";
 /// A test's job runs under this uid when it does not say.
 const DEFAULT_UID: u32 = 1000;
+
+/// Turns what a test gives into facts: one a statement, or one of a request. This crate knows no grammar.
+pub type Inspect<'a> = dyn Fn(&Given, &HttpAsks) -> Vec<Facts> + 'a;
 
 /// A test, run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -57,7 +59,7 @@ pub(crate) fn run(
     policy: &CompiledPolicy,
     file: &str,
     case: &Spanned<Case>,
-    inspect: &dyn Fn(&str) -> Vec<SqlFacts>,
+    inspect: &Inspect<'_>,
 ) -> TestOutcome {
     let outcome = |failures| TestOutcome {
         name: case.name.clone(),
@@ -65,7 +67,7 @@ pub(crate) fn run(
         line: case.at.line,
         failures,
     };
-    let verdicts: Vec<Verdict> = match operations(&case.given.value, inspect) {
+    let verdicts: Vec<Verdict> = match operations(policy, &case.given.value, inspect) {
         Ok(Operations { session, operations, now }) => operations
             .iter()
             .map(|operation| policy.evaluate(&session, operation, now, DecisionId::from_parts(0, 0)))
@@ -79,7 +81,7 @@ pub(crate) fn run(
     };
     match verdicts.into_iter().max_by_key(strictness) {
         Some(verdict) => outcome(compare(&case.expect, &verdict)),
-        None => outcome(vec!["`statement` holds no statement".to_owned()]),
+        None => outcome(vec!["`statement` holds no statement, or `request` no request".to_owned()]),
     }
 }
 
@@ -87,9 +89,9 @@ pub(crate) fn run(
 pub(crate) fn explain(
     policy: &CompiledPolicy,
     given: &Given,
-    inspect: &dyn Fn(&str) -> Vec<SqlFacts>,
+    inspect: &Inspect<'_>,
 ) -> Result<Vec<Explanation>, String> {
-    let Operations { session, operations, now } = operations(given, inspect)?;
+    let Operations { session, operations, now } = operations(policy, given, inspect)?;
     let explain = |operation| policy.explain(&session, operation, now, DecisionId::from_parts(0, 0));
     Ok(operations.iter().map(explain).collect())
 }
@@ -101,16 +103,36 @@ struct Operations {
     now: Timestamp,
 }
 
-fn operations(given: &Given, inspect: &dyn Fn(&str) -> Vec<SqlFacts>) -> Result<Operations, String> {
-    if given.protocol.is_some_and(|protocol| protocol.value != ProtocolName::Postgres) {
-        return Err("this version tests `protocol: postgres` only".to_owned());
+fn operations(policy: &CompiledPolicy, given: &Given, inspect: &Inspect<'_>) -> Result<Operations, String> {
+    let protocol = protocol(given)?;
+    match (protocol, &given.request) {
+        (Protocol::Postgres, None) => {}
+        (Protocol::Http, Some(_)) if given.statement.is_empty() => {}
+        (Protocol::Http, _) => {
+            return Err(
+                "a test of http has `request: \"GET http://host/path\"` and no `statement`".to_owned()
+            );
+        }
+        (Protocol::Postgres, Some(_)) => return Err("`request` is for `protocol: http`".to_owned()),
     }
     let time = given.time.as_ref().map_or(DEFAULT_TIME, |time| time.value.as_str());
     let now = time.parse::<Timestamp>().map_err(|_| format!("`{time}` is not a time"))?;
     let session = session(given, now);
-    let operations =
-        inspect(&given.statement).into_iter().map(|facts| operation(given, &session, facts)).collect();
+    let facts = inspect(given, &policy.http_asks());
+    let operations = facts.into_iter().map(|facts| operation(given, &session, facts)).collect();
     Ok(Operations { session, operations, now })
+}
+
+/// Which protocol a test is of: what it says, else what it has.
+fn protocol(given: &Given) -> Result<Protocol, String> {
+    match given.protocol.map(|protocol| protocol.value) {
+        Some(ProtocolName::Postgres) => Ok(Protocol::Postgres),
+        Some(ProtocolName::Http) => Ok(Protocol::Http),
+        None => Ok(if given.request.is_some() { Protocol::Http } else { Protocol::Postgres }),
+        Some(ProtocolName::Mysql | ProtocolName::Kubernetes | ProtocolName::Ssh) => {
+            Err("this version tests `protocol: postgres` and `protocol: http` only".to_owned())
+        }
+    }
 }
 
 /// What enforce says: the effect, or in shadow what it would have been.
@@ -144,12 +166,24 @@ fn compare(expect: &Expect, verdict: &Verdict) -> Vec<String> {
         }
     }
     if let Some(masked) = &expect.masked {
-        let expected: BTreeSet<String> = masked.iter().map(|pattern| full_pattern(pattern)).collect();
+        let json: BTreeSet<&str> = verdict
+            .obligations
+            .mask
+            .iter()
+            .flat_map(|mask| &mask.json)
+            .map(|json| json.path.as_str())
+            .collect();
+        let expected = masked.iter().map(|pattern| match json.contains(pattern.as_str()) {
+            true => pattern.clone(),
+            false => full_pattern(pattern),
+        });
+        let expected: BTreeSet<String> = expected.collect();
         let columns = verdict.obligations.mask.iter().flat_map(|mask| &mask.columns);
         let got: BTreeSet<String> = columns
             .map(|column| {
                 format!("{}.{}.{}", column.pattern.schema, column.pattern.table, column.pattern.column)
             })
+            .chain(json.iter().map(|path| (*path).to_owned()))
             .collect();
         if expected != got {
             failures.push(format!("expected masks {expected:?}, got {got:?}"));
@@ -239,12 +273,12 @@ fn listed(names: &BTreeSet<&str>) -> String {
     if names.is_empty() { "none".to_owned() } else { names.iter().copied().collect::<Vec<_>>().join(", ") }
 }
 
-fn operation(given: &Given, session: &Session, facts: SqlFacts) -> Operation {
-    let text: Arc<str> = given.statement.as_str().into();
+fn operation(given: &Given, session: &Session, facts: Facts) -> Operation {
+    let text: Arc<str> = given.request.as_deref().unwrap_or(&given.statement).into();
     Operation {
         id: OperationId::from_parts(0, 0),
         session: session.id,
-        facts: Arc::new(Facts::Sql(facts)),
+        facts: Arc::new(facts),
         text: text.clone(),
         normalized: text,
         parameters: Arc::default(),
@@ -266,7 +300,7 @@ pub(crate) fn session(given: &Given, now: Timestamp) -> Session {
     principal.assurance = given.identity.assurance.map_or(Assurance::Attested, |assurance| assurance.0);
     let target = Target {
         name: given.target.name.as_deref().unwrap_or("target").into(),
-        protocol: Protocol::Postgres,
+        protocol: protocol(given).unwrap_or(Protocol::Postgres),
         tags: given.target.tags.clone(),
         mode: given.target.mode.map_or(Mode::Enforce, |mode| mode.0),
         default: given.target.default.map_or(DefaultEffect::Deny, |default| default.0),

@@ -2,6 +2,7 @@
 //! cannot fail. Reports every mistake it finds, not the first.
 
 mod approval;
+mod http;
 mod login;
 mod obligation;
 mod scan;
@@ -155,6 +156,12 @@ fn header(report: &mut Report, file: &SourceFile, document: &Document) {
     }
 }
 
+/// `place:name`, without patterns: who sees raw values is spelled out.
+fn is_principal(text: &str) -> bool {
+    text.split_once(':').is_some_and(|(place, name)| !place.is_empty() && !name.is_empty())
+        && !text.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '*' | '?'))
+}
+
 /// The groups of all files.
 #[derive(Default)]
 struct Groups {
@@ -164,12 +171,14 @@ struct Groups {
 
 impl Groups {
     fn define(&mut self, report: &mut Report, file: &SourceFile, document: &Document) {
-        let mut oidc = None;
         for (name, group) in &document.groups {
             let at = group.at;
             let group = group.value.clone().unwrap_or_default();
-            if group.oidc.is_some() {
-                oidc = oidc.or(Some(at));
+            if let Some(odd) = group.members.iter().find(|member| !is_principal(member)) {
+                let message = format!("`{odd}` is no principal, so nobody's session is it");
+                let help =
+                    "write it as `lockgate sessions list` shows it: github_actions:acme/billing, uid:1001";
+                report.error(file, at, message, Some(help.to_owned()));
             }
             if name.trim() != name || name.is_empty() {
                 report.error(file, at, format!("`{name}` is not a group name"), None);
@@ -188,14 +197,6 @@ impl Groups {
                     report.error(file, at, message, Some("define it once, or the same way".to_owned()));
                 }
             }
-        }
-        if let Some(at) = oidc {
-            report.warn(
-                file,
-                at,
-                "groups by `oidc:` get no members from an identity provider in this version; only integrations \
-                 that speak for them and `api.local_approvers` vote for them",
-            );
         }
     }
 
@@ -302,11 +303,13 @@ impl Compiler {
             session_tests: scanned.session,
             operation_tests: scanned.operation,
             has_sql: block.matches.sql.is_some(),
+            has_http: block.matches.http.is_some(),
             names_opaque: scanned.names_opaque,
             names_replication: scanned.names_replication,
             when: None,
             requirement,
             mask: obligation.mask,
+            unmask: obligation.unmask,
             record: obligation.record,
             limits: obligation.limits,
             login_as,

@@ -40,7 +40,7 @@ pub struct Document {
     /// Order does not matter.
     #[serde(default)]
     pub rules: Vec<Lenient<Spanned<Rule>>>,
-    /// Emergency overrides. Read and checked; this version lifts nothing.
+    /// Emergency overrides.
     #[serde(default, rename = "break_glass")]
     pub break_glass: Vec<Lenient<Spanned<BreakGlass>>>,
     /// What the rules are expected to say.
@@ -65,6 +65,10 @@ pub struct Group {
     /// `claim:value` in tokens of the identity provider.
     #[serde(default)]
     pub oidc: Option<String>,
+    /// Principals that sessions of its members have, spelled out: `github_actions:acme/fraud`, `kubernetes:prod/fraud`,
+    /// `caller:fraud-desk`, `uid:1001`. What a mask's `unmask_for` goes by.
+    #[serde(default)]
+    pub members: Vec<String>,
     /// For people.
     #[serde(default)]
     pub description: Option<String>,
@@ -187,9 +191,9 @@ pub struct Match {
     /// For SSH. Read; matches nothing in this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssh: Option<Spanned<Unread>>,
-    /// For HTTP. Read; matches nothing in this version.
+    /// What an HTTP request asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub http: Option<Spanned<Unread>>,
+    pub http: Option<Spanned<HttpMatch>>,
 }
 
 /// Who asks. Texts are globs (`*`, `?`, `[a-z]`, `{a,b}`; `*` crosses `/`), one or a list.
@@ -292,7 +296,7 @@ pub struct TargetMatch {
     /// Every tag named here must be there and match; globs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, Globs>,
-    /// postgres; mysql, kubernetes, ssh and http are read and match nothing in this version.
+    /// postgres, http; mysql, kubernetes and ssh are read and match nothing in this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<OneOrMany<ProtocolName>>,
     /// observe, shadow, enforce.
@@ -356,6 +360,39 @@ pub struct SqlMatch {
     /// The statement's shape, as `lockgate inspect sql` prints it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<OneOrMany<Spanned<String>>>,
+}
+
+/// What an HTTP request asks for. A name that comes twice: an allow rule needs every value to match, others one.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct HttpMatch {
+    /// read (GET, HEAD, OPTIONS without a body), write (every other), upgrade (WebSocket).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<OneOrMany<HttpClassName>>,
+    /// `GET`, `POST`, …; globs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub methods: Option<Globs>,
+    /// Host names, without port; globs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<Globs>,
+    /// Templates of the decoded path: `/v1/users/{id}` (`{id}` and `*` are one segment, `**` any number).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paths: Option<OneOrMany<Spanned<String>>>,
+    /// Parameters of the query, by name; globs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub query: BTreeMap<String, Globs>,
+    /// Headers, by name; globs. Credentials cannot be matched.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, Globs>,
+    /// Fields of a JSON body, by path (`spec.replicas`, `items.*.name`, `**.owner`); globs. The body is read for it, and a
+    /// request whose body cannot be read is opaque.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub json: BTreeMap<String, Globs>,
+    /// `true`: what the origin might read differently than lockgate, and nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opaque: Option<bool>,
+    /// At least this risk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub risk: Option<RiskLevel>,
 }
 
 /// A size: more rows than this, or more bytes.
@@ -478,9 +515,12 @@ pub struct Mask {
     /// By column.
     #[serde(default)]
     pub columns: Vec<Spanned<MaskColumn>>,
-    /// By content, in columns that carry no mask.
+    /// By content, in columns that carry no mask, and in text and JSON responses.
     #[serde(default)]
     pub detectors: Vec<DetectorName>,
+    /// By place, in JSON responses.
+    #[serde(default)]
+    pub json: Vec<Spanned<MaskJson>>,
     /// A value of unknown lineage in a statement that could carry masked data (redact).
     #[serde(default)]
     pub on_unknown_lineage: Option<Lineage>,
@@ -491,9 +531,13 @@ pub struct Mask {
     /// An output that is made of a masked column and is not the column itself (redact).
     #[serde(default)]
     pub in_expression: Option<Expression>,
-    /// Read; no workload is in a group in this version, so nothing is unmasked.
+    /// Sessions whose principal is a member (`groups: { NAME: { members: […] } }`) see what this rule would mask. An approval
+    /// never unmasks.
     #[serde(default)]
     pub unmask_for: Option<Spanned<StageFrom>>,
+    /// How sure that principal must be: `kernel`, `platform` or `attested` (platform).
+    #[serde(default)]
+    pub unmask_min_assurance: Option<Spanned<Sureness>>,
 }
 
 impl Mask {
@@ -510,6 +554,21 @@ pub struct MaskColumn {
     /// `schema.table.column`, each a glob of `*` and `?`; `column` and `table.column` for any schema.
     #[serde(rename = "match")]
     pub pattern: Spanned<String>,
+    /// How.
+    pub method: Method,
+    /// For `partial`: how many characters stay (4).
+    #[serde(default)]
+    pub keep_last: Option<Spanned<u32>>,
+    /// For `hash`: where the key rests.
+    #[serde(default)]
+    pub key: Option<Spanned<KeyRef>>,
+}
+
+/// A mask for what stands at a path of JSON responses.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct MaskJson {
+    /// `customer.ssn`, `items.*.ssn`, `**.password`.
+    pub path: Spanned<String>,
     /// How.
     pub method: Method,
     /// For `partial`: how many characters stay (4).

@@ -5,15 +5,14 @@
 
 use crate::{
     document::{RuleEffect, RuleMode},
-    matcher::sql,
     rule::{Rule, RuleMatch},
 };
 use lockgate_model::{
     DecisionId, Timestamp,
     grant::Lifts,
     id::PolicyVersion,
-    operation::Operation,
-    session::{DefaultEffect, Mode, Session},
+    operation::{Facts, Operation},
+    session::{DefaultEffect, Mode, Protocol, Session},
     sql::is_replication,
     verdict::{
         ApprovalSpec, ColumnMask, Denial, DenialCause, Effect, InExpression, InPredicate, MaskMethod,
@@ -81,6 +80,11 @@ pub(crate) fn evaluate_with<'r>(
     if passes_unjudged {
         obligations.limits.clear();
     }
+    if !obligations.unmasked.is_empty() {
+        // Who may see raw values is told them, the record and approvers are not.
+        obligations.record.statements = RecordStatements::Normalized;
+        obligations.record.results = RecordResults::None;
+    }
     if passes_unjudged && obligations.mask.take().is_some() {
         // Shadow changes nothing the client sees; so that the record is no leak, it keeps no values.
         obligations.record.statements = RecordStatements::Normalized;
@@ -136,7 +140,9 @@ fn weigh<'r>(
     if let Some(rule) = spokesman {
         return Effect::Deny(denial(rule));
     }
-    if is_replication(&sql(operation).kind) && !rules.clone().any(lets_replicate) {
+    if operation.facts.sql().is_some_and(|facts| is_replication(&facts.kind))
+        && !rules.clone().any(lets_replicate)
+    {
         return Effect::Deny(replication(session));
     }
     let holds: Vec<&Rule> = with(RuleEffect::RequireApproval).collect();
@@ -220,24 +226,32 @@ fn replication(session: &Session) -> Denial {
 }
 
 fn opaque(session: &Session, operation: &Operation) -> Denial {
-    let why = sql(operation).opaque_reason.as_deref().unwrap_or("it could not be parsed");
+    let why = operation.facts.opaque_reason().unwrap_or("it could not be parsed");
+    let (what, remedy) = match operation.facts.as_ref() {
+        Facts::Sql(_) => ("statement", "rewrite it, or add a rule with `sql: { opaque: true }`"),
+        Facts::Http(_) => ("request", "change it, or add a rule with `http: { opaque: true }`"),
+    };
     Denial {
         rule: None,
         cause: DenialCause::Opaque,
         reason: format!(
-            "the statement was not understood ({why}), and no rule lets such pass on {}",
+            "the {what} was not understood ({why}), and no rule lets such pass on {}",
             session.target.name
         ),
-        remedy: Some("rewrite it, or add a rule with `sql: { opaque: true }`".to_owned()),
+        remedy: Some(remedy.to_owned()),
     }
 }
 
 fn unmatched(session: &Session, operation: &Operation) -> Denial {
-    let facts = sql(operation);
+    let facts = &operation.facts;
+    let what = match facts.as_ref() {
+        Facts::Sql(facts) => facts.kind.clone(),
+        Facts::Http(facts) => format!("{} {}", facts.method, facts.route),
+    };
     Denial {
         rule: None,
         cause: DenialCause::NoRuleMatched,
-        reason: format!("no rule allows {} ({}) on {}", facts.kind, facts.class, session.target.name),
+        reason: format!("no rule allows {what} ({}) on {}", facts.class(), session.target.name),
         remedy: Some(
             "ask for a rule that allows it; `lockgate policy explain` shows why none matched".to_owned(),
         ),
@@ -245,8 +259,10 @@ fn unmatched(session: &Session, operation: &Operation) -> Denial {
 }
 
 fn obligations<'r>(rules: impl Iterator<Item = &'r Rule> + Clone, session: &Session) -> Obligations {
+    let unmasking = rules.clone().filter(|rule| rule.unmasks(session));
     Obligations {
         mask: masks(rules.clone(), session),
+        unmasked: unmasking.map(|rule| rule.id.clone()).collect(),
         record: merge_records(rules.clone()),
         limits: rules.flat_map(|rule| rule.limits.iter().cloned()).collect(),
     }
@@ -257,7 +273,12 @@ pub(crate) fn masks<'r>(
     rules: impl Iterator<Item = &'r Rule> + Clone,
     session: &Session,
 ) -> Option<MaskSpec> {
-    let mut merged = merge_masks(rules.clone().filter_map(|rule| rule.mask.as_ref()))?;
+    let rules = rules.filter(|rule| !rule.unmasks(session));
+    let fits = |mask: &&MaskSpec| match session.target.protocol {
+        Protocol::Postgres => !mask.columns.is_empty() || !mask.detectors.is_empty(),
+        Protocol::Http => !mask.json.is_empty() || !mask.detectors.is_empty(),
+    };
+    let mut merged = merge_masks(rules.clone().filter_map(|rule| rule.mask.as_ref()).filter(fits))?;
     let asks = |mask: &MaskSpec| {
         mask.in_predicate == InPredicate::RequireApproval
             || mask.in_expression == InExpression::RequireApproval
@@ -287,6 +308,13 @@ fn merge_masks<'r>(masks: impl Iterator<Item = &'r MaskSpec>) -> Option<MaskSpec
         let Some(mut merged) = merged else { return Some(mask.clone()) };
         for column in &mask.columns {
             add_column(&mut merged.columns, column);
+        }
+        for json in &mask.json {
+            match merged.json.iter_mut().find(|known| known.path == json.path) {
+                Some(known) if stronger(&json.method, &known.method) => known.method = json.method.clone(),
+                Some(_) => {}
+                None => merged.json.push(json.clone()),
+            }
         }
         merged.detectors.extend(&mask.detectors);
         let strictness = |lineage: UnknownLineage| match lineage {

@@ -129,6 +129,11 @@ pub(crate) fn facts(text: &str) -> Vec<SqlFacts> {
     text.split(';').map(str::trim).filter(|text| !text.is_empty()).map(one).collect()
 }
 
+/// The same for a policy's tests.
+pub(crate) fn inspect(given: &crate::document::Given, _asks: &crate::HttpAsks) -> Vec<Facts> {
+    facts(&given.statement).into_iter().map(Facts::Sql).collect()
+}
+
 fn one(text: &str) -> SqlFacts {
     let words: Vec<String> = text
         .split(|c: char| c.is_whitespace() || matches!(c, ',' | '(' | ')'))

@@ -25,6 +25,7 @@ mod lint;
 mod matcher;
 mod pattern;
 mod policy;
+mod reference;
 mod rule;
 mod schema;
 mod when;
@@ -34,9 +35,9 @@ mod fixture;
 #[cfg(test)]
 mod tests;
 
-pub use case::TestOutcome;
+pub use case::{Inspect, TestOutcome};
 pub use diagnostic::Diagnostic;
 pub use explain::{ConditionExplanation, Explanation, RuleExplanation};
 pub use judged::Judged;
-pub use policy::{CompiledPolicy, Loaded, LoginConflict, SessionPolicy, SourceFile};
+pub use policy::{CompiledPolicy, HttpAsks, Loaded, LoginConflict, SessionPolicy, SourceFile};
 pub use when::paths;

@@ -113,7 +113,7 @@ fn never_matches(rule: &Rule, out: &mut Vec<Diagnostic>) {
                 | OperationTest::Bounded(_)
                 | OperationTest::Export(..)
                 | OperationTest::LargerThan(..)
-        )
+        ) || matches!(&condition.test, OperationTest::Http(test) if test.needs_understanding())
     });
     if let Some(condition) = needs.filter(|_| rule.names_opaque) {
         let message = format!(

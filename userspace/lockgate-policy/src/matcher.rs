@@ -5,6 +5,10 @@
 //! conditions say for `explain` what was wanted and what came. Nothing here knows effects beyond whether a
 //! rule permits or restricts, which decides how much doubt a match may carry.
 
+mod http;
+
+pub(crate) use http::{HttpTest, PathTemplate};
+
 use crate::{
     document::ProtocolName,
     pattern::{Patterns, Strictness, TablePattern},
@@ -85,6 +89,8 @@ pub(crate) enum OperationTest {
     Opaque(bool),
     Risk(Risk),
     Fingerprint(Vec<String>),
+    /// On an HTTP request; the others but the database are on a SQL statement.
+    Http(HttpTest),
 }
 
 impl SessionTest {
@@ -213,16 +219,20 @@ impl OperationTest {
             | Self::KeepsRole
             | Self::Opaque(_)
             | Self::Risk(_)
-            | Self::Fingerprint(_) => true,
+            | Self::Fingerprint(_)
+            | Self::Http(_) => true,
         }
     }
 
     /// What a statement that was not understood cannot be asked: then the condition does not hold.
     fn needs_understanding(&self) -> bool {
         match self {
-            Self::Database(_) | Self::KeepsRole | Self::Opaque(_) | Self::Risk(_) | Self::Fingerprint(_) => {
-                false
-            }
+            Self::Database(_)
+            | Self::KeepsRole
+            | Self::Opaque(_)
+            | Self::Risk(_)
+            | Self::Fingerprint(_)
+            | Self::Http(_) => false,
             Self::Class(_)
             | Self::Kinds(_)
             | Self::AnyTable(..)
@@ -254,12 +264,22 @@ impl OperationTest {
             | Self::Export(..)
             | Self::KeepsRole
             | Self::Opaque(_)
-            | Self::Fingerprint(_) => false,
+            | Self::Fingerprint(_)
+            | Self::Http(_) => false,
         }
     }
 
     pub(crate) fn holds(&self, operation: &Operation) -> bool {
-        let facts = sql(operation);
+        let facts = match operation.facts.as_ref() {
+            Facts::Sql(facts) => facts,
+            Facts::Http(facts) => {
+                return match self {
+                    Self::Http(test) => test.holds(facts),
+                    Self::Database(patterns) => patterns.matches(&operation.context.database),
+                    _of_sql => false,
+                };
+            }
+        };
         let opaque = operation.facts.is_opaque();
         if opaque && self.needs_understanding() {
             return false;
@@ -300,12 +320,22 @@ impl OperationTest {
             Self::Opaque(wanted) => opaque == *wanted,
             Self::Risk(least) => facts.risk >= *least,
             Self::Fingerprint(fingerprints) => fingerprints.contains(&facts.fingerprint),
+            Self::Http(_) => false,
         }
     }
 
     /// What came, for people.
     pub(crate) fn got(&self, operation: &Operation) -> String {
-        let facts = sql(operation);
+        let facts = match operation.facts.as_ref() {
+            Facts::Sql(facts) => facts,
+            Facts::Http(facts) => {
+                return match self {
+                    Self::Http(test) => test.got(facts),
+                    Self::Database(_) => operation.context.database.clone(),
+                    _of_sql => "an HTTP request".to_owned(),
+                };
+            }
+        };
         if operation.facts.is_opaque() && self.needs_understanding() {
             return "not known: the statement is opaque".to_owned();
         }
@@ -355,14 +385,8 @@ impl OperationTest {
             Self::Opaque(_) => operation.facts.is_opaque().to_string(),
             Self::Risk(_) => facts.risk.as_str().to_owned(),
             Self::Fingerprint(_) => facts.fingerprint.clone(),
+            Self::Http(_) => "a SQL statement".to_owned(),
         }
-    }
-}
-
-/// The SQL facts of an operation.
-pub(crate) fn sql(operation: &Operation) -> &SqlFacts {
-    match operation.facts.as_ref() {
-        Facts::Sql(facts) => facts,
     }
 }
 
@@ -518,6 +542,7 @@ pub(crate) fn kind_assurance(session: &Session) -> Assurance {
 fn name_of(protocol: Protocol) -> ProtocolName {
     match protocol {
         Protocol::Postgres => ProtocolName::Postgres,
+        Protocol::Http => ProtocolName::Http,
     }
 }
 

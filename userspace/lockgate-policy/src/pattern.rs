@@ -53,6 +53,11 @@ impl Pattern {
         Ok(Self { text: if fold { text.to_lowercase() } else { text.to_owned() }, fold, kind })
     }
 
+    /// Matches the empty text alone.
+    pub(crate) fn empty() -> Self {
+        Self { text: String::new(), fold: false, kind: PatternKind::Exact }
+    }
+
     pub(crate) fn matches(&self, got: &str) -> bool {
         let folded;
         let got = if self.fold && got.chars().any(char::is_uppercase) {

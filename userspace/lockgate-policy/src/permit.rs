@@ -133,6 +133,8 @@ impl Cleared {
                 matches!(facts.class, SqlClass::CopyIn | SqlClass::Opaque)
                     || facts.effects.contains(&SqlEffect::Imports)
             }
+            // Its body is part of what is permitted.
+            Facts::Http(_) => false,
         }
     }
 
@@ -165,13 +167,20 @@ pub enum PermitError {
     EmptyBatch,
 }
 
-/// Bytes that may go upstream, once. Made by [`permit`] and [`StreamPermit::chunk`] alone.
+/// What may go upstream, once: bytes, or (HTTP) a whole request with the body that will stream. Made by [`permit`] and [`StreamPermit::chunk`] alone.
 #[must_use = "a permit that is not sent was recorded for nothing"]
 #[derive(Debug)]
-pub struct Permit {
-    payload: Bytes,
+pub struct Permit<P = Bytes> {
+    payload: P,
     operations: Vec<OperationId>,
     streams: bool,
+}
+
+impl<P> Permit<P> {
+    /// What is permitted; the permit is spent.
+    pub fn into_payload(self) -> P {
+        self.payload
+    }
 }
 
 impl Permit {
@@ -224,13 +233,13 @@ impl StreamPermit {
 ///
 /// # Errors
 /// When the recorder fails or the batch is empty; nothing may then be sent.
-pub async fn permit(
+pub async fn permit<P>(
     recorder: &dyn Recorder,
     now: Timestamp,
     batch: Vec<Cleared>,
     before: Vec<Event>,
-    payload: Bytes,
-) -> Result<Permit, PermitError> {
+    payload: P,
+) -> Result<Permit<P>, PermitError> {
     let durability = batch.iter().map(Cleared::durability).max().ok_or(PermitError::EmptyBatch)?;
     let operations = batch.iter().map(|cleared| cleared.operation.id).collect();
     let streams = batch.iter().any(Cleared::streams);

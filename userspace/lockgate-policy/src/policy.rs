@@ -6,24 +6,25 @@
 use crate::{
     Diagnostic,
     approval::glass::GlassBlock,
-    case::{self, TestOutcome},
+    case::{self, Inspect, TestOutcome},
     compile,
     document::{Document, Given, RuleMode},
     eval,
     explain::{self, Explanation},
     judged::Judged,
     lint,
+    matcher::{HttpTest, OperationTest},
     rule::Rule,
     yaml::Spanned,
 };
 use lockgate_model::{
     DecisionId, SecretRef, Timestamp,
     grant::{Lift, Lifts},
+    http::JsonPath,
     id::{GroupName, PolicyVersion, RuleId},
     operation::Operation,
     session::{Mode, Session},
-    sql::SqlFacts,
-    verdict::{MaskMethod, MaskSpec, RuleHit, Verdict},
+    verdict::{ApprovalSpec, MaskMethod, MaskSpec, RuleHit, Verdict},
 };
 use sha2::{Digest as _, Sha256};
 use std::{collections::BTreeSet, sync::Arc};
@@ -59,6 +60,7 @@ pub struct LoginConflict {
 pub struct CompiledPolicy {
     version: PolicyVersion,
     group_names: Vec<GroupName>,
+    claimed_groups: Vec<(GroupName, String)>,
     rules: Vec<Rule>,
     glass: Vec<GlassBlock>,
     cases: Vec<(String, Spanned<crate::document::Case>)>,
@@ -77,6 +79,11 @@ impl CompiledPolicy {
         warnings.dedup();
         let policy = Self {
             version: version(&files),
+            claimed_groups: compiled
+                .groups
+                .iter()
+                .filter_map(|(name, entry)| Some((name.clone(), entry.group.oidc.clone()?)))
+                .collect(),
             group_names: compiled.groups.keys().cloned().collect(),
             rules: compiled.rules,
             glass: compiled.glass,
@@ -90,6 +97,7 @@ impl CompiledPolicy {
         Self {
             version: version(&[]),
             group_names: Vec::new(),
+            claimed_groups: Vec::new(),
             rules: Vec::new(),
             glass: Vec::new(),
             cases: Vec::new(),
@@ -101,6 +109,11 @@ impl CompiledPolicy {
         &self.version
     }
 
+    /// The groups whose members an identity provider tells, and how: `claim:value`.
+    pub fn claimed_groups(&self) -> impl Iterator<Item = (&GroupName, &str)> {
+        self.claimed_groups.iter().map(|(group, member)| (group, member.as_str()))
+    }
+
     /// Every group the policy defines, sorted.
     pub fn groups(&self) -> &[GroupName] {
         &self.group_names
@@ -109,6 +122,16 @@ impl CompiledPolicy {
     /// Every rule's id, in the order of the files.
     pub fn rules(&self) -> impl Iterator<Item = &RuleId> {
         self.rules.iter().map(|rule| &rule.id)
+    }
+
+    /// What a `require_approval` rule asks of people; None when there is no such rule.
+    pub fn approval_of(&self, rule: &RuleId) -> Option<ApprovalSpec> {
+        let hold = self.rules.iter().find(|found| found.id == *rule)?.requirement.as_ref()?;
+        Some(ApprovalSpec {
+            requirements: vec![hold.requirement.clone()],
+            timeout: hold.timeout,
+            max_wait_in_transaction: hold.max_wait_in_transaction,
+        })
     }
 
     /// The `break_glass:` blocks, in the order of the files.
@@ -208,9 +231,8 @@ impl CompiledPolicy {
         self.masks_for(&case::session(given, Timestamp::UNIX_EPOCH))
     }
 
-    /// Runs the tests of all files. `inspect` turns a statement text into the facts of each statement in it
-    /// (this crate knows no grammar).
-    pub fn run_tests(&self, inspect: &dyn Fn(&str) -> Vec<SqlFacts>) -> Vec<TestOutcome> {
+    /// Runs the tests of all files.
+    pub fn run_tests(&self, inspect: &Inspect<'_>) -> Vec<TestOutcome> {
         self.cases.iter().map(|(file, case)| case::run(self, file, case, inspect)).collect()
     }
 
@@ -229,11 +251,7 @@ impl CompiledPolicy {
     ///
     /// # Errors
     /// What cannot be used in it, in words.
-    pub fn explain_given(
-        &self,
-        given: &Given,
-        inspect: &dyn Fn(&str) -> Vec<SqlFacts>,
-    ) -> Result<Vec<Explanation>, String> {
+    pub fn explain_given(&self, given: &Given, inspect: &Inspect<'_>) -> Result<Vec<Explanation>, String> {
         case::explain(self, given, inspect)
     }
 
@@ -251,12 +269,45 @@ impl CompiledPolicy {
         schema
     }
 
+    /// Every key of a policy file, as a Markdown document made from that schema.
+    pub fn reference() -> String {
+        crate::reference::markdown(&crate::reference::inline(&Self::schema()))
+    }
+
+    /// What all rules ask of requests, for tools.
+    pub(crate) fn http_asks(&self) -> HttpAsks {
+        HttpAsks::of(self.rules.iter())
+    }
+
     pub(crate) fn all_rules(&self) -> &[Rule] {
         &self.rules
     }
 
     fn active(&self) -> impl Iterator<Item = &Rule> {
         self.rules.iter().filter(|rule| rule.mode != RuleMode::Off)
+    }
+}
+
+/// What rules ask of requests beyond their line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HttpAsks {
+    /// Headers, in lower case.
+    pub headers: BTreeSet<String>,
+    /// Fields of JSON bodies.
+    pub json: BTreeSet<JsonPath>,
+}
+
+impl HttpAsks {
+    fn of<'r>(rules: impl Iterator<Item = &'r Rule>) -> Self {
+        let mut asks = Self::default();
+        for condition in rules.flat_map(|rule| &rule.operation_tests) {
+            match &condition.test {
+                OperationTest::Http(HttpTest::Header(name, ..)) => drop(asks.headers.insert(name.clone())),
+                OperationTest::Http(HttpTest::Json(path, ..)) => drop(asks.json.insert(path.clone())),
+                _of_something_else => {}
+            }
+        }
+        asks
     }
 }
 
@@ -272,6 +323,20 @@ impl SessionPolicy {
     /// The policy it was cut from; compare versions to see whether a newer one is in force.
     pub fn policy(&self) -> &Arc<CompiledPolicy> {
         &self.policy
+    }
+
+    /// The headers and the JSON fields that rules for this session ask for: what the inspector has to put into facts.
+    pub fn http_asks(&self) -> HttpAsks {
+        HttpAsks::of(self.rules())
+    }
+
+    /// Whether a rule that would match otherwise asks what a request's body says. The operation's body is not read yet.
+    pub fn asks_body(&self, operation: &Operation) -> bool {
+        self.rules().any(|rule| rule.asks_body(operation))
+    }
+
+    fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.candidates.iter().filter_map(|index| self.policy.rules.get(*index))
     }
 
     /// Whether two operations of this session with the same facts always get the same verdict (but for its id), whatever

@@ -57,7 +57,9 @@ fn table(out: &mut String, title: &str, kind: &Value) {
             }
             let only = alternatives(kind).is_empty();
             let note = match property.get("default") {
-                Some(value) if !value.is_null() && !is_empty(value) => format!(" Default `{}`.", plain(value)),
+                Some(value) if !value.is_null() && !is_empty(value) => {
+                    format!(" Default `{}`.", plain(value))
+                }
                 _ if required.contains(&name.as_str()) && only => " **Required.**".to_owned(),
                 _ => String::new(),
             };
@@ -98,7 +100,9 @@ fn kind_of(value: &Value) -> String {
     }
     let types: Vec<&str> = match value.get("type") {
         Some(Value::String(one)) => vec![one],
-        Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).filter(|one| *one != "null").collect(),
+        Some(Value::Array(all)) => {
+            all.iter().filter_map(Value::as_str).filter(|one| *one != "null").collect()
+        }
         _ => Vec::new(),
     };
     match types.first().copied() {
@@ -142,7 +146,9 @@ fn put_in(value: &Value, kinds: &Map<String, Value>) -> Value {
                 if let Some(name) = named(fields) {
                     whole.insert(KIND.to_owned(), name.to_lowercase().into());
                 }
-                whole.extend(fields.iter().filter(|(name, _)| *name != "$ref").map(|(k, v)| (k.clone(), v.clone())));
+                whole.extend(
+                    fields.iter().filter(|(name, _)| *name != "$ref").map(|(k, v)| (k.clone(), v.clone())),
+                );
             }
             whole
         }

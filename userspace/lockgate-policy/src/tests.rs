@@ -2,7 +2,7 @@
 
 use crate::{
     CompiledPolicy, Diagnostic, Loaded, SourceFile,
-    fixture::{decision, facts, operation, session, with_target, with_workload},
+    fixture::{decision, facts, inspect, operation, session, with_target, with_workload},
 };
 use lockgate_model::{
     Timestamp,
@@ -18,6 +18,7 @@ mod law;
 mod load;
 mod login;
 mod permission;
+mod unmask;
 
 const HEADER: &str =
     "apiVersion: lockgate.dev/v1\nkind: Policy\nmetadata: { name: t }\ngroups: { dba: {}, oncall: {} }\n";
@@ -459,11 +460,11 @@ fn explain_says_which_key_did_not_match() {
 fn what_a_test_is_given_can_be_explained() {
     let policy = policy("- { id: r, match: { sql: { class: read } }, effect: allow }");
     let given = |text: &str| crate::yaml::parse::<crate::document::Given>("g.yaml", text).unwrap();
-    let explained = policy.explain_given(&given("statement: SELECT 1; DROP TABLE t"), &facts).unwrap();
+    let explained = policy.explain_given(&given("statement: SELECT 1; DROP TABLE t"), &inspect).unwrap();
     let effects: Vec<_> = explained.iter().map(|explanation| explanation.verdict.effect.as_str()).collect();
     assert_eq!(effects, ["allow", "deny"]);
-    assert!(policy.explain_given(&given("{ statement: SELECT 1, protocol: mysql }"), &facts).is_err());
-    assert!(policy.explain_given(&given("{ statement: SELECT 1, time: noon }"), &facts).is_err());
+    assert!(policy.explain_given(&given("{ statement: SELECT 1, protocol: mysql }"), &inspect).is_err());
+    assert!(policy.explain_given(&given("{ statement: SELECT 1, time: noon }"), &inspect).is_err());
 }
 
 #[test]
@@ -475,7 +476,7 @@ fn a_file_tests_itself() {
 - {{ name: strictest, given: {{ statement: 'SELECT 1; DROP TABLE t' }}, expect: {{ effect: deny, rules: [] }} }}\n\
 - {{ name: empty, given: {{ statement: '' }}, expect: {{ effect: allow }} }}\n"
     );
-    let outcomes = load(&text).unwrap().policy.run_tests(&facts);
+    let outcomes = load(&text).unwrap().policy.run_tests(&inspect);
     let failures: Vec<_> =
         outcomes.iter().map(|outcome| (outcome.name.as_str(), outcome.failures.len())).collect();
     assert_eq!(failures, [("good", 0), ("bad", 3), ("strictest", 0), ("empty", 1)], "{outcomes:#?}");

@@ -5,9 +5,12 @@
     reason = "the crate is pure; its tests read the policies that are shipped"
 )]
 
-use lockgate_inspect::sql::{DumpWatch, Inspector, SessionState};
-use lockgate_model::sql::SqlFacts;
-use lockgate_policy::{CompiledPolicy, Diagnostic, Loaded, SourceFile, yaml};
+use lockgate_inspect::{
+    http,
+    sql::{DumpWatch, Inspector, SessionState},
+};
+use lockgate_model::operation::Facts;
+use lockgate_policy::{CompiledPolicy, Diagnostic, HttpAsks, Loaded, SourceFile, document::Given, yaml};
 use serde_json::Value;
 use std::{fs, path::PathBuf};
 
@@ -15,9 +18,14 @@ fn policies() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../policies")
 }
 
-fn inspect(text: &str) -> Vec<SqlFacts> {
+fn inspect(given: &Given, asks: &HttpAsks) -> Vec<Facts> {
+    if let Some(request) = &given.request {
+        let given = http::Given { request, headers: &given.headers, body: given.body.as_deref() };
+        return vec![Facts::Http(given.facts(&asks.headers, &asks.json))];
+    }
     let state = SessionState::from_startup(&[("client_encoding".to_owned(), "UTF8".to_owned())]);
-    DumpWatch::default().facts(&Inspector.script(text, &state, None))
+    let facts = DumpWatch::default().facts(&Inspector.script(&given.statement, &state, None));
+    facts.into_iter().map(Facts::Sql).collect()
 }
 
 fn load(path: &str, text: &str) -> Loaded {

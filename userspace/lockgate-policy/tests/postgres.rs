@@ -1,13 +1,14 @@
 //! What rules mean for PostgreSQL statements, with the real inspector: roles, exports, tables behind names.
 
 use lockgate_inspect::sql::{DumpWatch, Inspector, SessionState};
-use lockgate_model::sql::SqlFacts;
-use lockgate_policy::{CompiledPolicy, SourceFile};
+use lockgate_model::operation::Facts;
+use lockgate_policy::{CompiledPolicy, HttpAsks, SourceFile, document::Given};
 
-fn inspect(text: &str) -> Vec<SqlFacts> {
+fn inspect(given: &Given, _asks: &HttpAsks) -> Vec<Facts> {
     let mut state = SessionState::from_startup(&[]);
     state.parameter_status("standard_conforming_strings", "on");
-    DumpWatch::default().facts(&Inspector.script(text, &state, None))
+    let facts = DumpWatch::default().facts(&Inspector.script(&given.statement, &state, None));
+    facts.into_iter().map(Facts::Sql).collect()
 }
 
 /// Each statement against the rules, by a test of the policy's own.

@@ -126,6 +126,7 @@ async fn connection(shared: Arc<Shared>, accepted: io::Result<Accepted>, peer: S
     }
     match arrival.target.target.protocol {
         Protocol::Postgres => protocol::postgres::serve(shared, stream, arrival, report).await,
+        Protocol::Http => protocol::http::serve(shared, stream, arrival, report).await,
     }
 }
 

@@ -1,13 +1,19 @@
 //! Stopping in order: sessions end when they are idle, and all at the deadline.
 
-use std::time::Duration;
+use crate::{kill::Kill, report::Ending};
+use lockgate_model::{approval::WithdrawReason, outcome::CloseReason};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::{runtime::Handle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// After the deadline, what sessions get to withdraw requests and to tell their clients.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
-/// The sessions of a proxy, and the word that they should end.
+/// The sessions of a proxy, and the word that they should end. A session has a copy whose deadline can also come for it
+/// alone.
 #[derive(Clone, Default)]
 pub(crate) struct Drain {
     /// No new connections; idle sessions end.
@@ -17,6 +23,8 @@ pub(crate) struct Drain {
     /// Sessions that did not end by themselves are dropped.
     abandoned: CancellationToken,
     tasks: TaskTracker,
+    /// Why the deadline came, when it came for this session alone.
+    words: Arc<OnceLock<String>>,
 }
 
 impl Drain {
@@ -32,6 +40,21 @@ impl Drain {
             }
         };
         self.tasks.spawn_on(task, lane);
+    }
+
+    /// The same for one session, which a [`Kill`] ends alone.
+    pub(crate) fn of(&self, kill: &Kill) -> Self {
+        Self { deadline: kill.ended.clone(), words: kill.words.clone(), ..self.clone() }
+    }
+
+    /// How a session ends whose deadline has come, and what becomes of what it waits for.
+    pub(crate) fn ending(&self) -> (WithdrawReason, Ending) {
+        match self.words.get() {
+            Some(words) => {
+                (WithdrawReason::Disconnected, Ending::because(CloseReason::Killed, words.clone()))
+            }
+            None => (WithdrawReason::Drained, Ending::plain(CloseReason::Drained)),
+        }
     }
 
     /// Live connections.

@@ -17,7 +17,7 @@ use lockgate_model::{
     session::Session,
     verdict::{Denial, Effect, MaskSpec, Verdict},
 };
-use lockgate_policy::{Judged, SessionPolicy, approval};
+use lockgate_policy::{HttpAsks, Judged, SessionPolicy, approval};
 use metrics::{Counter, Histogram};
 use std::sync::Arc;
 
@@ -114,6 +114,25 @@ impl Gate {
         };
         self.counters.count(&verdict.effect);
         verdict
+    }
+
+    /// What the policy in force would say, if it were asked: nothing is counted or decided.
+    pub(crate) fn foresee(&mut self, operation: &Operation) -> Judged {
+        self.follow();
+        let (now, decision) = self.decision();
+        self.policy.evaluate(&self.session, operation, now, decision)
+    }
+
+    /// What rules ask of requests beyond their line.
+    pub(crate) fn http_asks(&mut self) -> HttpAsks {
+        self.follow();
+        self.policy.http_asks()
+    }
+
+    /// Whether a rule that would match otherwise asks what a request's body says.
+    pub(crate) fn asks_body(&mut self, operation: &Operation) -> bool {
+        self.follow();
+        self.policy.asks_body(operation)
     }
 
     /// What does not pass is judged again where somebody broke the glass for this session.

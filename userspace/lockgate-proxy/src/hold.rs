@@ -44,6 +44,7 @@ pub(crate) fn title(operation: &Operation) -> String {
                 [one, two, rest @ ..] => format!("{verb} on {one}, {two} and {} more", rest.len()),
             }
         }
+        Facts::Http(facts) => format!("{} {}{}", facts.method, facts.host, facts.route),
     }
 }
 

@@ -20,6 +20,7 @@ mod cancel;
 mod drain;
 mod gate;
 mod hold;
+mod kill;
 mod lanes;
 mod ports;
 mod protocol;
@@ -36,13 +37,16 @@ pub use lanes::{LaneThreads, Lanes, MAX_LANES};
 pub use limits::Limits;
 pub use ports::Ports;
 pub use scram::{Verifier, VerifierError};
-pub use settings::{DialFrom, ProxySettings, TargetSettings};
+pub use settings::{DialFrom, HttpSettings, Injection, ProxySettings, TargetSettings};
 pub use target::{TargetAddr, TargetTable, Told};
 
 use arc_swap::ArcSwap;
 use catalogue::Catalogues;
 use drain::Drain;
-use lockgate_model::id::{NodeName, TargetName};
+use lockgate_model::{
+    SessionId,
+    id::{NodeName, TargetName},
+};
 use protocol::postgres::{Cancellations, PlanCache, ScriptCache};
 use std::{io, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
@@ -61,6 +65,7 @@ pub(crate) struct Shared {
     plans: Arc<PlanCache>,
     scripts: Arc<ScriptCache>,
     cancellations: Arc<Cancellations>,
+    live: Arc<kill::Live>,
 }
 
 /// The data plane of one node.
@@ -91,6 +96,7 @@ impl Proxy {
             plans: Arc::default(),
             scripts: Arc::default(),
             cancellations: Arc::default(),
+            live: Arc::default(),
         }))
     }
 
@@ -124,6 +130,18 @@ impl Proxy {
     /// Live connections.
     pub fn connections(&self) -> usize {
         self.0.drain.len()
+    }
+
+    /// Ends one session: its client gets the protocol's own last words with these in them, what it waits for is taken back,
+    /// what runs on the target is cancelled. False when no such session is open. Returns at once; the closing record says
+    /// [`lockgate_model::outcome::CloseReason::Killed`].
+    pub fn kill(&self, session: SessionId, words: String) -> bool {
+        self.0.live.kill(session, words)
+    }
+
+    /// Whether a session is open.
+    pub fn is_open(&self, session: SessionId) -> bool {
+        self.0.live.holds(session)
     }
 
     /// Ends in order: no new connections, idle sessions end now, busy ones when they become idle, all after `limit`.

@@ -73,6 +73,16 @@ pub const LONG_TEXT_BYTES: usize = 32 * 1024;
 /// Longer texts are parsed anew: they are rarely repeated, and parsing them is not what they cost.
 pub const CACHED_SCRIPT_BYTES: usize = 4 * 1024;
 
+/// A kept HTTP connection that asks for nothing, or a head that does not come whole, ends after this long. nginx's own
+/// `keepalive_timeout`.
+pub const HTTP_IDLE: Duration = Duration::from_secs(75);
+/// A target's kept connection is not used again after this long: servers close theirs after a minute or so, and what is sent
+/// at that moment is lost.
+pub const HTTP_ORIGIN_IDLE: Duration = Duration::from_secs(45);
+/// Requests of one HTTP/2 connection side by side, and connections to the target kept for them. RFC 9113 §6.5.2 asks for no
+/// less than 100.
+pub const HTTP_STREAMS: u32 = 100;
+
 /// The bounds that deployments and tests change; the others are constants of this module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

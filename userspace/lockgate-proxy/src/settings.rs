@@ -3,14 +3,17 @@
 
 use crate::{
     caller::Explicit,
-    credential::Credential,
+    credential::{Credential, CredentialError, Secrets},
     limits::Limits,
     scram::Verifier,
     target::TargetAddr,
     tls::{ClientTls, UpstreamTls},
 };
-use lockgate_model::{id::NodeName, session::Target};
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use lockgate_model::{SecretRef, id::NodeName, session::Target};
 use std::{collections::HashMap, sync::Arc};
+use zeroize::Zeroizing;
 
 /// One registered target with everything it takes to serve it.
 #[derive(Clone, Debug)]
@@ -34,6 +37,8 @@ pub struct TargetSettings {
     pub credential: Credential,
     /// From which network namespace it is dialled.
     pub dial_from: DialFrom,
+    /// How requests are changed on their way, for HTTP.
+    pub http: Arc<HttpSettings>,
     /// For those whom no hook sees: where they dial lockgate itself, and what identifies them.
     pub explicit: Option<Explicit>,
 }
@@ -51,8 +56,72 @@ impl TargetSettings {
             upstream_host: None,
             credential,
             dial_from: DialFrom::default(),
+            http: Arc::default(),
             explicit: None,
         }
+    }
+}
+
+/// How requests to an HTTP target are changed on their way.
+#[derive(Clone, Debug, Default)]
+pub struct HttpSettings {
+    /// The target's credential, in place of the client's own.
+    pub injections: Vec<Injection>,
+    /// Fields of the client that do not go on.
+    pub remove: Vec<HeaderName>,
+    /// Where secrets come from.
+    pub secrets: Secrets,
+}
+
+/// A credential, as a field of every request.
+#[derive(Clone, Debug)]
+pub enum Injection {
+    /// `NAME: secret`
+    Header {
+        /// Its name.
+        name: HeaderName,
+        /// Its value.
+        value: SecretRef,
+    },
+    /// `Authorization: Bearer secret` (RFC 6750).
+    Bearer(SecretRef),
+    /// `Authorization: Basic …` (RFC 7617).
+    Basic {
+        /// The user.
+        user: String,
+        /// The password.
+        password: SecretRef,
+    },
+}
+
+impl HttpSettings {
+    /// The fields, their secrets read now.
+    ///
+    /// # Errors
+    /// When one cannot be had, or cannot stand in a field.
+    pub(crate) async fn fields(&self) -> Result<Vec<(HeaderName, HeaderValue)>, CredentialError> {
+        let mut fields = Vec::with_capacity(self.injections.len());
+        for injection in &self.injections {
+            let (name, reference) = match injection {
+                Injection::Header { name, value } => (name.clone(), value),
+                Injection::Bearer(token) => (AUTHORIZATION, token),
+                Injection::Basic { password, .. } => (AUTHORIZATION, password),
+            };
+            let secret = self.secrets.resolve(reference).await?;
+            let text = match injection {
+                Injection::Header { .. } => Zeroizing::new(secret.expose().clone()),
+                Injection::Bearer(_) => Zeroizing::new([b"Bearer ".as_slice(), secret.expose()].concat()),
+                Injection::Basic { user, .. } => {
+                    let pair = Zeroizing::new([user.as_bytes(), b":", secret.expose()].concat());
+                    Zeroizing::new(format!("Basic {}", BASE64.encode(&*pair)).into_bytes())
+                }
+            };
+            let mut value = HeaderValue::from_bytes(&text)
+                .map_err(|_| CredentialError::NotAField { name: name.to_string() })?;
+            value.set_sensitive(true);
+            fields.push((name, value));
+        }
+        Ok(fields)
     }
 }
 

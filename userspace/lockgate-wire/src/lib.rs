@@ -3,4 +3,5 @@
 //! Nothing here reads a socket, a clock or the environment, and nothing here decides whether an operation is allowed.
 //! `lockgate-inspect` turns the messages into operations; `lockgate-proxy` drives the codecs with real bytes.
 
+pub mod http;
 pub mod postgres;

@@ -12,7 +12,7 @@ const MAX_VALUE_BYTES: usize = 256 * 1024;
 
 /// The detectors that a policy asks for, compiled.
 #[derive(Debug)]
-pub(super) struct Detectors {
+pub(crate) struct Detectors {
     rules: Vec<Rule>,
 }
 
@@ -24,7 +24,7 @@ struct Rule {
 }
 
 impl Detectors {
-    pub(super) fn new(wanted: &BTreeSet<Detector>) -> Self {
+    pub(crate) fn new(wanted: &BTreeSet<Detector>) -> Self {
         // Secrets first: a token may hold what looks like a telephone number.
         let order = [Detector::Secret, Detector::Email, Detector::CardNumber, Detector::Ssn, Detector::Phone];
         let rules = order.into_iter().filter(|detector| wanted.contains(detector)).filter_map(rule).collect();
@@ -81,7 +81,7 @@ impl Detectors {
     }
 
     /// Writes the value with its findings replaced; false when there are none, and then nothing is written.
-    pub(super) fn redact(&self, value: &[u8], out: &mut BytesMut) -> bool {
+    pub(crate) fn redact(&self, value: &[u8], out: &mut BytesMut) -> bool {
         let (head, rest) = value.split_at(value.len().min(MAX_VALUE_BYTES));
         let mut findings: Vec<(usize, usize, &'static [u8])> = Vec::new();
         for rule in &self.rules {

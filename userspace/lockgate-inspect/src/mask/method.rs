@@ -37,7 +37,7 @@ impl MaskKeys {
 
 /// A method with its key at hand.
 #[derive(Clone, Debug)]
-pub(super) enum Method {
+pub(crate) enum Method {
     Redact,
     Null,
     Partial { keep_last: usize },
@@ -46,7 +46,7 @@ pub(super) enum Method {
 
 impl Method {
     /// A hash whose key is not loaded, or is empty, redacts: a bare hash of a short value is its value.
-    pub(super) fn of(method: &MaskMethod, keys: &MaskKeys) -> Self {
+    pub(crate) fn of(method: &MaskMethod, keys: &MaskKeys) -> Self {
         match method {
             MaskMethod::Redact => Self::Redact,
             MaskMethod::Null => Self::Null,
@@ -71,7 +71,7 @@ impl Method {
     }
 
     /// Of two partial masks, the one that shows less.
-    pub(super) fn stronger(self, other: Self) -> Self {
+    pub(crate) fn stronger(self, other: Self) -> Self {
         match (&self, &other) {
             (Self::Partial { keep_last: a }, Self::Partial { keep_last: b }) => {
                 if b < a {
@@ -91,7 +91,7 @@ impl Method {
     }
 
     /// Writes the mask of a text-like value; false means NULL.
-    pub(super) fn apply(&self, value: &[u8], out: &mut BytesMut) -> bool {
+    pub(crate) fn apply(&self, value: &[u8], out: &mut BytesMut) -> bool {
         match self {
             Self::Redact => {
                 out.put_slice(REDACTED);

@@ -19,6 +19,9 @@ mod taint;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use detector::Detectors;
+pub(crate) use method::Method;
+
 pub use copy::{Copied, CopyError, CopyMask};
 pub use grants::{Exposure, Grants};
 pub use method::MaskKeys;

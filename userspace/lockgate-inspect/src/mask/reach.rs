@@ -377,6 +377,7 @@ mod tests {
         let any = || "*".to_owned();
         let pattern = ColumnPattern { schema: any(), table: any(), column: "ssn".to_owned() };
         let spec = MaskSpec {
+            json: Vec::new(),
             columns: vec![ColumnMask { pattern, method: MaskMethod::Redact }],
             detectors: std::collections::BTreeSet::new(),
             on_unknown_lineage: UnknownLineage::Redact,

@@ -101,6 +101,7 @@ fn mask(column: &str, method: MaskMethod) -> ColumnMask {
 
 fn spec() -> MaskSpec {
     MaskSpec {
+        json: Vec::new(),
         columns: vec![
             mask("ssn", MaskMethod::Redact),
             mask("card", MaskMethod::Partial { keep_last: 4 }),

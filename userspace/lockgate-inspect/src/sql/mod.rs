@@ -63,7 +63,11 @@ use lockgate_model::{
     sql::{Risk, SqlClass, SqlFacts},
 };
 use parse::{Opaque, Reading};
-use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::BTreeSet,
+    sync::{Arc, LazyLock},
+};
 use walk::{Texts, Understood, Walk};
 
 /// Turns texts into statements. It holds nothing but the code's bounds, so one serves all sessions.
@@ -192,6 +196,23 @@ fn same_judgement(a: &[Arc<Statement>], b: &[Arc<Statement>]) -> bool {
 }
 
 /// The whole text as one statement that is not understood.
+/// What a statement would be whose facts are of another protocol: nothing that a rule allows.
+static NOT_SQL: LazyLock<SqlFacts> = LazyLock::new(|| SqlFacts {
+    class: SqlClass::Opaque,
+    kind: "opaque".to_owned(),
+    tables_read: Vec::new(),
+    tables_written: Vec::new(),
+    columns: Vec::new(),
+    functions: Vec::new(),
+    bounded: None,
+    risk: Risk::High,
+    fingerprint: String::new(),
+    effects: BTreeSet::new(),
+    opaque_reason: Some("not SQL".to_owned()),
+    reach: Default::default(),
+    second_opinion: None,
+});
+
 fn opaque(text: &str, why: Opaque) -> Script {
     let understood = Understood::opaque("opaque", why);
     let fingerprint = text::hash(text);
@@ -250,6 +271,8 @@ impl Statement {
     pub fn sql(&self) -> &SqlFacts {
         match &*self.facts {
             Facts::Sql(facts) => facts,
+            // Only `new` makes the facts, of SQL.
+            Facts::Http(_) => &NOT_SQL,
         }
     }
 
@@ -266,7 +289,7 @@ impl Statement {
 
     /// The second parser's answer; the stricter class holds.
     fn hear(&mut self, other: SqlClass) {
-        let Facts::Sql(facts) = Arc::make_mut(&mut self.facts);
+        let Facts::Sql(facts) = Arc::make_mut(&mut self.facts) else { return };
         if facts.class == other || facts.class == SqlClass::Opaque {
             return;
         }

@@ -380,11 +380,10 @@ impl Ledger {
                 && after(grant.made_at, longest) > now
                 && counts_for(&request.spec, request, &grant.votes)
         };
-        let whole =
-            self.grants.values().filter(fits).max_by_key(|grant| {
-                // The narrow one first: what is wide is for what has nothing else.
-                (grant.ahead.is_none(), grant.uses.is_none(), grant.expires_at)
-            })?;
+        let whole = self.grants.values().filter(fits).max_by_key(|grant| {
+            // The narrow one first: what is wide is for what has nothing else.
+            (grant.ahead.is_none(), grant.uses.is_none(), grant.expires_at)
+        })?;
         let whole = whole.clone();
         let mut rest = whole.clone();
         rest.used = rest.used.saturating_add(1);

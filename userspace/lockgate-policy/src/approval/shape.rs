@@ -118,7 +118,8 @@ fn http_pattern(facts: &HttpFacts, role: &str) -> Digest {
     };
     put(b"lockgate http shape 1");
     let upgrade = facts.upgrade.as_deref().unwrap_or_default();
-    for part in [&facts.method, &facts.scheme, &facts.host, &facts.route, upgrade, role, facts.class.as_str()] {
+    for part in [&facts.method, &facts.scheme, &facts.host, &facts.route, upgrade, role, facts.class.as_str()]
+    {
         put(part.as_bytes());
     }
     for field in &facts.query {

@@ -121,7 +121,7 @@ impl Compiler {
                 scan.push_operation("match.session.database", wanted, OperationTest::Database(patterns));
             }
         }
-        for (name, unread) in [("k8s", &matches.k8s), ("ssh", &matches.ssh), ("http", &matches.http)] {
+        for (name, unread) in [("k8s", &matches.k8s), ("ssh", &matches.ssh)] {
             if let Some(unread) = unread {
                 scan.never(&format!("match.{name}"), unread.at, &block.id.value);
             }
@@ -130,6 +130,14 @@ impl Compiler {
         if let Some(sql) = &matches.sql {
             names_opaque = sql.opaque == Some(true);
             scan.sql(sql, effect);
+        }
+        if let Some(http) = &matches.http {
+            names_opaque |= http.opaque == Some(true);
+            scan.http(http);
+            if matches.sql.is_some() {
+                let help = Some("make two rules of it".to_owned());
+                scan.error(http.at, "no operation is SQL and HTTP: a rule has one of the two blocks", help);
+            }
         }
         let names_replication = matches
             .sql
@@ -141,10 +149,10 @@ impl Compiler {
     }
 }
 
-struct Scan<'c> {
+pub(super) struct Scan<'c> {
     compiler: &'c mut Compiler,
     file: &'c SourceFile,
-    strictness: Strictness,
+    pub(super) strictness: Strictness,
     session: Vec<Condition<SessionTest>>,
     operation: Vec<Condition<OperationTest>>,
 }
@@ -154,11 +162,11 @@ impl Scan<'_> {
         self.session.push(Condition { key: key.to_owned(), wanted: wanted.into(), test });
     }
 
-    fn push_operation(&mut self, key: &str, wanted: impl Into<String>, test: OperationTest) {
+    pub(super) fn push_operation(&mut self, key: &str, wanted: impl Into<String>, test: OperationTest) {
         self.operation.push(Condition { key: key.to_owned(), wanted: wanted.into(), test });
     }
 
-    fn error(&mut self, at: Position, message: impl Into<String>, help: Option<String>) {
+    pub(super) fn error(&mut self, at: Position, message: impl Into<String>, help: Option<String>) {
         self.compiler.report.error(self.file, at, message, help);
     }
 
@@ -169,7 +177,7 @@ impl Scan<'_> {
         self.push(key, "—", SessionTest::Never);
     }
 
-    fn patterns(&mut self, globs: &Option<Globs>) -> Option<(String, Patterns)> {
+    pub(super) fn patterns(&mut self, globs: &Option<Globs>) -> Option<(String, Patterns)> {
         let globs = globs.as_ref()?;
         let patterns = globs.0.iter().filter_map(|glob| match Pattern::new(&glob.value, self.strictness) {
             Ok(pattern) => Some(pattern),
@@ -270,8 +278,9 @@ impl Scan<'_> {
         }
         if let Some(OneOrMany(names)) = &target.protocol {
             let matches = &block.matches;
-            let said_by_block = matches.k8s.is_some() || matches.ssh.is_some() || matches.http.is_some();
-            if !names.contains(&ProtocolName::Postgres) && !said_by_block {
+            let said_by_block = matches.k8s.is_some() || matches.ssh.is_some();
+            let spoken = [ProtocolName::Postgres, ProtocolName::Http];
+            if !names.iter().any(|name| spoken.contains(name)) && !said_by_block {
                 let id = &block.id.value;
                 let message = format!(
                     "rule `{id}`: its protocols are not spoken by this version, the rule matches nothing"
@@ -435,6 +444,6 @@ impl Scan<'_> {
     }
 }
 
-fn words(globs: &OneOrMany<Spanned<String>>) -> String {
+pub(super) fn words(globs: &OneOrMany<Spanned<String>>) -> String {
     globs.0.iter().map(|glob| glob.value.as_str()).collect::<Vec<_>>().join(", ")
 }

@@ -26,11 +26,21 @@ pub struct Given {
     /// Where it goes.
     #[serde(default)]
     pub target: GivenTarget,
-    /// postgres.
+    /// postgres or http.
     #[serde(default)]
     pub protocol: Option<Spanned<ProtocolName>>,
     /// The statement; several, separated by `;`, are judged one by one and the strictest verdict counts.
+    #[serde(default)]
     pub statement: String,
+    /// For http: `DELETE http://shop.internal/v1/orders/7?force=true`.
+    #[serde(default)]
+    pub request: Option<String>,
+    /// Its headers.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// Its body.
+    #[serde(default)]
+    pub body: Option<String>,
     /// The database.
     #[serde(default)]
     pub database: Option<String>,

@@ -2,6 +2,7 @@
 
 use crate::yaml::{Position, Spanned};
 use lockgate_model::{
+    http::HttpClass,
     secret::SecretRef,
     session::{DefaultEffect, Mode},
     sql::{Export, Risk, SqlClass, SqlEffect},
@@ -224,6 +225,8 @@ words! {
     Sureness(Assurance) = ["claimed", "kernel", "platform", "attested"];
     /// Class of a statement.
     Class(SqlClass) = ["read", "transaction", "session", "copy_out", "write", "copy_in", "call", "ddl", "admin", "opaque"];
+    /// Class of an HTTP request.
+    HttpClassName(HttpClass) = ["read", "write", "upgrade"];
     /// Side effect of a statement.
     SideEffect(SqlEffect) = ["writes_rows", "changes_schema", "locks", "unknown_function", "server_file", "sets_role", "changes_meaning", "exports", "imports", "dynamic_sql", "changes_privileges", "notifies"];
     /// A way of moving data out in bulk.
@@ -269,9 +272,13 @@ impl JsonSchema for KeyRef {
             "maxProperties": 1,
             "additionalProperties": false,
             "properties": {
-                "file": { "type": "string" },
-                "env": { "type": "string" },
-                "command": { "type": "array", "items": { "type": "string" } }
+                "file": { "type": "string", "description": "The content of this file." },
+                "env": { "type": "string", "description": "This variable of the agent's environment." },
+                "command": {
+                    "type": "array",
+                    "items": { "type": "string" },
+                    "description": "What this program prints; run without a shell."
+                }
             }
         })
     }

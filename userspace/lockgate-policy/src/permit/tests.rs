@@ -172,6 +172,7 @@ fn what_is_not_a_plain_read_is_synced() {
             obligations: Arc::new(Obligations {
                 mask: None,
                 record: RecordSpec { sync: true, ..RecordSpec::default() },
+                unmasked: Vec::new(),
                 limits: Vec::new(),
             }),
             ..verdict(Effect::Allow)
@@ -207,6 +208,7 @@ fn values_rest_only_where_policy_lets_them() {
         obligations: Arc::new(Obligations {
             mask: None,
             record: RecordSpec { statements: RecordStatements::Normalized, ..RecordSpec::default() },
+            unmasked: Vec::new(),
             limits: Vec::new(),
         }),
         ..verdict(Effect::Allow)

@@ -201,7 +201,7 @@ fn what_is_not_acted_on_is_said_so() {
 - {{ id: k, match: {{ target: {{ protocol: kubernetes }}, k8s: {{ any: [{{ verbs: [delete] }}] }} }}, effect: deny }}\n\
 - {{ id: s, match: {{ ssh: {{ any: [] }} }}, effect: deny }}\n\
 - {{ id: a, match: {{}}, effect: require_approval, approval: {{ stages: [{{ at: 0m, from: {{ any_of: [dba, oncall] }}, need: 1 }}], timeout: 15m, covers: session, reuse: {{ same: [digest], for: 15m, uses: 1 }}, coalesce: {{ by: [rule], window: 20s }} }} }}\n\
-- {{ id: m, match: {{}}, effect: none, mask: {{ columns: [{{ match: a, method: null }}], unmask_for: {{ group: nobody }} }}, record: {{ retain: 400d }} }}\n\
+- {{ id: m, match: {{}}, effect: none, mask: {{ columns: [{{ match: a, method: null }}], unmask_for: {{ group: oncall }} }}, record: {{ retain: 400d }} }}\n\
 break_glass:\n- {{ id: b, who: {{ group: dba }}, lifts: [require_approval], max: 60m }}\n\
 tests: [{{ name: t, given: {{ statement: x }}, expect: {{ effect: deny }} }}]\n"
     );
@@ -209,8 +209,7 @@ tests: [{{ name: t, given: {{ statement: x }}, expect: {{ effect: deny }} }}]\n"
     for (line, words) in [
         (6, "not spoken by this version"),
         (7, "not spoken by this version"),
-        (9, "`unmask_for` is not acted on"),
-        (9, "group `nobody` is not defined"),
+        (9, "nobody's session is in this group"),
         (9, "`retain` is written into each record and not acted on"),
     ] {
         let at = format!("p.yaml:{line}:");

@@ -52,7 +52,10 @@ fn seen(text: &str, session: &Session, statement: &str) -> (Vec<String>, Vec<Str
 fn a_member_whose_identity_is_sure_enough_sees_what_that_rule_masks_and_nothing_more() {
     let (columns, unmasked) = seen(POLICY, &of("github_actions:acme/fraud", Assurance::Attested), "SELECT 1");
     assert_eq!(unmasked, ["personal"]);
-    assert!(columns.len() == 1 && columns[0].contains("email"), "another rule masks that column too: {columns:?}");
+    assert!(
+        columns.len() == 1 && columns[0].contains("email"),
+        "another rule masks that column too: {columns:?}"
+    );
     let sure = of("github_actions:acme/fraud", Assurance::Platform);
     assert_eq!(seen(POLICY, &sure, "SELECT 1").1, ["personal"]);
 }
@@ -85,7 +88,10 @@ fn nobody_else_does() {
 
 #[test]
 fn the_policy_says_how_sure_and_claims_never_are() {
-    let kernel = POLICY.replace("unmask_for: { group: fraud } }", "unmask_for: { group: fraud }, unmask_min_assurance: kernel }");
+    let kernel = POLICY.replace(
+        "unmask_for: { group: fraud } }",
+        "unmask_for: { group: fraud }, unmask_min_assurance: kernel }",
+    );
     assert_eq!(seen(&kernel, &of("uid:4711", Assurance::Kernel), "SELECT 1").1, ["personal"]);
     assert!(seen(&kernel, &of("uid:4711", Assurance::Claimed), "SELECT 1").1.is_empty());
     for (change, words) in [
@@ -97,7 +103,9 @@ fn the_policy_says_how_sure_and_claims_never_are() {
         assert!(errors.iter().any(|error| error.to_string().contains(words)), "{words}: {errors:#?}");
     }
     let misspelled = POLICY.replace("unmask_for: { group: fraud } }", "unmask_for: { group: fruad } }");
-    assert!(seen(&misspelled, &of("github_actions:acme/fraud", Assurance::Attested), "SELECT 1").1.is_empty());
+    assert!(
+        seen(&misspelled, &of("github_actions:acme/fraud", Assurance::Attested), "SELECT 1").1.is_empty()
+    );
     for member in ["*", "github_actions:*", "acme", ":x", "uid: 1"] {
         let text = POLICY.replace("uid:4711", member);
         assert!(load(&text).is_err(), "{member}");

@@ -7,6 +7,7 @@ use crate::matcher::{is_confirmed, kind_assurance};
 use jiff::tz::TimeZone;
 use lockgate_model::{
     Timestamp,
+    http::{HttpFacts, HttpField},
     operation::{Facts, Operation},
     session::Session,
     sql::SqlFacts,
@@ -65,7 +66,7 @@ type Read = for<'a> fn(&Asked<'a>) -> Option<Datum<'a>>;
 
 /// One fact that an expression may name as `root.field`.
 pub struct Path {
-    /// `identity`, `target`, `session`, `sql` or `time`.
+    /// `identity`, `target`, `session`, `sql`, `http` or `time`.
     pub root: &'static str,
     /// Its name there.
     pub field: &'static str,
@@ -85,7 +86,7 @@ impl std::fmt::Debug for Path {
 }
 
 /// The roots an expression may begin with.
-pub const ROOTS: &[&str] = &["identity", "target", "session", "sql", "time"];
+pub const ROOTS: &[&str] = &["identity", "target", "session", "sql", "http", "time"];
 
 /// Finds a path.
 pub fn path(root: &str, field: &str) -> Option<&'static Path> {
@@ -142,7 +143,7 @@ paths! {
     identity.owner: Text = "the controller that owns it: `Job/migrate`", |asked| text(pod(asked)?.owner.as_ref());
     identity.labels: Map = "its labels, which whoever may patch the pod writes", |asked| Some(Datum::Map(&pod(asked)?.labels));
     target.name: Text = "its name in configuration", |asked| word(asked.session.target.name.as_str());
-    target.protocol: Text = "postgres", |asked| word(asked.session.target.protocol.as_str());
+    target.protocol: Text = "postgres or http", |asked| word(asked.session.target.protocol.as_str());
     target.tags: Map = "its tags", |asked| Some(Datum::Map(&asked.session.target.tags));
     session.database: Text (job) = "the database it is connected to", |asked| word(&asked.operation.context.database);
     session.user: Text (job) = "the user the client asked for", |asked| word(&asked.session.client.user);
@@ -151,7 +152,7 @@ paths! {
     session.node: Text = "the node it runs on", |asked| word(asked.session.node.as_str());
     session.client_tls: Bool = "whether the client leg is encrypted", |asked| Some(Datum::Bool(asked.session.client_tls));
     session.in_transaction: Bool = "whether a transaction is open", |asked| Some(Datum::Bool(asked.operation.context.in_transaction));
-    sql.class: Text = "read, transaction, session, copy_out, write, copy_in, call, ddl, admin or opaque", |asked| Some(Datum::Text(sql(asked).class.as_str().into()));
+    sql.class: Text = "read, transaction, session, copy_out, write, copy_in, call, ddl, admin or opaque", |asked| Some(Datum::Text(sql(asked)?.class.as_str().into()));
     sql.kind: Text = "`select`, `drop_table`, …", |asked| understood(asked).and_then(|facts| word(&facts.kind));
     sql.tables: Texts = "tables read or written, as `schema.table` or `table`", |asked| understood(asked).map(|facts| Datum::Texts(facts.tables_read.iter().chain(&facts.tables_written).map(|name| name.to_string().into()).collect()));
     sql.tables_read: Texts = "tables read", |asked| understood(asked).map(|facts| Datum::Texts(facts.tables_read.iter().map(|name| name.to_string().into()).collect()));
@@ -159,8 +160,16 @@ paths! {
     sql.columns: Texts = "columns named", |asked| understood(asked).map(|facts| texts(&facts.columns));
     sql.functions: Texts = "functions called", |asked| understood(asked).map(|facts| texts(&facts.functions));
     sql.bounded: Bool = "for SELECT, UPDATE and DELETE: whether a WHERE or LIMIT bounds it", |asked| understood(asked)?.bounded.map(Datum::Bool);
-    sql.risk: Text = "low, medium, high or critical", |asked| Some(Datum::Text(sql(asked).risk.as_str().into()));
-    sql.fingerprint: Text = "the statement's shape", |asked| word(&sql(asked).fingerprint);
+    sql.risk: Text = "low, medium, high or critical", |asked| Some(Datum::Text(sql(asked)?.risk.as_str().into()));
+    sql.fingerprint: Text = "the statement's shape", |asked| word(&sql(asked)?.fingerprint);
+    http.class: Text = "read, write, upgrade or opaque", |asked| word(http(asked)?.class.as_str());
+    http.method: Text = "`GET`, `POST`, …", |asked| word(&http(asked)?.method);
+    http.scheme: Text = "http or https", |asked| word(&http(asked)?.scheme);
+    http.host: Text = "in lower case, without the port", |asked| word(&read(asked)?.host);
+    http.path: Text = "decoded, without the query", |asked| word(&read(asked)?.path);
+    http.route: Text = "the path with ids replaced: `/v1/users/{id}`", |asked| word(&read(asked)?.route);
+    http.query_names: Texts = "names of the query's parameters", |asked| read(asked).map(|facts| names(&facts.query));
+    http.risk: Text = "low, medium, high or critical", |asked| word(http(asked)?.risk.as_str());
     time.hour: Int = "0 to 23", |asked| time(asked, |at| at.hour().into());
     time.minute: Int = "0 to 59", |asked| time(asked, |at| at.minute().into());
     time.day: Int = "day of the month, 1 to 31", |asked| time(asked, |at| at.day().into());
@@ -193,15 +202,32 @@ fn kernel<'a>(asked: &Asked<'a>) -> Option<&'a lockgate_model::workload::Workloa
     Some(&*asked.session.workload).filter(|workload| workload.assurance >= asked.kernel_trust)
 }
 
-fn sql<'a>(asked: &Asked<'a>) -> &'a SqlFacts {
+fn sql<'a>(asked: &Asked<'a>) -> Option<&'a SqlFacts> {
     match asked.operation.facts.as_ref() {
-        Facts::Sql(facts) => facts,
+        Facts::Sql(facts) => Some(facts),
+        Facts::Http(_) => None,
     }
+}
+
+fn http<'a>(asked: &Asked<'a>) -> Option<&'a HttpFacts> {
+    match asked.operation.facts.as_ref() {
+        Facts::Http(facts) => Some(facts),
+        Facts::Sql(_) => None,
+    }
+}
+
+/// Of an opaque request nobody can vouch for its path or its fields.
+fn read<'a>(asked: &Asked<'a>) -> Option<&'a HttpFacts> {
+    http(asked).filter(|_| !asked.operation.facts.is_opaque())
+}
+
+fn names<'a>(fields: &'a [HttpField]) -> Datum<'a> {
+    Datum::Texts(fields.iter().map(|field| field.name.as_str().into()).collect())
 }
 
 /// An opaque statement has no kind, tables, columns or functions that anybody could vouch for.
 fn understood<'a>(asked: &Asked<'a>) -> Option<&'a SqlFacts> {
-    Some(sql(asked)).filter(|_| !asked.operation.facts.is_opaque())
+    sql(asked).filter(|_| !asked.operation.facts.is_opaque())
 }
 
 fn time<'a>(asked: &Asked<'_>, part: fn(&jiff::Zoned) -> i64) -> Option<Datum<'a>> {

@@ -149,6 +149,14 @@ pub enum CredentialError {
         /// Whose the credential is.
         user: String,
     },
+    /// A secret that cannot stand in a field of a request.
+    #[error(
+        "the secret for the field {name} has a character that no field of HTTP may have; is it one line?"
+    )]
+    NotAField {
+        /// The field.
+        name: String,
+    },
     /// There is nothing.
     #[error("the secret in {whence} is empty")]
     Empty {
@@ -167,6 +175,7 @@ impl CredentialError {
             Self::CommandSlow { .. } => "secret_command_slow",
             Self::TooLong { .. } => "secret_too_long",
             Self::Empty { .. } => "secret_empty",
+            Self::NotAField { .. } => "secret_not_a_field",
             Self::NoVault => "secret_no_vault",
             Self::Vault(error) => error.kind(),
             Self::Certificate(error) => error.kind(),

@@ -1,5 +1,6 @@
 //! One module for each protocol: how its clients are greeted, decided, held, answered.
 
+pub(crate) mod http;
 pub(crate) mod postgres;
 
 use crate::settings::TargetSettings;

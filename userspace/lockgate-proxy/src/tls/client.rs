@@ -26,6 +26,8 @@ use zeroize::Zeroize;
 
 /// How long an issued server certificate is good for, unless configuration says otherwise.
 pub const SERVER_VALIDITY: Duration = Duration::from_secs(24 * 3600);
+/// What is spoken over HTTPS, the better one first (RFC 9113 §3.2).
+const HTTP_ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 /// Certificates that one target keeps: its names, and the addresses of a network that clients dial without a name.
 const MAX_ISSUED: usize = 256;
 
@@ -63,6 +65,8 @@ pub enum Negotiation {
     Asked,
     /// It began with it (`sslnegotiation=direct`), and has to name the protocol.
     Direct,
+    /// It began with it, and speaks HTTP.
+    Http,
 }
 
 /// A client inside TLS.
@@ -161,8 +165,11 @@ impl ClientTls {
         let (name, speaks) = {
             let hello = start.client_hello();
             let speaks = match hello.alpn() {
-                Some(mut protocols) => protocols.any(|protocol| protocol == ALPN),
-                None => negotiation == Negotiation::Asked,
+                Some(mut protocols) => match negotiation {
+                    Negotiation::Asked | Negotiation::Direct => protocols.any(|protocol| protocol == ALPN),
+                    Negotiation::Http => protocols.any(|protocol| HTTP_ALPN.contains(&protocol)),
+                },
+                None => negotiation != Negotiation::Direct,
             };
             (hello.server_name().map(canonical), speaks)
         };
@@ -179,7 +186,15 @@ impl ClientTls {
             }
         };
         let disliked = name.and_then(|name| self.foreign(name));
-        match start.into_stream(shown.config).await {
+        let config = match negotiation {
+            Negotiation::Asked | Negotiation::Direct => shown.config,
+            Negotiation::Http => {
+                let mut config = ServerConfig::clone(&shown.config);
+                config.alpn_protocols = HTTP_ALPN.iter().map(|protocol| protocol.to_vec()).collect();
+                Arc::new(config)
+            }
+        };
+        match start.into_stream(config).await {
             Ok(stream) => Ok(Accepted { stream, binding: shown.binding, disliked }),
             Err(error) => Err(disliked.unwrap_or_else(|| failed(error))),
         }

@@ -71,6 +71,17 @@ impl UpstreamTls {
         self
     }
 
+    /// The same for another protocol than PostgreSQL's.
+    #[must_use]
+    pub(crate) fn speaking(&self, protocols: &[&[u8]]) -> Self {
+        let config = self.config.as_ref().map(|config| {
+            let mut config = ClientConfig::clone(config);
+            config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            Arc::new(config)
+        });
+        Self { mode: self.mode, direct: true, config }
+    }
+
     /// Whether it begins with TLS.
     pub(crate) fn is_direct(&self) -> bool {
         self.direct

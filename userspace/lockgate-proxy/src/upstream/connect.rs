@@ -117,6 +117,33 @@ pub async fn connect(
     Ok(session.hand_over(stream.split(), buffer, encrypted))
 }
 
+/// A connection on which nothing has been said yet, for a protocol that begins with TLS or has none.
+pub(crate) struct Open {
+    pub(crate) stream: Box<dyn Stream>,
+    /// What the target chose of what was offered.
+    pub(crate) protocol: Option<Vec<u8>>,
+    pub(crate) encrypted: bool,
+}
+
+/// Dials and, where the settings demand it, verifies the target; offers these protocols.
+pub(crate) async fn open(
+    endpoint: &Endpoint,
+    account: &Account,
+    session: &str,
+    offered: &[&[u8]],
+) -> Result<Open, UpstreamError> {
+    let tcp = dial(endpoint).await?;
+    let deadline = Deadline::after(endpoint.bounds.login);
+    let identity = async { Ok(account.identity(Some(session)).await?) };
+    let identity = deadline.within("nothing yet, the client certificate is awaited", identity).await?;
+    let Some(connector) = endpoint.tls.speaking(offered).connector(&endpoint.host, identity)? else {
+        return Ok(Open { stream: Box::new(tcp), protocol: None, encrypted: false });
+    };
+    let tls = deadline.within("TLS", async { Ok(connector.connect(tcp).await?) }).await?;
+    let protocol = tls.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+    Ok(Open { stream: Box::new(tls), protocol, encrypted: true })
+}
+
 /// Delivers a CancelRequest to the target. It never answers; the end of the connection means that it was taken.
 pub async fn cancel(endpoint: &Endpoint, key: &BackendKeyData) -> Result<(), UpstreamError> {
     let tcp = dial(endpoint).await?;

@@ -15,6 +15,7 @@ mod scripted;
 mod writer;
 
 pub use crate::credential::{Account, Credential};
+pub(crate) use connect::open;
 pub use connect::{Bounds, Endpoint, Origin, cancel, connect};
 pub use error::UpstreamError;
 pub use login::SessionRequest;
@@ -95,6 +96,6 @@ impl std::fmt::Debug for UpstreamReader {
 }
 
 /// A connection to the target, TCP or TLS over it.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}

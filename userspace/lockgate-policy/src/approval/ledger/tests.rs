@@ -183,7 +183,9 @@ fn a_grant_for_the_rest_of_a_bundle_lets_pass_what_was_said_and_not_a_kind_or_ru
     let spec = spec(Terms { coalesce: Some(coalesce), ..Terms::default() });
     let first = ask(1, 7, Some(1), 1, 0, spec.clone());
     let facts = |request: &ApprovalRequest| {
-        let lockgate_model::operation::Facts::Sql(facts) = request.operation.facts.as_ref() else { panic!("SQL") };
+        let lockgate_model::operation::Facts::Sql(facts) = request.operation.facts.as_ref() else {
+            panic!("SQL")
+        };
         facts.clone()
     };
     let ahead = |kinds: &[&str], risk| {
@@ -216,7 +218,9 @@ fn a_grant_for_the_rest_of_a_bundle_lets_pass_what_was_said_and_not_a_kind_or_ru
     type Change<'a> = (&'a str, &'a dyn Fn(&mut ApprovalRequest));
     let changes: [Change<'_>; 9] = [
         ("another kind", &|request| alter(request, &|facts| facts.kind = "drop_database".into())),
-        ("a kind that begins alike", &|request| alter(request, &|facts| facts.kind = format!("{}x", facts.kind))),
+        ("a kind that begins alike", &|request| {
+            alter(request, &|facts| facts.kind = format!("{}x", facts.kind))
+        }),
         ("opaque", &|request| alter(request, &|facts| facts.class = lockgate_model::sql::SqlClass::Opaque)),
         ("another role", &|request| {
             let mut context = (*request.operation.context).clone();
@@ -259,7 +263,8 @@ fn a_grant_for_the_rest_of_a_bundle_lets_pass_what_was_said_and_not_a_kind_or_ru
     }
     if risk > lockgate_model::sql::Risk::Low {
         let mut ledger = Ledger::default();
-        let _ = ledger.approved(at(5), &first, &[ahead(&[&kind], lockgate_model::sql::Risk::Low)], grant_id(2));
+        let _ =
+            ledger.approved(at(5), &first, &[ahead(&[&kind], lockgate_model::sql::Risk::Low)], grant_id(2));
         assert!(ledger.take(at(10), &other).is_none(), "riskier than was said");
     }
     // Of two approvers, what both let pass; one who lets this shape alone pass narrows it to that.

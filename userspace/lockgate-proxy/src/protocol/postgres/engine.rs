@@ -249,7 +249,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 biased;
                 turned = self.turn(true) => turned?,
                 () = &mut draining, if !is_draining => is_draining = true,
-                () = &mut deadline => return Err(Ending::plain(CloseReason::Drained)),
+                () = &mut deadline => return Err(self.drain.ending().1),
             }
         }
     }
@@ -408,6 +408,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 (sqlstate::CONNECTION_REJECTED, format!("lockgate: {detail}"))
             }
             CloseReason::LimitReached => (sqlstate::LIMIT_EXCEEDED, format!("lockgate: {detail}")),
+            CloseReason::Killed => (sqlstate::ADMIN_SHUTDOWN, format!("lockgate: {detail}")),
             CloseReason::Drained => (sqlstate::ADMIN_SHUTDOWN, "lockgate: stopping".to_owned()),
             CloseReason::Internal => {
                 (sqlstate::CONNECTION_FAILURE, "lockgate: the session cannot go on".to_owned())

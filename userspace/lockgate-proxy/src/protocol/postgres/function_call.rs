@@ -178,8 +178,10 @@ fn row_of(value: Option<&[u8]>) -> Result<DataRow, lockgate_wire::postgres::Wire
 
 fn of_kind(facts: &Facts) -> Arc<Facts> {
     let mut facts = facts.clone();
-    let Facts::Sql(sql) = &mut facts;
-    sql.kind = KIND.to_owned();
+    match &mut facts {
+        Facts::Sql(sql) => sql.kind = KIND.to_owned(),
+        Facts::Http(_) => {}
+    }
     Arc::new(facts)
 }
 

@@ -638,8 +638,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send> Engine<C> {
                 biased;
                 () = cancel.asked() => return Err(Interruption::Cancelled),
                 () = deadline.cancelled() => {
-                    let ending = Ending::plain(CloseReason::Drained);
-                    return Err(Interruption::Ended(WithdrawReason::Drained, ending));
+                    let (reason, ending) = self.drain.ending();
+                    return Err(Interruption::Ended(reason, ending));
                 }
                 changed = pending.changed() => {
                     // A vote is news: tell at once.

@@ -42,6 +42,7 @@ use crate::{
     cancel::{CancelRegistry, Delivery, Registration, SecretSize},
     catalogue::{Catalogue, Routine},
     gate::Gate,
+    kill::Seat,
     limits::{CANCEL_TIME, FAREWELL_TIME},
     report::{Ending, FlowReport},
     scram::Offer,
@@ -142,8 +143,8 @@ where
 
 /// A session to its end, if there is one.
 async fn run<C: AsyncRead + AsyncWrite + Unpin + Send>(running: Option<Running<C>>) {
-    if let Some(Running { engine, registration, account: _account }) = running {
-        engine.run().await;
+    if let Some(Running { engine, registration, account: _account, seat }) = running {
+        seat.until_abandoned(engine.run()).await;
         drop(registration);
     }
 }
@@ -193,7 +194,7 @@ async fn serve_explicit<S>(
 }
 
 /// Who it is: read off the host, then asked of whoever can confirm it.
-async fn identify(shared: Arc<Shared>, flow: Flow) -> Result<Workload, JoinError> {
+pub(super) async fn identify(shared: Arc<Shared>, flow: Flow) -> Result<Workload, JoinError> {
     let attributor = shared.ports.attributor.clone();
     let asked = flow.clone();
     let workload = tokio::task::spawn_blocking(move || attributor.attribute(&asked)).await?;
@@ -208,6 +209,8 @@ struct Running<C> {
     engine: Box<Engine<C>>,
     /// Its key of cancellation.
     registration: Registration<Arc<CancelTarget>>,
+    /// By which it can be ended alone.
+    seat: Seat,
     /// The account lives as long as the session: a vault takes it back afterwards.
     account: Account,
 }
@@ -310,7 +313,9 @@ where
         ProtocolVersion::V3_2 => SecretSize::Long,
         _ => SecretSize::Short,
     };
+    let stopping = cancel.clone();
     let registration = shared.cancellations.register(&*shared.ports.ambient, process_id, size, cancel);
+    let seat = shared.live.seat(session.id, &shared.drain.deadline, move || stop(stopping.clone()));
 
     let mut state = SessionState::from_startup(&wishes.parameters);
     let out = leg.output.tail();
@@ -349,11 +354,11 @@ where
         masks: Masks::new(Arc::new(SideConnection(catalogue)), shared.plans.clone()),
         cancel: registration.signal.clone(),
         cancel_target,
-        drain: shared.drain.clone(),
+        drain: shared.drain.of(seat.kill()),
         limits: shared.limits,
         report,
     }));
-    Some(Running { engine, registration, account })
+    Some(Running { engine, registration, account, seat })
 }
 
 /// What a client that dialled lockgate itself is told.
@@ -427,7 +432,7 @@ fn unavailable(error: &UpstreamError, target: &TargetSettings) -> Away {
 }
 
 /// Loopback is the client's own whatever the target says: lockgate's would be another service.
-fn origin(target: &TargetSettings, flow: &Flow, shared: &Shared) -> Origin {
+pub(super) fn origin(target: &TargetSettings, flow: &Flow, shared: &Shared) -> Origin {
     let attributor = &shared.ports.attributor;
     let cookie = flow.netns_cookie;
     match target.dial_from {
@@ -442,7 +447,7 @@ fn origin(target: &TargetSettings, flow: &Flow, shared: &Shared) -> Origin {
 /// Where the client wanted to go is where lockgate goes; the name to verify is the target's. But an address that only the
 /// client was told for a name is nobody's that lockgate knows: the target's credential goes where lockgate itself resolves
 /// the name to.
-fn endpoint(target: &TargetSettings, destination: OriginalDst) -> Endpoint {
+pub(super) fn endpoint(target: &TargetSettings, destination: OriginalDst) -> Endpoint {
     let mut dialled = destination.addr();
     if target.explicit.as_ref().is_some_and(|explicit| explicit.listen == dialled) {
         // Whoever dialled lockgate's own address, captured or not, meant the target.
@@ -528,6 +533,15 @@ async fn cancel(shared: &Shared, request: &CancelRequest) -> Ending {
             }
         }
     }
+}
+
+/// Cancels what a session runs on the target, as far as that listens; nobody waits for it.
+fn stop(target: Arc<CancelTarget>) {
+    tokio::spawn(async move {
+        if let Some(key) = &target.key {
+            let _ = timeout(CANCEL_TIME, upstream::cancel(&target.endpoint, key)).await;
+        }
+    });
 }
 
 /// The catalogue, as masks ask for it.

@@ -65,8 +65,10 @@ impl<C> Engine<C> {
         let context = self.context(in_transaction);
         let mut facts = statement.facts.clone();
         if self.dumps.observe(statement) {
-            let Facts::Sql(sql) = Arc::make_mut(&mut facts);
-            sql.reach.exports.insert(Export::Dump);
+            match Arc::make_mut(&mut facts) {
+                Facts::Sql(sql) => drop(sql.reach.exports.insert(Export::Dump)),
+                Facts::Http(_) => {}
+            }
         }
         let (text, normalized) = self.spelled_out(statement);
         let session = &self.gate.session;
