@@ -341,6 +341,39 @@ fn a_request_without_requirements_is_never_approved() {
     ));
 }
 
+#[test]
+fn votes_are_counted_again_for_what_policy_asks_by_then() {
+    let asked = requirement("r", vec![stage(0, &["dba"], 1)]);
+    let request = request_for(spec(vec![asked.clone()]));
+    let votes = [Vote { at: at(5), ..approve("oidc:corp:ana", &["dba"]) }];
+    assert!(covers(&request.spec, &request, &votes));
+    let renamed = requirement("r", vec![stage(0, &["database-team"], 1)]);
+    let excluded = Requirement { require_reason: true, ..asked.clone() };
+    for (what, requirements) in [
+        ("the group has another name", vec![renamed.clone()]),
+        ("more people", vec![requirement("r", vec![stage(0, &["dba"], 2)])]),
+        ("another rule asks too", vec![asked.clone(), requirement("s", vec![stage(0, &["sec"], 1)])]),
+        ("a reason is required by now", vec![excluded]),
+        ("the rule is gone, and nobody is asked: the verdict is not this one's to give", Vec::new()),
+    ] {
+        assert!(!covers(&spec(requirements), &request, &votes), "{what}");
+    }
+    // Ids are whose provider says so: the same subject elsewhere is somebody else, and one person is one in each spelling.
+    let two = || machine(vec![requirement("r", vec![stage(0, &["dba"], 2)])]);
+    for (other, expected) in [
+        ("oidc:partner:ana", "approved"),
+        ("saml:corp:ana", "approved"),
+        ("OIDC:corp:Ana ", "duplicate"),
+        ("oidc:corp:ａｎａ", "duplicate"),
+    ] {
+        let mut machine = two();
+        let _ = machine.handle_vote(at(1), approve("oidc:corp:ana", &["dba"])).unwrap();
+        let got = machine.handle_vote(at(2), approve(other, &["dba"]));
+        let got = got.map_or_else(|refusal| refusal.code.as_str(), |_| ended(&machine));
+        assert_eq!(got, expected, "{other}");
+    }
+}
+
 // The machine against a reference that recounts everything from the list of all votes.
 
 #[derive(Clone, Debug)]
@@ -348,14 +381,17 @@ enum Input {
     Vote { person: u8, groups: Vec<&'static str>, approve: bool },
     Wait,
     Withdraw,
+    /// The process ends and another one goes on with what was kept.
+    Restart,
 }
 
 fn inputs() -> impl Strategy<Value = Vec<(i64, Input)>> {
     let group = prop::sample::select(vec!["dba", "oncall", "sec"]);
     let vote = (0u8..6, prop::collection::vec(group, 0..3), prop::bool::weighted(0.8))
         .prop_map(|(person, groups, approve)| Input::Vote { person, groups, approve });
-    let input = prop_oneof![12 => vote, 4 => Just(Input::Wait), 1 => Just(Input::Withdraw)];
-    prop::collection::vec((0i64..400, input), 0..14)
+    let input = prop_oneof![12 => vote, 4 => Just(Input::Wait), 1 => Just(Input::Withdraw), 1 => Just(Input::Restart)];
+    // A wall clock may be stepped back.
+    prop::collection::vec((prop_oneof![6 => 0i64..400, 1 => -600i64..0], input), 0..14)
 }
 
 fn requirements() -> impl Strategy<Value = Vec<Requirement>> {
@@ -449,9 +485,11 @@ proptest! {
         let mut reference = Reference { requirements: requirements.clone(), votes: BTreeMap::new(), end: None, second: 0 };
         let request = request_for(spec(requirements));
         let mut machine = Machine::new(request.clone());
-        let mut second = 0;
-        for (wait, input) in inputs {
-            second += wait;
+        let (mut clock, mut second) = (0, 0);
+        for (number, (wait, input)) in inputs.into_iter().enumerate() {
+            clock += wait;
+            // Time that was seen has passed, whatever the clock says.
+            second = clock.max(second);
             if eager {
                 // A driver that wakes at every timeout sees the same as one that comes late.
                 while let Some(wake) = machine.poll_timeout().filter(|wake| *wake <= at(second)) {
@@ -462,16 +500,32 @@ proptest! {
             match input {
                 Input::Vote { person, groups, approve } => {
                     let expected = reference.vote(person, &groups, approve);
-                    let name = format!("webhook:w{}:p{person}@x", second % 3);
+                    // One person under three integrations and three spellings.
+                    let name = match number % 3 {
+                        0 => format!("webhook:w0:p{person}@x"),
+                        1 => format!(" webhook:w1:P{person}@X"),
+                        _ => format!("WEBHOOK:w2:ｐ{person}@x "),
+                    };
                     let decision = if approve { VoteDecision::Approve } else { VoteDecision::Deny };
-                    let got = machine.handle_vote(at(second), vote_by(&name, &groups, decision, None));
+                    let got = machine.handle_vote(at(clock.max(0)), vote_by(&name, &groups, decision, None));
                     prop_assert_eq!(got.map(|_| ()).map_err(|refusal| refusal.code.as_str()), expected);
                 }
-                Input::Wait => { let _ = machine.handle_timeout(at(second)); }
+                Input::Wait => { let _ = machine.handle_timeout(at(clock.max(0))); }
+                Input::Restart => {
+                    if machine.resolution().is_none() {
+                        machine = Machine::resumed(request.clone(), machine.votes().to_vec());
+                    }
+                    // What was due is due at once.
+                    let _ = machine.handle_timeout(at(second));
+                }
                 Input::Withdraw => {
-                    let _ = machine.withdraw(at(second), WithdrawReason::Cancelled);
+                    let _ = machine.withdraw(at(clock.max(0)), WithdrawReason::Cancelled);
                     reference.end = reference.end.or(Some("cancelled"));
                 }
+            }
+            if second != clock {
+                // A call at an earlier time than was seen lets none pass.
+                let _ = machine.handle_timeout(at(second));
             }
             prop_assert_eq!(ended(&machine), reference.end.unwrap_or("pending"));
             if let Some(Resolution::Approved { votes, .. }) = machine.resolution() {
