@@ -4,7 +4,7 @@ use super::{
     Console,
     form::Fields,
     page::{Page, Refusal, Section, Visit},
-    parts::{fact, number, said, word},
+    parts::{fact, marked, number, said, word},
 };
 use crate::{
     api::problem::Problem,
@@ -89,7 +89,7 @@ fn report_of(report: &Value) -> Markup {
 
 fn checkpoint(proof: &Proof) -> Markup {
     html! {
-        pre tabindex="0" aria-label="Signed head" { code { (proof.text) } }
+        pre tabindex="0" aria-label="Signed head" { code { (marked(&proof.text)) } }
         @if let Some(key) = &proof.public_key { dl.facts { dt { "Public key" } dd { code { (word(key)) } } } }
         p { a href="/audit/proof" download="checkpoint.txt" { "Download it" } }
     }

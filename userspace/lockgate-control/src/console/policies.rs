@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     auth::Role,
+    text::visible,
     house::{ExplainQuery, Explained, PolicyTest, PolicyView},
 };
 use axum::{extract::State, response::Response};
@@ -157,10 +158,10 @@ fn trace(rule: &Value, open: bool) -> Markup {
         details open[open] {
             summary {
                 code { (word(&said(&rule["rule"]))) } " " (effect(&said(&rule["effect"])))
-                @if rule["mode"] != "enforce" { " " span.chip { (said(&rule["mode"])) } }
+                @if rule["mode"] != "enforce" { " " span.chip { (word(&said(&rule["mode"]))) } }
                 span.muted.small { " " (word(&said(&rule["file"]))) ":" (said(&rule["line"])) }
             }
-            div.table tabindex="0" role="region" aria-label={ "Conditions of " (said(&rule["rule"])) } { table {
+            div.table tabindex="0" role="region" aria-label={ "Conditions of " (visible(&said(&rule["rule"]))) } { table {
                 thead { tr { @for name in ["Holds", "Condition", "Wanted", "Came"] { th scope="col" { (name) } } } }
                 tbody { @for condition in rule["conditions"].as_array().into_iter().flatten() { tr {
                     td { @if condition["holds"] == true { "✓ yes" } @else { "✕ no" } }
@@ -193,7 +194,7 @@ fn rules(policy: &PolicyView) -> Markup {
             h2 #rules { "Rules, in their order" }
             div.body {
                 @if policy.rules.is_empty() { (empty("No rule", "Every target's default decides.", "")) }
-                ol.chips { @for rule in &policy.rules { li id={ "rule-" (rule) } { a.chip href={ "/search?rule=" (escaped(rule)) } title="What it decided" { (word(rule)) } } } }
+                ol.chips { @for rule in &policy.rules { li id={ "rule-" (escaped(rule)) } { a.chip href={ "/search?rule=" (escaped(rule)) } title="What it decided" { (word(rule)) } } } }
             }
         }
     }
@@ -202,7 +203,7 @@ fn rules(policy: &PolicyView) -> Markup {
 fn files(policy: &PolicyView) -> Markup {
     html! {
         @for (at, file) in policy.files.iter().enumerate() {
-            section.card aria-label=(file.path) {
+            section.card aria-label=(visible(&file.path)) {
                 header { h2 { code { (word(&file.path)) } } span.small.muted { (file.text.lines().count()) " lines" } }
                 div.body { details id={ "file-" (at) } { summary { "Show its text" } pre.sql tabindex="0" aria-label="Text of the file" { (super::parts::marked(&file.text)) } } }
             }

@@ -5,7 +5,7 @@ use super::{
     Console,
     form::{Fields, escaped},
     page::{Page, Refusal, Section, Visit, csrf},
-    parts::{empty, fact, number, time, word},
+    parts::{empty, fact, marked, number, time, word},
 };
 use crate::{
     api::{problem::Problem, sessions::actor},
@@ -65,7 +65,7 @@ fn mode(mode: Mode) -> Markup {
 fn item(visit: &Visit, target: &TargetView, now: Timestamp) -> Markup {
     let removable = target.origin == Origin::Registered && visit.caller.has(Role::Admin);
     html! {
-        li.card id={ "target-" (target.name) } {
+        li.card id={ "target-" (escaped(target.name.as_str())) } {
             header {
                 h2 { (word(target.name.as_str())) }
                 span.chips {
@@ -99,13 +99,13 @@ fn item(visit: &Visit, target: &TargetView, now: Timestamp) -> Markup {
                     dd { a href={ "/sessions?state=open&target=" (escaped(target.name.as_str())) } { (number(target.open_sessions)) } }
                 }
                 @if let Some(definition) = &target.definition {
-                    details id={ "definition-" (target.name) } { summary { "Definition" } pre tabindex="0" aria-label="Definition" { code { (format!("{definition:#}")) } } }
+                    details id={ "definition-" (escaped(target.name.as_str())) } { summary { "Definition" } pre tabindex="0" aria-label="Definition" { code { (marked(&format!("{definition:#}"))) } } }
                 }
                 @if removable {
                     form.row-actions method="post" action={ "/targets/" (escaped(target.name.as_str())) "/remove" } {
                         (csrf(&visit.caller))
                         input type="hidden" name="etag" value=(target.etag);
-                        button.danger { "Remove " (target.name) }
+                        button.danger { "Remove " (word(target.name.as_str())) }
                     }
                 }
             }

@@ -136,7 +136,7 @@ impl House for Den {
             resolved: BTreeMap::new(),
             listen: Some(HOSTILE.into()),
             origin: Origin::Registered,
-            etag: HOSTILE.into(),
+            etag: "0123".into(),
             definition: Some(json!({ "name": HOSTILE })),
             health: Some(TargetHealth {
                 reachable: false,

@@ -104,7 +104,7 @@ fn step(event: &EventKind) -> Step {
         EventKind::DecisionRefused { channel, by, code, detail, .. } => Step::new(
             "bad",
             "refused vote",
-            html! { (word(by.as_deref().unwrap_or("somebody"))) " by " (word(channel)) ": " (word(detail)) " (" code { (code) } ")" },
+            html! { (word(by.as_deref().unwrap_or("somebody"))) " by " (word(channel)) ": " (word(detail)) " (" code { (word(code)) } ")" },
         ),
         EventKind::ApprovalResolved { resolution, .. } => resolved(resolution),
         EventKind::Forwarded { approval, .. } => Step::new(

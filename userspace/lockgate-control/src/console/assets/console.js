@@ -58,7 +58,7 @@
   const swap = (fetched) => {
     document.title = fetched.title;
     const badge = $("#badge"), other = $("#badge", fetched);
-    if (badge && other) { badge.textContent = other.textContent; badge.hidden = other.hidden; }
+    if (badge && other) { badge.replaceChildren(...other.cloneNode(true).childNodes); badge.hidden = other.hidden; }
     if (main().dataset.state !== $("#main", fetched)?.dataset.state) {
       main().replaceWith(document.adoptNode($("#main", fetched)));
       say("This page has changed");
