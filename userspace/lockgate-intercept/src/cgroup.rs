@@ -10,7 +10,8 @@ use lockgate_ebpf_common::MAX_CGROUP_LEVEL;
 use rustix::fd::{AsFd as _, OwnedFd};
 use std::{
     collections::HashMap,
-    fs, io,
+    fs,
+    io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
     path::{Component, Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -18,6 +19,9 @@ use std::{
 
 /// Paths remembered for cgroups that may be gone when their flow is attributed.
 const REMEMBERED_PATHS: usize = 8192;
+
+/// Bytes of `/proc/<pid>/cgroup`, as a rule.
+const PROC_CGROUP_BYTES: usize = 1024;
 
 /// Slices that are watched for new units; inotify's own limit per user is of the same order.
 const FOLLOWED_SLICES: usize = 4096;
@@ -204,6 +208,8 @@ impl Tree {
 
 /// The v2 path of a process, as `/proc/<pid>/cgroup` shows it (`0::/path`).
 pub(crate) fn path_of_process(pid: u32) -> io::Result<Option<String>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    // With room for it: files of /proc say that they are empty, and would be read in many small pieces.
+    let mut text = String::with_capacity(PROC_CGROUP_BYTES);
+    fs::File::open(format!("/proc/{pid}/cgroup"))?.read_to_string(&mut text)?;
     Ok(text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned))
 }

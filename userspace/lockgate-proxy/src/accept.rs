@@ -71,7 +71,9 @@ pub(crate) async fn serve(
 fn deal(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, way: &Way) {
     let Some((lane, seat, here)) = shared.lanes.deal() else { return };
     let accepted = if here { Ok(Accepted::Here(stream)) } else { stream.into_std().map(Accepted::Elsewhere) };
-    shared.drain.spawn(&lane, seated(seat, connection(shared.clone(), accepted, peer, way.clone())));
+    // Boxed: every future that wraps another holds it twice, and is moved on the way to the lane.
+    let connection = Box::pin(connection(shared.clone(), accepted, peer, way.clone()));
+    shared.drain.spawn(&lane, seated(seat, connection));
 }
 
 /// An accepted connection, registered with the reactor of the lane that it runs on, or not yet.

@@ -33,6 +33,9 @@ pub(super) const ENVIRON_BYTES: u64 = 256 * 1024;
 /// `/proc/<pid>/stat` and cgroup are short; anything longer is not them.
 const SMALL_FILE_BYTES: u64 = 64 * 1024;
 
+/// Room at first: `stat` and `cgroup` are some hundred bytes.
+const ROOM_BYTES: usize = 2048;
+
 /// Processes whose image is remembered; CI jobs that reconnect all the time are few at a time.
 const REMEMBERED: usize = 4096;
 
@@ -224,8 +227,9 @@ fn ancestry(parent: u32) -> Vec<Ancestor> {
     parents
 }
 
+/// Reads a file of /proc, which says that it is empty: with room for what most of them hold, so that it is there in one read.
 pub(super) fn bounded(path: &str, bytes: u64) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
+    let mut content = Vec::with_capacity(ROOM_BYTES);
     File::open(path)?.take(bytes).read_to_end(&mut content)?;
     Ok(content)
 }

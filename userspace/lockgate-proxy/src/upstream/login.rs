@@ -4,13 +4,15 @@ use super::authentication::Authenticator;
 use super::connect::{Deadline, Halves, Secured};
 use super::{Connected, MAX_LOGIN_MESSAGE, MAX_LOGIN_MESSAGES, Upstream, UpstreamError, UpstreamReader};
 use crate::credential::Account;
+use crate::read::poll_read_small;
 use bytes::BytesMut;
 use lockgate_model::SessionId;
 use lockgate_wire::postgres::backend::{Backend, BackendKeyData, ReportFields};
 use lockgate_wire::postgres::frame::{FrameDecoder, Limits};
 use lockgate_wire::postgres::startup::{EXTENSION_PREFIX, ProtocolVersion, StartupMessage};
 use lockgate_wire::postgres::{PgString, TransactionStatus};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::future::poll_fn;
+use tokio::io::AsyncWriteExt;
 
 /// Parameters that are the proxy's to set: who logs in where, and modes that have a protocol of their own.
 const RESERVED: [&[u8]; 3] = [b"user", b"database", b"replication"];
@@ -160,8 +162,9 @@ impl Opening {
                 return Ok(Backend::decode(&frame)?);
             }
             let (step, stream, buffer) = (self.step, self.stream.as_stream(), &mut self.buffer);
-            let read =
-                async { stream.read_buf(buffer).await.map_err(|error| UpstreamError::io(step, &error)) };
+            let read = poll_fn(|cx| {
+                poll_read_small(stream, cx, buffer).map_err(|error| UpstreamError::io(step, &error))
+            });
             match self.deadline.within(step, read).await? {
                 0 => return Err(UpstreamError::Closed { step }),
                 _ => continue,
