@@ -250,6 +250,11 @@ pub(crate) fn restore(desk: &Arc<Desk>, lasting: &Lasting) {
     for task in waiting {
         desk.cases.spawn_on(task.go_on(), &desk.runtime);
     }
+    for glass in lasting.owed.clone() {
+        // Back where it belongs, with a record of it.
+        let desk_then = desk.clone();
+        desk.cases.spawn_on(async move { desk_then.settle_glass(&glass).await }, &desk.runtime);
+    }
 }
 
 /// What is on the shelf as the log says. What is not (edited, or an older copy put back) is taken off it, and told: it
@@ -261,9 +266,16 @@ fn believed(
     lasting: &Lasting,
 ) -> Vec<(String, Vec<u8>)> {
     let Some(shelved) = &lasting.shelved else { return all };
-    let (good, bad): (Vec<_>, Vec<_>) =
+    let (mut good, bad): (Vec<_>, Vec<_>) =
         all.into_iter().partition(|(name, value)| shelved.get(name) == Some(&digest(value)));
-    let missing = shelved.keys().filter(|name| good.iter().all(|(good, _)| good != *name)).count();
+    good.sort();
+    let gone: Vec<&String> =
+        shelved.keys().filter(|name| good.binary_search_by(|(good, _)| good.cmp(name)).is_err()).collect();
+    let missing = gone.len();
+    // Said once: from here on they are not there by the log either.
+    let forgotten = gone.iter().map(|name| EventKind::Shelved { name: (*name).clone(), digest: None });
+    let forgotten = forgotten.map(|kind| Event { at: desk.ambient.now(), session: None, kind });
+    desk.recorder.submit(forgotten.collect());
     if !bad.is_empty() || missing > 0 {
         let names: Vec<&str> = bad.iter().map(|(name, _)| name.as_str()).take(NAMED_MAX).collect();
         let detail = format!(

@@ -14,11 +14,13 @@ use axum::{
 use http_body_util::BodyExt;
 use lockgate_model::{
     RequestId,
-    approval::{Resolution, Vote, VoteDecision},
+    approval::{ApprovalRequest, Resolution, Vote, VoteDecision},
     event::EventKind,
+    operation::Digest,
     port::{Approvals, PendingApproval},
     principal::Approver,
 };
+use sha2::{Digest as _, Sha256};
 use std::{collections::BTreeMap, time::Duration};
 use tokio::{sync::oneshot, task::JoinSet};
 use tower::ServiceExt;
@@ -36,6 +38,12 @@ async fn decide(stage: &Stage, id: RequestId, decision: VoteDecision) {
     let (reply, answer) = oneshot::channel();
     assert!(case.ballots.send(Ballot { vote, reply }).await.is_ok());
     answer.await.unwrap().unwrap();
+}
+
+/// A command of its own: each request is for another.
+fn other(mut request: ApprovalRequest, number: usize) -> ApprovalRequest {
+    request.operation.digest = Digest(Sha256::digest(number.to_be_bytes()).into());
+    request
 }
 
 fn dba() -> Caller {
@@ -79,7 +87,7 @@ async fn sixty_holds_a_minute_for_an_hour_are_all_decided_and_forgotten() {
             timeout: Duration::from_secs(90),
             ..Ask::default()
         };
-        let request = stage.request(ask);
+        let request = other(stage.request(ask), number);
         let id = request.id;
         let pending = stage.control.open(request).await.unwrap();
         most = most.max(stage.control.pending());
@@ -113,7 +121,8 @@ async fn two_thousand_wait_at_once_and_none_is_lost() {
     let mut waiting = JoinSet::new();
     let mut ids = Vec::new();
     for number in 0..HOLDS {
-        let request = stage.request(Ask { statement: format!("DROP TABLE t{number}"), ..Ask::default() });
+        let ask = Ask { statement: format!("DROP TABLE t{number}"), ..Ask::default() };
+        let request = other(stage.request(ask), number);
         ids.push(request.id);
         let pending = stage.control.open(request).await.unwrap();
         waiting.spawn(end(pending));
@@ -157,7 +166,8 @@ async fn a_dead_channel_loses_no_decision_holds_up_nobody_and_keeps_a_bounded_qu
     let alive = Script::always(Duration::from_millis(1), Answer::Status { code: 200, retry_after: None });
     let stage = Stage::scripted(vec![("dead", dead.clone()), ("alive", alive.clone())]);
     for number in 0..HOLDS {
-        let request = stage.request(Ask { statement: format!("DROP TABLE t{number}"), ..Ask::default() });
+        let ask = Ask { statement: format!("DROP TABLE t{number}"), ..Ask::default() };
+        let request = other(stage.request(ask), number);
         let id = request.id;
         let pending = stage.control.open(request).await.unwrap();
         let began = tokio::time::Instant::now();

@@ -51,6 +51,9 @@ pub(crate) fn tell(desk: &Arc<Desk>, bundle: Bundle) {
     let waits =
         |(id, _): &(RequestId, Digest)| desk.registry.find(*id).filter(|case| case.resolution().is_none());
     let cases: Vec<Arc<Case>> = bundle.requests.iter().skip(bundle.told).filter_map(waits).collect();
+    if bundle.told > 0 && cases.is_empty() {
+        return;
+    }
     if bundle.told > 0 {
         if let Some(known) = desk.registry.find_bundle(bundle.id)
             && known.extend(&cases)

@@ -38,13 +38,6 @@ impl Compiler {
             sync: record.sync,
             retain: record.retain.map(|retain| retain.value),
         });
-        if let Some(retain) = block.record.as_ref().and_then(|record| record.retain) {
-            let message = format!(
-                "rule `{}`: `retain` is written into each record and not acted on by this version: nothing is deleted",
-                block.id.value
-            );
-            self.report.warn(file, retain.at, message);
-        }
         let limits = self.limits(file, block);
         let does_nothing = block.effect.value == crate::document::RuleEffect::None
             && mask.is_none()
