@@ -31,8 +31,7 @@ pub fn document() -> Value {
         }
     }
     schemas.insert("Problem".to_owned(), json!(shapes::Problem::schema()));
-    schemas.sort_keys();
-    json!({
+    sorted(json!({
         "openapi": "3.1.0",
         "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
         "info": {
@@ -62,7 +61,20 @@ pub fn document() -> Value {
                 "socket": { "type": "apiKey", "in": "header", "name": "host", "description": "the node's unix socket: the kernel says which user asks" },
             },
         },
-    })
+    }))
+}
+
+/// With every object's fields in order: the same text whichever map serde_json was built with.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let mut fields: Vec<(String, Value)> = fields.into_iter().collect();
+            fields.sort_by(|(one, _), (other, _)| one.cmp(other));
+            Value::Object(fields.into_iter().map(|(name, value)| (name, sorted(value))).collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value,
+    }
 }
 
 const ABOUT: &str = "\

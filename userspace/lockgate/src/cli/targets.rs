@@ -74,7 +74,7 @@ struct Add {
     #[arg(required_unless_present = "file")]
     addresses: Vec<String>,
     /// The whole definition, as under `targets:` in the configuration; - is standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "addresses", "user", "password_file", "tls", "ca", "mode", "tags"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "addresses", "user", "password_file", "tls", "upstream_ca", "mode", "tags"])]
     file: Option<PathBuf>,
     /// What it speaks
     #[arg(long, default_value = "postgres")]
@@ -89,8 +89,8 @@ struct Add {
     #[arg(long, value_name = "MODE", default_value = "verify-full")]
     tls: String,
     /// Certificates to trust for it, on the agent's host
-    #[arg(long = "upstream-ca", value_name = "FILE")]
-    ca: Option<String>,
+    #[arg(long, value_name = "FILE")]
+    upstream_ca: Option<String>,
     /// observe, shadow or enforce
     #[arg(long)]
     mode: Option<String>,
@@ -172,7 +172,7 @@ impl Add {
             credential["password"] = json!({ "file": password });
         }
         let mut upstream = json!({ "tls": self.tls, "credential": credential });
-        if let Some(ca) = self.ca {
+        if let Some(ca) = self.upstream_ca {
             upstream["ca"] = json!(ca);
         }
         let mut definition = json!({
