@@ -5,7 +5,7 @@ use super::{
     answer::{self, Payload, Relay, full},
     client::{REFUSED, Traffic, Version},
     judge, origin, problem,
-    read::{Asked, unread},
+    read::{Asked, Depth, unread},
 };
 use crate::{drain::Drain, gate::Gate, settings::HttpSettings};
 use http_body_util::BodyExt;
@@ -57,10 +57,6 @@ pub(super) struct Conversation {
 impl Conversation {
     pub(super) fn with_gate<T>(&self, act: impl FnOnce(&mut Gate) -> T) -> T {
         act(&mut self.gate.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub(super) fn has_masks(&self) -> bool {
-        self.with_gate(|gate| gate.masks().is_some())
     }
 
     /// What an answer must go through.
@@ -119,20 +115,22 @@ pub(super) async fn answer(conversation: Arc<Conversation>, request: Request<Inc
         Err((_, why)) => return refuse_unread(&conversation, id, why).await,
     };
     let asks = conversation.with_gate(|gate| gate.http_asks());
-    let operation = asked.operation(&conversation, id, &asks, false);
+    let operation = asked.operation(&conversation, id, &asks, Depth::default());
     let has_body = asked.rest.is_some();
-    let (needed, held) = match has_body {
-        false => (false, false),
+    let (depth, held) = match has_body {
+        false => (Depth::default(), false),
         true => conversation.with_gate(|gate| {
-            let held = matches!(gate.foresee(&operation).effect, Effect::Hold(_));
-            (gate.asks_body(&operation), held)
+            let foreseen = gate.foresee(&operation);
+            let masked = foreseen.obligations.mask.is_some();
+            let depth = Depth { needed: gate.asks_body(&operation), masked };
+            (depth, matches!(foreseen.effect, Effect::Hold(_)))
         }),
     };
     // What people approve is what will be sent. A client that waits for 100 Continue is told to go on only when somebody
     // has decided; unless a rule cannot be judged without its body.
-    let operation = if needed || held && !asked.expects_continue() {
+    let operation = if depth.needed || held && !asked.expects_continue() {
         match asked.read_body().await {
-            Ok(_whole) => asked.operation(&conversation, id, &asks, needed),
+            Ok(_whole) => asked.operation(&conversation, id, &asks, depth),
             Err(why) => {
                 let why = conversation.traffic.violation().map_or(why, |violation| violation.to_string());
                 return refuse_unread(&conversation, id, &why).await;

@@ -22,6 +22,15 @@ use tokio::time::timeout;
 /// How long a client may take to send a body that is needed for the decision.
 const BODY_TIME: Duration = Duration::from_secs(60);
 
+/// What is known of a request's body from its head.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Depth {
+    /// A rule asks what it says.
+    pub(super) needed: bool,
+    /// Masks apply to the resource: what is written there may be what is masked.
+    pub(super) masked: bool,
+}
+
 /// A request, taken apart.
 pub(super) struct Asked {
     pub(super) parts: request::Parts,
@@ -107,13 +116,13 @@ impl Asked {
         }
     }
 
-    /// The operation that it is. `needed`: a rule asks what its body says.
+    /// The operation that it is.
     pub(super) fn operation(
         &self,
         conversation: &Conversation,
         id: OperationId,
         asks: &HttpAsks,
-        needed: bool,
+        Depth { needed, masked }: Depth,
     ) -> Operation {
         let fields: Vec<(&str, &[u8])> =
             self.parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
@@ -149,8 +158,7 @@ impl Asked {
             principal: &session.principal.id,
         });
         let (text, normalized) = head.text(&facts, whole.then_some(&*self.read));
-        let masks = conversation.has_masks();
-        operation(conversation, id, facts, (text, normalized), digest, masks)
+        operation(conversation, id, facts, (text, normalized), digest, masked)
     }
 }
 
@@ -160,10 +168,10 @@ fn operation(
     facts: HttpFacts,
     (text, normalized): (String, String),
     digest: lockgate_model::operation::Digest,
-    masks: bool,
+    masked: bool,
 ) -> Operation {
     // What is written to a masked resource may be what is masked of it.
-    let touches_masked = masks && !matches!(facts.body, HttpBody::None);
+    let touches_masked = masked && !matches!(facts.body, HttpBody::None);
     Operation {
         id,
         session: conversation.session.id,
