@@ -117,8 +117,8 @@ fn form(fields: &Fields) -> Markup {
             }
             (choice("class", "Class", &CLASSES))
             (choice("decision", "Decision", &DECISIONS))
-            div.field { label for="by-since" { "Since " span.hint { "UTC" } } input #by-since name="since" type="datetime-local" value=(local(given("since"))); }
-            div.field { label for="by-until" { "Until " span.hint { "UTC" } } input #by-until name="until" type="datetime-local" value=(local(given("until"))); }
+            div.field.when { label for="by-since" { "Since " span.hint { "UTC" } } input #by-since name="since" type="datetime-local" value=(local(given("since"))); }
+            div.field.when { label for="by-until" { "Until " span.hint { "UTC" } } input #by-until name="until" type="datetime-local" value=(local(given("until"))); }
             div.row-actions { button.primary type="submit" { "Search" } a.button href="/search" { "Clear" } }
         }
     }

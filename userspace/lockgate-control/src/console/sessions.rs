@@ -96,8 +96,8 @@ fn filters(fields: &Fields, filtered: bool) -> Markup {
             div.field { label for="by-state" { "State" } select #by-state name="state" {
                 @for (value, name) in [("", "Any"), ("open", "Running"), ("ended", "Ended")] { option value=(value) selected[value == given("state")] { (name) } }
             } }
-            div.field { label for="by-since" { "Since " span.hint { "UTC" } } input #by-since name="since" type="datetime-local" value=(local(given("since"))); }
-            div.field { label for="by-until" { "Until " span.hint { "UTC" } } input #by-until name="until" type="datetime-local" value=(local(given("until"))); }
+            div.field.when { label for="by-since" { "Since " span.hint { "UTC" } } input #by-since name="since" type="datetime-local" value=(local(given("since"))); }
+            div.field.when { label for="by-until" { "Until " span.hint { "UTC" } } input #by-until name="until" type="datetime-local" value=(local(given("until"))); }
             div.row-actions { button type="submit" { "Filter" } @if filtered { a.button href="/sessions" { "Clear" } } }
         }
     }
