@@ -81,7 +81,11 @@ async fn raw(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &[u8]) ->
     let (head, body) = text.split_once("\r\n\r\n").with_context(|| format!("no answer: {text:?}"))?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no status")?;
     let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-    Ok(Answer { status, head: head.to_owned(), body: if chunked { dechunked(body) } else { body.to_owned() } })
+    Ok(Answer {
+        status,
+        head: head.to_owned(),
+        body: if chunked { dechunked(body) } else { body.to_owned() },
+    })
 }
 
 fn dechunked(body: &str) -> String {
@@ -108,7 +112,13 @@ fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Ve
 }
 
 /// As root, on the unix socket.
-async fn ask(world: &World, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Result<Answer> {
+async fn ask(
+    world: &World,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Result<Answer> {
     let stream = UnixStream::connect(socket(world)).await?;
     raw(stream, &request(method, path, headers, body)).await
 }
@@ -119,7 +129,13 @@ async fn get(world: &World, path: &str) -> Result<Value> {
     Ok(answer.json())
 }
 
-async fn tcp(world: &World, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Result<Answer> {
+async fn tcp(
+    world: &World,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Result<Answer> {
     let stream = TcpStream::connect(world.agent.api().trim_start_matches("http://")).await?;
     raw(stream, &request(method, path, headers, body)).await
 }
@@ -171,7 +187,9 @@ async fn listings_go_on_page_by_page_and_made_up_cursors_are_refused() -> Result
         ensure!(paged == whole, "pages of {size}: {paged:?}, at once: {whole:?}");
     }
     for forged in ["x", "..%2F..%2Fetc%2Fpasswd", "AAAA", "ses_01JD4Z0000000000000000000A", "%00"] {
-        ask(&world, "GET", &format!("/v1/sessions?before={forged}"), &[], "").await?.problem(400, "malformed")?;
+        ask(&world, "GET", &format!("/v1/sessions?before={forged}"), &[], "")
+            .await?
+            .problem(400, "malformed")?;
     }
     Ok(())
 }
@@ -190,7 +208,14 @@ async fn whatever_is_malformed_is_answered_as_a_problem() -> Result<()> {
         ("DELETE", "/v1/sessions", &[], "", 405, "method_not_allowed"),
         ("POST", "/v1/policy/explain", &[json], "{", 400, "malformed"),
         ("POST", "/v1/policy/explain", &[json], "[]", 400, "malformed"),
-        ("POST", "/v1/policy/explain", &[("content-type", "text/xml")], "<a/>", 415, "unsupported_media_type"),
+        (
+            "POST",
+            "/v1/policy/explain",
+            &[("content-type", "text/xml")],
+            "<a/>",
+            415,
+            "unsupported_media_type",
+        ),
         ("POST", "/v1/targets", &[json], &giant, 413, "too_large"),
         ("POST", "/v1/targets", &[json], "{\"name\":\"../evil\"}", 422, "invalid"),
         ("POST", "/v1/targets", &[json], "{\"name\":\"a/b\"}", 422, "invalid"),
@@ -209,7 +234,14 @@ async fn whatever_is_malformed_is_answered_as_a_problem() -> Result<()> {
         ("GET", "/v1/audit/proofs/999999999", &[], "", 404, "not_found"),
         ("POST", "/v1/audit/growth", &[json], "{\"checkpoint\":\"nonsense\"}", 404, "not_found"),
         ("POST", "/v1/sessions/ses_01JD4Z0000000000000000000A/kill", &[json], "{}", 422, "reason_required"),
-        ("POST", "/v1/sessions/ses_01JD4Z0000000000000000000A/kill", &[json], "{\"reason\":\"x\"}", 404, "not_found"),
+        (
+            "POST",
+            "/v1/sessions/ses_01JD4Z0000000000000000000A/kill",
+            &[json],
+            "{\"reason\":\"x\"}",
+            404,
+            "not_found",
+        ),
         ("POST", "/v1/rehearsals", &[json], "{\"rule\":\"no-such\"}", 404, "unknown_rule"),
         ("POST", "/v1/rehearsals", &[json, ("idempotency-key", "")], "{}", 400, "malformed"),
     ] {
@@ -228,7 +260,9 @@ async fn whatever_is_malformed_is_answered_as_a_problem() -> Result<()> {
     get(&world, "/v1/status").await?;
     ensure!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     let mut answer = vec![0; 256];
-    let read = tokio::time::timeout(WITHIN, slow.read(&mut answer)).await.context("a slow body is kept for ever")??;
+    let read = tokio::time::timeout(WITHIN, slow.read(&mut answer))
+        .await
+        .context("a slow body is kept for ever")??;
     let answer = String::from_utf8_lossy(answer.get(..read).unwrap_or_default()).into_owned();
     ensure!(answer.contains("408"), "{answer}");
     Ok(())
@@ -253,7 +287,9 @@ async fn a_key_has_its_effect_once_however_often_it_is_sent() -> Result<()> {
     let again = ask(&world, "POST", "/v1/rehearsals", &headers, body).await?;
     ensure!(again.status == 201 && ids.contains(&again.json()["request_id"].to_string()), "{again:?}");
     ensure!(again.header("idempotency-replayed") == Some("true"), "{again:?}");
-    ask(&world, "POST", "/v1/rehearsals", &headers, "{\"rule\":\"short-fuse\"}").await?.problem(422, "key_reused")?;
+    ask(&world, "POST", "/v1/rehearsals", &headers, "{\"rule\":\"short-fuse\"}")
+        .await?
+        .problem(422, "key_reused")?;
     ensure!(world.events("approval_requested")?.len() == 1, "{}", world.agent.log_text()?);
     Ok(())
 }
@@ -268,7 +304,8 @@ async fn a_session_that_is_ended_hears_why_and_the_record_says_who() -> Result<(
         Ok(open["items"][0]["id"].as_str().filter(|_| busy).map(str::to_owned))
     })
     .await?;
-    let killed = world.agent.cli(&["sessions", "kill", &id, "--reason", "it runs away", "--output", "json"])?;
+    let killed =
+        world.agent.cli(&["sessions", "kill", &id, "--reason", "it runs away", "--output", "json"])?;
     ensure!(killed.status.success(), "{}", said(&killed));
     let killed: Value = serde_json::from_slice(&killed.stdout)?;
     let decision = killed["decision_id"].as_str().context("decision")?.to_owned();
@@ -317,7 +354,8 @@ async fn a_held_statement_of_a_killed_session_is_taken_back() -> Result<()> {
 
 /// A second database that no configuration knows.
 fn another() -> Result<TestPostgres> {
-    let pg = TestPostgres::start(PostgresOptions::new().auth(HostAuth::Scram).setting("log_statement", "all"))?;
+    let pg =
+        TestPostgres::start(PostgresOptions::new().auth(HostAuth::Scram).setting("log_statement", "all"))?;
     pg.psql("CREATE ROLE app LOGIN PASSWORD 'app-secret'")?;
     Ok(pg)
 }
@@ -334,14 +372,69 @@ async fn a_target_that_is_added_is_governed_without_a_restart() -> Result<()> {
         let command = job::psql("127.0.0.1", &port, "postgres", &["SELECT 41 + 1"]);
         job::start(job::governed(&world.agent, JOB_UID, &[], &command))
     };
-    let add = ["targets", "add", "orders-db-2", &address, "--user", "app", "--password-file", &file, "--tls", "disable"];
+    let add = [
+        "targets",
+        "add",
+        "orders-db-2",
+        &address,
+        "--user",
+        "app",
+        "--password-file",
+        &file,
+        "--tls",
+        "disable",
+    ];
     // What cannot be used changes nothing: another target's address, a secret that is not there, a name that is taken.
     let theirs = format!("127.0.0.1:{}", world.pg.port());
     for wrong in [
-        vec!["targets", "add", "twin", &theirs, "--user", "app", "--password-file", &file, "--tls", "disable"],
-        vec!["targets", "add", "lost", &address, "--user", "app", "--password-file", "/nowhere/secret", "--tls", "disable"],
-        vec!["targets", "add", "orders-db", &address, "--user", "app", "--password-file", &file, "--tls", "disable"],
-        vec!["targets", "add", "no-host", "no-such-host.invalid:5432", "--user", "app", "--password-file", &file, "--tls", "disable"],
+        vec![
+            "targets",
+            "add",
+            "twin",
+            &theirs,
+            "--user",
+            "app",
+            "--password-file",
+            &file,
+            "--tls",
+            "disable",
+        ],
+        vec![
+            "targets",
+            "add",
+            "lost",
+            &address,
+            "--user",
+            "app",
+            "--password-file",
+            "/nowhere/secret",
+            "--tls",
+            "disable",
+        ],
+        vec![
+            "targets",
+            "add",
+            "orders-db",
+            &address,
+            "--user",
+            "app",
+            "--password-file",
+            &file,
+            "--tls",
+            "disable",
+        ],
+        vec![
+            "targets",
+            "add",
+            "no-host",
+            "no-such-host.invalid:5432",
+            "--user",
+            "app",
+            "--password-file",
+            &file,
+            "--tls",
+            "disable",
+        ],
     ] {
         let refused = world.agent.cli(&wrong)?;
         ensure!(refused.status.code() == Some(1), "{wrong:?}: {}", said(&refused));
@@ -370,7 +463,9 @@ async fn a_target_that_is_added_is_governed_without_a_restart() -> Result<()> {
     let headers = [("content-type", "application/json"), ("if-match", etag.as_str())];
     let first = ask(&world, "PUT", "/v1/targets/orders-db-2", &headers, &changed.to_string()).await?;
     ensure!(first.status == 200 && first.json()["tags"]["env"] == "staging", "{first:?}");
-    ask(&world, "PUT", "/v1/targets/orders-db-2", &headers, &changed.to_string()).await?.problem(412, "changed_meanwhile")?;
+    ask(&world, "PUT", "/v1/targets/orders-db-2", &headers, &changed.to_string())
+        .await?
+        .problem(412, "changed_meanwhile")?;
     // The configuration's own targets are not changed here.
     ask(&world, "DELETE", "/v1/targets/orders-db", &[], "").await?.problem(409, "not_registered")?;
 
@@ -386,10 +481,13 @@ async fn a_target_that_is_added_is_governed_without_a_restart() -> Result<()> {
 
     // By file, without asking anybody; a broken one changes nothing.
     let dir = world.agent.store().join("targets.d");
-    std::fs::write(dir.join("orders-db-3.yaml"), format!(
-        "name: orders-db-3\nprotocol: postgres\naddresses: [\"{address}\"]\n\
+    std::fs::write(
+        dir.join("orders-db-3.yaml"),
+        format!(
+            "name: orders-db-3\nprotocol: postgres\naddresses: [\"{address}\"]\n\
          upstream: {{ tls: disable, credential: {{ user: app, password: {{ file: {file} }} }} }}\n"
-    ))?;
+        ),
+    )?;
     seen("the file's target", async || {
         let listed = get(&world, "/v1/targets").await?;
         Ok(listed.to_string().contains("orders-db-3").then_some(()))
@@ -417,7 +515,11 @@ async fn stream(
     read_until(&mut socket, String::new(), enough).await
 }
 
-async fn read_until(socket: &mut UnixStream, mut text: String, enough: impl Fn(&str) -> bool) -> Result<String> {
+async fn read_until(
+    socket: &mut UnixStream,
+    mut text: String,
+    enough: impl Fn(&str) -> bool,
+) -> Result<String> {
     let mut chunk = vec![0; 64 << 10];
     let until = Instant::now() + WITHIN;
     while !enough(&text) {
@@ -462,10 +564,15 @@ async fn events_come_as_they_happen_and_go_on_where_a_client_was() -> Result<()>
         for (at, last) in heard.iter().enumerate() {
             let last = last.to_string();
             let enough = heard.len() - at - 1;
-            let text =
-                stream(&world, "/v1/events?topic=sessions", &[("last-event-id", &last)], |text| ids(text).len() >= enough).await?;
+            let text = stream(&world, "/v1/events?topic=sessions", &[("last-event-id", &last)], |text| {
+                ids(text).len() >= enough
+            })
+            .await?;
             let again = ids(&text);
-            ensure!(again.starts_with(heard.get(at + 1..).unwrap_or_default()), "behind {last}: {again:?}, first: {heard:?}");
+            ensure!(
+                again.starts_with(heard.get(at + 1..).unwrap_or_default()),
+                "behind {last}: {again:?}, first: {heard:?}"
+            );
         }
     }
     Ok(())
@@ -505,15 +612,30 @@ async fn streams_are_bounded_and_other_topics_stay_out() -> Result<()> {
 async fn a_rehearsal_goes_through_every_channel_and_back_and_touches_no_target() -> Result<()> {
     let world = world().await?;
     let mut rehearsal = tokio::process::Command::new(world.agent.binary())
-        .args(["approvals", "rehearse", "--rule", "schema-change-dba", "--within", "50s", "--output", "json", "--config"])
+        .args([
+            "approvals",
+            "rehearse",
+            "--rule",
+            "schema-change-dba",
+            "--within",
+            "50s",
+            "--output",
+            "json",
+            "--config",
+        ])
         .arg(world.agent.config())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
-    let told = world.receiver.wait_for(WITHIN, |delivery| delivery.kind() == "lockgate.approval.requested").await?;
-    ensure!(told.data()["summary"].as_str().is_some_and(|summary| summary.contains("REHEARSAL")), "{:?}", told.data());
+    let told =
+        world.receiver.wait_for(WITHIN, |delivery| delivery.kind() == "lockgate.approval.requested").await?;
+    ensure!(
+        told.data()["summary"].as_str().is_some_and(|summary| summary.contains("REHEARSAL")),
+        "{:?}",
+        told.data()
+    );
     Decision::on(&told, "deny", "ana@example.com", &["dba"]).accepted().await?;
     let _ = rehearsal.id();
     let done = tokio::time::timeout(WITHIN, async {
@@ -536,7 +658,8 @@ async fn a_rehearsal_goes_through_every_channel_and_back_and_touches_no_target()
     ensure!(world.events("session_started")?.is_empty(), "{}", world.agent.log_text()?);
     // A channel that is down is seen.
     world.receiver.answer_with(500);
-    let failed = world.agent.cli(&["approvals", "rehearse", "--rule", "schema-change-dba", "--within", "3s"])?;
+    let failed =
+        world.agent.cli(&["approvals", "rehearse", "--rule", "schema-change-dba", "--within", "3s"])?;
     ensure!(failed.status.code() == Some(4), "{}", said(&failed));
     ensure!(said(&failed).contains("not delivered"), "{}", said(&failed));
     let unknown = world.agent.cli(&["approvals", "rehearse", "--rule", "no-such-rule"])?;
@@ -581,7 +704,16 @@ async fn the_same_api_answers_over_tcp_with_a_token_as_far_as_its_role_goes() ->
     let world = world().await?;
     world.psql(&["SELECT 'literal-of-somebody-else'"]).await?;
     world.recorded("session_ended", 1).await?;
-    let made = world.agent.cli(&["tokens", "make", "viewer of tests", "--role", "viewer", "--program", "--for", "1h"])?;
+    let made = world.agent.cli(&[
+        "tokens",
+        "make",
+        "viewer of tests",
+        "--role",
+        "viewer",
+        "--program",
+        "--for",
+        "1h",
+    ])?;
     ensure!(made.status.success(), "{}", said(&made));
     let token = String::from_utf8(made.stdout)?.trim().to_owned();
     let listed = remote(&world, &token, &["sessions", "list", "--output", "json"])?;
@@ -602,7 +734,9 @@ async fn the_same_api_answers_over_tcp_with_a_token_as_far_as_its_role_goes() ->
     let whole = tcp(&world, "GET", &format!("/v1/sessions/{session}"), &headers, "").await?;
     ensure!(whole.status == 200 && !whole.body.contains("literal-of-somebody-else"), "{whole:?}");
     // Nor finds it out by asking for it.
-    tcp(&world, "GET", "/v1/search?text=literal-of-somebody-else", &headers, "").await?.problem(403, "role_required")?;
+    tcp(&world, "GET", "/v1/search?text=literal-of-somebody-else", &headers, "")
+        .await?
+        .problem(403, "role_required")?;
     let mut stream = TcpStream::connect(world.agent.api().trim_start_matches("http://")).await?;
     stream.write_all(&request("GET", "/v1/events?after=1", &headers, "")).await?;
     let mut text = String::new();
@@ -610,11 +744,15 @@ async fn the_same_api_answers_over_tcp_with_a_token_as_far_as_its_role_goes() ->
     let until = Instant::now() + WITHIN;
     while !text.contains("event: session_ended") {
         let left = until.saturating_duration_since(Instant::now());
-        let read = tokio::time::timeout(left, stream.read(&mut chunk)).await.with_context(|| text.clone())??;
+        let read =
+            tokio::time::timeout(left, stream.read(&mut chunk)).await.with_context(|| text.clone())??;
         ensure!(read > 0, "{text}");
         text.push_str(&String::from_utf8_lossy(chunk.get(..read).unwrap_or_default()));
     }
-    ensure!(text.contains("event: operation_decided") && !text.contains("literal-of-somebody-else"), "{text}");
+    ensure!(
+        text.contains("event: operation_decided") && !text.contains("literal-of-somebody-else"),
+        "{text}"
+    );
     ensure!(!text.contains("event: access"), "who failed or made tokens is for those who keep watch: {text}");
     // What takes another role is refused, with the role's name, and exit code 3.
     for refused in [
@@ -668,7 +806,8 @@ async fn real_answers_fit_the_description() -> Result<()> {
             Ok((answer.status == 200).then_some(answer))
         })
         .await?;
-        let schema = &document["paths"][route]["get"]["responses"]["200"]["content"]["application/json"]["schema"];
+        let schema =
+            &document["paths"][route]["get"]["responses"]["200"]["content"]["application/json"]["schema"];
         fits(&document, schema, &answer.json()).with_context(|| route.to_owned())?;
     }
     Decision::on(&told, "deny", "ana@example.com", &["dba"]).accepted().await?;

@@ -19,10 +19,7 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 
 pub(super) fn routes(desk: Arc<Desk>) -> Router {
-    Router::new()
-        .route("/v1/channels", get(list))
-        .route("/v1/rehearsals", post(rehearse))
-        .with_state(desk)
+    Router::new().route("/v1/channels", get(list)).route("/v1/rehearsals", post(rehearse)).with_state(desk)
 }
 
 async fn list(State(desk): State<Arc<Desk>>, caller: Caller) -> Result<Response, Problem> {

@@ -23,11 +23,7 @@ use axum::{
     routing::get,
 };
 use futures_util::stream;
-use lockgate_model::{
-    RequestId, SessionId,
-    event::EventKind,
-    id::TargetName,
-};
+use lockgate_model::{RequestId, SessionId, event::EventKind, id::TargetName};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::json;
@@ -159,9 +155,8 @@ async fn events(
         let event = watching.next().await?;
         Some((Ok::<_, Infallible>(event), watching))
     });
-    let mut response = Sse::new(events)
-        .keep_alive(KeepAlive::new().interval(HEARTBEAT).text("still here"))
-        .into_response();
+    let mut response =
+        Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("still here")).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // Proxies that collect answers would make this late (nginx).

@@ -212,7 +212,8 @@ impl Operation {
 
     fn described(&self) -> Value {
         let (status, kind, schema, example) = &self.answer;
-        let mut answer = json!({ "description": match status { 201 => "made", 204 => "done", _ => "the answer" } });
+        let mut answer =
+            json!({ "description": match status { 201 => "made", 204 => "done", _ => "the answer" } });
         if let (Some(schema), Some(example)) = (schema, example) {
             answer["content"] = json!({ *kind: { "schema": schema, "example": example } });
         }

@@ -53,7 +53,8 @@ fn take(
     if asked.len() >= CALLERS_MAX && !asked.contains_key(caller) {
         asked.retain(|_, full| *full > now);
         if asked.len() >= CALLERS_MAX
-            && let Some(oldest) = asked.iter().min_by_key(|(_, full)| **full).map(|(caller, _)| caller.clone())
+            && let Some(oldest) =
+                asked.iter().min_by_key(|(_, full)| **full).map(|(caller, _)| caller.clone())
         {
             asked.remove(&oldest);
         }

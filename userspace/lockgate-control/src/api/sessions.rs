@@ -117,9 +117,10 @@ async fn list(
     }
     let more = sessions.len() > most;
     sessions.truncate(most);
-    let next = sessions.last().filter(|_| more).map(|last| {
-        Cursor { at: last.started, id: last.id.to_string() }.encode()
-    });
+    let next = sessions
+        .last()
+        .filter(|_| more)
+        .map(|last| Cursor { at: last.started, id: last.id.to_string() }.encode());
     Ok(Json(Page { items: sessions, next }))
 }
 

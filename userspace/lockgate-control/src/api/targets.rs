@@ -69,7 +69,8 @@ async fn show(
 ) -> Result<Response, Problem> {
     caller.require(Role::Viewer)?;
     let found = house(&desk)?.targets(listing.probe).await?.into_iter();
-    let target = found.into_iter().find(|target| target.name.as_str() == name).ok_or_else(|| unknown(&name))?;
+    let target =
+        found.into_iter().find(|target| target.name.as_str() == name).ok_or_else(|| unknown(&name))?;
     Ok(tagged(StatusCode::OK, seen(target, &caller)))
 }
 
@@ -116,18 +117,22 @@ async fn change(
 async fn put(desk: &Arc<Desk>, caller: &Caller, registration: Registration) -> Result<TargetView, Problem> {
     let (desk, by) = (desk.clone(), actor(caller));
     // Whoever hangs up meanwhile does not leave half a registration.
-    let work = tokio::spawn(async move {
-        house(&desk)?.register(registration, by).await.map_err(|error| stale(error))
-    });
+    let work =
+        tokio::spawn(
+            async move { house(&desk)?.register(registration, by).await.map_err(|error| stale(error)) },
+        );
     work.await.map_err(|_| Problem::unavailable("the agent could not finish this"))?
 }
 
 /// What was changed meanwhile is a failed precondition.
 fn stale(error: HouseError) -> Problem {
     match error {
-        HouseError::Conflict(detail) if detail.contains("changed meanwhile") => {
-            Problem::new(StatusCode::PRECONDITION_FAILED, "changed_meanwhile", "It was changed meanwhile", detail)
-        }
+        HouseError::Conflict(detail) if detail.contains("changed meanwhile") => Problem::new(
+            StatusCode::PRECONDITION_FAILED,
+            "changed_meanwhile",
+            "It was changed meanwhile",
+            detail,
+        ),
         error => error.into(),
     }
 }

@@ -99,8 +99,9 @@ impl House for Rooms {
             let found = records_of(&agent.log.reader(), id).map_err(unreadable)?;
             let (session, records) =
                 found.ok_or_else(|| HouseError::NotFound(format!("{id} is not recorded here")))?;
-            let summary = SessionSummary::of(&records)
-                .ok_or_else(|| HouseError::NotFound(format!("the beginning of {session} is not recorded here")))?;
+            let summary = SessionSummary::of(&records).ok_or_else(|| {
+                HouseError::NotFound(format!("the beginning of {session} is not recorded here"))
+            })?;
             let mut left = records.into_iter().filter(|record| record.seq > after);
             let records: Vec<Record> = left.by_ref().take(most).map(|record| shown(record, sight)).collect();
             Ok(SessionView { session: summary, records, more: left.next().is_some() })
@@ -289,7 +290,8 @@ async fn kill(agent: &Agent, id: SessionId, by: Actor, reason: String) -> Result
     }));
     let event = Event { at, session: Some(id), kind };
     let recorded = agent.log.record(vec![event], Durability::Synced).await;
-    recorded.map_err(|error| HouseError::Unavailable(format!("it cannot be recorded: {error}")))?;
+    let _receipt =
+        recorded.map_err(|error| HouseError::Unavailable(format!("it cannot be recorded: {error}")))?;
     if !agent.proxy.kill(id, words) {
         return Err(HouseError::NotFound(format!("{id} has just ended by itself")));
     }
@@ -336,7 +338,8 @@ fn asked(query: SearchQuery) -> Result<search::Query, HouseError> {
         .transpose()
         .map_err(|error| HouseError::Invalid(format!("decision: {error}")))?;
     let before = query.before.map(|before| before.parse()).transpose();
-    let before = before.map_err(|_| HouseError::Invalid("before: expected `next` of an answer".to_owned()))?;
+    let before =
+        before.map_err(|_| HouseError::Invalid("before: expected `next` of an answer".to_owned()))?;
     Ok(search::Query {
         text,
         identity,
@@ -407,7 +410,8 @@ async fn targets(
             Address::Host { name, .. } => Some((name.clone(), names.addresses(name))),
             Address::Net { .. } => None,
         });
-        let etag = definition.map_or_else(|| registry::etag_of(&format!("{config:?}")), |text| registry::etag_of(text));
+        let etag = definition
+            .map_or_else(|| registry::etag_of(&format!("{config:?}")), |text| registry::etag_of(text));
         let definition = definition.map(|text| parsed(text));
         views.push(TargetView {
             name: name.clone(),
@@ -529,10 +533,11 @@ fn governed(set: &lockgate_intercept::GovernedSet) -> GovernedView {
 
 fn explain_given(policy: &CompiledPolicy, given: &Value) -> Result<Vec<Explained>, HouseError> {
     let text = given.to_string();
-    let given: lockgate_policy::document::Given = lockgate_policy::yaml::parse("given", &text).map_err(|found| {
-        let all: Vec<String> = found.iter().map(ToString::to_string).collect();
-        HouseError::Invalid(all.join("; "))
-    })?;
+    let given: lockgate_policy::document::Given =
+        lockgate_policy::yaml::parse("given", &text).map_err(|found| {
+            let all: Vec<String> = found.iter().map(ToString::to_string).collect();
+            HouseError::Invalid(all.join("; "))
+        })?;
     let explained = policy.explain_given(&given, &facts_of).map_err(HouseError::Invalid)?;
     Ok(explained.into_iter().map(|one| explained_as(given.statement.clone(), &one)).collect())
 }

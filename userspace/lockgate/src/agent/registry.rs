@@ -73,9 +73,7 @@ fn check(config: &Config, files: &BTreeMap<PathBuf, String>) -> Result<Vec<Targe
         text: text.clone(),
     };
     let sources: Vec<SourceFile> = files.iter().map(source).collect();
-    config
-        .registered(&sources)
-        .map_err(|diagnostics| ConfigError::Invalid { text: None, diagnostics })
+    config.registered(&sources).map_err(|diagnostics| ConfigError::Invalid { text: None, diagnostics })
 }
 
 /// The definitions there are; none without the directory.
@@ -208,9 +206,8 @@ impl Agent {
     /// The text that a registered target is made of.
     pub(super) async fn definitions(&self) -> BTreeMap<String, String> {
         let settled = self.registry.settled.lock().await;
-        let named = |(path, text): (&PathBuf, &String)| {
-            Some((path.file_stem()?.to_str()?.to_owned(), text.clone()))
-        };
+        let named =
+            |(path, text): (&PathBuf, &String)| Some((path.file_stem()?.to_str()?.to_owned(), text.clone()));
         settled.files.iter().flatten().filter_map(named).collect()
     }
 }
@@ -231,8 +228,15 @@ async fn take_over(
 ) -> Result<(), HouseError> {
     let invalid = |error: &dyn std::fmt::Display| HouseError::Invalid(error.to_string());
     let targets = check(&agent.config, &files).map_err(|error| invalid(&error))?;
-    let live =
-        agent.targets.with(targets.clone()).await.map_err(|error| invalid(&format!("{error:#}")))?;
+    let live = agent.targets.with(targets.clone()).await.map_err(|error| invalid(&format!("{error:#}")))?;
+    let before = settled.files.clone().unwrap_or_default();
+    let changed = |target: &&TargetConfig| {
+        let path = agent.config.targets_dir.join(format!("{}.yaml", target.target.name));
+        before.get(&path) != files.get(&path)
+    };
+    for target in targets.iter().filter(changed) {
+        agent.targets.try_secrets(target).await.map_err(|error| invalid(&format!("{error:#}")))?;
+    }
     let mut names = agent.names().covering(&live.configs);
     let (_, failed) = names.look_up().await;
     let unknown = names.unknown();
@@ -241,7 +245,6 @@ async fn take_over(
             "{name} cannot be looked up ({why}); it cannot be protected without an address"
         )));
     }
-    let before = settled.files.clone().unwrap_or_default();
     let staged = match file {
         Some(file) => stage(&agent.config.targets_dir, file, files.get(file)).map_err(|error| {
             HouseError::Unavailable(format!("{}: {error}", agent.config.targets_dir.display()))
@@ -299,7 +302,8 @@ async fn record(
 ) -> Result<(), HouseError> {
     let ambient = super::ambient::System;
     let at = ambient.now();
-    let name = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let name =
+        |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let event = |action: Action, path: &Path, definition: Option<&String>| Event {
         at,
         session: None,

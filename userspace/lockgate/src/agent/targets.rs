@@ -77,6 +77,15 @@ impl Targets {
         Ok(Live { configs, prepared, fixed: now.fixed })
     }
 
+    /// Tries every secret of a target, so that a mistake is told to whoever registers it. What comes is forgotten.
+    pub(super) async fn try_secrets(&self, target: &TargetConfig) -> anyhow::Result<()> {
+        for reference in target.secrets() {
+            let place = || format!("targets: {}: a secret", target.target.name);
+            material_of(&self.secrets, reference).await.with_context(place)?;
+        }
+        Ok(())
+    }
+
     /// From now on these.
     pub(super) fn set(&self, live: Live) {
         self.live.store(Arc::new(live));

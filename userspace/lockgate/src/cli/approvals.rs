@@ -8,9 +8,9 @@ use super::{
     client::{Agent, CallError, query},
     failure,
     output::{self, Table},
+    rehearse,
     sessions::{ago, rough},
-    show, text,
-    rehearse, watch,
+    show, text, watch,
 };
 use clap::{Args, Subcommand, ValueEnum};
 use lockgate_model::{

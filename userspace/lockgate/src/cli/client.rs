@@ -69,9 +69,11 @@ impl CallError {
         let exit = match &self {
             Self::Refused { status: 401 | 403, .. } => Exit::Denied,
             Self::TimedOut(_) => Exit::TimedOut,
-            Self::NoRemote { .. } | Self::NoAgent { .. } | Self::NotRoot { .. } | Self::Refused { .. } | Self::Broken(_) => {
-                Exit::Failed
-            }
+            Self::NoRemote { .. }
+            | Self::NoAgent { .. }
+            | Self::NotRoot { .. }
+            | Self::Refused { .. }
+            | Self::Broken(_) => Exit::Failed,
         };
         failure(exit, self.to_string())
     }
@@ -425,7 +427,8 @@ mod tests {
             for piece in text.as_bytes().chunks(size) {
                 all.extend(events.take(piece).unwrap());
             }
-            let seen: Vec<_> = all.iter().map(|it| (it.name.as_str(), it.id.as_deref(), it.data.as_str())).collect();
+            let seen: Vec<_> =
+                all.iter().map(|it| (it.name.as_str(), it.id.as_deref(), it.data.as_str())).collect();
             assert_eq!(seen, [("vote_cast", Some("7"), "{\"a\":\n1}"), ("", Some("8"), "x")], "{size}");
         }
         let mut events = Events::default();

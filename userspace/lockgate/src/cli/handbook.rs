@@ -62,7 +62,9 @@ mod tests {
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
-        for page in ["lockgate.1", "lockgate-approvals.1", "lockgate-approvals-watch.1", "lockgate-targets-add.1"] {
+        for page in
+            ["lockgate.1", "lockgate-approvals.1", "lockgate-approvals-watch.1", "lockgate-targets-add.1"]
+        {
             assert!(pages.iter().any(|it| it == page), "{page}: {pages:?}");
         }
         let page = fs::read_to_string(dir.path().join("man1/lockgate-approvals-watch.1")).unwrap();

@@ -362,16 +362,24 @@ fn explain_there(
         let mut table = Table::new(&["RULE", "EFFECT", "MODE", "MATCHES", "BECAUSE"]);
         for rule in one["explanation"]["rules"].as_array().into_iter().flatten() {
             let field = |name: &str| rule[name].as_str().unwrap_or_default().to_owned();
-            let failed = rule["conditions"].as_array().into_iter().flatten().filter(|it| it["holds"] == json!(false));
+            let failed =
+                rule["conditions"].as_array().into_iter().flatten().filter(|it| it["holds"] == json!(false));
             let because: Vec<String> = failed
                 .map(|it| {
                     let part = |name: &str| it[name].as_str().unwrap_or_default().to_owned();
                     format!("{}: wants {}, is {}", part("key"), part("wanted"), part("got"))
                 })
                 .collect();
-            let because = if because.is_empty() { "every condition holds".to_owned() } else { because.join("; ") };
+            let because =
+                if because.is_empty() { "every condition holds".to_owned() } else { because.join("; ") };
             let matches = if rule["matched"] == json!(true) { "yes" } else { "no" };
-            table.row(vec![field("rule"), field("effect"), field("mode"), matches.to_owned(), text::short(&because, 160)]);
+            table.row(vec![
+                field("rule"),
+                field("effect"),
+                field("mode"),
+                matches.to_owned(),
+                text::short(&because, 160),
+            ]);
         }
         output::print(&format!("{}\n", table.render()))?;
     }
@@ -391,7 +399,9 @@ fn explanations(policy: &CompiledPolicy, event: Event) -> anyhow::Result<Vec<(St
             let explanations = policy.explain_given(&given, &facts_of).map_err(anyhow::Error::msg)?;
             Ok(explanations
                 .into_iter()
-                .map(|explanation| (given.request.clone().unwrap_or_else(|| given.statement.clone()), explanation))
+                .map(|explanation| {
+                    (given.request.clone().unwrap_or_else(|| given.statement.clone()), explanation)
+                })
                 .collect())
         }
     }

@@ -40,9 +40,8 @@ struct Step {
 pub(super) fn run(agent: &Agent, arguments: &Arguments, format: Output) -> anyhow::Result<Exit> {
     let began = Instant::now();
     let mut steps = Steps { began, format, told: BTreeSet::new(), all: Vec::new() };
-    let opened = agent
-        .post("/v1/rehearsals", &json!({ "rule": arguments.rule }))
-        .map_err(CallError::into_failure)?;
+    let opened =
+        agent.post("/v1/rehearsals", &json!({ "rule": arguments.rule })).map_err(CallError::into_failure)?;
     let request = opened["request_id"].as_str().unwrap_or_default().to_owned();
     steps.note("opened", format!("{request} opened, marked as a rehearsal"), true)?;
     let state = loop {
@@ -84,7 +83,8 @@ impl Steps {
     fn look(&mut self, request: &Value) -> anyhow::Result<()> {
         for (channel, delivery) in request["notifications"].as_object().into_iter().flatten() {
             let attempts = delivery["attempts"].as_u64().unwrap_or(0);
-            let status = delivery["last_status"].as_u64().map(|status| format!(" ({status})")).unwrap_or_default();
+            let status =
+                delivery["last_status"].as_u64().map(|status| format!(" ({status})")).unwrap_or_default();
             if delivery["delivered"] == json!(true) {
                 self.note(&format!("{channel} ok"), format!("{channel} delivered{status}"), true)?;
             } else if let Some(error) = delivery["last_error"].as_str() {

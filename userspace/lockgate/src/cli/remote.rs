@@ -11,8 +11,16 @@ use super::{
 use anyhow::{Context as _, ensure};
 use hyper::Uri;
 use lockgate_model::Secret;
-use rustls::{ClientConfig, RootCertStore, pki_types::{CertificateDer, ServerName, pem::PemObject as _}};
-use std::{net::IpAddr, path::PathBuf, sync::{Arc, OnceLock}, time::Duration};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
+use std::{
+    net::IpAddr,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -48,7 +56,9 @@ impl std::fmt::Debug for Remote {
 impl Remote {
     /// The one that the environment names; None when it names none.
     pub(super) fn named() -> anyhow::Result<Option<Self>> {
-        let Some(url) = std::env::var("LOCKGATE_URL").ok().filter(|url| !url.is_empty()) else { return Ok(None) };
+        let Some(url) = std::env::var("LOCKGATE_URL").ok().filter(|url| !url.is_empty()) else {
+            return Ok(None);
+        };
         let token = std::env::var("LOCKGATE_TOKEN").ok().filter(|token| !token.is_empty());
         let ca = TRUSTED.get().cloned().flatten();
         let made = Self::new(&url, token.map(Secret::new), ca);
@@ -59,13 +69,19 @@ impl Remote {
         let expected = || format!("expected https://HOST[:PORT], got {url:?}");
         let uri: Uri = url.parse().with_context(expected)?;
         let authority = uri.authority().with_context(expected)?;
-        ensure!(!authority.as_str().contains('@'), "the token goes into LOCKGATE_TOKEN, not into the address");
+        ensure!(
+            !authority.as_str().contains('@'),
+            "the token goes into LOCKGATE_TOKEN, not into the address"
+        );
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let tls = match uri.scheme_str() {
             Some("https") => Some(Arc::new(trusting(ca)?)),
             Some("http") => {
                 let own = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-                ensure!(own, "http is for this host alone: a token would go over the network in the clear; use https");
+                ensure!(
+                    own,
+                    "http is for this host alone: a token would go over the network in the clear; use https"
+                );
                 None
             }
             _ => anyhow::bail!(expected()),
@@ -129,13 +145,23 @@ mod tests {
     #[test]
     fn addresses_are_read_and_tokens_never_go_in_the_clear() {
         let named = remote("https://lockgate.internal:8443/gate/").unwrap();
-        assert_eq!((named.host.as_str(), named.port, named.base.as_str()), ("lockgate.internal", 8443, "/gate"));
+        assert_eq!(
+            (named.host.as_str(), named.port, named.base.as_str()),
+            ("lockgate.internal", 8443, "/gate")
+        );
         assert!(named.tls.is_some());
         assert_eq!(remote("https://[::1]").unwrap().port, 443);
         for local in ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1"] {
             assert!(remote(local).unwrap().tls.is_none(), "{local}");
         }
-        for wrong in ["http://10.0.0.1", "http://lockgate.internal", "ftp://x", "lockgate", "", "https://me:secret@host"] {
+        for wrong in [
+            "http://10.0.0.1",
+            "http://lockgate.internal",
+            "ftp://x",
+            "lockgate",
+            "",
+            "https://me:secret@host",
+        ] {
             assert!(remote(wrong).is_err(), "{wrong}");
         }
     }

@@ -10,9 +10,9 @@ use super::{
     replay, search, tail, text,
 };
 use crate::{agent::house, config::Client};
-use lockgate_control::house::SessionRef;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use lockgate_control::house::SessionRef;
 use lockgate_model::{SessionId, Timestamp, id::TargetName, time::format_duration};
 use lockgate_store::{Reader, Record, SessionFilter, SessionSummary};
 use serde::Deserialize;
@@ -160,7 +160,8 @@ pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
         Verb::Tail(wanted) => return tail::run(&here.agent, &wanted, format),
         Verb::Kill { session, reason } => {
             let path = format!("/v1/sessions/{session}/kill");
-            let killed = here.agent.post(&path, &json!({ "reason": reason })).map_err(CallError::into_failure)?;
+            let killed =
+                here.agent.post(&path, &json!({ "reason": reason })).map_err(CallError::into_failure)?;
             match format {
                 Output::Json => output::print_json(&killed)?,
                 Output::Text => {
@@ -249,8 +250,7 @@ fn list_sessions(here: &Here, filter: SessionFilter) -> anyhow::Result<Vec<Sessi
 }
 
 fn records_of(here: &Here, id: SessionRef) -> anyhow::Result<(SessionId, Vec<Record>)> {
-    let missing =
-        || format!("{id} is not recorded; `lockgate sessions list` shows the sessions that are");
+    let missing = || format!("{id} is not recorded; `lockgate sessions list` shows the sessions that are");
     let mut found: Option<(SessionId, Vec<Record>)> = None;
     loop {
         let after = found.as_ref().and_then(|(_, records)| records.last()).map_or(0, |record| record.seq);

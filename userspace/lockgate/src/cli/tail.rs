@@ -24,7 +24,8 @@ pub(super) fn run(agent: &Agent, arguments: &Arguments, format: Output) -> anyho
     let mut filter = json!({ "topic": "sessions,approvals" });
     if let Some(session) = arguments.session {
         filter["session"] = json!(session);
-        let first = agent.get_slow(&format!("/v1/sessions/{session}?limit=1")).map_err(CallError::into_failure)?;
+        let first =
+            agent.get_slow(&format!("/v1/sessions/{session}?limit=1")).map_err(CallError::into_failure)?;
         let begin = first["records"][0]["seq"].as_u64().unwrap_or(1);
         filter["after"] = json!(begin.saturating_sub(1));
     }

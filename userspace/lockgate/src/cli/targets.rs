@@ -13,7 +13,10 @@ use crate::config::ConfigError;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
-use std::{fs, path::{Path, PathBuf}};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// List targets, and register more while lockgate runs
 #[derive(Debug, Args)]
@@ -163,9 +166,8 @@ impl Add {
                 false => fs::read_to_string(&file).with_context(|| name.clone())?,
             };
             let read = lockgate_policy::yaml::parse::<Value>(&name, &source);
-            return read.map_err(|diagnostics| {
-                ConfigError::Invalid { text: Some(source), diagnostics }.into()
-            });
+            return read
+                .map_err(|diagnostics| ConfigError::Invalid { text: Some(source), diagnostics }.into());
         }
         let mut credential = json!({ "user": self.user });
         if let Some(password) = self.password_file {
@@ -183,7 +185,8 @@ impl Add {
         }
         let mut tags = Map::new();
         for tag in self.tags {
-            let (name, value) = tag.split_once('=').with_context(|| format!("expected NAME=VALUE, got {tag:?}"))?;
+            let (name, value) =
+                tag.split_once('=').with_context(|| format!("expected NAME=VALUE, got {tag:?}"))?;
             tags.insert(name.to_owned(), json!(value));
         }
         if !tags.is_empty() {
@@ -195,7 +198,8 @@ impl Add {
 
 fn table(items: Option<&Vec<Value>>, probed: bool) -> String {
     let Some(items) = items.filter(|items| !items.is_empty()) else {
-        return "No target is registered: nothing is redirected. Add one with `lockgate targets add`.\n".to_owned();
+        return "No target is registered: nothing is redirected. Add one with `lockgate targets add`.\n"
+            .to_owned();
     };
     let mut table = Table::new(&["NAME", "PROTOCOL", "MODE", "FROM", "OPEN", "ANSWERS", "ADDRESSES", "TAGS"]);
     for item in items {
@@ -203,7 +207,8 @@ fn table(items: Option<&Vec<Value>>, probed: bool) -> String {
         let addresses: Vec<&str> =
             item["addresses"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let tags = item["tags"].as_object().into_iter().flatten();
-        let tags: Vec<String> = tags.map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default())).collect();
+        let tags: Vec<String> =
+            tags.map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default())).collect();
         let answers = match (&item["health"], probed) {
             (Value::Null, _) => "-".to_owned(),
             (health, _) if health["reachable"] == json!(true) => styled(Style::Green, "yes"),

@@ -8,7 +8,10 @@ use super::{
     text,
 };
 use clap::{Args, Subcommand};
-use lockgate_model::{Timestamp, time::{format_duration, parse_duration}};
+use lockgate_model::{
+    Timestamp,
+    time::{format_duration, parse_duration},
+};
 use serde_json::{Value, json};
 use std::{path::Path, time::Duration};
 
@@ -142,7 +145,8 @@ fn words(list: &Value) -> String {
 
 fn table(items: Option<&Vec<Value>>) -> String {
     let Some(items) = items.filter(|items| !items.is_empty()) else {
-        return "There is no API token. Make one with `lockgate tokens make NAME --role viewer`.\n".to_owned();
+        return "There is no API token. Make one with `lockgate tokens make NAME --role viewer`.\n"
+            .to_owned();
     };
     let now = Timestamp::now();
     let mut table = Table::new(&["ID", "NAME", "OWNER", "ROLES", "MADE", "USED", "ENDS"]);
