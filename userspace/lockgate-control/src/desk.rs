@@ -9,7 +9,7 @@ use crate::{
     house::House,
     keep::{self, Keep, Lasting},
     link::Links,
-    notify::{Channels, channel::About, event::EventType, health::ChannelHealth, settings::ChannelSettings},
+    notify::{Channels, channel::About, event::EventType, health::ChannelHealth, settings::{ChannelSettings, WebhookSettings}},
     people::People,
     settings::{self, ControlError, ControlSettings, Integration},
 };
@@ -93,6 +93,22 @@ impl Control {
         ambient: Arc<dyn Ambient>,
         lasting: &Lasting,
     ) -> Result<Arc<Self>, ControlError> {
+        Self::start_over(settings, recorder, ambient, lasting, Channels::new)
+    }
+
+    /// The same, over channels that `channels` makes.
+    pub(crate) fn start_over(
+        settings: ControlSettings,
+        recorder: Arc<dyn Recorder>,
+        ambient: Arc<dyn Ambient>,
+        lasting: &Lasting,
+        channels: impl FnOnce(
+            Vec<WebhookSettings>,
+            Vec<ChannelSettings>,
+            Arc<dyn Recorder>,
+            Arc<dyn Ambient>,
+        ) -> Result<Channels, ControlError>,
+    ) -> Result<Arc<Self>, ControlError> {
         let people = People::new(settings.people.clone()).map_err(ControlError::TwoPeople)?;
         let (named, also) = (settings.webhooks.iter(), settings.channels.iter());
         let names = named.map(|webhook| webhook.name.as_str()).chain(also.map(ChannelSettings::name));
@@ -108,7 +124,7 @@ impl Control {
         }
         let auth = Auth::new(settings.login, base.as_deref(), lasting.tokens.clone())?;
         let links = Links::new(base, ambient.as_ref());
-        let channels = Channels::new(settings.webhooks, settings.channels, recorder.clone(), ambient.clone())?;
+        let channels = channels(settings.webhooks, settings.channels, recorder.clone(), ambient.clone())?;
         let keep = Keep::new(lasting, recorder.clone(), ambient.clone());
         let drain = CancellationToken::new();
         let desk = Arc::new(Desk {

@@ -1,8 +1,8 @@
 use super::*;
 use crate::house::{
-    Actor, Answer, ExplainQuery, Explained, Found, Governed, Killed, PolicyTest, PolicyView, Proof, ProofQuery,
-    Registration, SearchQuery, SessionFilter, SessionRef, SessionSummary, SessionView, Sight, TargetView,
-    VerifyReport,
+    Actor, Answer, ExplainQuery, Explained, Found, Governed, Killed, PolicyTest, PolicyView, Proof,
+    ProofQuery, Registration, SearchQuery, SessionFilter, SessionRef, SessionSummary, SessionView, Sight,
+    TargetView, VerifyReport,
 };
 use lockgate_model::{
     SessionId,

@@ -126,13 +126,21 @@ fn permissions() -> Vec<Operation> {
         op("GET", "/v1/breakglass", "listBreakglass", tag, "Emergency overrides")
             .gives_page::<Glass>(glass.clone()),
         op("POST", "/v1/breakglass", "breakGlass", tag, "Break the glass")
-            .takes::<BreakGlass>(json!({ "rule": "on-call", "reason": "orders are stuck", "ticket": "INC-7", "for": "30m" }))
+            .takes::<BreakGlass>(
+                json!({ "rule": "on-call", "reason": "orders are stuck", "ticket": "INC-7", "for": "30m" }),
+            )
             .gives::<Glass>(200, glass.clone()),
         op("POST", "/v1/breakglass/{id}/end", "endBreakglass", tag, "End an override before its time")
             .gives::<Glass>(200, glass.clone()),
-        op("POST", "/v1/breakglass/{id}/review", "reviewBreakglass", tag, "Look at an override; the next needs it")
-            .takes::<Review>(json!({ "note": "needed, two statements" }))
-            .gives::<Glass>(200, glass),
+        op(
+            "POST",
+            "/v1/breakglass/{id}/review",
+            "reviewBreakglass",
+            tag,
+            "Look at an override; the next needs it",
+        )
+        .takes::<Review>(json!({ "note": "needed, two statements" }))
+        .gives::<Glass>(200, glass),
     ]
 }
 
@@ -198,10 +206,18 @@ fn search() -> Operation {
         "tables": ["public.customers"], "decision": "denied", "approvers": [], "rules": ["no-customers"],
         "digest": DIGEST, "text": "SELECT * FROM customers",
     });
-    let begin = op("GET", "/v1/search", "search", "sessions", "Search everything that was recorded, the newest first");
+    let begin = op(
+        "GET",
+        "/v1/search",
+        "search",
+        "sessions",
+        "Search everything that was recorded, the newest first",
+    );
     let asks = fields.iter().fold(begin, |operation, (name, what)| operation.asks(name, "string", what));
-    asks.pages()
-        .gives::<Found>(200, json!({ "items": [hit], "next": "1041", "complete": true, "elapsed_micros": 900 }))
+    asks.pages().gives::<Found>(
+        200,
+        json!({ "items": [hit], "next": "1041", "complete": true, "elapsed_micros": 900 }),
+    )
 }
 
 fn targets() -> Vec<Operation> {
@@ -252,9 +268,15 @@ fn rest() -> Vec<Operation> {
     vec![
         op("GET", "/v1/policy", "showPolicy", "policy", "The policy in force, with its source")
             .gives::<PolicyView>(200, policy),
-        op("POST", "/v1/policy/explain", "explainPolicy", "policy", "What the policy makes of an operation, and why")
-            .takes::<ExplainQuery>(json!({ "given": { "statement": "DROP TABLE orders" } }))
-            .gives_page::<Explained>(explained),
+        op(
+            "POST",
+            "/v1/policy/explain",
+            "explainPolicy",
+            "policy",
+            "What the policy makes of an operation, and why",
+        )
+        .takes::<ExplainQuery>(json!({ "given": { "statement": "DROP TABLE orders" } }))
+        .gives_page::<Explained>(explained),
         op("POST", "/v1/policy/test", "testPolicy", "policy", "Run the tests that the policy carries")
             .gives::<Tested>(200, tested),
         op("GET", "/v1/status", "showStatus", "audit", "How the node is doing").gives::<Status>(
@@ -264,7 +286,8 @@ fn rest() -> Vec<Operation> {
                 "pending_approvals": 1, "connections": 2,
             }),
         ),
-        op("GET", "/v1/audit/verify", "verifyAudit", "audit", "Read the whole log and check every link").gives::<Verification>(
+        op("GET", "/v1/audit/verify", "verifyAudit", "audit", "Read the whole log and check every link")
+            .gives::<Verification>(
             200,
             json!({ "integrity": "intact", "records": 1042, "last_seq": 1042, "findings": [] }),
         ),
@@ -272,24 +295,47 @@ fn rest() -> Vec<Operation> {
             .gives::<Proof>(200, proof.clone()),
         op("GET", "/v1/audit/proofs/{seq}", "proveRecord", "audit", "Proof that a record is in the log")
             .gives::<Proof>(200, proof.clone()),
-        op("POST", "/v1/audit/growth", "proveGrowth", "audit", "Proof that the log goes on from an earlier head")
-            .takes::<Earlier>(json!({ "checkpoint": "build-7/lockgate\n1000\n…" }))
-            .gives::<Proof>(200, proof),
-        op("GET", "/v1/audit/holds", "listHolds", "audit", "Legal holds").gives_page::<Document>(json!({ "name": "case-7" })),
+        op(
+            "POST",
+            "/v1/audit/growth",
+            "proveGrowth",
+            "audit",
+            "Proof that the log goes on from an earlier head",
+        )
+        .takes::<Earlier>(json!({ "checkpoint": "build-7/lockgate\n1000\n…" }))
+        .gives::<Proof>(200, proof),
+        op("GET", "/v1/audit/holds", "listHolds", "audit", "Legal holds")
+            .gives_page::<Document>(json!({ "name": "case-7" })),
         op("POST", "/v1/audit/holds", "placeHold", "audit", "Keep records from being removed")
             .takes::<Document>(json!({ "name": "case-7" }))
             .gives::<Document>(200, json!({ "name": "case-7" })),
-        op("DELETE", "/v1/audit/holds/{name}", "liftHold", "audit", "Lift a legal hold").gives::<Document>(200, json!({})),
-        op("GET", "/v1/audit/retention", "showRetention", "audit", "What is removed when").gives::<Document>(200, json!({})),
-        op("POST", "/v1/audit/retention", "applyRetention", "audit", "Remove now what is due").gives::<Document>(200, json!({})),
-        op("GET", "/v1/channels", "listChannels", "channels", "Channels and how each is").gives_page::<Channel>(
-            json!({ "name": "approvals", "kind": "webhook", "state": "ok", "queued": 0 }),
-        ),
-        op("POST", "/v1/channels/{name}/slack", "slackInteraction", "channels", "What Slack sends when a button is pressed, signed by it")
+        op("DELETE", "/v1/audit/holds/{name}", "liftHold", "audit", "Lift a legal hold")
             .gives::<Document>(200, json!({})),
-        op("POST", "/v1/rehearsals", "rehearse", "channels", "Ask a rule's people for a denial of nothing, through every channel")
-            .takes::<Rehearsal>(json!({ "rule": "ddl-needs-dba" }))
-            .gives::<Rehearsed>(201, json!({ "request_id": REQUEST })),
+        op("GET", "/v1/audit/retention", "showRetention", "audit", "What is removed when")
+            .gives::<Document>(200, json!({})),
+        op("POST", "/v1/audit/retention", "applyRetention", "audit", "Remove now what is due")
+            .gives::<Document>(200, json!({})),
+        op("GET", "/v1/channels", "listChannels", "channels", "Channels and how each is")
+            .gives_page::<Channel>(
+                json!({ "name": "approvals", "kind": "webhook", "state": "ok", "queued": 0 }),
+            ),
+        op(
+            "POST",
+            "/v1/channels/{name}/slack",
+            "slackInteraction",
+            "channels",
+            "What Slack sends when a button is pressed, signed by it",
+        )
+        .gives::<Document>(200, json!({})),
+        op(
+            "POST",
+            "/v1/rehearsals",
+            "rehearse",
+            "channels",
+            "Ask a rule's people for a denial of nothing, through every channel",
+        )
+        .takes::<Rehearsal>(json!({ "rule": "ddl-needs-dba" }))
+        .gives::<Rehearsed>(201, json!({ "request_id": REQUEST })),
         op("GET", "/v1/openapi.json", "describe", "host", "This document").gives::<Document>(200, json!({})),
     ]
 }
