@@ -20,10 +20,12 @@ pub enum Section {
     Instructions,
     /// `--connect`
     Connect,
+    /// `--search`
+    Search,
 }
 
 impl Section {
-    const ALL: [Self; 4] = [Self::Peers, Self::Large, Self::Instructions, Self::Connect];
+    const ALL: [Self; 5] = [Self::Peers, Self::Large, Self::Instructions, Self::Connect, Self::Search];
 
     fn title(self) -> &'static str {
         match self {
@@ -31,6 +33,7 @@ impl Section {
             Self::Large => "## A large result",
             Self::Instructions => "## Instructions per query",
             Self::Connect => "## connect() with the hooks",
+            Self::Search => "## Search over a million events",
         }
     }
 }

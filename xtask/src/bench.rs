@@ -22,6 +22,9 @@ pub(crate) struct Wanted {
     /// How long connect() takes with the hooks and without (root); writes bench/RESULTS.md
     #[arg(long)]
     connect: bool,
+    /// How long questions about a million events take; writes bench/RESULTS.md
+    #[arg(long)]
+    search: bool,
     /// Interleaved rounds of the side-by-side run
     #[arg(long, default_value_t = 5)]
     rounds: u32,
@@ -37,13 +40,16 @@ pub(crate) struct Wanted {
 }
 
 pub(crate) fn run(wanted: &Wanted) -> Result<()> {
-    let Wanted { peers, large, instructions, connect, rounds, seconds, only, profile } = wanted;
-    if !(*peers || *large || *instructions || *connect || only.is_some()) {
+    let Wanted { peers, large, instructions, connect, search, rounds, seconds, only, profile } = wanted;
+    if !(*peers || *large || *instructions || *connect || *search || only.is_some()) {
         setup::setup(setup::For::Build)?;
         return shell::run(&mut shell::cargo(&["bench", "--package", "lockgate-bench"]));
     }
     if *connect {
-        return connects(*rounds, profile);
+        return alone("lockgate-connect", &["--rounds", &rounds.to_string()], profile);
+    }
+    if *search {
+        return alone("lockgate-search", &[], profile);
     }
     setup::setup(setup::For::Bench)?;
     shell::step(&format!("build ({profile})"));
@@ -69,20 +75,10 @@ pub(crate) fn run(wanted: &Wanted) -> Result<()> {
     Ok(())
 }
 
-fn connects(rounds: u32, profile: &str) -> Result<()> {
+/// What needs neither the agent nor other proxies.
+fn alone(program: &str, arguments: &[&str], profile: &str) -> Result<()> {
     setup::setup(setup::For::Build)?;
-    shell::run(&mut shell::cargo(&[
-        "build",
-        "--package",
-        "lockgate-bench",
-        "--bin",
-        "lockgate-connect",
-        "--profile",
-        profile,
-    ]))?;
+    shell::run(&mut shell::cargo(&["build", "--package", "lockgate-bench", "--bin", program, "--profile", profile]))?;
     let built = shell::target().join(if profile == "dev" { "debug" } else { profile });
-    let rounds = rounds.to_string();
-    shell::run(
-        Command::new(built.join("lockgate-connect")).args(["--rounds", &rounds]).current_dir(shell::root()),
-    )
+    shell::run(Command::new(built.join(program)).args(arguments).current_dir(shell::root()))
 }

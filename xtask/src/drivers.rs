@@ -40,6 +40,7 @@ pub(crate) fn install() -> Result<()> {
     node(&shell::root().join("tests/browser"), &directory().join("browser"))?;
     let pins = shell::root().join("tests/drivers");
     python(&pins.join("python/requirements.txt"), &directory().join("python"))?;
+    python(&pins.join("sinks/requirements.txt"), &directory().join("sinks"))?;
     node(&pins.join("node"), &directory().join("node"))
 }
 

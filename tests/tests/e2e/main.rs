@@ -12,6 +12,7 @@ mod coverage;
 mod credentials;
 mod differential;
 mod docs;
+mod evidence;
 mod explicit;
 mod forgery;
 mod grants;

@@ -304,6 +304,18 @@ impl Verifier {
         self.last.seq
     }
 
+    /// Says that what comes begins with this record: an export of a period. What is before is not judged.
+    pub fn begin_at(&mut self, seq: u64) {
+        if seq > 1 && self.records == 0 {
+            self.last = Tip { seq: seq - 1, hash: self.last.hash };
+            self.removed_leaf = Some(None);
+            self.tree = None;
+            self.note(format!(
+                "it begins with record {seq}: what follows is checked by its links and the signed hashes, what is before is not"
+            ));
+        }
+    }
+
     /// The records after the last one, through `to`, are not there, and something is there in their place: the leaves of
     /// the tree for them, or nothing. Whether they were removed in order, a record that is still to come must say, and a
     /// signed head must cover it.

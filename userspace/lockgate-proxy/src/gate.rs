@@ -4,7 +4,7 @@
 //! protocol.
 
 use crate::{
-    metrics::{OPERATIONS, RECORD_SECONDS},
+    metrics::{DECISIONS, OPERATIONS, RECORD_SECONDS},
     ports::Ports,
     protocol::postgres::Known,
 };
@@ -41,23 +41,29 @@ pub(crate) struct Gate {
 
 /// Counters of one session's target, looked up once.
 struct Counters {
-    allowed: Counter,
-    denied: Counter,
-    held: Counter,
+    allowed: [Counter; 2],
+    denied: [Counter; 2],
+    held: [Counter; 2],
 }
 
 impl Counters {
-    fn on(target: &str) -> Self {
-        let of = |effect: &'static str| ::metrics::counter!(OPERATIONS, "target" => target.to_owned(), "effect" => effect);
+    fn on(target: &str, protocol: &'static str) -> Self {
+        let of = |effect: &'static str| {
+            [
+                ::metrics::counter!(OPERATIONS, "target" => target.to_owned(), "effect" => effect),
+                ::metrics::counter!(DECISIONS, "protocol" => protocol, "effect" => effect),
+            ]
+        };
         Self { allowed: of("allow"), denied: of("deny"), held: of("require_approval") }
     }
 
     fn count(&self, effect: &Effect) {
-        match effect {
-            Effect::Allow => self.allowed.increment(1),
-            Effect::Deny(_) => self.denied.increment(1),
-            Effect::Hold(_) => self.held.increment(1),
-        }
+        let counters = match effect {
+            Effect::Allow => &self.allowed,
+            Effect::Deny(_) => &self.denied,
+            Effect::Hold(_) => &self.held,
+        };
+        counters.iter().for_each(|counter| counter.increment(1));
     }
 }
 
@@ -66,7 +72,7 @@ impl Gate {
         let policy = ports.policy.load_full().for_session(&session);
         let masks = policy.policy().masks_for(&session);
         let wants_catalogue = policy.policy().wants_catalogue(&session);
-        let counters = Counters::on(&session.target.name.0);
+        let counters = Counters::on(&session.target.name.0, session.target.protocol.as_str());
         let record_seconds = ::metrics::histogram!(RECORD_SECONDS);
         Self {
             session,

@@ -210,7 +210,6 @@ tests: [{{ name: t, given: {{ statement: x }}, expect: {{ effect: deny }} }}]\n"
         (6, "not spoken by this version"),
         (7, "not spoken by this version"),
         (9, "nobody's session is in this group"),
-        (9, "`retain` is written into each record and not acted on"),
     ] {
         let at = format!("p.yaml:{line}:");
         assert!(all.iter().any(|w| w.starts_with(&at) && w.contains(words)), "{line} {words}: {all:#?}");
