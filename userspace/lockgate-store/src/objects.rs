@@ -105,7 +105,9 @@ impl Objects {
 
     /// The name that parts make, below the prefix.
     pub fn name(&self, parts: &[&str]) -> String {
-        let name = parts.iter().fold(self.prefix.clone(), |name, part| name.join(PathPart::from(*part)));
+        // An empty part would be none.
+        let parts = parts.iter().map(|part| if part.is_empty() { "_" } else { part });
+        let name = parts.fold(self.prefix.clone(), |name, part| name.join(PathPart::from(part)));
         name.to_string()
     }
 

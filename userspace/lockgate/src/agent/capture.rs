@@ -140,6 +140,7 @@ fn read_numbers(agent: &Agent) {
         metrics::gauge!(telemetry::LAYER, "layer" => state.layer.as_str()).set(u32::from(state.active));
     }
     metrics::counter!(telemetry::BYPASSED).absolute(agent.interceptor.bypassed());
+    metrics::counter!(telemetry::BYPASS).absolute(agent.interceptor.bypassed());
     let counters = agent.interceptor.counters();
     for (what, count) in [
         ("redirected", counters.redirected),

@@ -11,6 +11,7 @@ pub(crate) mod callers;
 mod capture;
 mod channels;
 mod coverage;
+pub(crate) mod evidence;
 mod handover;
 pub(crate) mod house;
 mod identity;
@@ -91,6 +92,8 @@ pub(crate) struct Agent {
     listen: Option<SocketAddr>,
     started_at: Timestamp,
     reload: Notify,
+    /// What becomes of the log besides being written.
+    evidence: evidence::Evidence,
     /// What the hooks had counted when it started.
     before: Counters,
     /// Processes that asked to be governed and could not be.
@@ -175,6 +178,7 @@ async fn live(config: Config, lanes: Lanes) -> anyhow::Result<()> {
         .router()
         .merge(agent.control.console())
         .merge(api::host_routes(agent.clone()))
+        .merge(evidence::api::routes(agent.clone()))
         .merge(api::metrics_route(metrics.clone()));
     if let Some(listener) = listeners.tcp {
         let served = over_tcp(&agent, &host, &metrics);
@@ -268,6 +272,7 @@ fn background(agent: &Arc<Agent>, metrics: metrics_exporter_prometheus::Promethe
     tasks.spawn(capture::follow(agent.clone(), agent.interceptor.events()));
     tasks.spawn(coverage::follow(agent.clone()));
     tasks.spawn(observe::follow(agent.clone()));
+    evidence::start(agent, &mut tasks);
     tasks.spawn(async move {
         loop {
             tokio::time::sleep(METRICS_UPKEEP).await;

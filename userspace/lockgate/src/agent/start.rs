@@ -7,6 +7,7 @@ use super::{
     Agent,
     ambient::System,
     channels,
+    evidence::{Evidence, gate::Gate},
     login,
     names::Names,
     people,
@@ -103,8 +104,13 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
     let jobs = Shelf::open(&config.store.dir.join("identity")).context("store: the shelf of CI jobs")?;
     let confirmer =
         super::identity::confirmer(config.identity.as_ref(), ambient.clone(), Arc::new(jobs)).await?;
+    let evidence = Evidence::open(&config.evidence).await?;
     let ports = Ports {
-        recorder: control.heard(recorder),
+        // In front of everything: nobody hears of a session that may not begin.
+        recorder: match config.evidence.recordings {
+            Some(_) => Arc::new(Gate::new(control.heard(recorder), evidence.blocked.clone())),
+            None => control.heard(recorder),
+        },
         approvals: control.clone(),
         attributor: interceptor.clone(),
         confirmer: confirmer.clone(),
@@ -123,6 +129,7 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
     );
     let before = interceptor.counters();
     let agent = Arc::new(Agent {
+        evidence,
         config,
         log,
         policy,
@@ -175,6 +182,8 @@ async fn load_policy(config: &Config) -> anyhow::Result<Policy> {
 fn open_log(config: &Config, shelf: &Shelf, ambient: Arc<dyn Ambient>) -> anyhow::Result<Arc<Log>> {
     let mut settings = LogSettings::new(&config.store.dir, config.node.clone());
     settings.search = true;
+    let segment_bytes = config.evidence.retention.as_ref().and_then(|retention| retention.segment_bytes);
+    settings.segment_bytes = segment_bytes.unwrap_or(settings.segment_bytes);
     settings.head_dir.clone_from(&config.store.head);
     // What waits on the shelf goes on; everything else that was left open is closed.
     let kept = shelf.all().context("store: the shelf")?;

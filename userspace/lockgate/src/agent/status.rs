@@ -32,6 +32,8 @@ pub(crate) struct Status {
     hooks: Value,
     pending_approvals: usize,
     connections: usize,
+    /// What becomes of the log besides being written.
+    evidence: super::evidence::State,
 }
 
 #[derive(Debug, Serialize)]
@@ -114,6 +116,7 @@ impl Agent {
             }),
             pending_approvals: self.control.pending(),
             connections: self.proxy.connections(),
+            evidence: self.evidence.state(),
         }
     }
 }

@@ -40,11 +40,29 @@ pub(super) const LAYER: &str = "lockgate_capture_layer";
 /// Connections of governed processes to protected addresses that did not pass lockgate.
 pub(super) const BYPASSED: &str = "lockgate_bypassed_connections_total";
 
+/// The same, as those name it who watch several gateways.
+pub(super) const BYPASS: &str = "lockgate_bypass_connections_total";
+
 /// Connections that were seen and not redirected, by `target` (empty: to none).
 pub(super) const OBSERVED: &str = "lockgate_observed_connections_total";
 
 /// Processes that asked to be governed and could not be, by `why`.
 pub(super) const NOT_GOVERNED: &str = "lockgate_processes_not_governed_total";
+
+/// Seconds since a signed head arrived off the host, by the number of the place in the configuration.
+pub(super) const CHECKPOINT_AGE: &str = "lockgate_checkpoint_age_seconds";
+/// Whether signed heads are late, by place.
+pub(super) const CHECKPOINT_LATE: &str = "lockgate_checkpoint_late";
+/// Recordings that were stored.
+pub(super) const RECORDINGS_STORED: &str = "lockgate_recordings_stored_total";
+/// Recordings that wait for their store.
+pub(super) const RECORDINGS_WAITING: &str = "lockgate_recordings_waiting";
+/// Whether sessions that must be recorded are refused.
+pub(super) const RECORDINGS_BLOCKED: &str = "lockgate_recordings_blocked";
+/// Whether the last run of retention failed.
+pub(super) const RETENTION_FAILED: &str = "lockgate_retention_failed";
+/// What is running, as labels.
+pub(super) const BUILD_INFO: &str = "lockgate_build_info";
 
 /// From a look-up in memory to a person who went to lunch.
 const SECONDS: [f64; 14] =
@@ -68,6 +86,7 @@ pub(crate) fn metrics() -> anyhow::Result<PrometheusHandle> {
         Unit::Count,
         "Connections of governed processes to protected addresses that did not pass lockgate; should be zero."
     );
+    metrics::describe_counter!(BYPASS, Unit::Count, "The same as lockgate_bypassed_connections_total.");
     metrics::describe_counter!(
         OBSERVED,
         Unit::Count,
@@ -79,5 +98,35 @@ pub(crate) fn metrics() -> anyhow::Result<PrometheusHandle> {
         "Processes that asked to be governed and could not be (their command is then not run), by why."
     );
     lockgate_identity::describe_metrics();
+    describe_evidence();
+    begin_at_zero();
+    metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1);
     Ok(handle)
+}
+
+/// A counter that nobody has counted on yet is no series: alerts about its growth would miss the first event.
+fn begin_at_zero() {
+    for counter in [RECORDINGS_STORED, BYPASSED, BYPASS, "lockgate_breakglass_total"] {
+        metrics::counter!(counter).increment(0);
+    }
+    for gauge in [RECORDINGS_WAITING, RECORDINGS_BLOCKED, RETENTION_FAILED, "lockgate_approvals_pending"] {
+        metrics::gauge!(gauge).set(0);
+    }
+    for stage in ["notify", "refused_decisions", "otlp"] {
+        metrics::counter!("lockgate_events_dropped_total", "stage" => stage).increment(0);
+    }
+    metrics::counter!("lockgate_notifications_total", "outcome" => "delivered").increment(0);
+}
+
+fn describe_evidence() {
+    metrics::describe_gauge!(BUILD_INFO, Unit::Count, "Always 1; what is running is in its labels.");
+    let age = "Since a signed head arrived off the host, by the number of the place in evidence.checkpoints.to.";
+    metrics::describe_gauge!(CHECKPOINT_AGE, Unit::Seconds, age);
+    let late = "Whether signed heads do not arrive for longer than three times their schedule, by place.";
+    metrics::describe_gauge!(CHECKPOINT_LATE, Unit::Count, late);
+    metrics::describe_counter!(RECORDINGS_STORED, Unit::Count, "Recordings, or parts of them, that were stored.");
+    metrics::describe_gauge!(RECORDINGS_WAITING, Unit::Count, "Sessions that have ended and whose recording waits.");
+    let blocked = "Whether sessions that must be recorded are refused, because recordings cannot be stored.";
+    metrics::describe_gauge!(RECORDINGS_BLOCKED, Unit::Count, blocked);
+    metrics::describe_gauge!(RETENTION_FAILED, Unit::Count, "Whether the last run of retention failed.");
 }

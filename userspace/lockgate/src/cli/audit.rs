@@ -1,14 +1,17 @@
 //! `lockgate audit`: was the log touched, and what does it prove? Proofs are in `proofs`.
 
+mod offline;
+
 use super::{
     Exit, Output, OutputArgument, TEMPLATE,
     client::Agent,
-    export,
+    custody, export,
     output::{self, Style, styled},
     proofs, sessions, text,
 };
 use crate::config::Client;
 use clap::{Args, Subcommand};
+use lockgate_store::Reader;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -41,6 +44,11 @@ enum Verb {
     Grown(proofs::Grown),
     Check(proofs::Check),
     Export(export::Export),
+    Retain(custody::Retain),
+    Hold(custody::Hold),
+    Release(custody::Release),
+    /// List the holds in force
+    Holds,
 }
 
 /// Check every record, every link and the signed head; exit code 1 when anything was edited, deleted,
@@ -58,6 +66,15 @@ struct Verify {
     /// The public key to trust; by default the one in the store
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
+    /// Signed heads that were kept off this host, as `evidence.checkpoints` sends them: the log must hold what they sign
+    #[arg(long, value_name = "FILE")]
+    checkpoints: Vec<PathBuf>,
+    /// A copy of a store's directory, instead of this host's store: needs no agent and no configuration
+    #[arg(long, value_name = "DIR", requires = "key")]
+    log: Option<PathBuf>,
+    /// Records as `audit export --format jsonl` wrote them, with at least one signed head: needs no agent and no configuration
+    #[arg(long, value_name = "FILE", requires_all = ["key", "checkpoints"], conflicts_with = "log")]
+    export: Option<PathBuf>,
 }
 
 pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
@@ -67,27 +84,41 @@ pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
         Verb::Prove(prove) => return proofs::prove(config, &prove),
         Verb::Grown(grown) => return proofs::grown(config, &grown),
         Verb::Export(wanted) => return export::run(config, &wanted),
+        Verb::Retain(wanted) => return custody::retain(config, &wanted, arguments.output.output),
+        Verb::Hold(wanted) => return custody::hold(config, &wanted, arguments.output.output),
+        Verb::Release(wanted) => return custody::release(config, &wanted),
+        Verb::Holds => return custody::holds(config, arguments.output.output),
         Verb::Check(check) => return proofs::check(&check, arguments.output.output),
     };
-    let report = match &verify.key {
-        // The caller brought a key because the host is not to be taken at its word; neither is its agent.
-        Some(path) => {
-            let key = proofs::public_key(path)?;
-            serde_json::to_value(sessions::reader(&Client::read(config)?)?.verify(Some(key))?)?
-        }
-        None => match Agent::reach(config)?.get_slow("/v1/audit/verify") {
-            Ok(report) => report,
-            Err(error) if error.is_no_agent() => {
-                serde_json::to_value(sessions::reader(&Client::read(config)?)?.verify(None)?)?
-            }
-            Err(error) => return Err(error.into_failure()),
-        },
-    };
+    let report = report(config, &verify)?;
     match arguments.output.output {
         Output::Json => output::print_json(&report)?,
         Output::Text => output::print(&describe(&report))?,
     }
     Ok(if report["integrity"] == json!("intact") { Exit::Done } else { Exit::Failed })
+}
+
+fn report(config: &Path, verify: &Verify) -> anyhow::Result<Value> {
+    let heads = verify.checkpoints.iter().map(|path| offline::heads(path)).collect::<anyhow::Result<Vec<_>>>()?.concat();
+    let key = verify.key.as_deref().map(proofs::public_key).transpose()?;
+    if let (Some(export), Some(key)) = (&verify.export, &key) {
+        return Ok(serde_json::to_value(offline::export(export, key.clone(), &heads)?)?);
+    }
+    if let Some(log) = &verify.log {
+        return Ok(serde_json::to_value(Reader::open(log)?.verify_with(key, &heads)?)?);
+    }
+    // The caller brought a key, or heads, because the host is not to be taken at its word; neither is its agent.
+    if key.is_some() || !heads.is_empty() {
+        let report = sessions::reader(&Client::read(config)?)?.verify_with(key, &heads)?;
+        return Ok(serde_json::to_value(report)?);
+    }
+    match Agent::reach(config)?.get_slow("/v1/audit/verify") {
+        Ok(report) => Ok(report),
+        Err(error) if error.is_no_agent() => {
+            Ok(serde_json::to_value(sessions::reader(&Client::read(config)?)?.verify(None)?)?)
+        }
+        Err(error) => Err(error.into_failure()),
+    }
 }
 
 fn describe(report: &Value) -> String {
@@ -133,6 +164,16 @@ fn describe(report: &Value) -> String {
     }
     if let Some(key) = report["public_key"].as_str() {
         out.push_str(&sessions::field("key", key));
+    }
+    for range in report["removed"].as_array().into_iter().flatten() {
+        let told = format!(
+            "records {} to {} by {}, as record {} says; their hashes hold",
+            range["from"],
+            range["to"],
+            text::line(range["policy"].as_str().unwrap_or_default()),
+            range["announced"]
+        );
+        out.push_str(&sessions::field("removed", &told));
     }
     for note in report["notes"].as_array().into_iter().flatten() {
         out.push_str(&sessions::field("note", note.as_str().unwrap_or_default()));

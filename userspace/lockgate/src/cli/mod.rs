@@ -9,6 +9,7 @@ mod approvals;
 mod audit;
 mod breakglass;
 mod client;
+mod custody;
 mod doctor;
 mod exit;
 mod export;

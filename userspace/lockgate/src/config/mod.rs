@@ -144,6 +144,8 @@ pub(crate) struct RecordingsConfig {
 pub(crate) struct RetentionConfig {
     pub(crate) keep: Duration,
     pub(crate) every: Duration,
+    /// Segments are removed whole.
+    pub(crate) segment_bytes: Option<u64>,
     pub(crate) archive: Option<ObjectsConfig>,
 }
 
