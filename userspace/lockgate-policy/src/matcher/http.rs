@@ -135,6 +135,9 @@ impl PathTemplate {
                 "`{text}`: templates are of decoded paths, without `?`, `#`, `%`, `\\` and `//`; write `query:` for parameters"
             ));
         }
+        if rest.contains("{}") {
+            return Err(format!("`{text}` has a segment without a name (`{{}}`); write `{{id}}`"));
+        }
         let rest = rest.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(rest);
         let mut segments = Vec::new();
         for segment in rest.split('/') {
