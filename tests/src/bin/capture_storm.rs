@@ -22,8 +22,8 @@ const PIDS: [libc::pid_t; 2] = [3_900_001, 3_900_002];
 const LOW_PIDS: [libc::pid_t; 2] = [32_001, 32_002];
 /// include/uapi/linux/sched.h; libc's constant of this name is a C int, which it does not fit.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-/// A pid is free a moment after its process was waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A pid is free a moment after its process was waited for, and the agent answers at once; emulated machines take their time.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A job: where its processes live and stand.
 struct Job {
