@@ -80,7 +80,8 @@ fn lockgate_takes_its_configuration_and_policy_and_masks_and_approvals_are_on() 
         fs::copy(directory().join("secrets").join(secret), scratch.path().join("secrets").join(secret)).unwrap();
     }
     let config = scratch.path().join("lockgate.yaml");
-    fs::write(&config, read("lockgate.yaml")).unwrap();
+    // Nothing leaves this host: the database is one that is not there.
+    fs::write(&config, read("lockgate.yaml").replace("172.31.77.10:5432", "127.0.0.1:9")).unwrap();
     let lockgate = |words: &[&str]| {
         Command::new(env!("CARGO_BIN_EXE_lockgate")).args(words).env("LOCKGATE_CONFIG", &config).output().unwrap()
     };
