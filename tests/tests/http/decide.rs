@@ -43,7 +43,10 @@ async fn a_held_request_sends_nothing_until_somebody_approves_it() -> Result<()>
     let world = World::new(Speaks::One).await?;
     let url = world.url("/orders/4711?notify=1&access_token=s3cr3t");
     let body = r#"{"amount": 12, "password": "hunter2"}"#;
-    let mut running = world.start_curl(&["-H", "content-type: application/json", "-d", body, &url])?;
+    // Not on the command line, which is shown as the kernel shows it.
+    let settings = format!("url = \"{url}\"\nheader = \"content-type: application/json\"\ndata = {body:?}\n");
+    let settings = world.agent.scratch().write("curlrc", &settings)?.display().to_string();
+    let mut running = world.start_curl(&["-K", &settings])?;
     let request = world.asked("/orders/4711").await?;
     assert!(running.waits());
     assert_eq!(world.origin.seen(), "", "not a byte before the decision");
