@@ -3,7 +3,6 @@
 
 use crate::{
     Control, ControlSettings, WebhookSettings,
-    desk::Desk,
     notify::{Channels, events::Events, retry::Answer, transport::Transport},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -181,25 +180,30 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn new(webhooks: Vec<WebhookSettings>) -> Self {
+        Self::of(settings(webhooks))
+    }
+
+    pub(crate) fn of(settings: ControlSettings) -> Self {
         let (log, clock) = (Arc::new(Log::default()), Arc::new(Clock::new()));
-        let control = Control::start(settings(webhooks), log.clone(), clock.clone()).unwrap();
+        let control = Control::start(settings, log.clone(), clock.clone()).unwrap();
         Self { control, log, clock }
     }
 
     /// Channels that answer by script instead of HTTP.
     pub(crate) fn scripted(channels: Vec<(&str, Script)>) -> Self {
-        let mut stage = Self::new(Vec::new());
-        let channels = channels
+        let (log, clock) = (Arc::new(Log::default()), Arc::new(Clock::new()));
+        let channels: Vec<_> = channels
             .into_iter()
             .map(|(name, script)| {
                 let events = Events::new(None, true).unwrap();
                 (name.to_owned(), events, Transport::Scripted(script))
             })
             .collect();
-        let channels = Channels::over(channels, stage.log.clone(), stage.clock.clone());
-        let desk: &mut Desk = Arc::get_mut(&mut Arc::get_mut(&mut stage.control).unwrap().desk).unwrap();
-        desk.channels = channels;
-        stage
+        let over = |_, _, recorder, ambient| Ok(Channels::over(channels, recorder, ambient));
+        let lasting = Default::default();
+        let control =
+            Control::start_over(settings(Vec::new()), log.clone(), clock.clone(), &lasting, over).unwrap();
+        Self { control, log, clock }
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -275,7 +279,7 @@ impl Default for Ask {
     }
 }
 
-fn request(ambient: &dyn Ambient, ask: Ask) -> ApprovalRequest {
+pub(crate) fn request(ambient: &dyn Ambient, ask: Ask) -> ApprovalRequest {
     let now = ambient.now();
     let millis = u64::try_from(now.as_millisecond()).unwrap();
     let session = SessionId::from_parts(millis, ambient.random());

@@ -20,6 +20,7 @@ const DOCUMENTS: &[&str] = &[
     "userspace/docs/README.md",
     "userspace/docs/api.md",
     "userspace/docs/approvals.md",
+    "userspace/docs/channels.md",
     "userspace/docs/cli.md",
     "userspace/docs/configuration.md",
     "userspace/docs/console.md",
@@ -66,6 +67,7 @@ const VERBS: &[&[&str]] = &[
     &["audit", "hold"],
     &["audit", "release"],
     &["audit", "holds"],
+    &["login", "bootstrap"],
     &["targets", "list"],
     &["targets", "add"],
     &["targets", "remove"],
@@ -114,10 +116,17 @@ fn help(verb: &[&str]) -> String {
 }
 
 #[test]
+fn the_worked_receiver_is_the_same_in_the_guide_and_as_a_file() {
+    assert!(document("userspace/docs/webhooks.md").contains(&document("userspace/docs/examples/receiver.py")));
+}
+
+#[test]
 fn every_key_of_the_configuration_is_described_and_none_is_invented() {
     let shapes = document("userspace/lockgate/src/config/raw.rs");
     let shapes = shapes.split("/// A secret as the file may").next().unwrap();
     let shapes = shapes.to_owned() + &document("userspace/lockgate/src/config/raw/identity.rs");
+    let shapes = shapes + &document("userspace/lockgate/src/config/raw/channels.rs");
+    let shapes = shapes + &document("userspace/lockgate/src/config/raw/login.rs");
     let mut known: BTreeSet<String> = shapes
         .lines()
         .filter_map(|line| {
@@ -129,6 +138,7 @@ fn every_key_of_the_configuration_is_described_and_none_is_invented() {
     let text = document("userspace/docs/configuration.md");
     let mut spans: Vec<String> = code(&text);
     spans.extend(code(&document("userspace/docs/identity.md")));
+    spans.extend(code(&document("userspace/docs/channels.md")));
     for key in &known {
         let described = spans.iter().any(|span| words(span).any(|word| word == key));
         assert!(described, "neither configuration.md nor identity.md describes `{key}`");

@@ -72,7 +72,9 @@ async fn admit(desk: &Arc<Desk>, mut request: Request) -> Result<Request, Box<Re
         Found::BadToken(_) if rule == Some(Rule::Public) => (None, false),
         Found::BadToken(why) => return Err(Box::new(bad_token(desk, source, why))),
     };
-    if browser && !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
+    // What is public has a proof of its own, and a provider's answer comes from another site's page by its nature.
+    let asked = rule != Some(Rule::Public);
+    if browser && asked && !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
         request = from_our_pages(desk, caller.as_ref(), source, request).await?;
     }
     match (rule, &caller) {

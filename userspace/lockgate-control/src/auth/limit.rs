@@ -72,6 +72,11 @@ impl Limits {
     /// Counts a try. When there were too many: how long to wait.
     pub(crate) fn try_now(&self, address: Option<IpAddr>, now: Instant) -> Result<(), Duration> {
         let mut table = self.table.lock();
+        // All together first: a flood from everywhere is answered without touching the table.
+        table.all.leak(now, ALL_PER_SECOND);
+        if table.all.spent + 1.0 > ALL_BURST {
+            return Err(Duration::from_secs_f64((table.all.spent + 1.0 - ALL_BURST) / ALL_PER_SECOND));
+        }
         let mut source = Source::of(address);
         if !table.by_source.contains_key(&source) && table.by_source.len() >= SOURCES_MAX {
             table.by_source.retain(|_, bucket| {
@@ -88,10 +93,6 @@ impl Limits {
             return Err(Duration::from_secs_f64((bucket.spent + 1.0 - BURST) / PER_SECOND));
         }
         bucket.spent += 1.0;
-        table.all.leak(now, ALL_PER_SECOND);
-        if table.all.spent + 1.0 > ALL_BURST {
-            return Err(Duration::from_secs_f64((table.all.spent + 1.0 - ALL_BURST) / ALL_PER_SECOND));
-        }
         table.all.spent += 1.0;
         Ok(())
     }

@@ -41,6 +41,9 @@ const KEYS_AGAIN: Duration = Duration::from_secs(10);
 /// A login that was asked for anew must have happened within this, besides skew.
 const FRESH: i64 = 300;
 
+/// What is said of a token that was issued later than now.
+const FROM_THE_FUTURE: &str = "it is from the future; check the clocks";
+
 type Token = IdToken<
     Rest,
     CoreGenderClaim,
@@ -322,7 +325,7 @@ impl Oidc {
             .set_other_audience_verifier_fn(|_| false)
             .set_time_fn(move || earliest)
             .set_issue_time_verifier_fn(move |issued| {
-                if issued <= latest { Ok(()) } else { Err("it is from the future; check the clocks".to_owned()) }
+                if issued <= latest { Ok(()) } else { Err(FROM_THE_FUTURE.to_owned()) }
             })
     }
 
@@ -401,6 +404,8 @@ fn is_safe(url: &openidconnect::url::Url) -> bool {
 
 fn token_refused(error: &ClaimsVerificationError) -> LoginRefusal {
     let code = match error {
+        // The crate has one error for both ends of a token's time.
+        ClaimsVerificationError::Expired(detail) if detail.contains(FROM_THE_FUTURE) => "not_yet_valid",
         ClaimsVerificationError::Expired(_) => "expired",
         ClaimsVerificationError::InvalidAudience(_) => "bad_audience",
         ClaimsVerificationError::InvalidIssuer(_) => "bad_issuer",

@@ -18,6 +18,7 @@ mod handbook;
 mod history;
 mod inspect;
 mod keeper;
+mod login;
 mod observed;
 mod output;
 mod permission;
@@ -97,6 +98,7 @@ enum Verb {
     Inspect(inspect::Arguments),
     Doctor(doctor::Arguments),
     Tls(tls::Arguments),
+    Login(login::Arguments),
     Token(token::Arguments),
     Tokens(tokens::Arguments),
     Api(api::Arguments),
@@ -145,6 +147,7 @@ impl Cli {
             Verb::Inspect(arguments) => inspect::run(arguments),
             Verb::Doctor(arguments) => doctor::run(config, arguments),
             Verb::Tls(arguments) => tls::run(arguments),
+            Verb::Login(arguments) => login::run(config, arguments),
             Verb::Token(arguments) => token::run(config, arguments),
             Verb::Tokens(arguments) => tokens::run(config, arguments),
             Verb::Api(arguments) => api::run(config, arguments),

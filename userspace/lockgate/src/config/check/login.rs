@@ -163,7 +163,7 @@ impl Checker {
             self.error(spanned.at, "certificates is empty: nothing could be verified", Some(help));
         }
         let base = public_url.map_or_else(String::new, |url| url.value.trim_end_matches('/').to_owned());
-        let ours = format!("{base}/login/{}/metadata", raw_name(spanned));
+        let ours = format!("{base}/login/{}/metadata", spanned.value.name.value);
         let skew = self.bounded("login.providers.saml.skew", raw.skew.as_ref(), SKEW);
         let mut certificates = Vec::new();
         for certificate in &raw.certificates {
@@ -180,8 +180,4 @@ impl Checker {
             skew: skew.unwrap_or(DEFAULT_SKEW),
         }
     }
-}
-
-fn raw_name(spanned: &Spanned<given::Provider>) -> &str {
-    &spanned.value.name.value
 }
