@@ -86,7 +86,8 @@ where
                         return None;
                     }
                     sleep(CALM).await;
-                    Some((Ok(Event::default().event("changed").data("")), Feed { console, from, until, first, _place }))
+                    // Browsers pass over events without data.
+                    Some((Ok(Event::default().event("changed").data("look again")), Feed { console, from, until, first, _place }))
                 }
                 () = sleep_until(until) => None,
                 () = drain.cancelled() => None,

@@ -578,7 +578,8 @@ async fn news_come_as_events_when_something_comes_and_streams_are_bounded() {
     let another = room.stage.request(Ask { principal: "unit:new".into(), ..Ask::default() });
     let _another = room.stage.control.open(another).await.unwrap();
     let news = tokio::time::timeout(Duration::from_secs(30), body.frame()).await.unwrap().unwrap().unwrap();
-    assert!(news.into_data().unwrap().starts_with(b"event: changed"));
+    let news = news.into_data().unwrap();
+    assert!(news.starts_with(b"event: changed\ndata: "), "browsers pass over events without data: {news:?}");
     let mut streams = Vec::new();
     while streams.len() < STREAMS_MAX - 1 {
         let response = router.clone().oneshot(live()).await.unwrap();
