@@ -31,12 +31,19 @@ async fn until<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Re
 }
 
 fn status(world: &World) -> Result<Value> {
-    world.agent.json(&["status", "--output", "json"])
+    let socket = format!("{}.sock", world.agent.store().display());
+    let asked =
+        Command::new("curl").args(["-s", "--unix-socket", &socket, "http://localhost/v1/status"]).output()?;
+    Ok(serde_json::from_str(&done(&asked)?)?)
 }
 
 fn custody(world: &World, action: &str) -> Result<Vec<Value>> {
     let events = world.events("custody")?;
-    Ok(events.into_iter().map(|event| event["data"].clone()).filter(|data| data["action"] == action).collect())
+    Ok(events
+        .into_iter()
+        .map(|event| event["data"].clone())
+        .filter(|data| data["action"] == action)
+        .collect())
 }
 
 /// `audit verify` with nothing but files.
@@ -107,13 +114,15 @@ async fn heads_that_were_sent_find_a_log_that_was_rolled_back() -> Result<()> {
     })
     .await?;
     // The old state is whole by itself; beside what was sent it is short.
-    let (key, old, heads) = (key.display().to_string(), old.display().to_string(), heads.display().to_string());
+    let (key, old, heads) =
+        (key.display().to_string(), old.display().to_string(), heads.display().to_string());
     if before.lines().nth(1) != Some("0") {
         ensure!(verify(&["--key", &key, "--log", &old])?.0 == Some(0));
     }
     let (code, report) = verify(&["--key", &key, "--log", &old, "--checkpoints", &heads])?;
     ensure!(code == Some(1), "{report}");
-    let truncated = report["findings"].as_array().is_some_and(|all| all.iter().any(|f| f["problem"] == "truncated"));
+    let truncated =
+        report["findings"].as_array().is_some_and(|all| all.iter().any(|f| f["problem"] == "truncated"));
     ensure!(truncated, "{report}");
     Ok(())
 }
@@ -173,7 +182,8 @@ async fn listening(port: u16) -> Result<()> {
 }
 
 fn python(script: &str, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(installed("sinks/bin/python")?).arg("-c").arg(script).args(arguments).output()?;
+    let output =
+        Command::new(installed("sinks/bin/python")?).arg("-c").arg(script).args(arguments).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?)
 }
@@ -235,7 +245,8 @@ async fn recordings_rest_under_object_lock_and_what_must_be_recorded_waits_for_t
     );
     listening(port).await?;
     python(BUCKET, &[&endpoint])?;
-    let stored = until("it is stored", || Ok(custody(&world, "recording_stored")?.into_iter().next())).await?;
+    let stored =
+        until("it is stored", || Ok(custody(&world, "recording_stored")?.into_iter().next())).await?;
     until("sessions begin again", || Ok(custody(&world, "recordings_resumed")?.into_iter().next())).await?;
     ensure!(world.psql(&["select 'recorded-again'"]).await?.code == Some(0));
     until("both are stored", || Ok((custody(&world, "recording_stored")?.len() == 2).then_some(()))).await?;
@@ -246,7 +257,9 @@ async fn recordings_rest_under_object_lock_and_what_must_be_recorded_waits_for_t
     ensure!(first["sha256"] == stored["sha256"], "{first}");
     ensure!(objects.iter().all(|object| object["refused"] == true), "object lock holds against deletion");
     let text = first["text"].as_str().unwrap_or_default();
-    ensure!(text.contains("result_rows") && text.contains("session_started") && text.contains("session_ended"));
+    ensure!(
+        text.contains("result_rows") && text.contains("session_started") && text.contains("session_ended")
+    );
     ensure!(!text.contains(crate::world::SSN), "masked in the recording as on the wire");
     Ok(())
 }
@@ -269,7 +282,8 @@ async fn retention_and_holds_leave_a_log_that_verifies() -> Result<()> {
     }
     let started = world.recorded("session_started", 4).await?;
     world.recorded("session_ended", 4).await?;
-    let held = started[0]["session"].as_str().or(started[0]["data"]["id"].as_str()).context("an id")?.to_owned();
+    let held =
+        started[0]["session"].as_str().or(started[0]["data"]["id"].as_str()).context("an id")?.to_owned();
     let name = done(&world.agent.cli(&["audit", "hold", "--session", &held, "--reason", "case 12"])?)?;
     let name = name.trim();
     ensure!(done(&world.agent.cli(&["audit", "holds"])?)?.contains(name));
@@ -313,7 +327,15 @@ async fn traces_and_logs_arrive_and_carry_no_statement() -> Result<()> {
         .context("rotel-agent")?;
     let _rotel = Server(
         Command::new(agent)
-            .args(["start", "--debug-log", "traces", "--debug-log", "logs", "--debug-log-verbosity", "detailed"])
+            .args([
+                "start",
+                "--debug-log",
+                "traces",
+                "--debug-log",
+                "logs",
+                "--debug-log-verbosity",
+                "detailed",
+            ])
             .args(["--exporter", "blackhole"])
             .args(["--otlp-http-endpoint", &format!("127.0.0.1:{http}")])
             .args(["--otlp-grpc-endpoint", &format!("127.0.0.1:{grpc}")])
@@ -330,7 +352,14 @@ async fn traces_and_logs_arrive_and_carry_no_statement() -> Result<()> {
     let statements = ["select 'a-literal-of-mine', count(*) from orders", "delete from orders"];
     let _ = world.psql(&statements).await?;
     world.recorded("session_ended", 1).await?;
-    let wanted = ["db.query.summary", "db.system.name", "postgresql", "lockgate.session.id", "forward", "operation.denied"];
+    let wanted = [
+        "db.query.summary",
+        "db.system.name",
+        "postgresql",
+        "lockgate.session.id",
+        "forward",
+        "operation.denied",
+    ];
     let text = until("spans and logs arrive", || {
         let text = fs::read_to_string(&path)?;
         Ok(wanted.iter().all(|word| text.contains(word)).then_some(text))
@@ -349,7 +378,8 @@ async fn whatever_the_dashboard_and_the_alerts_name_an_agent_shows() -> Result<(
     let scratch = Scratch::new("metrics")?;
     let heads = scratch.path().join("heads");
     let world = World::with(POLICY, |options, _| {
-        options.extra += &format!("evidence:\n  checkpoints: {{ every: 1s, to: [{{ file: {} }}] }}\n", heads.display());
+        options.extra +=
+            &format!("evidence:\n  checkpoints: {{ every: 1s, to: [{{ file: {} }}] }}\n", heads.display());
     })
     .await?;
     // Let pass, refused, and held until nobody answered.
@@ -364,15 +394,23 @@ async fn whatever_the_dashboard_and_the_alerts_name_an_agent_shows() -> Result<(
     }
     ensure!(named.len() > 15, "the files were not read: {named:?}");
     until("every metric is shown", || {
-        let shown = done(&Command::new("curl").args(["-s", &format!("{}/metrics", world.agent.api())]).output()?)?;
-        let missing = |name: &&String| !shown.lines().any(|line| line.split(['{', ' ']).next() == Some(name.as_str()));
+        let shown =
+            done(&Command::new("curl").args(["-s", &format!("{}/metrics", world.agent.api())]).output()?)?;
+        let missing =
+            |name: &&String| !shown.lines().any(|line| line.split(['{', ' ']).next() == Some(name.as_str()));
         let missing: Vec<_> = named.iter().filter(missing).collect();
         Ok(missing.is_empty().then_some(()))
     })
     .await
     .with_context(|| format!("{named:?}"))?;
     for arguments in [["check", "rules", "alerts.yaml"], ["test", "rules", "alerts.test.yaml"]] {
-        done(&Command::new("promtool").args(arguments).current_dir(&monitoring).output().context("promtool")?)?;
+        done(
+            &Command::new("promtool")
+                .args(arguments)
+                .current_dir(&monitoring)
+                .output()
+                .context("promtool")?,
+        )?;
     }
     Ok(())
 }
@@ -401,7 +439,13 @@ print(json.dumps(classes))
 async fn what_is_exported_as_ocsf_is_of_the_published_schema() -> Result<()> {
     let scratch = Scratch::new("ocsf")?;
     let world = World::new().await?;
-    let statements = ["select 1", "select * from customers", "delete from orders", "insert into orders (id) values (99)", "truncate orders"];
+    let statements = [
+        "select 1",
+        "select * from customers",
+        "delete from orders",
+        "insert into orders (id) values (99)",
+        "truncate orders",
+    ];
     let _ = world.psql(&statements).await?;
     world.recorded("session_ended", 1).await?;
     let export = scratch.path().join("ocsf.jsonl");

@@ -99,7 +99,12 @@ pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
 }
 
 fn report(config: &Path, verify: &Verify) -> anyhow::Result<Value> {
-    let heads = verify.checkpoints.iter().map(|path| offline::heads(path)).collect::<anyhow::Result<Vec<_>>>()?.concat();
+    let heads = verify
+        .checkpoints
+        .iter()
+        .map(|path| offline::heads(path))
+        .collect::<anyhow::Result<Vec<_>>>()?
+        .concat();
     let key = verify.key.as_deref().map(proofs::public_key).transpose()?;
     if let (Some(export), Some(key)) = (&verify.export, &key) {
         return Ok(serde_json::to_value(offline::export(export, key.clone(), &heads)?)?);

@@ -95,19 +95,25 @@ fn told(answer: &Value) -> String {
         None => format!("{} records removed; their hashes stay\n", answer["removed"]),
     };
     for (segment, why) in answer["kept"].as_object().into_iter().flatten() {
-        out.push_str(&format!("  segment {segment} is kept: {}\n", text::line(why.as_str().unwrap_or_default())));
+        out.push_str(&format!(
+            "  segment {segment} is kept: {}\n",
+            text::line(why.as_str().unwrap_or_default())
+        ));
     }
     out
 }
 
 pub(super) fn hold(config: &Path, wanted: &Hold, format: Output) -> anyhow::Result<Exit> {
     let Hold { session, identity, since, until, reason } = wanted;
-    let asked = json!({ "session": session, "identity": identity, "since": since, "until": until, "reason": reason });
+    let asked =
+        json!({ "session": session, "identity": identity, "since": since, "until": until, "reason": reason });
     let placed = Agent::reach(config)?.post("/v1/audit/holds", &asked);
     let placed = placed.map_err(super::client::CallError::into_failure)?;
     match format {
         Output::Json => output::print_json(&placed)?,
-        Output::Text => output::print(&format!("{}\n", text::line(placed["name"].as_str().unwrap_or_default())))?,
+        Output::Text => {
+            output::print(&format!("{}\n", text::line(placed["name"].as_str().unwrap_or_default())))?
+        }
     }
     Ok(Exit::Done)
 }
@@ -115,7 +121,11 @@ pub(super) fn hold(config: &Path, wanted: &Hold, format: Output) -> anyhow::Resu
 pub(super) fn release(config: &Path, wanted: &Release) -> anyhow::Result<Exit> {
     // The name becomes a part of a path: what is not a plain name is no hold's.
     let plain = wanted.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
-    anyhow::ensure!(plain && !wanted.name.is_empty(), "expected the name of a hold (hold_…), got {:?}", wanted.name);
+    anyhow::ensure!(
+        plain && !wanted.name.is_empty(),
+        "expected the name of a hold (hold_…), got {:?}",
+        wanted.name
+    );
     let path = format!("/v1/audit/holds/{}/release", wanted.name);
     let released = Agent::reach(config)?.post(&path, &json!({ "reason": wanted.reason }));
     released.map_err(super::client::CallError::into_failure)?;
@@ -123,7 +133,8 @@ pub(super) fn release(config: &Path, wanted: &Release) -> anyhow::Result<Exit> {
 }
 
 pub(super) fn holds(config: &Path, format: Output) -> anyhow::Result<Exit> {
-    let answer = Agent::reach(config)?.get("/v1/audit/holds").map_err(super::client::CallError::into_failure)?;
+    let answer =
+        Agent::reach(config)?.get("/v1/audit/holds").map_err(super::client::CallError::into_failure)?;
     if let Output::Json = format {
         output::print_json(&answer)?;
         return Ok(Exit::Done);
@@ -132,7 +143,8 @@ pub(super) fn holds(config: &Path, format: Output) -> anyhow::Result<Exit> {
     for hold in answer["holds"].as_array().into_iter().flatten() {
         let field = |name: &str| hold[name].as_str().map(text::line);
         let named = |name: &str, word: &str| field(name).map(|value| format!("{word}{value}"));
-        let keeps = [named("session", ""), named("identity", ""), named("since", "since "), named("until", "until ")];
+        let keeps =
+            [named("session", ""), named("identity", ""), named("since", "since "), named("until", "until ")];
         let cell = |name: &str| field(name).unwrap_or_default().to_string();
         let keeps = keeps.into_iter().flatten().collect::<Vec<_>>().join(", ");
         table.row(vec![cell("name"), keeps, cell("by"), cell("reason")]);

@@ -218,8 +218,10 @@ fn masks(config: &Config, databases: &[String], findings: &mut Findings) {
 fn secrets(config: &Config, findings: &mut Findings) {
     const SECTION: &str = "configuration";
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
-    let of_webhooks =
-        config.webhooks.iter().flat_map(|webhook| [webhook.secret.as_ref(), webhook.decision_secret.as_ref()]);
+    let of_webhooks = config
+        .webhooks
+        .iter()
+        .flat_map(|webhook| [webhook.secret.as_ref(), webhook.decision_secret.as_ref()]);
     let of_targets = config.targets.iter().flat_map(TargetConfig::secrets).map(Some);
     let references: Vec<&SecretRef> = of_targets.chain(of_webhooks).flatten().collect();
     let places = match runtime.block_on(targets::secrets(config)) {
@@ -279,6 +281,7 @@ fn agent(client: &Client, findings: &mut Findings) -> Option<Value> {
     findings.add(SECTION, Status::Ok, "running", format!("pid {}, since {since}", status["pid"]), None);
     agent_hooks(&status["hooks"], findings);
     agent_policy(&status["policy"], findings);
+    agent_evidence(&status["evidence"], findings);
     match agent.post("/v1/self-test", &json!({})) {
         Ok(answer) if answer["ok"] == true => {
             let detail = "a probe in a governed cgroup came in at the listener, attributed to its process";
@@ -314,6 +317,54 @@ fn agent_policy(policy: &Value, findings: &mut Findings) {
     for error in strings(&rejected["errors"]) {
         let remedy = "the last good policy stays in force until the files are right";
         findings.add(SECTION, Status::Failed, "changed files", error, Some(remedy));
+    }
+}
+
+/// What becomes of the log: only what is configured is there.
+fn agent_evidence(evidence: &Value, findings: &mut Findings) {
+    const SECTION: &str = "evidence";
+    for place in evidence["checkpoints"].as_array().into_iter().flatten() {
+        let to = place["to"].as_str().unwrap_or_default();
+        let error = place["error"].as_str().unwrap_or("nothing arrived yet");
+        let arrived = format!("{to} has the head of {} records", place["size"]);
+        let (status, detail) = match (&place["late"], place["at"].as_str(), place["error"].as_str()) {
+            (late, _, _) if *late == json!(true) => (Status::Failed, format!("{to}: {error}")),
+            (_, Some(_), None) => (Status::Ok, arrived),
+            _ => (Status::Warning, format!("{to}: {error}")),
+        };
+        let remedy = "what is cut off the log meanwhile leaves no trace off this host";
+        findings.add(SECTION, status, "signed heads", detail, (status != Status::Ok).then_some(remedy));
+    }
+    let recordings = &evidence["recordings"];
+    if let Some(to) = recordings["to"].as_str() {
+        let waiting = &recordings["waiting"];
+        match recordings["error"].as_str() {
+            None => findings.add(
+                SECTION,
+                Status::Ok,
+                "recordings",
+                format!("stored in {to}, {waiting} wait"),
+                None,
+            ),
+            Some(error) => {
+                let blocked = recordings["blocked"] == json!(true);
+                let status = if blocked { Status::Failed } else { Status::Warning };
+                let remedy = "sessions on targets with the tag record: required are refused while recordings cannot be stored";
+                findings.add(SECTION, status, "recordings", format!("{waiting} wait; {error}"), Some(remedy));
+            }
+        }
+    }
+    if let Some(error) = evidence["retention"]["error"].as_str() {
+        findings.add(SECTION, Status::Failed, "retention", error, Some("nothing is removed; watch the disk"));
+    }
+    if let Some(error) = evidence["otlp"]["error"].as_str() {
+        findings.add(
+            SECTION,
+            Status::Warning,
+            "traces",
+            error,
+            Some("traces and logs are given up meanwhile"),
+        );
     }
 }
 

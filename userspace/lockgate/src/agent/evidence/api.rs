@@ -71,7 +71,16 @@ async fn place(
     let random = super::super::ambient::System.random();
     let unique = SessionId::from_parts(Timestamp::now().as_millisecond().unsigned_abs(), random);
     let name = unique.to_string().replacen(SessionId::PREFIX, "hold", 1);
-    let hold = Hold { name, session, identity, since, until, by: caller.id().to_owned(), reason, at: Timestamp::now() };
+    let hold = Hold {
+        name,
+        session,
+        identity,
+        since,
+        until,
+        by: caller.id().to_owned(),
+        reason,
+        at: Timestamp::now(),
+    };
     // In force before it is told: a run of retention meanwhile keeps what it names.
     let (log, placed) = (agent.log.clone(), hold.clone());
     blocking(move || log.holds().place(&placed)).await?;
@@ -92,7 +101,12 @@ async fn release(
     let held = blocking(move || log.holds().all()).await?;
     let known = held.into_iter().map(|hold| hold.name).find(|known| *known == name);
     let known = known.ok_or_else(|| {
-        Problem::new(StatusCode::NOT_FOUND, "no_such_hold", "No such hold", format!("no hold is named {name:?}"))
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            "no_such_hold",
+            "No such hold",
+            format!("no hold is named {name:?}"),
+        )
     })?;
     // Recorded first: nothing is removed that no record lets go.
     let custody = Custody::HoldReleased { hold: known.clone(), by: caller.id().to_owned(), reason };

@@ -193,7 +193,12 @@ fn show(agent: &Agent, number: usize, size: u64, error: Option<&str>, every: Dur
         let Some(delivered) = state.checkpoints.get_mut(number) else { return };
         match error {
             None => {
-                *delivered = Delivered { to: std::mem::take(&mut delivered.to), size, at: Some(now), ..Delivered::default() };
+                *delivered = Delivered {
+                    to: std::mem::take(&mut delivered.to),
+                    size,
+                    at: Some(now),
+                    ..Delivered::default()
+                };
             }
             Some(error) => {
                 let since = *delivered.failing_since.get_or_insert(now);
@@ -202,9 +207,12 @@ fn show(agent: &Agent, number: usize, size: u64, error: Option<&str>, every: Dur
                 late = delivered.late;
             }
         }
-        let age = delivered.at.map_or(0.0, |at| now.duration_since(at).as_secs_f64());
+        // One that never arrived is as old as its first try.
+        let age = delivered.at.or(delivered.failing_since);
+        let age = age.map_or(0.0, |since| now.duration_since(since).as_secs_f64());
         metrics::gauge!(super::super::telemetry::CHECKPOINT_AGE, "to" => number.to_string()).set(age);
-        metrics::gauge!(super::super::telemetry::CHECKPOINT_LATE, "to" => number.to_string()).set(f64::from(u8::from(late)));
+        metrics::gauge!(super::super::telemetry::CHECKPOINT_LATE, "to" => number.to_string())
+            .set(f64::from(u8::from(late)));
     });
     late
 }

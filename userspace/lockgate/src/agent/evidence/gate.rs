@@ -51,7 +51,8 @@ impl Gate {
         if !self.blocked.is() {
             return None;
         }
-        let must = |event: &Event| matches!(&event.kind, EventKind::SessionStarted(session) if is_required(session));
+        let must =
+            |event: &Event| matches!(&event.kind, EventKind::SessionStarted(session) if is_required(session));
         events.iter().any(must).then(|| {
             let why = self.blocked.why.lock().unwrap_or_else(PoisonError::into_inner).clone();
             RecordError::Io(format!("recordings cannot be stored, and this target demands one: {why}"))
@@ -60,7 +61,11 @@ impl Gate {
 }
 
 impl Recorder for Gate {
-    fn record(&self, events: Vec<Event>, durability: Durability) -> BoxFuture<'_, Result<Receipt, RecordError>> {
+    fn record(
+        &self,
+        events: Vec<Event>,
+        durability: Durability,
+    ) -> BoxFuture<'_, Result<Receipt, RecordError>> {
         match self.refuses(&events) {
             Some(error) => Box::pin(std::future::ready(Err(error))),
             None => self.log.record(events, durability),

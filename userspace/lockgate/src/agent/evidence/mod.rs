@@ -78,7 +78,10 @@ impl Evidence {
             Some(otlp) => Some(otlp::Receiver::open(otlp).await.context("telemetry.otlp")?),
             None => None,
         };
-        let state = State { checkpoints: sinks.iter().map(checkpoints::Sink::nothing_yet).collect(), ..State::default() };
+        let state = State {
+            checkpoints: sinks.iter().map(checkpoints::Sink::nothing_yet).collect(),
+            ..State::default()
+        };
         let blocked = Arc::default();
         Ok(Self { checkpoints: sinks, recordings, archive, otlp, blocked, state: Mutex::new(state) })
     }
@@ -138,7 +141,8 @@ async fn text(reference: &SecretRef) -> anyhow::Result<Secret<String>> {
 
 /// Asks receivers over HTTP.
 async fn client(ca: Option<&SecretRef>) -> anyhow::Result<reqwest::Client> {
-    let mut builder = reqwest::Client::builder().timeout(ANSWER_WITHIN).redirect(reqwest::redirect::Policy::none());
+    let mut builder =
+        reqwest::Client::builder().timeout(ANSWER_WITHIN).redirect(reqwest::redirect::Policy::none());
     if let Some(ca) = ca {
         let pem = super::targets::material(ca).await.context("ca")?;
         builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(pem.expose())?);

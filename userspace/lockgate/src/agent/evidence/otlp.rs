@@ -77,9 +77,10 @@ impl Receiver {
 pub(super) async fn export(agent: Arc<Agent>) {
     let Some(receiver) = &agent.evidence.otlp else { return };
     let log = agent.log.clone();
-    let last = tokio::task::spawn_blocking(move || lockgate_audit::Checkpoint::covers(&log.reader().checkpoint()?).map_err(
-        |error| lockgate_store::StoreError::NotProven(error.to_string()),
-    ));
+    let last = tokio::task::spawn_blocking(move || {
+        lockgate_audit::Checkpoint::covers(&log.reader().checkpoint()?)
+            .map_err(|error| lockgate_store::StoreError::NotProven(error.to_string()))
+    });
     let from = last.await.ok().and_then(Result::ok).map_or(1, |size| size + 1);
     let mut records = match follow::records(agent.log.clone(), from) {
         Ok(records) => records,
@@ -125,13 +126,15 @@ async fn flush(agent: &Agent, receiver: &Receiver, resource: &Resource, tracer: 
     if !spans.is_empty() {
         let count = spans.len();
         let scope_spans = vec![ScopeSpans { scope: Some(scope.clone()), spans }];
-        let traces = Traces { resource_spans: vec![ResourceSpans { resource: Some(resource.clone()), scope_spans }] };
+        let traces =
+            Traces { resource_spans: vec![ResourceSpans { resource: Some(resource.clone()), scope_spans }] };
         outcome(count, receiver.send("/v1/traces", traces.encode_to_vec()).await);
     }
     if !logs.is_empty() {
         let count = logs.len();
         let scope_logs = vec![ScopeLogs { scope: Some(scope), log_records: logs }];
-        let logs = Logs { resource_logs: vec![ResourceLogs { resource: Some(resource.clone()), scope_logs }] };
+        let logs =
+            Logs { resource_logs: vec![ResourceLogs { resource: Some(resource.clone()), scope_logs }] };
         outcome(count, receiver.send("/v1/logs", logs.encode_to_vec()).await);
     }
     if lost > 0 {

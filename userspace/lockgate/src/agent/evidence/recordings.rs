@@ -70,7 +70,10 @@ pub(super) async fn store(agent: Arc<Agent>) {
 }
 
 async fn work(agent: &Arc<Agent>) -> anyhow::Result<()> {
-    let (Some(objects), Some(config)) = (&agent.evidence.recordings, &agent.config.evidence.recordings) else { return Ok(()) };
+    let (Some(objects), Some(config)) = (&agent.evidence.recordings, &agent.config.evidence.recordings)
+    else {
+        return Ok(());
+    };
     let spool = agent.config.store.dir.join("spool");
     fs::create_dir_all(&spool).with_context(|| format!("create {}", spool.display()))?;
     let place = spool.join("recordings.json");
@@ -104,7 +107,9 @@ async fn work(agent: &Arc<Agent>) -> anyhow::Result<()> {
                 cursor.write(&place)?;
                 failing = None;
             }
-            Err(_) => failing = Some(failing.map_or((now, 1), |(since, tries)| (since, tries.saturating_add(1)))),
+            Err(_) => {
+                failing = Some(failing.map_or((now, 1), |(since, tries)| (since, tries.saturating_add(1))))
+            }
         }
         let error = stored.err().map(|error| format!("{error:#}"));
         show(agent, &cursor, failing.map(|(since, _)| since), error, config.refuse_after);
@@ -114,13 +119,24 @@ async fn work(agent: &Arc<Agent>) -> anyhow::Result<()> {
     }
 }
 
-fn show(agent: &Agent, cursor: &Cursor, since: Option<Timestamp>, error: Option<String>, refuse_after: Duration) {
+fn show(
+    agent: &Agent,
+    cursor: &Cursor,
+    since: Option<Timestamp>,
+    error: Option<String>,
+    refuse_after: Duration,
+) {
     let blocked = since.zip(error.clone()).filter(|(since, _)| *since + refuse_after <= Timestamp::now());
-    let changed = agent.evidence.blocked.set(blocked.as_ref().map(|(since, error)| format!("since {since}: {error}")));
+    let changed =
+        agent.evidence.blocked.set(blocked.as_ref().map(|(since, error)| format!("since {since}: {error}")));
     let waiting = cursor.waiting.len() as u64;
     match (changed, &blocked) {
         (true, Some((since, error))) => {
-            tracing::error!(waiting, error, "recordings cannot be stored: sessions that must be recorded are refused");
+            tracing::error!(
+                waiting,
+                error,
+                "recordings cannot be stored: sessions that must be recorded are refused"
+            );
             note(agent, Custody::RecordingsBlocked { waiting, since: *since, error: error.clone() });
         }
         (true, None) => note(agent, Custody::RecordingsResumed),
@@ -141,7 +157,8 @@ fn show(agent: &Agent, cursor: &Cursor, since: Option<Timestamp>, error: Option<
 /// Makes a session's recording and stores it, part by part.
 async fn one(agent: &Arc<Agent>, objects: &Objects, session: SessionId, spool: &Path) -> anyhow::Result<()> {
     let (log, directory) = (agent.log.clone(), spool.to_owned());
-    let parts = tokio::task::spawn_blocking(move || Parts::write(&log.reader(), session, &directory)).await??;
+    let parts =
+        tokio::task::spawn_blocking(move || Parts::write(&log.reader(), session, &directory)).await??;
     let began = parts.began.unwrap_or_else(Timestamp::now).strftime("%Y-%m-%d").to_string();
     let count = parts.parts.len();
     for (number, part) in parts.parts.iter().enumerate() {

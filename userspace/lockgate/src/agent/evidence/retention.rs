@@ -68,9 +68,13 @@ async fn remove(agent: &Arc<Agent>, by: &str) -> anyhow::Result<LastRun> {
     for mut removal in removals {
         if let Some(archive) = &agent.evidence.archive {
             for segment in &removal.segments {
-                let name = format!("{:020}-{}.jsonl", segment.first, segment.sha256.get(..16).unwrap_or_default());
+                let name =
+                    format!("{:020}-{}.jsonl", segment.first, segment.sha256.get(..16).unwrap_or_default());
                 let name = archive.name(&["segments", agent.config.node.as_str(), &name]);
-                archive.put_file(&name, &agent.log.segment_path(segment.first)).await.context("evidence.retention.archive")?;
+                archive
+                    .put_file(&name, &agent.log.segment_path(segment.first))
+                    .await
+                    .context("evidence.retention.archive")?;
             }
             removal.archive = Some(archive.to().to_owned());
         }
@@ -84,7 +88,12 @@ async fn remove(agent: &Arc<Agent>, by: &str) -> anyhow::Result<LastRun> {
                 Err(_) => tokio::time::sleep(LOOK_EVERY).await,
             }
         }
-        tracing::info!(from = removal.from, to = removal.to, policy = removal.policy, "records were removed; their hashes stay");
+        tracing::info!(
+            from = removal.from,
+            to = removal.to,
+            policy = removal.policy,
+            "records were removed; their hashes stay"
+        );
         removed += removal.to - removal.from + 1;
     }
     Ok(LastRun { at: Timestamp::now(), removed, kept: plan.kept, error: None })

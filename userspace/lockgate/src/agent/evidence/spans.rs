@@ -86,7 +86,14 @@ impl Tracer {
                 let open = OpenOperation { session, began: at, forwarded: None, name, attributes };
                 match denial {
                     Some(denial) => {
-                        self.log(session, WARN, at, "operation.denied", format!("{} is denied", open.name), verdict.decision);
+                        self.log(
+                            session,
+                            WARN,
+                            at,
+                            "operation.denied",
+                            format!("{} is denied", open.name),
+                            verdict.decision,
+                        );
                         self.end(operation.id, open, at, Some(denial.cause.as_str()));
                     }
                     None => self.open(operation.id, open),
@@ -96,7 +103,13 @@ impl Tracer {
                 if self.holds.len() < OPEN_OPERATIONS {
                     self.holds.insert(*request, (*operation, at));
                 }
-                self.plain_log(session, INFO, at, "approval.requested", format!("{request} waits for people"));
+                self.plain_log(
+                    session,
+                    INFO,
+                    at,
+                    "approval.requested",
+                    format!("{request} waits for people"),
+                );
             }
             (EventKind::ApprovalResolved { request, resolution }, session) => {
                 if let Some((operation, began)) = self.holds.remove(request)
@@ -107,7 +120,16 @@ impl Tracer {
                         text("lockgate.request.id", &request.to_string()),
                         text("lockgate.approval.outcome", resolution.as_str()),
                     ];
-                    self.span(session, &request.to_string(), Some(parent), "hold", INTERNAL, (began, at), attributes, OK);
+                    self.span(
+                        session,
+                        &request.to_string(),
+                        Some(parent),
+                        "hold",
+                        INTERNAL,
+                        (began, at),
+                        attributes,
+                        OK,
+                    );
                 }
                 if let Some(session) = session {
                     let told = format!("{request} is {}", resolution.as_str());
@@ -138,10 +160,21 @@ impl Tracer {
                 }
             }
             (EventKind::SessionEnded(closing), Some(session)) => {
-                let Some(OpenSession { began, mut attributes }) = self.sessions.remove(&session) else { return };
+                let Some(OpenSession { began, mut attributes }) = self.sessions.remove(&session) else {
+                    return;
+                };
                 attributes.push(text("lockgate.session.end", closing.reason.as_str()));
                 attributes.push(number("lockgate.session.operations", closing.operations));
-                self.span(session, &session.to_string(), None, "session", SERVER, (began, at), attributes, OK);
+                self.span(
+                    session,
+                    &session.to_string(),
+                    None,
+                    "session",
+                    SERVER,
+                    (began, at),
+                    attributes,
+                    OK,
+                );
             }
             _ => {}
         }
@@ -232,7 +265,15 @@ impl Tracer {
         });
     }
 
-    fn log(&mut self, session: SessionId, severity: (i32, &str), at: Timestamp, name: &str, told: String, decision: DecisionId) {
+    fn log(
+        &mut self,
+        session: SessionId,
+        severity: (i32, &str),
+        at: Timestamp,
+        name: &str,
+        told: String,
+        decision: DecisionId,
+    ) {
         self.plain_log(session, severity, at, name, told);
         if let Some(log) = self.logs.last_mut() {
             log.attributes.push(text("lockgate.decision.id", &decision.to_string()));
@@ -240,7 +281,14 @@ impl Tracer {
     }
 
     /// Decisions are few and worth more than spans: they are not sampled.
-    fn plain_log(&mut self, session: SessionId, (severity, word): (i32, &str), at: Timestamp, name: &str, told: String) {
+    fn plain_log(
+        &mut self,
+        session: SessionId,
+        (severity, word): (i32, &str),
+        at: Timestamp,
+        name: &str,
+        told: String,
+    ) {
         self.logs.push(LogRecord {
             time_unix_nano: nanos(at),
             severity_number: severity,
@@ -353,7 +401,10 @@ mod tests {
     fn what_is_not_sampled_costs_no_span_and_what_never_ends_is_bounded() {
         let session = sample::session(1);
         let mut tracer = Tracer::new(0.0);
-        feed(&mut tracer, vec![sample::started(&session), sample::decided(&session, "select 1"), sample::ended(&session)]);
+        feed(
+            &mut tracer,
+            vec![sample::started(&session), sample::decided(&session, "select 1"), sample::ended(&session)],
+        );
         assert_eq!((tracer.spans.len(), tracer.operations.len()), (0, 0));
         let mut tracer = Tracer::new(1.0);
         feed(&mut tracer, vec![sample::started(&session)]);

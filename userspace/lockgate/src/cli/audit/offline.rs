@@ -17,17 +17,23 @@ const MAX_HEADS_BYTES: u64 = 1 << 30;
 pub(super) fn heads(path: &Path) -> anyhow::Result<Vec<String>> {
     let mut text = String::new();
     let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
-    file.take(MAX_HEADS_BYTES).read_to_string(&mut text).with_context(|| format!("read {}", path.display()))?;
+    file.take(MAX_HEADS_BYTES)
+        .read_to_string(&mut text)
+        .with_context(|| format!("read {}", path.display()))?;
     let mut heads = Vec::new();
     if text.trim_start().starts_with('{') {
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
-            let message: Value = serde_json::from_str(line).with_context(|| format!("{}: {line}", path.display()))?;
+            let message: Value =
+                serde_json::from_str(line).with_context(|| format!("{}: {line}", path.display()))?;
             let head = message["data"]["checkpoint"].as_str().or(message["checkpoint"].as_str());
-            heads.push(head.with_context(|| format!("{}: no checkpoint in {line}", path.display()))?.to_owned());
+            heads.push(
+                head.with_context(|| format!("{}: no checkpoint in {line}", path.display()))?.to_owned(),
+            );
         }
     } else {
         // A note holds one empty line: text, then signatures. The next note begins behind them.
-        let mut parts = text.split("\n\n").map(|part| part.trim_matches('\n')).filter(|part| !part.is_empty());
+        let mut parts =
+            text.split("\n\n").map(|part| part.trim_matches('\n')).filter(|part| !part.is_empty());
         while let (Some(body), Some(signatures)) = (parts.next(), parts.next()) {
             heads.push(format!("{body}\n\n{signatures}\n"));
         }
@@ -53,7 +59,8 @@ pub(super) fn export(path: &Path, key: PublicKey, heads: &[String]) -> anyhow::R
         let complete = line.last() == Some(&b'\n');
         let bytes = line.strip_suffix(b"\n").unwrap_or(&line);
         if number == 1
-            && let Some(first) = serde_json::from_slice::<Value>(bytes).ok().and_then(|record| record["seq"].as_u64())
+            && let Some(first) =
+                serde_json::from_slice::<Value>(bytes).ok().and_then(|record| record["seq"].as_u64())
         {
             verifier.begin_at(first);
         }
@@ -68,13 +75,16 @@ mod tests {
 
     #[test]
     fn heads_are_read_as_they_are_kept() {
-        let note = |size: u32| format!("lockgate-audit/x\n{size}\nroot=\nchain c=\ntime t\n\n— lockgate-audit/x sig{size}\n");
+        let note = |size: u32| {
+            format!("lockgate-audit/x\n{size}\nroot=\nchain c=\ntime t\n\n— lockgate-audit/x sig{size}\n")
+        };
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("heads");
         std::fs::write(&path, format!("{}\n\n{}\n\n", note(1), note(2))).unwrap();
         assert_eq!(heads(&path).unwrap(), [note(1), note(2)]);
         let message = serde_json::json!({ "data": { "checkpoint": note(3) } });
-        std::fs::write(&path, format!("{message}\n{}\n", serde_json::json!({ "checkpoint": note(4) }))).unwrap();
+        std::fs::write(&path, format!("{message}\n{}\n", serde_json::json!({ "checkpoint": note(4) })))
+            .unwrap();
         assert_eq!(heads(&path).unwrap(), [note(3), note(4)]);
         for nothing in ["", "\n\n", "one line"] {
             std::fs::write(&path, nothing).unwrap();

@@ -44,7 +44,8 @@ impl Checker {
             self.error(spanned.at, "evidence.checkpoints.to names no place", Some(ONE_PLACE));
             return None;
         }
-        let every = self.bounded("evidence.checkpoints.every", raw.every.as_ref(), EVERY).unwrap_or(DEFAULT_EVERY);
+        let every =
+            self.bounded("evidence.checkpoints.every", raw.every.as_ref(), EVERY).unwrap_or(DEFAULT_EVERY);
         let to = raw.to.iter().filter_map(|sink| self.sink(sink)).collect();
         Some(Checkpoints { every, to })
     }
@@ -58,7 +59,11 @@ impl Checker {
             (None, Some(url), None) => {
                 self.http_url("url", url);
                 if raw.secret.is_none() {
-                    self.error(url.at, "a receiver has to know that a head is ours", Some("set `secret:`, as for a webhook"));
+                    self.error(
+                        url.at,
+                        "a receiver has to know that a head is ours",
+                        Some("set `secret:`, as for a webhook"),
+                    );
                 }
                 Some(CheckpointSink::Url { url: url.value.clone(), secret: secret?, ca })
             }
@@ -73,7 +78,10 @@ impl Checker {
     fn recordings(&mut self, raw: &given::Recordings, store: &Path) -> RecordingsConfig {
         let objects = match &raw.objects {
             Some(objects) => self.objects(&objects.value),
-            None => ObjectsConfig { to: store.join("recordings").display().to_string(), ..ObjectsConfig::default() },
+            None => ObjectsConfig {
+                to: store.join("recordings").display().to_string(),
+                ..ObjectsConfig::default()
+            },
         };
         let refuse_after = raw.refuse_after.as_ref();
         let refuse_after = self.bounded("evidence.recordings.refuse_after", refuse_after, REFUSE_AFTER);
@@ -86,8 +94,12 @@ impl Checker {
 
     fn retention(&mut self, raw: &given::Retention) -> Option<RetentionConfig> {
         let every = self.bounded("evidence.retention.every", raw.every.as_ref(), RETENTION_EVERY);
-        if let Some(bytes) = raw.segment_bytes.as_ref().filter(|bytes| !SEGMENT_BYTES.contains(&bytes.value)) {
-            let message = format!("expected evidence.retention.segment_bytes from 64 KiB to 1 GiB, got {}", bytes.value);
+        if let Some(bytes) = raw.segment_bytes.as_ref().filter(|bytes| !SEGMENT_BYTES.contains(&bytes.value))
+        {
+            let message = format!(
+                "expected evidence.retention.segment_bytes from 64 KiB to 1 GiB, got {}",
+                bytes.value
+            );
             self.error(bytes.at, message, None);
         }
         Some(RetentionConfig {
@@ -100,10 +112,16 @@ impl Checker {
 
     fn objects(&mut self, raw: &given::Objects) -> ObjectsConfig {
         let to = &raw.to.value;
-        let is_store = |scheme: &str| to.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
+        let is_store = |scheme: &str| {
+            to.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
+        };
         if !to.starts_with('/') && !["s3://", "gs://", "az://"].iter().any(|scheme| is_store(scheme)) {
             let message = format!("{to:?} is no object store");
-            self.error(raw.to.at, message, Some("write an absolute directory, s3://BUCKET/PREFIX, gs:// or az://"));
+            self.error(
+                raw.to.at,
+                message,
+                Some("write an absolute directory, s3://BUCKET/PREFIX, gs:// or az://"),
+            );
         }
         if let Some(endpoint) = &raw.endpoint {
             self.http_url("endpoint", endpoint);
