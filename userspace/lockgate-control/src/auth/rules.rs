@@ -101,7 +101,6 @@ pub(crate) const RULES: &[(&str, &str, Rule)] = &[
     ("POST", "/v1/audit/growth", KEEPER),
     ("GET", "/v1/audit/holds", KEEPER),
     ("POST", "/v1/audit/holds", ADMIN),
-    ("DELETE", "/v1/audit/holds/{name}", ADMIN),
     ("GET", "/v1/audit/retention", KEEPER),
     ("POST", "/v1/audit/retention", ADMIN),
     ("GET", "/v1/openapi.json", Rule::Public),
