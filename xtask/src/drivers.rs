@@ -38,6 +38,7 @@ pub(crate) fn install() -> Result<()> {
     }
     setup::install(&packages)?;
     node(&shell::root().join("tests/browser"), &directory().join("browser"))?;
+    node(&shell::root().join("tests/people"), &directory().join("people"))?;
     let pins = shell::root().join("tests/drivers");
     python(&pins.join("python/requirements.txt"), &directory().join("python"))?;
     python(&pins.join("sinks/requirements.txt"), &directory().join("sinks"))?;

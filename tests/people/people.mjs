@@ -1,0 +1,210 @@
+// People who log in at real identity providers (oidc-provider, samlp), without a browser: a cookie jar and forms are enough.
+// Speaks with the test by lines: `> word` asks for something, `ok` goes on.
+import { createInterface } from "node:readline";
+import { createRequire } from "node:module";
+import { generateKeyPairSync } from "node:crypto";
+import { readFileSync } from "node:fs";
+import http from "node:http";
+import { pathToFileURL } from "node:url";
+
+// { url, oidc_port, saml_port, certificate, key, modules } from the test.
+const given = JSON.parse(process.argv[2]);
+const require = createRequire(pathToFileURL(`${given.modules}/x.js`));
+const { default: Provider } = await import(pathToFileURL(`${given.modules}/oidc-provider/lib/index.js`));
+const express = require("express");
+const samlp = require("samlp");
+const PATIENCE = 60_000;
+
+const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+async function tell(word) {
+  console.log(`> ${word}`);
+  await lines.next();
+}
+function must(what, is) {
+  if (!is) throw new Error(what);
+}
+
+const users = {
+  ana: { name: "Ana", email: "ana@example.com", email_verified: true, groups: ["dba", "staff"] },
+  bob: { name: "Bob", email: "bob@example.com", email_verified: true, groups: ["staff"] },
+  eve: { name: "Eve", email: "eve@example.com", email_verified: true },
+};
+
+/** An OpenID provider whose signing key has this name. */
+async function openid(kid) {
+  const jwk = generateKeyPairSync("rsa", { modulusLength: 2048 }).privateKey.export({ format: "jwk" });
+  const issuer = `http://127.0.0.1:${given.oidc_port}`;
+  const provider = new Provider(issuer, {
+    jwks: { keys: [{ ...jwk, kid, use: "sig", alg: "RS256" }] },
+    clients: [{
+      client_id: "lockgate", client_secret: "s3cret-s3cret-s3cret", redirect_uris: [`${given.url}/login/corp/callback`],
+      post_logout_redirect_uris: [`${given.url}/login`], response_types: ["code"], grant_types: ["authorization_code"],
+    }],
+    claims: { openid: ["sub"], email: ["email", "email_verified"], profile: ["name"], groups: ["groups"] },
+    scopes: ["openid", "email", "profile", "groups"],
+    conformIdTokenClaims: false,
+    findAccount: async (_, id) => users[id] && { accountId: id, claims: async () => ({ sub: id, ...users[id] }) },
+    features: { devInteractions: { enabled: true } },
+    cookies: { keys: ["k"] },
+    pkce: { required: () => true },
+  });
+  const server = http.createServer(provider.callback());
+  await new Promise((up) => server.listen(given.oidc_port, "127.0.0.1", up));
+  return server;
+}
+
+async function saml() {
+  const acs = `${given.url}/login/adfs/acs`;
+  const user = { id: "carl", emails: [{ value: "carl@example.com" }], groups: ["dba"] };
+  class Claims {
+    constructor(of) { this.of = of; }
+    getClaims() { return { mail: this.of.emails[0].value, groups: this.of.groups }; }
+    getNameIdentifier() { return { nameIdentifier: this.of.id }; }
+  }
+  const settings = {
+    issuer: "urn:test:idp", cert: readFileSync(given.certificate), key: readFileSync(given.key), audience: "urn:lockgate",
+    recipient: acs, destination: acs, signResponse: false, getPostURL: (_a, _d, _r, done) => done(null, acs),
+    profileMapper: (of) => new Claims(of), getUserFromRequest: () => user,
+  };
+  const app = express();
+  app.get("/sso", (request, response, next) => { request.user = user; samlp.auth(settings)(request, response, next); });
+  await new Promise((up) => app.listen(given.saml_port, "127.0.0.1", up));
+}
+
+/** One person's browser, as far as logging in needs one. */
+class Person {
+  jars = new Map();
+
+  async go(url, options = {}) {
+    for (let hops = 0; hops < 15; hops++) {
+      const host = new URL(url).host;
+      const jar = this.jars.get(host) ?? new Map();
+      this.jars.set(host, jar);
+      const headers = { accept: "text/html", ...options.headers };
+      if (jar.size) headers.cookie = [...jar].map(([name, value]) => `${name}=${value}`).join("; ");
+      const response = await fetch(url, { ...options, headers, redirect: "manual", signal: AbortSignal.timeout(PATIENCE) });
+      for (const cookie of response.headers.getSetCookie()) {
+        const [pair, ...rest] = cookie.split(";");
+        const [name, value] = [pair.slice(0, pair.indexOf("=")), pair.slice(pair.indexOf("=") + 1)];
+        if (!value || /max-age=0|1970/i.test(rest.join(";"))) jar.delete(name);
+        else jar.set(name, value);
+      }
+      const to = response.headers.get("location");
+      if (!to || response.status < 300 || response.status > 399) {
+        return { status: response.status, url: String(url), text: await response.text() };
+      }
+      url = new URL(to, url).href;
+      options = {};
+    }
+    throw new Error("redirected without end");
+  }
+
+  post(url, fields) {
+    const headers = { "content-type": "application/x-www-form-urlencoded" };
+    return this.go(url, { method: "POST", headers, body: new URLSearchParams(fields) });
+  }
+
+  async api(path, body, more = {}) {
+    const headers = { accept: "application/json", "content-type": "application/json", ...more };
+    const options = body === undefined ? { headers } : { method: "POST", headers, body: JSON.stringify(body) };
+    const answer = await this.go(given.url + path, options);
+    return { status: answer.status, ...JSON.parse(answer.text || "{}") };
+  }
+
+  async log_in(name, next = "/me") {
+    let page = await this.go(`${given.url}/login/corp?next=${encodeURIComponent(next)}`);
+    for (const fields of [{ prompt: "login", login: name, password: "x" }, { prompt: "consent" }]) {
+      const action = page.text.match(/action="([^"]+)"/)?.[1];
+      if (!action || page.url.startsWith(given.url)) break;
+      page = await this.post(new URL(action, page.url).href, fields);
+    }
+    return page;
+  }
+
+  async saml_answer() {
+    const page = await this.go(`${given.url}/login/adfs?next=/me`);
+    const value = page.text.match(/name="SAMLResponse"\s+value="([^"]*)"/)?.[1] ?? "";
+    return value.replace(/&#x([0-9a-f]+);/gi, (_, code) => String.fromCharCode(parseInt(code, 16)));
+  }
+}
+
+async function decide(person) {
+  const me = await person.api("/v1/whoami");
+  const waiting = await person.api("/v1/approvals?state=pending");
+  must(`one waits: ${JSON.stringify(waiting)}`, waiting.items?.length === 1);
+  const path = `/v1/approvals/${waiting.items[0].id}/approve`;
+  const bare = await person.api(path, { reason: "planned" });
+  must(`without the word: ${JSON.stringify(bare)}`, bare.status === 403 && bare.code === "foreign_request");
+  return person.api(path, { reason: "planned" }, { "x-csrf-token": me.csrf });
+}
+
+async function scenario() {
+  let provider = await openid("k1");
+  await saml();
+
+  // Nobody, then Eve without groups, then Bob who may look and not decide.
+  const [ana, bob, eve] = [new Person(), new Person(), new Person()];
+  must("nobody", (await ana.api("/v1/whoami")).code === "login_required");
+  await eve.log_in("eve");
+  must("no group is no role", (await eve.api("/v1/whoami")).roles.length === 0);
+  must("and sees nothing", (await eve.api("/v1/grants")).code === "role_required");
+  await bob.log_in("bob");
+  await tell("hold");
+  const refused = await decide(bob);
+  must(`bob: ${JSON.stringify(refused)}`, refused.status === 403 && refused.code === "not_authorized");
+
+  // Ana decides, logs out, and is nobody; the way back never leads elsewhere.
+  const page = await ana.log_in("ana", "//evil.example.com/");
+  must(`ana came to ${page.url}`, page.url.startsWith(given.url));
+  const me = await ana.api("/v1/whoami");
+  must(JSON.stringify(me), me.id === "oidc:corp:ana" && me.groups.includes("dba") && me.roles.includes("approver"));
+  const decided = await decide(ana);
+  must(`ana: ${JSON.stringify(decided)}`, decided.status === 200 && decided.state === "approved");
+  await tell("decided");
+  const out = await ana.post(`${given.url}/logout`, { csrf: me.csrf });
+  must("the provider's logout is offered", out.status === 200 && out.text.includes("/session/end"));
+  must("logged out", (await ana.api("/v1/whoami")).code === "login_required");
+
+  // The provider changes its key: logins go on, without a restart.
+  await new Promise((down) => { provider.close(down); provider.closeAllConnections(); });
+  provider = await openid("k2");
+  const until = Date.now() + PATIENCE;
+  for (;;) {
+    const again = new Person();
+    await again.log_in("ana");
+    if ((await again.api("/v1/whoami")).id === "oidc:corp:ana") break;
+    must("a login with the new key", Date.now() < until);
+    await new Promise((soon) => setTimeout(soon, 1_000));
+  }
+
+  // SAML: the same assertion twice, a changed one, one without its browser, and the right one.
+  const carl = new Person();
+  const answer = await carl.saml_answer();
+  const acs = `${given.url}/login/adfs/acs`;
+  const changed = Buffer.from(Buffer.from(answer, "base64").toString().replace(">carl<", ">root<")).toString("base64");
+  const forged = await carl.post(acs, { SAMLResponse: changed });
+  must(`changed: ${forged.text}`, forged.status === 403 && forged.text.includes("bad_signature"));
+  await carl.saml_answer();
+  const stolen = await carl.saml_answer();
+  const thief = await new Person().post(acs, { SAMLResponse: stolen });
+  must(`stolen: ${thief.text}`, thief.status === 403 && thief.text.includes("other_browser"));
+  const mine = await carl.saml_answer();
+  const came = await carl.post(acs, { SAMLResponse: mine });
+  must(`carl came to ${came.url}`, came.status === 200 && came.url === `${given.url}/me`);
+  const twice = await carl.post(acs, { SAMLResponse: mine });
+  must(`twice: ${twice.text}`, twice.status === 403 && twice.text.includes("replayed"));
+  const who = await carl.api("/v1/whoami");
+  must(JSON.stringify(who), who.id === "saml:adfs:carl" && who.groups.includes("dba"));
+  await tell("hold");
+  const by_saml = await decide(carl);
+  must(`carl: ${JSON.stringify(by_saml)}`, by_saml.state === "approved");
+  await tell("decided");
+}
+
+try {
+  await scenario();
+  console.log("> done");
+} catch (error) {
+  console.log(`> failed ${JSON.stringify(String(error.stack ?? error))}`);
+}
+process.exit(0);
