@@ -99,10 +99,6 @@ pub(crate) const RULES: &[(&str, &str, Rule)] = &[
     ("POST", "/v1/audit/retention", ADMIN),
     ("GET", "/v1/audit/proofs/{seq}", KEEPER),
     ("POST", "/v1/audit/growth", KEEPER),
-    ("GET", "/v1/audit/holds", KEEPER),
-    ("POST", "/v1/audit/holds", ADMIN),
-    ("GET", "/v1/audit/retention", KEEPER),
-    ("POST", "/v1/audit/retention", ADMIN),
     ("GET", "/v1/openapi.json", Rule::Public),
 
     // The console; what its forms do is done by the routes above, as the same caller.

@@ -1,5 +1,12 @@
 use super::*;
+use crate::testing::Stage;
+use axum::{
+    body::Body,
+    http::{Request, StatusCode},
+};
+use http_body_util::BodyExt as _;
 use std::collections::BTreeSet;
+use tower::ServiceExt as _;
 
 fn described() -> BTreeSet<(String, String)> {
     let document = document();
@@ -71,6 +78,33 @@ fn ids_of_operations_are_unique_and_paths_well_formed() {
         assert!(operation.path.starts_with("/v1/") && !operation.path.ends_with('/'), "{}", operation.path);
         assert!(TAGS.iter().any(|(tag, _)| *tag == operation.tag), "{}", operation.tag);
     }
+}
+
+/// Those that the binary serves beside the control plane's.
+const THE_AGENT_S: &[&str] =
+    &["/v1/run", "/v1/tokens", "/v1/self-test", "/v1/audit/holds", "/v1/audit/retention"];
+
+#[tokio::test]
+async fn every_route_that_is_described_is_served() {
+    let stage = Stage::new(Vec::new());
+    let router = crate::api::finish(stage.control.router());
+    let mut asked = 0;
+    for (method, path) in described() {
+        if THE_AGENT_S.iter().any(|theirs| path.starts_with(theirs)) {
+            continue;
+        }
+        let place: Vec<&str> =
+            path.split('/').map(|part| if part.starts_with('{') { "x" } else { part }).collect();
+        let request =
+            Request::builder().method(method.as_str()).uri(place.join("/")).body(Body::empty()).unwrap();
+        let answer = router.clone().oneshot(request).await.unwrap();
+        assert_ne!(answer.status(), StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let body = String::from_utf8_lossy(&body);
+        assert!(!body.contains("there is nothing at this path"), "{method} {path}: {body}");
+        asked += 1;
+    }
+    assert!(asked > 40, "{asked}");
 }
 
 /// `LOCKGATE_BLESS=1` writes it.
