@@ -157,7 +157,7 @@
       const bulk = $(".bulk input[name=reason]");
       if (bulk && all(".pick input:checked").length > 0) { armed(bulk.form, which); bulk.focus(); return; }
       const title = document.activeElement.closest?.(".item")?.querySelector(".title") || null;
-      if (title) location.assign(`${title.getAttribute("href")}#${which}`);
+      if (title) location.assign(`${title.getAttribute("href")}#do-${which}`);
       return;
     }
     if (!armed(form, which)) return;
@@ -207,6 +207,7 @@
   tick();
   count();
   follow();
-  const wanted = location.hash.slice(1);
-  if (["approve", "deny", "grant"].includes(wanted)) arm(wanted);
+  // Not the id of anything: a browser that scrolls there would take the focus away again.
+  const wanted = /^#do-(approve|deny|grant)$/.exec(location.hash);
+  if (wanted) arm(wanted[1]);
 })();
