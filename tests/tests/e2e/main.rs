@@ -23,6 +23,7 @@ mod kernel;
 mod leaks;
 mod masking;
 mod observe;
+mod people;
 mod permission;
 mod proofs;
 mod protocol;
