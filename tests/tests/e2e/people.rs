@@ -59,7 +59,9 @@ async fn people_log_in_decide_and_log_out() -> Result<()> {
     let mut held = None;
     let mut number = 0;
     loop {
-        let line = tokio::time::timeout(STEP_WITHIN, said.next_line()).await.context("the people do not get on")??;
+        let line = tokio::time::timeout(STEP_WITHIN, said.next_line())
+            .await
+            .context("the people do not get on")??;
         match line.context("the people are gone")?.strip_prefix("> ") {
             Some("hold") => {
                 number += 1;
@@ -76,16 +78,19 @@ async fn people_log_in_decide_and_log_out() -> Result<()> {
         }
         answers.write_all(b"ok\n").await?;
     }
-    let voters: Vec<String> = world
-        .recorded("vote_cast", 2)
-        .await?
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let voters: Vec<String> = world.recorded("vote_cast", 2).await?.iter().map(ToString::to_string).collect();
     ensure!(voters.iter().any(|vote| vote.contains("oidc:corp:ana")), "{voters:?}");
     ensure!(voters.iter().any(|vote| vote.contains("saml:adfs:carl")), "{voters:?}");
     let access: String = world.recorded("access", 8).await?.iter().map(ToString::to_string).collect();
-    for word in ["\"login\"", "\"logout\"", "\"login_refused\"", "bad_signature", "replayed", "other_browser", "role_required"] {
+    for word in [
+        "\"login\"",
+        "\"logout\"",
+        "\"login_refused\"",
+        "bad_signature",
+        "replayed",
+        "other_browser",
+        "role_required",
+    ] {
         ensure!(access.contains(word), "{word} is not recorded: {access}");
     }
     ensure!(!access.contains("s3cret"), "a secret is recorded");

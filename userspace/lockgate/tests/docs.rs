@@ -226,6 +226,7 @@ fn configurations_in_the_documents_are_accepted() {
             &["orders-db.crt", "orders-db.key", "db-ca.pem", "orders-db.password"][..],
         ),
         ("userspace/docs/getting-started.md", &["orders-db.password"]),
+        ("userspace/docs/identity-providers.md", &["gate.crt", "gate.key", "oidc.secret", "adfs.pem"]),
     ] {
         let dir = tempfile::tempdir().unwrap();
         for name in names.iter().chain(&["approvals.secret", "decisions.secret"]) {

@@ -60,8 +60,8 @@ async fn whoami(State(desk): State<Arc<Desk>>, caller: Caller) -> Json<Value> {
 async fn logins(State(desk): State<Arc<Desk>>, caller: Caller) -> Json<Value> {
     let all = caller.has(Role::Auditor) || caller.has(Role::Admin);
     let list = desk.auth.sessions.list(Instant::now());
-    let items = list.iter().filter(|(session, _)| all || session.person.id == caller.id()).map(
-        |(session, idle)| {
+    let items =
+        list.iter().filter(|(session, _)| all || session.person.id == caller.id()).map(|(session, idle)| {
             json!({
                 "id": session.id,
                 "person": session.person.id,
@@ -73,8 +73,7 @@ async fn logins(State(desk): State<Arc<Desk>>, caller: Caller) -> Json<Value> {
                 "source": session.source,
                 "current": caller.session() == Some(session.id.as_str()),
             })
-        },
-    );
+        });
     Json(json!({ "items": items.collect::<Vec<_>>() }))
 }
 
@@ -210,7 +209,9 @@ async fn make_token(
         let tokens = desk.auth.tokens.clone();
         let id = token.id.clone();
         desk.runtime.spawn_blocking(move || tokens.revoke(&id));
-        return Err(Problem::unavailable(format!("the token could not be recorded ({error}) and is not good")));
+        return Err(Problem::unavailable(format!(
+            "the token could not be recorded ({error}) and is not good"
+        )));
     }
     let mut answer = shown(&token);
     crate::view::merge(&mut answer, json!({ "token": text.expose() }));
@@ -222,7 +223,8 @@ fn wish(desk: &Desk, caller: &Caller, asked: TokenWish) -> Result<Wish, Problem>
     let name = super::person::fit_name(&asked.name)
         .ok_or_else(|| Problem::malformed("expected name: what the token is for, at most 255 bytes"))?;
     let duration = asked.duration.as_deref().map(parse_duration).transpose();
-    let duration = duration.map_err(|error| Problem::malformed(format!("for: {error}")))?.unwrap_or(TOKEN_GOOD);
+    let duration =
+        duration.map_err(|error| Problem::malformed(format!("for: {error}")))?.unwrap_or(TOKEN_GOOD);
     if duration.is_zero() || duration > TOKEN_GOOD_MAX {
         return Err(Problem::malformed("expected for: at most 366d, and more than nothing"));
     }
@@ -233,22 +235,30 @@ fn wish(desk: &Desk, caller: &Caller, asked: TokenWish) -> Result<Wish, Problem>
         caller.require(Role::Admin)?;
         let votes = asked.roles.as_ref().is_some_and(|roles| roles.contains(&Role::Approver));
         if votes || asked.groups.as_ref().is_some_and(|groups| !groups.is_empty()) {
-            return Err(too_much("a program does not vote: only people approve, with tokens of their own".to_owned()));
+            return Err(too_much(
+                "a program does not vote: only people approve, with tokens of their own".to_owned(),
+            ));
         }
         Owner::Program
     } else {
         desk.auth.owner(caller).ok_or_else(|| {
-            too_much("a token and the bootstrap administrator make no tokens of their own; log in as a person".to_owned())
+            too_much(
+                "a token and the bootstrap administrator make no tokens of their own; log in as a person"
+                    .to_owned(),
+            )
         })?
     };
     let program = owner == Owner::Program;
     let mine: BTreeSet<Role> = caller.roles().filter(|role| !program || *role != Role::Approver).collect();
-    let roles = asked.roles.unwrap_or_else(|| if program { BTreeSet::from([Role::Viewer]) } else { mine.clone() });
+    let roles =
+        asked.roles.unwrap_or_else(|| if program { BTreeSet::from([Role::Viewer]) } else { mine.clone() });
     if let Some(role) = roles.iter().find(|role| !mine.contains(role)) {
         return Err(too_much(format!("{} does not have the role {role}", caller.id())));
     }
     if roles.is_empty() {
-        return Err(Problem::malformed("expected at least one of the roles viewer, approver, auditor, admin"));
+        return Err(Problem::malformed(
+            "expected at least one of the roles viewer, approver, auditor, admin",
+        ));
     }
     let votes = roles.contains(&Role::Approver);
     let groups = asked.groups.unwrap_or_else(|| if votes { caller.groups().to_vec() } else { Vec::new() });
@@ -319,9 +329,9 @@ async fn take_back(desk: &Arc<Desk>, caller: &Caller, id: String) -> Result<(), 
         },
     );
     match kept {
-        Some((_, Err(error))) => {
-            Err(Problem::unavailable(format!("it is revoked now, but would be back after a restart: {error}")))
-        }
+        Some((_, Err(error))) => Err(Problem::unavailable(format!(
+            "it is revoked now, but would be back after a restart: {error}"
+        ))),
         Some((_, Ok(()))) | None => Ok(()),
     }
 }

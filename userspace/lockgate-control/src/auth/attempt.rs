@@ -83,7 +83,8 @@ pub(crate) fn own_path(next: Option<&str>) -> String {
     let next = next.unwrap_or("/");
     let plain = next.bytes().all(|byte| (0x21..=0x7e).contains(&byte) && byte != b'\\');
     let own = next.starts_with('/') && !next.starts_with("//");
-    let again = next == "/login" || next.starts_with("/login/") || next.starts_with("/login?") || next == "/logout";
+    let again =
+        next == "/login" || next.starts_with("/login/") || next.starts_with("/login?") || next == "/logout";
     if own && plain && !again && next.len() <= 2_048 { next.to_owned() } else { "/".to_owned() }
 }
 

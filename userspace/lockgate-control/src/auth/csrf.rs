@@ -41,18 +41,26 @@ pub(super) fn check_origin(headers: &HeaderMap, own: Option<&str>) -> Result<(),
 pub(super) async fn check_word(request: Request, word: &str) -> Result<Request, Problem> {
     let said = request.headers().get(HEADER).and_then(|value| value.to_str().ok());
     if let Some(said) = said {
-        return if same(said, word) { Ok(request) } else { Err(foreign("the x-csrf-token is not this login's")) };
+        return if same(said, word) {
+            Ok(request)
+        } else {
+            Err(foreign("the x-csrf-token is not this login's"))
+        };
     }
     let form = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     if !form.is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded")) {
-        return Err(foreign("expected the header x-csrf-token (see /v1/whoami), or a form with the field csrf"));
+        return Err(foreign(
+            "expected the header x-csrf-token (see /v1/whoami), or a form with the field csrf",
+        ));
     }
     let (parts, body) = request.into_parts();
     let body = decision::read_body(body, FORM_MAX, decision::BODY_TIMEOUT).await?;
     let mut said = form_urlencoded::parse(&body).filter(|(name, _)| name == FIELD).map(|(_, value)| value);
     match (said.next(), said.next()) {
         (Some(said), None) if same(&said, word) => {}
-        (_, _) => return Err(foreign("the form's field csrf is missing or not this login's; open the page again")),
+        (_, _) => {
+            return Err(foreign("the form's field csrf is missing or not this login's; open the page again"));
+        }
     }
     drop(said);
     Ok(Request::from_parts(parts, Body::from(body)))

@@ -221,7 +221,9 @@ fn find(desk: &Arc<Desk>, request: &Request) -> Found {
         return Found::Caller(caller.clone());
     }
     let token = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = token.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let token = token
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     if let Some(peer) = request.extensions().get::<PeerCred>().copied() {
         // On the socket a token stands for itself: a program may have fewer rights than its uid, or more.
         if token.is_none() {

@@ -56,7 +56,8 @@ impl Cookie {
     pub(super) fn read(self, headers: &HeaderMap, secure: bool) -> Option<&str> {
         let name = self.name(secure);
         let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-        let pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        let pairs =
+            cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
         let mut own = pairs.filter(|(key, _)| *key == name).map(|(_, value)| value);
         match (own.next(), own.next()) {
             (Some(value), None) => Some(value),

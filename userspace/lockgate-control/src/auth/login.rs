@@ -68,8 +68,7 @@ async fn choose(State(desk): State<Arc<Desk>>, wish: Asked<Wish>) -> Response {
 
 /// Every way in there is.
 fn ways_in(auth: &Auth, wish: &Wish, refused: Option<&str>) -> Markup {
-    let next: String =
-        form_urlencoded::byte_serialize(own_path(wish.next.as_deref()).as_bytes()).collect();
+    let next: String = form_urlencoded::byte_serialize(own_path(wish.next.as_deref()).as_bytes()).collect();
     let fresh = if wish.fresh.is_some() { "&fresh=1" } else { "" };
     let bootstrap = auth.settings.as_ref().is_some_and(|settings| settings.bootstrap.is_some());
     html! {
@@ -174,7 +173,13 @@ async fn callback(
     }
     let Some(provider) = find(&desk.auth, &name) else { return unknown_provider() };
     let Ok(Query(answer)) = answer else {
-        return refused(&desk, source, &name, None, &refuse("malformed", "the provider's answer cannot be read"));
+        return refused(
+            &desk,
+            source,
+            &name,
+            None,
+            &refuse("malformed", "the provider's answer cannot be read"),
+        );
     };
     match come_back(&desk, provider, answer, &headers).await {
         Ok((arrived, next)) => welcome(&desk, source, arrived, &next, &headers).await,
@@ -214,11 +219,16 @@ fn take(
     let browser = Cookie::Attempt.read(headers, desk.auth.secure());
     let state = state.unwrap_or_default();
     desk.auth.attempts.take(state, browser, &provider.name, Instant::now()).map_err(|error| match error {
-        AttemptError::Unknown => {
-            refuse("unknown_attempt", "this login was not begun here, took too long or was used before; begin again")
+        AttemptError::Unknown => refuse(
+            "unknown_attempt",
+            "this login was not begun here, took too long or was used before; begin again",
+        ),
+        AttemptError::OtherBrowser => {
+            refuse("other_browser", "another browser began this login; begin again")
         }
-        AttemptError::OtherBrowser => refuse("other_browser", "another browser began this login; begin again"),
-        AttemptError::OtherProvider => refuse("other_provider", "this login was begun with another provider; begin again"),
+        AttemptError::OtherProvider => {
+            refuse("other_provider", "this login was begun with another provider; begin again")
+        }
     })
 }
 
@@ -263,9 +273,9 @@ async fn finish(
     let Some(provider) = find(&desk.auth, &name) else { return unknown_provider() };
     let Kind::Saml(saml) = &provider.kind else { return unknown_provider() };
     let handle = handle.map(|Query(handle)| handle.handle).unwrap_or_default();
-    let arrived = saml.collect(&handle).ok_or_else(|| {
-        refuse("unknown_attempt", "nothing waits here; begin the login again")
-    });
+    let arrived = saml
+        .collect(&handle)
+        .ok_or_else(|| refuse("unknown_attempt", "nothing waits here; begin the login again"));
     let arrived = arrived.and_then(|(arrived, state)| {
         let attempt = take(&desk, provider, Some(&state), &headers)?;
         saml.check_fresh(&arrived, attempt.fresh, desk.ambient.now())?;
@@ -307,8 +317,14 @@ async fn bootstrap(
     let field = |name: &str| form.get(name).map(|value| value.trim());
     let offered = desk.auth.settings.as_ref().is_some_and(|settings| settings.bootstrap.is_some());
     let token = field("token").unwrap_or_default();
-    if !offered || !secret::is_token(BOOTSTRAP_TOKEN, token) || !desk.auth.bootstrap.take(token, Instant::now()) {
-        let refusal = refuse("bad_token", "this token is wrong, used or over; `lockgate login bootstrap` makes another");
+    if !offered
+        || !secret::is_token(BOOTSTRAP_TOKEN, token)
+        || !desk.auth.bootstrap.take(token, Instant::now())
+    {
+        let refusal = refuse(
+            "bad_token",
+            "this token is wrong, used or over; `lockgate login bootstrap` makes another",
+        );
         return refused(&desk, source, BOOTSTRAP, field("next"), &refusal);
     }
     let person = Person {
@@ -432,7 +448,13 @@ impl Auth {
     }
 }
 
-fn refused(desk: &Arc<Desk>, source: Source, via: &str, next: Option<&str>, refusal: &LoginRefusal) -> Response {
+fn refused(
+    desk: &Arc<Desk>,
+    source: Source,
+    via: &str,
+    next: Option<&str>,
+    refusal: &LoginRefusal,
+) -> Response {
     desk.auth.record(
         desk,
         &refusal::Caller::Anybody,

@@ -44,12 +44,7 @@ const FRESH: i64 = 300;
 /// What is said of a token that was issued later than now.
 const FROM_THE_FUTURE: &str = "it is from the future; check the clocks";
 
-type Token = IdToken<
-    Rest,
-    CoreGenderClaim,
-    CoreJweContentEncryptionAlgorithm,
-    CoreJwsSigningAlgorithm,
->;
+type Token = IdToken<Rest, CoreGenderClaim, CoreJweContentEncryptionAlgorithm, CoreJwsSigningAlgorithm>;
 type Claims = IdTokenClaims<Rest, CoreGenderClaim>;
 type Fields = IdTokenFields<
     Rest,
@@ -77,11 +72,8 @@ type Client<A, T, U> = openidconnect::Client<
     T,
     U,
 >;
-type Ready = Client<
-    openidconnect::EndpointSet,
-    openidconnect::EndpointMaybeSet,
-    openidconnect::EndpointMaybeSet,
->;
+type Ready =
+    Client<openidconnect::EndpointSet, openidconnect::EndpointMaybeSet, openidconnect::EndpointMaybeSet>;
 
 /// Every other claim.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -137,13 +129,15 @@ pub(crate) struct Oidc {
 impl Oidc {
     /// Asks nobody yet: a provider that is away does not keep the agent from starting.
     pub(crate) fn new(name: &str, settings: OidcSettings, base: &str) -> Result<Self, String> {
-        let issuer = openidconnect::url::Url::parse(&settings.issuer).map_err(|error| format!("issuer: {error}"))?;
+        let issuer =
+            openidconnect::url::Url::parse(&settings.issuer).map_err(|error| format!("issuer: {error}"))?;
         if !is_safe(&issuer) {
             return Err("issuer: expected https (http only on a loopback address)".to_owned());
         }
         let redirect = RedirectUrl::new(format!("{base}/login/{name}/callback"))
             .map_err(|error| format!("api.public_url: {error}"))?;
-        let tls = crate::notify::http::tls(settings.ca_pem.as_deref()).map_err(|error| format!("ca: {error}"))?;
+        let tls =
+            crate::notify::http::tls(settings.ca_pem.as_deref()).map_err(|error| format!("ca: {error}"))?;
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())
@@ -210,14 +204,16 @@ impl Oidc {
             .request_async(&self.http)
             .await
             .map_err(|error| code_refused(&error))?;
-        let token = answer
-            .id_token()
-            .ok_or_else(|| refuse("no_id_token", "the provider gave no ID token; is the scope openid allowed?"))?;
+        let token = answer.id_token().ok_or_else(|| {
+            refuse("no_id_token", "the provider gave no ID token; is the scope openid allowed?")
+        })?;
         let nonce = Nonce::new(nonce.to_owned());
         let judged = self.judge(&metadata, token, &nonce, now);
         let (claims, metadata) = match judged {
             // The provider may have changed its keys since we asked.
-            Err(ClaimsVerificationError::SignatureVerification(SignatureVerificationError::NoMatchingKey)) => {
+            Err(ClaimsVerificationError::SignatureVerification(
+                SignatureVerificationError::NoMatchingKey,
+            )) => {
                 let newer = self.metadata(Some(&metadata)).await?;
                 let claims = self.judge(&newer, token, &nonce, now).map_err(|error| token_refused(&error))?;
                 (claims, newer)
@@ -232,7 +228,10 @@ impl Oidc {
                 AccessTokenHash::from_token(answer.access_token(), algorithm, key).ok()
             });
             if hash.as_ref() != Some(expected) {
-                return Err(refuse("bad_access_token", "the access token is not the one that the ID token is for"));
+                return Err(refuse(
+                    "bad_access_token",
+                    "the access token is not the one that the ID token is for",
+                ));
             }
         }
         let proved = claims.auth_time().and_then(|at| Timestamp::from_second(at.timestamp()).ok());
@@ -241,7 +240,10 @@ impl Oidc {
             let skew = i64::try_from(self.settings.skew.as_secs()).unwrap_or(0);
             let age = proved.map(|proved| now.duration_since(proved).as_secs());
             if age.is_none_or(|age| age > FRESH + skew) {
-                return Err(refuse("not_fresh", "the provider did not ask the person to prove anew who they are"));
+                return Err(refuse(
+                    "not_fresh",
+                    "the provider did not ask the person to prove anew who they are",
+                ));
             }
         }
         let person = self.person(claims)?;
@@ -287,10 +289,12 @@ impl Oidc {
         }
         let issuer = IssuerUrl::new(self.settings.issuer.clone())
             .map_err(|error| refuse("provider_unusable", format!("its issuer is no address: {error}")))?;
-        let metadata = ProviderMetadataWithLogout::discover_async(issuer, &self.http)
-            .await
-            .map_err(|error| refuse("provider_unreachable", format!("{} cannot be asked: {}", self.name, chain(&error))))?;
-        let endpoints = [Some(metadata.authorization_endpoint().url()), metadata.token_endpoint().map(|it| it.url())];
+        let metadata =
+            ProviderMetadataWithLogout::discover_async(issuer, &self.http).await.map_err(|error| {
+                refuse("provider_unreachable", format!("{} cannot be asked: {}", self.name, chain(&error)))
+            })?;
+        let endpoints =
+            [Some(metadata.authorization_endpoint().url()), metadata.token_endpoint().map(|it| it.url())];
         if !endpoints.into_iter().flatten().all(is_safe) {
             return Err(refuse("provider_unusable", "the provider names an endpoint that is not https"));
         }
@@ -357,13 +361,16 @@ impl Oidc {
     fn person(&self, claims: &Claims) -> Result<Person, LoginRefusal> {
         let subject = fit_name(claims.subject().as_str())
             .filter(|subject| subject == claims.subject().as_str())
-            .ok_or_else(|| refuse("bad_subject", "the ID token's subject is empty, too long or not printable"))?;
+            .ok_or_else(|| {
+                refuse("bad_subject", "the ID token's subject is empty, too long or not printable")
+            })?;
         let one = |text: Option<&str>| text.and_then(fit_name);
         let email = one(claims.email().map(|email| email.as_str()));
         let username = one(claims.preferred_username().map(|name| name.as_str()));
         let called = one(claims.name().and_then(|name| name.get(None)).map(|name| name.as_str()));
         let groups = groups(claims.additional_claims().claims.get(&self.settings.groups_claim))?;
-        let name = called.or_else(|| username.clone()).or_else(|| email.clone()).unwrap_or_else(|| subject.clone());
+        let name =
+            called.or_else(|| username.clone()).or_else(|| email.clone()).unwrap_or_else(|| subject.clone());
         // Not vouched for is no name that counts; it may still exclude.
         let vouched = email.clone().filter(|_| claims.email_verified() != Some(false));
         Ok(Person {
@@ -428,7 +435,9 @@ fn code_refused<E: std::error::Error + 'static>(
         Error::Request(_) | Error::Other(_) => {
             refuse("provider_unreachable", format!("the code cannot be exchanged: {}", chain(error)))
         }
-        Error::Parse(error, _) => refuse("bad_token", format!("the provider's answer cannot be read: {error}")),
+        Error::Parse(error, _) => {
+            refuse("bad_token", format!("the provider's answer cannot be read: {error}"))
+        }
     }
 }
 

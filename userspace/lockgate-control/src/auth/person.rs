@@ -53,10 +53,8 @@ impl Person {
         if self.provider == BOOTSTRAP {
             return bootstrap(settings);
         }
-        let mut groups: BTreeSet<GroupName> = policy
-            .filter(|(_, member)| self.is_claimed(member))
-            .map(|(group, _)| group.clone())
-            .collect();
+        let mut groups: BTreeSet<GroupName> =
+            policy.filter(|(_, member)| self.is_claimed(member)).map(|(group, _)| group.clone()).collect();
         let listed = settings.groups.iter().filter(|(_, members)| self.is_any(members));
         groups.extend(listed.map(|(group, _)| group.clone()));
         let Some(provider) = settings.providers.iter().find(|provider| provider.name == self.provider) else {

@@ -9,7 +9,11 @@ use crate::{
     api::finish,
     testing::{Ask, Stage},
 };
-use axum::{Extension, body::Body, http::{Request, Response, StatusCode, header}};
+use axum::{
+    Extension,
+    body::Body,
+    http::{Request, Response, StatusCode, header},
+};
 use caller::Known;
 use gate::Remote;
 use http_body_util::BodyExt;
@@ -86,7 +90,10 @@ fn paths(router: &Router) -> BTreeSet<String> {
     let text = format!("{router:?}");
     let quoted = text.split('"').skip(1).step_by(2);
     // The catch-all of the fallback shows as `/`.
-    quoted.filter(|path| path.len() > 1 && path.starts_with('/') && !path.contains("__private__")).map(str::to_owned).collect()
+    quoted
+        .filter(|path| path.len() > 1 && path.starts_with('/') && !path.contains("__private__"))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[tokio::test]
@@ -152,9 +159,9 @@ async fn the_table_holds_for_every_route_and_every_role() {
             let caller = with_roles(roles);
             let may = match rule {
                 Rule::Public | Rule::Known => true,
-                Rule::Any(any) => any.iter().any(|role| {
-                    roles.contains(role) || (*role == Role::Viewer && !roles.is_empty())
-                }),
+                Rule::Any(any) => any
+                    .iter()
+                    .any(|role| roles.contains(role) || (*role == Role::Viewer && !roles.is_empty())),
             };
             let (status, answer) = ask(Some(caller)).await;
             let refused = status == 403 && answer["code"] == json!("role_required");
@@ -204,11 +211,16 @@ async fn a_person_logs_in_does_and_logs_out() {
         assert_eq!((status, &problem["code"]), (403, &json!("foreign_request")), "{headers:?}");
     }
     assert!(pending.progress().resolution.is_none());
-    let good = [("x-csrf-token", &*csrf), ("origin", "http://127.0.0.1:8420"), ("sec-fetch-site", "same-origin")];
+    let good =
+        [("x-csrf-token", &*csrf), ("origin", "http://127.0.0.1:8420"), ("sec-fetch-site", "same-origin")];
     let (status, answer) = json_of(ask(&second, "POST", &path, &good, &body).await).await;
     assert_eq!((status, &answer["state"]), (200, &json!("approved")), "{answer}");
 
-    assert_eq!(ask(&second, "POST", "/logout", &[], "").await.status(), 403, "logging out needs the word, too");
+    assert_eq!(
+        ask(&second, "POST", "/logout", &[], "").await.status(),
+        403,
+        "logging out needs the word, too"
+    );
     let form = format!("csrf={csrf}");
     let out = ask(&second, "POST", "/logout", &[FORM], &form).await;
     assert_eq!(out.status(), 200);
@@ -245,7 +257,9 @@ async fn answers_say_what_browsers_may_do_and_with_tls_cookies_stay_there() {
             let response = send(stage, request("GET", path, &[("accept", "text/html")], "")).await;
             let said = response.headers();
             let content = said[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
-            for part in ["default-src 'none'", "frame-ancestors 'none'", "form-action 'self'", "base-uri 'none'"] {
+            for part in
+                ["default-src 'none'", "frame-ancestors 'none'", "form-action 'self'", "base-uri 'none'"]
+            {
                 assert!(content.contains(part), "{path}: {part}");
             }
             assert!(!content.contains("unsafe"), "{content}");
@@ -255,9 +269,13 @@ async fn answers_say_what_browsers_may_do_and_with_tls_cookies_stay_there() {
         }
     }
     let token = std::fs::read_to_string(tls.control.bootstrap().unwrap().unwrap()).unwrap();
-    let response = send(&tls, request("POST", "/login/bootstrap", &[FORM], &format!("token={}", token.trim()))).await;
+    let response =
+        send(&tls, request("POST", "/login/bootstrap", &[FORM], &format!("token={}", token.trim()))).await;
     let set = response.headers()[header::SET_COOKIE].to_str().unwrap();
-    assert!(set.starts_with("__Host-lockgate=") && set.contains("; Secure") && set.contains("HttpOnly"), "{set}");
+    assert!(
+        set.starts_with("__Host-lockgate=") && set.contains("; Secure") && set.contains("HttpOnly"),
+        "{set}"
+    );
     // The same cookie under the name without TLS opens nothing.
     let value = cookie(&response, "__Host-lockgate").unwrap();
     let plain = format!("lockgate={value}");
@@ -271,7 +289,10 @@ async fn one_time_tokens_are_good_once_and_guessing_is_slow_and_recorded() {
     let post = async |token: &str, headers: &[(&str, &str)]| {
         let mut headers = headers.to_vec();
         headers.push(FORM);
-        send(&stage, request("POST", "/login/bootstrap", &headers, &format!("token={token}"))).await.status().as_u16()
+        send(&stage, request("POST", "/login/bootstrap", &headers, &format!("token={token}")))
+            .await
+            .status()
+            .as_u16()
     };
     assert_eq!(post(token.trim(), &[("origin", "https://evil.example.com")]).await, 403);
     assert_eq!(post(token.trim(), &[]).await, 303);
@@ -281,14 +302,17 @@ async fn one_time_tokens_are_good_once_and_guessing_is_slow_and_recorded() {
         slowed += usize::from(post("lgb_wrong", &[]).await == 429);
     }
     assert_eq!(slowed, 33);
-    let refused = actions(&stage).into_iter().filter(|(action, _)| *action == AccessAction::LoginRefused).count();
+    let refused =
+        actions(&stage).into_iter().filter(|(action, _)| *action == AccessAction::LoginRefused).count();
     assert_eq!(refused, 28);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_login_goes_on_to_a_page_of_ours_alone() {
     let (stage, _dir) = stage(|_| {});
-    for (next, expected) in [("/approvals/x", "/approvals/x"), ("//evil.example.com", "/"), ("https://evil", "/")] {
+    for (next, expected) in
+        [("/approvals/x", "/approvals/x"), ("//evil.example.com", "/"), ("https://evil", "/")]
+    {
         let token = std::fs::read_to_string(stage.control.bootstrap().unwrap().unwrap()).unwrap();
         let form = format!("token={}&next={next}", token.trim());
         let response = send(&stage, request("POST", "/login/bootstrap", &[FORM], &form)).await;
@@ -349,7 +373,9 @@ async fn an_api_token_has_its_scope_is_listed_used_and_revoked() {
     assert_eq!(as_uid(1002, "POST", &revoke, "").await.0, 200);
     assert_eq!(ask("GET", "/v1/whoami", "").await.1["code"], json!("bad_token"));
     let seen = actions(&stage);
-    assert!(seen.contains(&(AccessAction::TokenMade, None)) && seen.contains(&(AccessAction::TokenRevoked, None)));
+    assert!(
+        seen.contains(&(AccessAction::TokenMade, None)) && seen.contains(&(AccessAction::TokenRevoked, None))
+    );
     assert!(seen.contains(&(AccessAction::TokenRefused, Some("bad_token".into()))));
     // Public routes stay public for whoever sends rubbish.
     assert_eq!(ask("GET", "/healthz", "").await.0, 200);
@@ -383,9 +409,15 @@ async fn settings_that_let_nobody_in_or_blur_ids_are_refused() {
     assert!(matches!(refused(settings(Vec::new(), false), base), Some(LoginError::Nobody)));
     assert!(refused(settings(Vec::new(), true), None).is_none());
     for bad in ["", "a/b", "..", "bootstrap", "ä"] {
-        assert!(matches!(refused(settings(vec![oidc_provider(bad)], false), base), Some(LoginError::Name(_))), "{bad}");
+        assert!(
+            matches!(refused(settings(vec![oidc_provider(bad)], false), base), Some(LoginError::Name(_))),
+            "{bad}"
+        );
     }
     let twice = vec![oidc_provider("a"), oidc_provider("a")];
     assert!(matches!(refused(settings(twice, false), base), Some(LoginError::DuplicateName(_))));
-    assert!(matches!(refused(settings(vec![oidc_provider("a")], false), None), Some(LoginError::NoPublicUrl)));
+    assert!(matches!(
+        refused(settings(vec![oidc_provider("a")], false), None),
+        Some(LoginError::NoPublicUrl)
+    ));
 }

@@ -305,8 +305,9 @@ mod tests {
     fn use_is_kept_once_an_hour() {
         let tokens = Tokens::default();
         let (text, _) = tokens.make(wish(Owner::Program), at(0)).unwrap();
-        let kept: Vec<bool> =
-            [1, 2, 3_000, 3_601, 3_602].map(|second| tokens.find(text.expose(), at(second)).unwrap().1).into();
+        let kept: Vec<bool> = [1, 2, 3_000, 3_601, 3_602]
+            .map(|second| tokens.find(text.expose(), at(second)).unwrap().1)
+            .into();
         assert_eq!(kept, [true, false, false, true, false]);
     }
 

@@ -11,7 +11,9 @@ use lockgate_control::{
     Control,
     auth::{
         bootstrap::WARNING,
-        settings::{BootstrapSettings, LoginSettings, OidcSettings, ProviderKind, ProviderSettings, SamlSettings},
+        settings::{
+            BootstrapSettings, LoginSettings, OidcSettings, ProviderKind, ProviderSettings, SamlSettings,
+        },
     },
 };
 use lockgate_model::Secret;
@@ -22,7 +24,10 @@ use std::{net::SocketAddr, sync::Arc};
 const BOOTSTRAP_FILE: &str = "bootstrap.token";
 
 /// Everything under `login:`.
-pub(super) async fn settings(config: &Config, listen: Option<SocketAddr>) -> anyhow::Result<Option<LoginSettings>> {
+pub(super) async fn settings(
+    config: &Config,
+    listen: Option<SocketAddr>,
+) -> anyhow::Result<Option<LoginSettings>> {
     let Some(login) = &config.login else { return Ok(None) };
     let mut providers = Vec::with_capacity(login.providers.len());
     for given in &login.providers {

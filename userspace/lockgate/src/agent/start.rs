@@ -172,7 +172,12 @@ async fn load_policy(config: &Config) -> anyhow::Result<Policy> {
     if !unknown.is_empty() {
         return Err(invalid(unknown).into());
     }
-    let unreachable = policy.in_force.load().unreachable_groups(&config.spoken_for());
+    let in_force = policy.in_force.load_full();
+    let mut spoken_for = config.spoken_for();
+    if config.login.as_ref().is_some_and(|login| !login.providers.is_empty()) {
+        spoken_for.extend(in_force.claimed_groups().map(|(group, _)| group.clone()));
+    }
+    let unreachable = in_force.unreachable_groups(&spoken_for);
     for warning in policy.status().warnings.into_iter().chain(unreachable.iter().map(ToString::to_string)) {
         tracing::warn!(warning, "policy");
     }

@@ -1,5 +1,9 @@
 use super::*;
-use axum::{Json, Router, extract::State, routing::{get, post}};
+use axum::{
+    Json, Router,
+    extract::State,
+    routing::{get, post},
+};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{
     rand::SystemRandom,
@@ -36,8 +40,10 @@ struct SigningKey {
 
 impl SigningKey {
     fn new(id: &'static str) -> Self {
-        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &SystemRandom::new());
+        let pkcs8 =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
+        let pair =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &SystemRandom::new());
         Self { pair: pair.unwrap(), id }
     }
 
@@ -135,7 +141,13 @@ async fn a_code_becomes_a_person_with_pkce_and_with_the_provider_s_groups() {
     op.says(&[&key], key.sign(&key.header(), &op.claims()));
     let client = op.client();
     let begun = client.begin(false).await.unwrap();
-    for part in ["response_type=code", "code_challenge_method=S256", "code_challenge=", "scope=openid+email", "nonce="] {
+    for part in [
+        "response_type=code",
+        "code_challenge_method=S256",
+        "code_challenge=",
+        "scope=openid+email",
+        "nonce=",
+    ] {
         assert!(begun.url.contains(part), "{part} in {}", begun.url);
     }
     assert!(!begun.url.contains("prompt"));
@@ -147,7 +159,9 @@ async fn a_code_becomes_a_person_with_pkce_and_with_the_provider_s_groups() {
     assert_eq!(arrived.proved, Some(now() - jiff::SignedDuration::from_secs(10)));
     assert!(op.said.lock().form.contains("code_verifier=verifier"), "{}", op.said.lock().form);
     let end = client.logout(arrived.id_token.as_ref()).await.unwrap();
-    assert!(end.contains("/end?") && end.contains("id_token_hint=") && end.contains("post_logout_redirect_uri="));
+    assert!(
+        end.contains("/end?") && end.contains("id_token_hint=") && end.contains("post_logout_redirect_uri=")
+    );
 }
 
 #[tokio::test]
@@ -187,7 +201,11 @@ async fn every_token_that_is_not_for_us_now_and_signed_is_refused() {
         ("odd not-before", with("nbf", json!("soon")), &["not_yet_valid"]),
         ("from the future", with("iat", json!(at + 31)), &["not_yet_valid"]),
         ("another key of that name", other.sign(&key.header(), &op.claims()), &["bad_signature"]),
-        ("unknown key", other.sign(&json!({ "alg": "ES256", "kid": "k9" }), &op.claims()), &["bad_signature"]),
+        (
+            "unknown key",
+            other.sign(&json!({ "alg": "ES256", "kid": "k9" }), &op.claims()),
+            &["bad_signature"],
+        ),
         ("none", unsigned, &["bad_signature", "bad_token"]),
         ("HS256 with the public key", hmac(&public, &op.claims()), &["bad_signature"]),
         ("HS256 with the client's secret", hmac("s3cret", &op.claims()), &["bad_signature"]),

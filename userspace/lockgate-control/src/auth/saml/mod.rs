@@ -19,7 +19,11 @@ use lockgate_model::{Secret, Timestamp};
 use parking_lot::Mutex;
 use roxmltree::{Document, Node, ParsingOptions};
 use signature::{DSIG, Key, only};
-use std::{collections::{BTreeMap, BTreeSet, HashMap}, io::Write as _, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    io::Write as _,
+    time::Duration,
+};
 use tokio::time::Instant;
 
 const PROTOCOL: &str = "urn:oasis:names:tc:SAML:2.0:protocol";
@@ -61,7 +65,9 @@ impl Saml {
         let keys: Result<Vec<Key>, String> = settings.certificates.iter().map(|der| Key::of(der)).collect();
         let keys = keys.map_err(|error| format!("certificate: {error}"))?;
         if keys.is_empty() {
-            return Err("certificate: expected at least one; it is what assertions are verified with".to_owned());
+            return Err(
+                "certificate: expected at least one; it is what assertions are verified with".to_owned()
+            );
         }
         let sso = reqwest::Url::parse(&settings.sso_url).map_err(|error| format!("sso_url: {error}"))?;
         if !matches!(sso.scheme(), "https" | "http") {
@@ -90,7 +96,8 @@ impl Saml {
         );
         let mut deflate = DeflateEncoder::new(Vec::new(), Compression::default());
         // Writing to memory does not fail; were it to, the provider would refuse what is left.
-        let deflated = deflate.write_all(request.as_bytes()).and_then(|()| deflate.finish()).unwrap_or_default();
+        let deflated =
+            deflate.write_all(request.as_bytes()).and_then(|()| deflate.finish()).unwrap_or_default();
         let request: String = form_urlencoded::byte_serialize(STANDARD.encode(deflated).as_bytes()).collect();
         let separator = if self.settings.sso_url.contains('?') { '&' } else { '?' };
         Ok(Begun {
@@ -123,10 +130,18 @@ impl Saml {
     }
 
     /// Refuses an old proof where a new one was asked for.
-    pub(crate) fn check_fresh(&self, arrived: &Arrived, fresh: bool, now: Timestamp) -> Result<(), LoginRefusal> {
+    pub(crate) fn check_fresh(
+        &self,
+        arrived: &Arrived,
+        fresh: bool,
+        now: Timestamp,
+    ) -> Result<(), LoginRefusal> {
         let age = arrived.proved.map(|proved| now.duration_since(proved).as_secs());
         if fresh && age.is_none_or(|age| age > FRESH + self.skew()) {
-            return Err(refuse("not_fresh", "the provider did not ask the person to prove anew who they are"));
+            return Err(refuse(
+                "not_fresh",
+                "the provider did not ask the person to prove anew who they are",
+            ));
         }
         Ok(())
     }
@@ -183,20 +198,30 @@ impl Saml {
 
     /// The answer's one assertion, where an assertion has its place. Nothing of the answer itself is believed; but one that is
     /// arranged in any other way is not looked at further.
-    fn one_assertion<'a, 'input>(&self, response: Node<'a, 'input>) -> Result<Node<'a, 'input>, LoginRefusal> {
+    fn one_assertion<'a, 'input>(
+        &self,
+        response: Node<'a, 'input>,
+    ) -> Result<Node<'a, 'input>, LoginRefusal> {
         let odd = |detail: &str| refuse("wrapped", detail);
         if !response.has_tag_name((PROTOCOL, "Response")) {
             return Err(refuse("malformed", "expected a samlp:Response"));
         }
-        let status = only(response, PROTOCOL, "Status").and_then(|status| only(status, PROTOCOL, "StatusCode"));
+        let status =
+            only(response, PROTOCOL, "Status").and_then(|status| only(status, PROTOCOL, "StatusCode"));
         if status.and_then(|code| code.attribute("Value")) != Some(SUCCESS) {
             return Err(refuse("provider_refused", "the provider says that the login failed"));
         }
         if response.attribute("Destination").is_some_and(|to| to != self.acs) {
-            return Err(refuse("bad_destination", format!("the answer was made for another address than {}", self.acs)));
+            return Err(refuse(
+                "bad_destination",
+                format!("the answer was made for another address than {}", self.acs),
+            ));
         }
         if response.descendants().any(|node| node.has_tag_name((ASSERTION, "EncryptedAssertion"))) {
-            return Err(refuse("encrypted", "the assertion is encrypted; turn encryption off at the provider, TLS protects it"));
+            return Err(refuse(
+                "encrypted",
+                "the assertion is encrypted; turn encryption off at the provider, TLS protects it",
+            ));
         }
         let mut assertions = response.descendants().filter(|node| node.tag_name().name() == "Assertion");
         let assertion = match (assertions.next(), assertions.next()) {
@@ -208,7 +233,9 @@ impl Saml {
             return Err(odd("the assertion does not stand in the answer itself"));
         }
         let stray = |node: &Node<'_, '_>| {
-            node.tag_name().name() == "Signature" && node.parent() != Some(response) && node.parent() != Some(assertion)
+            node.tag_name().name() == "Signature"
+                && node.parent() != Some(response)
+                && node.parent() != Some(assertion)
         };
         if response.descendants().any(|node| stray(&node)) {
             return Err(odd("a signature stands where none belongs"));
@@ -228,23 +255,32 @@ impl Saml {
     /// What the provider signed.
     fn read(&self, assertion: Node<'_, '_>, now: Timestamp) -> Result<Assertion, LoginRefusal> {
         let missing = |what: &str| refuse("malformed", format!("expected one {what} in the assertion"));
-        if !assertion.has_tag_name((ASSERTION, "Assertion")) || assertion.attribute("Version") != Some("2.0") {
+        if !assertion.has_tag_name((ASSERTION, "Assertion")) || assertion.attribute("Version") != Some("2.0")
+        {
             return Err(refuse("malformed", "expected an assertion of SAML 2.0"));
         }
         let id = assertion.attribute("ID").ok_or_else(|| missing("ID"))?;
         let issuer = only(assertion, ASSERTION, "Issuer").and_then(|issuer| issuer.text());
         if issuer.map(str::trim) != Some(self.settings.entity_id.as_str()) {
-            return Err(refuse("bad_issuer", format!("expected an assertion of {}", self.settings.entity_id)));
+            return Err(refuse(
+                "bad_issuer",
+                format!("expected an assertion of {}", self.settings.entity_id),
+            ));
         }
         if self.time(assertion, "IssueInstant")?.is_none_or(|at| at > self.later(now)) {
             return Err(refuse("not_yet_valid", "the assertion is from the future; check the clocks"));
         }
-        let over = self.conditions(only(assertion, ASSERTION, "Conditions").ok_or_else(|| missing("Conditions"))?, now)?;
+        let over = self.conditions(
+            only(assertion, ASSERTION, "Conditions").ok_or_else(|| missing("Conditions"))?,
+            now,
+        )?;
         let subject = only(assertion, ASSERTION, "Subject").ok_or_else(|| missing("Subject"))?;
         let name_id = only(subject, ASSERTION, "NameID").and_then(|name| name.text()).and_then(fit_name);
-        let name_id = name_id.ok_or_else(|| refuse("bad_subject", "the NameID is missing, too long or not printable"))?;
+        let name_id = name_id
+            .ok_or_else(|| refuse("bad_subject", "the NameID is missing, too long or not printable"))?;
         let in_response_to = self.confirmed(subject, now)?;
-        let statement = only(assertion, ASSERTION, "AuthnStatement").ok_or_else(|| missing("AuthnStatement"))?;
+        let statement =
+            only(assertion, ASSERTION, "AuthnStatement").ok_or_else(|| missing("AuthnStatement"))?;
         if self.time(statement, "SessionNotOnOrAfter")?.is_some_and(|until| until <= self.earlier(now)) {
             return Err(refuse("expired", "the login at the provider is over"));
         }
@@ -263,8 +299,10 @@ impl Saml {
         if until <= self.earlier(now) {
             return Err(refuse("expired", "the assertion is over; begin the login again"));
         }
-        let mut restrictions =
-            conditions.children().filter(|node| node.has_tag_name((ASSERTION, "AudienceRestriction"))).peekable();
+        let mut restrictions = conditions
+            .children()
+            .filter(|node| node.has_tag_name((ASSERTION, "AudienceRestriction")))
+            .peekable();
         let ours = |node: Node<'_, '_>| {
             node.children().any(|audience| {
                 audience.has_tag_name((ASSERTION, "Audience"))
@@ -272,7 +310,10 @@ impl Saml {
             })
         };
         if restrictions.peek().is_none() || !restrictions.all(ours) {
-            return Err(refuse("bad_audience", format!("the assertion is not for {}", self.settings.audience)));
+            return Err(refuse(
+                "bad_audience",
+                format!("the assertion is not for {}", self.settings.audience),
+            ));
         }
         let longest = now.checked_add(jiff::SignedDuration::from_secs(LIFE_MAX)).unwrap_or(now);
         let over = until.checked_add(jiff::SignedDuration::from_secs(self.skew())).unwrap_or(until);
@@ -292,12 +333,15 @@ impl Saml {
             let Some(data) = only(bearer, ASSERTION, "SubjectConfirmationData") else { continue };
             let until = self.time(data, "NotOnOrAfter")?;
             if data.attribute("Recipient") != Some(self.acs.as_str()) {
-                refusal = refuse("bad_recipient", format!("the assertion is not to be posted to {}", self.acs));
+                refusal =
+                    refuse("bad_recipient", format!("the assertion is not to be posted to {}", self.acs));
             } else if until.is_none_or(|until| until <= self.earlier(now)) {
-                refusal = refuse("expired", "the assertion may not be posted any more; begin the login again");
+                refusal =
+                    refuse("expired", "the assertion may not be posted any more; begin the login again");
             } else if self.time(data, "NotBefore")?.is_some_and(|from| from > self.later(now)) {
                 refusal = refuse("not_yet_valid", "the assertion may not be posted yet; check the clocks");
-            } else if let Some(request) = data.attribute("InResponseTo").filter(|request| !request.is_empty()) {
+            } else if let Some(request) = data.attribute("InResponseTo").filter(|request| !request.is_empty())
+            {
                 return Ok(request.to_owned());
             } else {
                 refusal = refuse("unasked", "nobody here asked for this login; begin it on lockgate's page");
@@ -308,8 +352,12 @@ impl Saml {
 
     fn person(&self, assertion: Node<'_, '_>, name_id: String) -> Result<Person, LoginRefusal> {
         let mut attributes: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        let statements = assertion.children().filter(|node| node.has_tag_name((ASSERTION, "AttributeStatement")));
-        for attribute in statements.flat_map(|node| node.children()).filter(|node| node.has_tag_name((ASSERTION, "Attribute"))) {
+        let statements =
+            assertion.children().filter(|node| node.has_tag_name((ASSERTION, "AttributeStatement")));
+        for attribute in statements
+            .flat_map(|node| node.children())
+            .filter(|node| node.has_tag_name((ASSERTION, "Attribute")))
+        {
             let Some(name) = attribute.attribute("Name") else { continue };
             let values = attribute.children().filter(|node| node.has_tag_name((ASSERTION, "AttributeValue")));
             let values = values.filter_map(|value| value.text()).map(|text| text.trim().to_owned());

@@ -65,9 +65,13 @@ pub(super) fn signed(source: &str, assertion: Node<'_, '_>, keys: &[Key]) -> Res
         refuse("unsigned", "the assertion is not signed; a signed answer around it is not enough")
     })?;
     let info = only(signature, DSIG, "SignedInfo").ok_or_else(|| bad("expected one SignedInfo"))?;
-    let method = only(info, DSIG, "CanonicalizationMethod").ok_or_else(|| bad("expected one CanonicalizationMethod"))?;
-    let info = canonical(source, info, None, &prefixes(method)).ok_or_else(|| bad("the SignedInfo cannot be read"))?;
-    let value = only(signature, DSIG, "SignatureValue").and_then(bytes).ok_or_else(|| bad("expected one SignatureValue"))?;
+    let method = only(info, DSIG, "CanonicalizationMethod")
+        .ok_or_else(|| bad("expected one CanonicalizationMethod"))?;
+    let info = canonical(source, info, None, &prefixes(method))
+        .ok_or_else(|| bad("the SignedInfo cannot be read"))?;
+    let value = only(signature, DSIG, "SignatureValue")
+        .and_then(bytes)
+        .ok_or_else(|| bad("expected one SignatureValue"))?;
 
     // From here on, what the key signed.
     let text = std::str::from_utf8(&info).map_err(|_| bad("the SignedInfo is not text"))?;
@@ -131,7 +135,11 @@ impl<'a> Said<'a> {
 }
 
 /// The one child of that name; None when there is none or more.
-pub(super) fn only<'a, 'input>(node: Node<'a, 'input>, namespace: &str, name: &str) -> Option<Node<'a, 'input>> {
+pub(super) fn only<'a, 'input>(
+    node: Node<'a, 'input>,
+    namespace: &str,
+    name: &str,
+) -> Option<Node<'a, 'input>> {
     let mut found = node.children().filter(|child| child.has_tag_name((namespace, name)));
     let first = found.next()?;
     found.next().is_none().then_some(first)

@@ -19,8 +19,11 @@ impl Idp {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
         let params = rcgen::CertificateParams::new(vec!["idp.example.com".to_owned()]).unwrap();
         let certificate = params.self_signed(&key).unwrap().der().to_vec();
-        let key =
-            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &key.serialize_der(), &SystemRandom::new());
+        let key = EcdsaKeyPair::from_pkcs8(
+            &ECDSA_P256_SHA256_FIXED_SIGNING,
+            &key.serialize_der(),
+            &SystemRandom::new(),
+        );
         Self { key: key.unwrap(), certificate }
     }
 
@@ -129,7 +132,11 @@ fn whatever_a_provider_signed_that_is_not_for_us_or_not_now_is_refused() {
     let idp = Idp::new();
     for (from, to, code) in [
         ("urn:lockgate", "urn:other", "bad_audience"),
-        ("<saml:AudienceRestriction><saml:Audience>urn:lockgate</saml:Audience></saml:AudienceRestriction>", "", "bad_audience"),
+        (
+            "<saml:AudienceRestriction><saml:Audience>urn:lockgate</saml:Audience></saml:AudienceRestriction>",
+            "",
+            "bad_audience",
+        ),
         (
             "</saml:AudienceRestriction>",
             "</saml:AudienceRestriction><saml:AudienceRestriction><saml:Audience>urn:other</saml:Audience></saml:AudienceRestriction>",
@@ -174,16 +181,32 @@ fn what_nobody_signed_and_what_another_signed_is_refused() {
     let over_response = idp.signature(&outer, "_resp", |info| info);
     for (name, answer, code) in [
         ("unsigned", response(&plain), "unsigned"),
-        ("only the answer is signed", outer.replacen("<samlp:Status>", &format!("{over_response}<samlp:Status>"), 1), "unsigned"),
+        (
+            "only the answer is signed",
+            outer.replacen("<samlp:Status>", &format!("{over_response}<samlp:Status>"), 1),
+            "unsigned",
+        ),
         ("another key", response(&signed(&other, &plain)), "bad_signature"),
         ("changed name", response(&good.replace(">ana<", ">root<")), "bad_signature"),
         ("changed group", response(&good.replace(">staff<", ">admin<")), "bad_signature"),
         ("no value", response(&good.replace("SignatureValue", "OtherValue")), "bad_signature"),
         ("a comment in the name", response(&good.replace(">ana<", ">an<!-- x -->a<")), "malformed"),
         ("instructions", response(&good.replace(">ana<", "><?x y?>ana<")), "malformed"),
-        ("another address", response(&good).replacen(&format!("Destination=\"{ACS}\""), "Destination=\"https://x/\"", 1), "bad_destination"),
-        ("a failed login", response(&good).replace(SUCCESS, "urn:oasis:names:tc:SAML:2.0:status:Responder"), "provider_refused"),
-        ("encrypted", response(&format!("<saml:EncryptedAssertion xmlns:saml=\"{ASSERTION}\"/>")), "encrypted"),
+        (
+            "another address",
+            response(&good).replacen(&format!("Destination=\"{ACS}\""), "Destination=\"https://x/\"", 1),
+            "bad_destination",
+        ),
+        (
+            "a failed login",
+            response(&good).replace(SUCCESS, "urn:oasis:names:tc:SAML:2.0:status:Responder"),
+            "provider_refused",
+        ),
+        (
+            "encrypted",
+            response(&format!("<saml:EncryptedAssertion xmlns:saml=\"{ASSERTION}\"/>")),
+            "encrypted",
+        ),
         ("nothing", response(""), "malformed"),
         ("not an answer", good.clone(), "malformed"),
         (
@@ -208,11 +231,17 @@ fn other_algorithms_and_other_forms_are_refused() {
     for (from, to) in [
         ("xmldsig-more#ecdsa-sha256", "xmldsig-more#rsa-sha256"),
         ("http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha256", "http://www.w3.org/2000/09/xmldsig#rsa-sha1"),
-        ("http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha256", "http://www.w3.org/2000/09/xmldsig#hmac-sha1"),
+        (
+            "http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha256",
+            "http://www.w3.org/2000/09/xmldsig#hmac-sha1",
+        ),
         ("xmldsig-more#ecdsa-sha256", "xmldsig-more#hmac-sha256"),
         ("http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha256", "none"),
         ("http://www.w3.org/2001/04/xmlenc#sha256", "http://www.w3.org/2000/09/xmldsig#sha1"),
-        ("http://www.w3.org/2000/09/xmldsig#enveloped-signature", "http://www.w3.org/TR/1999/REC-xslt-19991116"),
+        (
+            "http://www.w3.org/2000/09/xmldsig#enveloped-signature",
+            "http://www.w3.org/TR/1999/REC-xslt-19991116",
+        ),
         (EXCLUSIVE, "http://www.w3.org/TR/2001/REC-xml-c14n-20010315"),
         (EXCLUSIVE, "http://www.w3.org/2001/10/xml-exc-c14n#WithComments"),
         ("URI=\"#_a1\"", "URI=\"\""),
@@ -244,7 +273,8 @@ fn a_wrapped_signature_is_refused_in_each_of_its_eight_forms() {
     let good = with_signature(&plain, &signature);
     let evil = assertion("_evil", "root");
     let same_id = assertion("_a1", "root");
-    let inside = |outer: &str, inner: &str| outer.replacen("</ds:Signature>", &format!("{inner}</ds:Signature>"), 1);
+    let inside =
+        |outer: &str, inner: &str| outer.replacen("</ds:Signature>", &format!("{inner}</ds:Signature>"), 1);
     let object = |inner: &str| format!("<ds:Object xmlns:ds=\"{DSIG}\">{inner}</ds:Object>");
     let extensions = |inner: &str| format!("<samlp:Extensions>{inner}</samlp:Extensions>");
     let evil_with = |signature: &str| with_signature(&evil, signature);
@@ -254,21 +284,36 @@ fn a_wrapped_signature_is_refused_in_each_of_its_eight_forms() {
         ("2: answer before", response(&format!("{whole}{evil}"))),
         ("3: evil before the good", response(&format!("{evil}{good}"))),
         ("3b: evil behind the good", response(&format!("{good}{evil}"))),
-        ("4: good within evil", response(&evil.replacen("</saml:Issuer>", &format!("</saml:Issuer>{good}"), 1))),
-        ("5: evil with the good signature, the good behind", response(&format!("{}{plain}", evil_with(&signature)))),
+        (
+            "4: good within evil",
+            response(&evil.replacen("</saml:Issuer>", &format!("</saml:Issuer>{good}"), 1)),
+        ),
+        (
+            "5: evil with the good signature, the good behind",
+            response(&format!("{}{plain}", evil_with(&signature))),
+        ),
         ("6: good within the signature of evil", response(&evil_with(&inside(&signature, &plain)))),
         ("7: evil in extensions", response(&format!("{}{good}", extensions(&evil)))),
-        ("8: good in an object of evil's signature", response(&evil_with(&inside(&signature, &object(&plain))))),
+        (
+            "8: good in an object of evil's signature",
+            response(&evil_with(&inside(&signature, &object(&plain)))),
+        ),
         ("the same id twice", response(&format!("{same_id}{good}"))),
         ("evil alone with the good signature", response(&evil_with(&signature))),
         ("evil of that id alone with the good signature", response(&with_signature(&same_id, &signature))),
         ("good in extensions alone", response(&extensions(&good))),
         ("two signatures", response(&with_signature(&good, &signature))),
         ("another namespace's assertion", response(&format!("<x:Assertion xmlns:x=\"urn:x\"/>{good}"))),
-        ("a signature further in", response(&good.replacen("<saml:Subject>", &format!("<saml:Subject>{signature}"), 1))),
+        (
+            "a signature further in",
+            response(&good.replacen("<saml:Subject>", &format!("<saml:Subject>{signature}"), 1)),
+        ),
     ] {
         let code = verdict(&idp.provider(), &answer, now()).err();
-        assert!(matches!(code, Some("wrapped" | "bad_signature" | "unsigned" | "malformed")), "{name}: {code:?}");
+        assert!(
+            matches!(code, Some("wrapped" | "bad_signature" | "unsigned" | "malformed")),
+            "{name}: {code:?}"
+        );
     }
     assert!(verdict(&idp.provider(), &whole, now()).is_ok(), "the good one passes");
 }
@@ -296,7 +341,8 @@ fn a_request_says_who_asks_and_where_to_answer_and_asks_anew_when_told() {
     for fresh in [false, true] {
         let begun = saml.begin(fresh, now()).unwrap();
         let request = begun.url.strip_prefix("https://idp.example.com/sso?x=1&SAMLRequest=").unwrap();
-        let request = form_urlencoded::parse(format!("r={request}").as_bytes()).next().unwrap().1.into_owned();
+        let request =
+            form_urlencoded::parse(format!("r={request}").as_bytes()).next().unwrap().1.into_owned();
         let mut text = String::new();
         let deflated = STANDARD.decode(request).unwrap();
         flate2::read::DeflateDecoder::new(&deflated[..]).read_to_string(&mut text).unwrap();

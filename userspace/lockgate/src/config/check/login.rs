@@ -21,7 +21,12 @@ const SKEW: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(300));
 const DEFAULT_SKEW: Duration = Duration::from_secs(60);
 
 impl Checker {
-    pub(super) fn login(&mut self, raw: Option<&Spanned<given::Login>>, api: &raw::Api, listen: Option<SocketAddr>) -> Option<Login> {
+    pub(super) fn login(
+        &mut self,
+        raw: Option<&Spanned<given::Login>>,
+        api: &raw::Api,
+        listen: Option<SocketAddr>,
+    ) -> Option<Login> {
         let spanned = raw?;
         let raw = &spanned.value;
         self.way_in(spanned, api, listen);
@@ -31,11 +36,13 @@ impl Checker {
             let name = &provider.value.name;
             if !is_label(&name.value) || matches!(name.value.as_str(), "bootstrap" | "local" | "token") {
                 let message = format!("{:?} is not a provider name", name.value);
-                let help = "use 1 to 64 letters, digits, `.`, `_` or `-`; bootstrap, local and token are taken";
+                let help =
+                    "use 1 to 64 letters, digits, `.`, `_` or `-`; bootstrap, local and token are taken";
                 self.error(name.at, message, Some(help));
             }
             if let Some(line) = names.insert(&name.value, name.at.line) {
-                let message = format!("two providers are named `{}`; the other one is on line {line}", name.value);
+                let message =
+                    format!("two providers are named `{}`; the other one is on line {line}", name.value);
                 self.error(name.at, message, None);
             }
             providers.extend(self.login_provider(provider, api.public_url.as_ref()));
@@ -55,10 +62,14 @@ impl Checker {
         let groups: Vec<_> = raw
             .groups
             .iter()
-            .map(|(name, members)| (Spanned { value: name.as_str().into(), at: members.at }, members.value.clone()))
+            .map(|(name, members)| {
+                (Spanned { value: name.as_str().into(), at: members.at }, members.value.clone())
+            })
             .collect();
-        let idle = self.bounded("login.session.idle", raw.session.idle.as_ref(), IDLE).unwrap_or(DEFAULT_IDLE);
-        let lasts = self.bounded("login.session.max", raw.session.max.as_ref(), LASTS).unwrap_or(DEFAULT_LASTS);
+        let idle =
+            self.bounded("login.session.idle", raw.session.idle.as_ref(), IDLE).unwrap_or(DEFAULT_IDLE);
+        let lasts =
+            self.bounded("login.session.max", raw.session.max.as_ref(), LASTS).unwrap_or(DEFAULT_LASTS);
         let roles = [
             (Role::Viewer, raw.roles.viewer.clone()),
             (Role::Auditor, raw.roles.auditor.clone()),
@@ -87,9 +98,15 @@ impl Checker {
             Some(_) | None => {}
         }
         let https = api.public_url.as_ref().is_some_and(|url| url.value.starts_with("https://"));
-        if let Some(url) = api.public_url.as_ref().filter(|_| (api.tls.is_some() || api.behind_proxy) && !https) {
+        if let Some(url) =
+            api.public_url.as_ref().filter(|_| (api.tls.is_some() || api.behind_proxy) && !https)
+        {
             let help = "people reach it by TLS: write https://…";
-            self.error(url.at, "api.public_url is not https, but api.tls or api.behind_proxy is set", Some(help));
+            self.error(
+                url.at,
+                "api.public_url is not https, but api.tls or api.behind_proxy is set",
+                Some(help),
+            );
         }
         if api.behind_proxy && api.public_url.is_none() {
             let help = "set api.public_url: https://… as browsers see it";
@@ -127,14 +144,16 @@ impl Checker {
         });
         if !is_http(&issuer.value) || !(issuer.value.starts_with("https://") || local) {
             let message = format!("issuer: expected https://HOST[/PATH], got {:?}", issuer.value);
-            let help = "write it exactly as /.well-known/openid-configuration below it says; http only on loopback";
+            let help =
+                "write it exactly as /.well-known/openid-configuration below it says; http only on loopback";
             self.error(issuer.at, message, Some(help));
         }
         if raw.client_id.value.trim().is_empty() {
             self.error(raw.client_id.at, "client_id is empty", None);
         }
         let secret = raw.client_secret.as_ref();
-        let client_secret = secret.and_then(|secret| self.secret("login.providers.oidc.client_secret", secret));
+        let client_secret =
+            secret.and_then(|secret| self.secret("login.providers.oidc.client_secret", secret));
         let scopes = raw.scopes.clone();
         let skew = self.bounded("login.providers.oidc.skew", raw.skew.as_ref(), SKEW);
         Oidc {
@@ -167,7 +186,11 @@ impl Checker {
         let skew = self.bounded("login.providers.saml.skew", raw.skew.as_ref(), SKEW);
         let mut certificates = Vec::new();
         for certificate in &raw.certificates {
-            certificates.extend(self.file_or_secret(spanned.at, "login.providers.saml.certificates", certificate));
+            certificates.extend(self.file_or_secret(
+                spanned.at,
+                "login.providers.saml.certificates",
+                certificate,
+            ));
         }
         Saml {
             entity_id: raw.entity_id.value.clone(),
