@@ -2,13 +2,14 @@
 //! real daemon, each owned by a guard that ends it and removes what it left.
 //!
 //! Nothing here mocks lockgate. The stand-ins are [`receiver`]: the far side of the webhook, which in
-//! production is somebody's approval tool; and [`vault`] and [`provider`], whose real ones cannot be had here.
+//! production is somebody's approval tool; [`slack`]; and [`vault`] and [`provider`], whose real ones cannot be had here.
 
 pub mod agent;
 pub mod builtins;
 pub mod certificate;
 pub mod installed;
 pub mod job;
+pub mod mail;
 pub mod matrix;
 pub mod namespace;
 pub mod origin;
@@ -17,5 +18,6 @@ pub mod provider;
 pub mod receiver;
 pub mod regress;
 pub mod scratch;
+pub mod slack;
 pub mod through;
 pub mod vault;

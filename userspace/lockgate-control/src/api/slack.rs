@@ -305,3 +305,6 @@ async fn identify(desk: &Arc<Desk>, slack: &Arc<Slack>, click: &Click) -> Result
 fn not_authorized(detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::FORBIDDEN, "not_authorized", "You do not decide this", detail)
 }
+
+#[cfg(test)]
+mod tests;
