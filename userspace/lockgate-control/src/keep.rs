@@ -333,11 +333,7 @@ fn restore_entry(desk: &Desk, now: Timestamp, entry: Entry) -> bool {
 }
 
 /// A request that waits on without its client. One that the record closes is over, whatever the shelf says.
-fn restore_request(
-    desk: &Arc<Desk>,
-    left_open: &BTreeSet<RequestId>,
-    pending: Pending,
-) -> Option<CaseTask> {
+fn restore_request(desk: &Arc<Desk>, left_open: &BTreeSet<RequestId>, pending: Pending) -> Option<CaseTask> {
     let Pending { request, votes } = pending;
     if !left_open.contains(&request.id) {
         return None;

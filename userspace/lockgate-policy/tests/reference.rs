@@ -34,7 +34,9 @@ fn every_block_and_key_has_words_and_every_link_leads_to_a_heading() {
         let cells: Vec<&str> = line.trim_matches('|').split(" | ").collect();
         assert!(cells.len() == 3 && !cells[2].trim().is_empty(), "{line}");
     }
-    for key in ["`coalesce`", "`unmask_for`", "`max_wait_in_transaction`", "`in_predicate`", "`blocks_next_use`"] {
+    for key in
+        ["`coalesce`", "`unmask_for`", "`max_wait_in_transaction`", "`in_predicate`", "`blocks_next_use`"]
+    {
         assert!(made.contains(key), "{key} is missing");
     }
 }

@@ -45,7 +45,13 @@ fn the_parts_name_each_other_rightly() {
     assert_eq!(agent["targets"][0]["addresses"][0], format!("{address}:5432"));
     assert_eq!(services["job"]["environment"]["PGHOST"], address);
     let slice = services["job"]["cgroup_parent"].as_str().unwrap();
-    assert!(agent["govern"].as_array().unwrap().iter().all(|one| one["cgroup"].as_str().unwrap().ends_with(slice)));
+    assert!(
+        agent["govern"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|one| one["cgroup"].as_str().unwrap().ends_with(slice))
+    );
     let job = services["job"].to_string();
     assert!(!job.contains("secrets") && !job.contains("PASSWORD"), "the job knows a password: {job}");
     // The provider and the agent: one issuer, one client, one secret, the address it sends people back to.
@@ -60,8 +66,12 @@ fn the_parts_name_each_other_rightly() {
         provider["name"].as_str().unwrap()
     );
     assert_eq!(client["redirectURIs"][0], back);
-    let known: Vec<&str> =
-        dex["staticPasswords"].as_array().unwrap().iter().map(|user| user["email"].as_str().unwrap()).collect();
+    let known: Vec<&str> = dex["staticPasswords"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|user| user["email"].as_str().unwrap())
+        .collect();
     for group in agent["login"]["groups"]["approvers"].as_array().unwrap() {
         assert!(known.contains(&group.as_str().unwrap()), "{group} cannot log in");
     }
@@ -77,13 +87,18 @@ fn lockgate_takes_its_configuration_and_policy_and_masks_and_approvals_are_on() 
     let default = directory().join("../../../policies/default.yaml");
     fs::copy(default, policies.join("default.yaml")).unwrap();
     for secret in ["app.password", "dex-client.secret"] {
-        fs::copy(directory().join("secrets").join(secret), scratch.path().join("secrets").join(secret)).unwrap();
+        fs::copy(directory().join("secrets").join(secret), scratch.path().join("secrets").join(secret))
+            .unwrap();
     }
     let config = scratch.path().join("lockgate.yaml");
     // Nothing leaves this host: the database is one that is not there.
     fs::write(&config, read("lockgate.yaml").replace("172.31.77.10:5432", "127.0.0.1:9")).unwrap();
     let lockgate = |words: &[&str]| {
-        Command::new(env!("CARGO_BIN_EXE_lockgate")).args(words).env("LOCKGATE_CONFIG", &config).output().unwrap()
+        Command::new(env!("CARGO_BIN_EXE_lockgate"))
+            .args(words)
+            .env("LOCKGATE_CONFIG", &config)
+            .output()
+            .unwrap()
     };
     for verb in ["check", "test"] {
         let out = lockgate(&["policy", verb]);

@@ -150,8 +150,12 @@ impl GrantWord {
     pub(crate) fn terms(&self) -> Result<GrantTerms, Problem> {
         let duration = parse_duration(&self.duration)
             .map_err(|error| Problem::malformed(format!("grant.for: {error}")))?;
-        if self.kinds.len() > KINDS_MAX || self.kinds.iter().any(|kind| kind.is_empty() || kind.len() > KINDS_MAX) {
-            return Err(Problem::malformed(format!("grant.kinds: expected at most {KINDS_MAX} kinds of statements")));
+        if self.kinds.len() > KINDS_MAX
+            || self.kinds.iter().any(|kind| kind.is_empty() || kind.len() > KINDS_MAX)
+        {
+            return Err(Problem::malformed(format!(
+                "grant.kinds: expected at most {KINDS_MAX} kinds of statements"
+            )));
         }
         let ahead = match self.covers {
             GrantCovers::Shape if !self.kinds.is_empty() || self.risk.is_some() => {

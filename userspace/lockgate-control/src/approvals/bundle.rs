@@ -58,7 +58,10 @@ impl BundleCase {
     }
 
     /// One that an earlier process told, with those of its requests that still wait. None when there are none.
-    pub(crate) fn restored(resting: Resting, find: impl Fn(RequestId) -> Option<Arc<Case>>) -> Option<Arc<Self>> {
+    pub(crate) fn restored(
+        resting: Resting,
+        find: impl Fn(RequestId) -> Option<Arc<Case>>,
+    ) -> Option<Arc<Self>> {
         let Resting { bundle: id, digest, requests, began_at } = resting;
         let cases: Vec<Arc<Case>> = requests.iter().filter_map(|(request, _)| find(*request)).collect();
         let told = requests.len();
@@ -79,7 +82,10 @@ impl BundleCase {
         if shown.cases.iter().all(|case| case.resolution().is_some()) {
             return false;
         }
-        shown.bundle.requests.extend(more.iter().map(|case| (case.request.id, case.request.operation.digest)));
+        shown
+            .bundle
+            .requests
+            .extend(more.iter().map(|case| (case.request.id, case.request.operation.digest)));
         shown.cases.extend(more.iter().cloned());
         shown.digest = shown.bundle.digest();
         true

@@ -55,7 +55,8 @@ struct House {
 
 impl House {
     fn new() -> Self {
-        let (log, clock, shelf) = (Arc::new(Log::default()), Arc::new(Clock::new()), Arc::new(Memory::default()));
+        let (log, clock, shelf) =
+            (Arc::new(Log::default()), Arc::new(Clock::new()), Arc::new(Memory::default()));
         let control = Self::start(&log, &clock, &shelf);
         Self { log, clock, shelf, control }
     }

@@ -32,8 +32,12 @@ use super::{
 
 async fn decide(stage: &Stage, id: RequestId, decision: VoteDecision) {
     let case = stage.control.desk.registry.find(id).unwrap();
-    let by =
-        Approver { id: "webhook:a:ana".into(), groups: vec!["dba".into()], via: "test".into(), also: Vec::new() };
+    let by = Approver {
+        id: "webhook:a:ana".into(),
+        groups: vec!["dba".into()],
+        via: "test".into(),
+        also: Vec::new(),
+    };
     let vote = Vote { by, decision, reason: None, at: stage.now(), grant: None };
     let (reply, answer) = oneshot::channel();
     assert!(case.ballots.send(Ballot { vote, reply }).await.is_ok());
@@ -178,7 +182,8 @@ async fn a_dead_channel_loses_no_decision_holds_up_nobody_and_keeps_a_bounded_qu
     }
     assert_eq!(ends(&stage), BTreeMap::from([("approved", HOLDS)]));
     // Every request and every end, on the channel that works.
-    let told = || alive.sent.lock().iter().map(|(_, id, _)| id.clone()).collect::<std::collections::BTreeSet<_>>();
+    let told =
+        || alive.sent.lock().iter().map(|(_, id, _)| id.clone()).collect::<std::collections::BTreeSet<_>>();
     while told().len() < 2 * HOLDS {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -186,6 +191,7 @@ async fn a_dead_channel_loses_no_decision_holds_up_nobody_and_keeps_a_bounded_qu
     let tried = dead.sent.lock().len();
     assert!(tried > 0, "the dead channel was tried");
     // What it could not be told is counted, not kept for ever.
-    let failed = stage.log.pick(|kind| matches!(kind, EventKind::Notified { error: Some(_), .. }).then_some(())).len();
+    let failed =
+        stage.log.pick(|kind| matches!(kind, EventKind::Notified { error: Some(_), .. }).then_some(())).len();
     assert!(failed > 0);
 }

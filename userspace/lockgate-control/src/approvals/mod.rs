@@ -7,8 +7,8 @@ pub(crate) mod port;
 pub(crate) mod registry;
 
 #[cfg(test)]
-mod tests;
-#[cfg(test)]
 mod lasting;
 #[cfg(test)]
 mod load;
+#[cfg(test)]
+mod tests;

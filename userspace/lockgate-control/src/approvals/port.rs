@@ -88,11 +88,8 @@ fn announce(desk: &Arc<Desk>, told: &Arc<BundleCase>, new: &[Arc<Case>], kind: E
         // Set once: it was gathered once.
         let _ = case.bundle.set(told.clone());
     }
-    let bundled = EventKind::ApprovalsBundled {
-        bundle: told.id,
-        digest: told.digest(),
-        requests: told.requests(),
-    };
+    let bundled =
+        EventKind::ApprovalsBundled { bundle: told.id, digest: told.digest(), requests: told.requests() };
     let session = Some(first.request.session.id);
     desk.recorder.submit(vec![Event { at: desk.ambient.now(), session, kind: bundled }]);
     desk.keep.settle_bundle(desk, told.id, Some(kind));

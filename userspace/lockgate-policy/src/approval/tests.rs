@@ -378,7 +378,11 @@ fn votes_are_counted_again_for_what_policy_asks_by_then() {
 
 #[derive(Clone, Debug)]
 enum Input {
-    Vote { person: u8, groups: Vec<&'static str>, approve: bool },
+    Vote {
+        person: u8,
+        groups: Vec<&'static str>,
+        approve: bool,
+    },
     Wait,
     Withdraw,
     /// The process ends and another one goes on with what was kept.
