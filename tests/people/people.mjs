@@ -174,7 +174,7 @@ async function scenario() {
     await again.log_in("ana");
     if ((await again.api("/v1/whoami")).id === "oidc:corp:ana") break;
     must("a login with the new key", Date.now() < until);
-    await new Promise((soon) => setTimeout(soon, 1_000));
+    await new Promise((soon) => setTimeout(soon, 5_000));
   }
 
   // SAML: the same assertion twice, a changed one, one without its browser, and the right one.

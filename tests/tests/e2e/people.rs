@@ -41,7 +41,9 @@ async fn people_log_in_decide_and_log_out() -> Result<()> {
         secret.display(),
         certificate.display()
     );
-    let world = World::with(POLICY, |options, _| options.extra = login).await?;
+    // People take longer than programs.
+    let policy = POLICY.replace("timeout: 25s", "timeout: 20m");
+    let world = World::with(&policy, |options, _| options.extra = login).await?;
     let given = json!({
         "url": world.agent.api(), "oidc_port": oidc, "saml_port": saml, "certificate": certificate, "key": key,
         "modules": installed("people/node_modules")?,

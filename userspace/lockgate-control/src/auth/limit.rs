@@ -7,11 +7,11 @@ use parking_lot::Mutex;
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 use tokio::time::Instant;
 
-/// Tries of one source before it has to wait.
-const BURST: f64 = 30.0;
+/// Tries of one source before it has to wait: an office behind one address in the morning, two a login.
+const BURST: f64 = 120.0;
 
 /// Tries of one source a second after that.
-const PER_SECOND: f64 = 0.2;
+const PER_SECOND: f64 = 1.0;
 
 /// Tries of all sources together before everybody has to wait, and a second after that: more than a company's morning.
 const ALL_BURST: f64 = 3_000.0;
@@ -110,12 +110,12 @@ mod tests {
     #[test]
     fn a_source_waits_alone_and_a_64_is_one_source() {
         let (limits, now) = (Limits::default(), Instant::now());
-        assert_eq!(allowed(&limits, "10.0.0.1", 100, now), 30);
+        assert_eq!(allowed(&limits, "10.0.0.1", 200, now), 120);
         assert_eq!(allowed(&limits, "10.0.0.2", 5, now), 5);
         assert_eq!(allowed(&limits, "::ffff:10.0.0.1", 5, now), 0);
-        assert_eq!(allowed(&limits, "2001:db8::1", 20, now), 20);
-        assert_eq!(allowed(&limits, "2001:db8::ffff:1", 20, now), 10);
-        assert_eq!(allowed(&limits, "10.0.0.1", 100, now + Duration::from_secs(10)), 2);
+        assert_eq!(allowed(&limits, "2001:db8::1", 80, now), 80);
+        assert_eq!(allowed(&limits, "2001:db8::ffff:1", 80, now), 40);
+        assert_eq!(allowed(&limits, "10.0.0.1", 100, now + Duration::from_secs(10)), 10);
     }
 
     #[test]
