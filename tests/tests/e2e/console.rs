@@ -158,7 +158,9 @@ async fn bootstrap(world: &World) -> Result<String> {
     socket.push(".sock");
     let mut stream = UnixStream::connect(&socket).await.context("the agent's socket")?;
     stream
-        .write_all(b"POST /v1/bootstrap HTTP/1.1\r\nhost: agent\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+        .write_all(
+            b"POST /v1/bootstrap HTTP/1.1\r\nhost: agent\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        )
         .await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
@@ -175,7 +177,9 @@ async fn people_decide_in_a_browser_and_clients_go_on_or_do_not() -> Result<()> 
     const DEFAULT: &str = "alter table orders alter column note set default 'none'";
     while let Some(asked) = browser.asks().await? {
         match asked.as_str() {
-            "ask approve" => jobs.push((world.start(&["alter table orders add column approved text"])?, "approve")),
+            "ask approve" => {
+                jobs.push((world.start(&["alter table orders add column approved text"])?, "approve"))
+            }
             "ask deny" => jobs.push((world.start(&["alter table orders add column denied text"])?, "deny")),
             "ask grant" => jobs.push((world.start(&[DEFAULT])?, "grant")),
             "ask several" => {
@@ -224,7 +228,8 @@ async fn people_decide_in_a_browser_and_clients_go_on_or_do_not() -> Result<()> 
     }
     let votes = world.recorded("vote_cast", 7).await?;
     let text = serde_json::to_string(&votes)?;
-    for reason in ["planned in CHG-1", "not on a Friday", "the migration window", "both are fine", "by hand"] {
+    for reason in ["planned in CHG-1", "not on a Friday", "the migration window", "both are fine", "by hand"]
+    {
         ensure!(text.contains(reason), "{reason} is in no record: {text}");
     }
     ensure!(text.contains("bootstrap:admin"), "{text}");
@@ -300,7 +305,8 @@ async fn every_page_is_fit_for_every_screen_and_reader() -> Result<()> {
     let other = world.start(&["alter table customers add column loyalty int default 7"])?;
     waits(&world, 2).await?;
     let requests = world.agent.json(&["approvals", "list"])?;
-    let items = ["approvals", "items"].iter().find_map(|name| requests[*name].as_array()).context("no list")?;
+    let items =
+        ["approvals", "items"].iter().find_map(|name| requests[*name].as_array()).context("no list")?;
     let id = items.iter().find(|one| one.to_string().contains("note_x")).and_then(|one| one["id"].as_str());
     let id = id.context("no request")?.to_owned();
     let session = items.iter().find_map(|one| one["session_id"].as_str()).context("no session")?.to_owned();

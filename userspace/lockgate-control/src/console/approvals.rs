@@ -350,7 +350,8 @@ fn chips(case: &Case) -> Markup {
 
 /// `Alter table public.orders on orders-db`
 pub(super) fn title(case: &Case) -> String {
-    visible(&format!("{} on {}", view::deed(&case.request.operation.facts), case.request.session.target.name)).into_owned()
+    visible(&format!("{} on {}", view::deed(&case.request.operation.facts), case.request.session.target.name))
+        .into_owned()
 }
 
 /// `0 of 1 from dba`

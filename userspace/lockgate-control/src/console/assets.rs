@@ -21,8 +21,9 @@ pub(super) struct Asset {
     kind: &'static str,
 }
 
-pub(super) static STYLE: LazyLock<Asset> =
-    LazyLock::new(|| Asset::new("console.css", include_str!("assets/console.css"), "text/css; charset=utf-8"));
+pub(super) static STYLE: LazyLock<Asset> = LazyLock::new(|| {
+    Asset::new("console.css", include_str!("assets/console.css"), "text/css; charset=utf-8")
+});
 pub(super) static SCRIPT: LazyLock<Asset> = LazyLock::new(|| {
     Asset::new("console.js", include_str!("assets/console.js"), "text/javascript; charset=utf-8")
 });
@@ -37,9 +38,9 @@ impl Asset {
 
 /// Served to everybody: there is nothing in them but the looks, and the page to log in needs them.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    [&STYLE, &SCRIPT].into_iter().fold(Router::new(), |router, asset| {
-        router.route(&asset.path, get(async move || serve(asset)))
-    })
+    [&STYLE, &SCRIPT]
+        .into_iter()
+        .fold(Router::new(), |router, asset| router.route(&asset.path, get(async move || serve(asset))))
 }
 
 fn serve(asset: &'static Asset) -> impl IntoResponse {

@@ -52,7 +52,8 @@ fn word_of(fields: &Fields, choice: Choice, digest: &str) -> Result<Value, Refus
     let mut word = json!({ "command_digest": digest, "reason": fields.text("reason") });
     if choice == Choice::Grant {
         let uses = fields.text("uses").map(str::parse::<u32>).transpose();
-        let uses = uses.map_err(|_| Problem::malformed("expected the number of uses to be a whole number, or empty"))?;
+        let uses = uses
+            .map_err(|_| Problem::malformed("expected the number of uses to be a whole number, or empty"))?;
         word["grant"] = json!({ "for": fields.required("for")?, "uses": uses });
         if fields.text("covers") == Some("bundle") {
             word["grant"]["covers"] = json!("bundle");

@@ -51,7 +51,8 @@ impl Fields {
     /// One field that has to be there.
     pub(super) fn required(&self, name: &str) -> Result<&str, Refusal> {
         self.text(name).ok_or_else(|| {
-            Problem::malformed(format!("the form's field `{name}` is missing; fill it in and send it again")).into()
+            Problem::malformed(format!("the form's field `{name}` is missing; fill it in and send it again"))
+                .into()
         })
     }
 

@@ -72,7 +72,12 @@ pub(super) async fn revoke(
     console.done(&visit, done)
 }
 
-async fn take_back(console: &Console, visit: &Visit, id: &str, body: Body) -> Result<(String, String), Refusal> {
+async fn take_back(
+    console: &Console,
+    visit: &Visit,
+    id: &str,
+    body: Body,
+) -> Result<(String, String), Refusal> {
     let id = plain_id(id)?;
     let fields = Fields::read(body).await?;
     let word = json!({ "reason": fields.text("reason") });

@@ -25,7 +25,13 @@ impl Console {
         self.call(caller, Method::GET, path, String::new()).await
     }
 
-    async fn call(&self, caller: &Caller, method: Method, path: &str, body: String) -> Result<Value, Refusal> {
+    async fn call(
+        &self,
+        caller: &Caller,
+        method: Method,
+        path: &str,
+        body: String,
+    ) -> Result<Value, Refusal> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)

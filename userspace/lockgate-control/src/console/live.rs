@@ -170,7 +170,9 @@ pub(super) async fn session(
 async fn behind(mut tail: Box<dyn Tail>, id: SessionId) -> (Box<dyn Tail>, bool) {
     loop {
         match tail.more(TAIL_MOST).await {
-            Ok(records) if records.iter().any(|record| record.event.session == Some(id)) => return (tail, true),
+            Ok(records) if records.iter().any(|record| record.event.session == Some(id)) => {
+                return (tail, true);
+            }
             Ok(records) if records.is_empty() => sleep(TAIL).await,
             Ok(_) => {}
             Err(error) => {

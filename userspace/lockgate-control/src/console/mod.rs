@@ -64,7 +64,9 @@ impl Control {
 
 impl Console {
     fn house(&self) -> Result<&Arc<dyn House>, page::Refusal> {
-        self.desk.house().ok_or_else(|| Problem::unavailable("the agent is starting; try again in a moment").into())
+        self.desk
+            .house()
+            .ok_or_else(|| Problem::unavailable("the agent is starting; try again in a moment").into())
     }
 }
 

@@ -228,7 +228,8 @@ pub(super) fn empty(title: &str, text: &str, command: &str) -> Markup {
 /// A link that opens elsewhere, only if it is one for browsers; else its text.
 pub(super) fn link(url: &str) -> Markup {
     let lower = url.to_ascii_lowercase();
-    let safe = (lower.starts_with("https://") || lower.starts_with("http://")) && !url.chars().any(is_deceptive);
+    let safe =
+        (lower.starts_with("https://") || lower.starts_with("http://")) && !url.chars().any(is_deceptive);
     html! {
         @if safe { a href=(url) rel="noopener noreferrer" target="_blank" { bdi { (url) } } } @else { (word(url)) }
     }
@@ -268,10 +269,18 @@ mod tests {
 
     #[test]
     fn numbers_and_times_read_well() {
-        assert_eq!((number(0), number(1_234), number(1_234_567)), ("0".into(), "1,234".into(), "1,234,567".into()));
-        for (seconds, text) in
-            [(0, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (600, "10 min"), (3_700, "1 h 1 min"), (200_000, "2 d")]
-        {
+        assert_eq!(
+            (number(0), number(1_234), number(1_234_567)),
+            ("0".into(), "1,234".into(), "1,234,567".into())
+        );
+        for (seconds, text) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (61, "1 min 1 s"),
+            (600, "10 min"),
+            (3_700, "1 h 1 min"),
+            (200_000, "2 d"),
+        ] {
             assert_eq!(rough(seconds), text);
         }
     }

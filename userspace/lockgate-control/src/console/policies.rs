@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     auth::Role,
-    text::visible,
     house::{ExplainQuery, Explained, PolicyTest, PolicyView},
+    text::visible,
 };
 use axum::{extract::State, response::Response};
 use maud::{Markup, html};

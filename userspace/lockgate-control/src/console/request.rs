@@ -6,8 +6,8 @@ use super::{
     approvals::need,
     page::{Page, Refusal, Section, Visit, csrf, no_default},
     parts::{
-        assurance, bytes, fact, link, list, marked, plural, risk, rough, said, state, statement, time, time_left,
-        time_of, word,
+        assurance, bytes, fact, link, list, marked, plural, risk, rough, said, state, statement, time,
+        time_left, time_of, word,
     },
 };
 use crate::{
@@ -21,11 +21,7 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use lockgate_model::{
-    Timestamp,
-    grant::MAX_GRANT_USES,
-    operation::Facts,
-};
+use lockgate_model::{Timestamp, grant::MAX_GRANT_USES, operation::Facts};
 use maud::{Markup, html};
 use serde_json::Value;
 use std::sync::Arc;
@@ -485,11 +481,13 @@ fn form(visit: &Visit, case: &Case) -> Markup {
     if !caller.has(Role::Approver) {
         return html! { p.note { "You see this and do not decide it: that takes the role approver, and a group that the rule names." } };
     }
-    let asks = |group| requirements.iter().any(|it| it.stages.iter().any(|stage| stage.any_of.contains(group)));
+    let asks =
+        |group| requirements.iter().any(|it| it.stages.iter().any(|stage| stage.any_of.contains(group)));
     let may = caller.groups().iter().any(asks);
     let own = caller.uids().any(|uid| host::own(case, uid));
     let must = requirements.iter().any(|it| it.require_reason);
-    let longest = requirements.iter().map(|it| it.terms.max_grant.unwrap_or(lockgate_model::grant::MAX_GRANT)).min();
+    let longest =
+        requirements.iter().map(|it| it.terms.max_grant.unwrap_or(lockgate_model::grant::MAX_GRANT)).min();
     let longest = longest.unwrap_or_default().as_secs();
     html! {
         @if own { p.note.warn { "This request is yours: somebody else has to decide it." } }

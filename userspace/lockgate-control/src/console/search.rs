@@ -145,7 +145,9 @@ fn results(fields: &Fields, found: &Found, now: Timestamp) -> Markup {
 fn item(hit: &Hit, now: Timestamp) -> Markup {
     let href = match (hit.session, hit.request) {
         // A few records before it, so that it is seen in its place.
-        (Some(session), _) => format!("/sessions/{session}?after={}#r{}", hit.seq.saturating_sub(40), hit.seq),
+        (Some(session), _) => {
+            format!("/sessions/{session}?after={}#r{}", hit.seq.saturating_sub(40), hit.seq)
+        }
         (None, Some(request)) => format!("/approvals/{request}"),
         (None, None) => format!("/audit?record={}", hit.seq),
     };

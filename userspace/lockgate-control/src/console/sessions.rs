@@ -4,7 +4,7 @@ use super::{
     Console,
     form::Fields,
     page::{Page, Refusal, Section, Visit, csrf},
-    parts::{assurance, empty, fact, number, plural, rough, time, word},
+    parts::{assurance, empty, fact, number, rough, time, word},
     timeline,
 };
 use crate::{
@@ -50,7 +50,8 @@ async fn look(console: &Console, visit: &Visit) -> Result<Page, Refusal> {
         },
         limit: Some(PAGE + 1),
     };
-    let filtered = ["since", "until", "target", "who", "state"].iter().any(|name| fields.text(name).is_some());
+    let filtered =
+        ["since", "until", "target", "who", "state"].iter().any(|name| fields.text(name).is_some());
     let mut sessions = console.house()?.sessions(filter).await?;
     let more = sessions.len() > PAGE;
     sessions.truncate(PAGE);
@@ -153,7 +154,8 @@ pub(super) async fn show(
 
 async fn one(console: &Console, visit: &Visit, id: &str) -> Result<Page, Refusal> {
     visit.caller.require(Role::Viewer)?;
-    let asked: SessionRef = id.parse().map_err(|_| Problem::not_found("no session of that id is recorded here"))?;
+    let asked: SessionRef =
+        id.parse().map_err(|_| Problem::not_found("no session of that id is recorded here"))?;
     let fields = Fields::of_address(&visit.query);
     let after = fields.text("after").and_then(|after| after.parse().ok()).unwrap_or(0);
     let view = console.house()?.session(asked, after, STEPS, sight(&visit.caller)).await?;
@@ -186,7 +188,7 @@ async fn one(console: &Console, visit: &Visit, id: &str) -> Result<Page, Refusal
                             (fact("Node", session.node.as_str()))
                             dt { "Began" } dd { (time(session.started, now)) }
                             @if let Some(ended) = session.ended { dt { "Ended" } dd { (time(ended, now)) } }
-                            dt { "Operations" } dd { (counts(session)) " " (plural(usize::try_from(session.operations).unwrap_or(2), "operation", "operations")) }
+                            dt { "Operations" } dd { (counts(session)) }
                             (timeline::who(records, now))
                         }
                     }
@@ -198,7 +200,11 @@ async fn one(console: &Console, visit: &Visit, id: &str) -> Result<Page, Refusal
     let title = format!("Session of {}", crate::text::visible(&session.principal.display));
     let page = Page::new(title, Section::Sessions, body);
     let state = if session.ended.is_some() { "ended" } else { "running" };
-    Ok(if session.ended.is_some() { page } else { page.live(format!("/sessions/{}/live", session.id), state) })
+    Ok(if session.ended.is_some() {
+        page
+    } else {
+        page.live(format!("/sessions/{}/live", session.id), state)
+    })
 }
 
 fn kill_form(visit: &Visit, id: SessionId) -> Markup {
@@ -238,7 +244,10 @@ async fn end(console: &Console, visit: &Visit, id: &str, body: Body) -> Result<(
     let fields = Fields::read(body).await?;
     let reason = crate::text::visible(fields.required("reason")?).into_owned();
     let killed = console.house()?.kill(id, actor(&visit.caller), reason).await?;
-    Ok((format!("/sessions/{id}"), format!("The session was told to end; its client is quoted {}.", killed.decision_id)))
+    Ok((
+        format!("/sessions/{id}"),
+        format!("The session was told to end; its client is quoted {}.", killed.decision_id),
+    ))
 }
 
 #[cfg(test)]

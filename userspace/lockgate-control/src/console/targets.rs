@@ -166,13 +166,12 @@ fn definition(fields: &Fields) -> Result<Value, Refusal> {
     if let Some(reference) = fields.text("reference") {
         match fields.text("source") {
             Some("database") => credential.insert("vault".to_owned(), json!(reference)),
-            Some("vault") => {
-                credential.insert("password".to_owned(), json!({ "vault": reference }))
-            }
+            Some("vault") => credential.insert("password".to_owned(), json!({ "vault": reference })),
             _ => credential.insert("password".to_owned(), json!({ "file": reference })),
         };
     }
-    let mut upstream = json!({ "tls": fields.text("tls").unwrap_or("verify-full"), "credential": credential });
+    let mut upstream =
+        json!({ "tls": fields.text("tls").unwrap_or("verify-full"), "credential": credential });
     if let Some(ca) = fields.text("ca") {
         upstream["ca"] = json!(ca);
     }
@@ -280,7 +279,6 @@ fn coverage(governed: &Governed, now: Timestamp) -> Markup {
         }
     }
 }
-
 
 #[cfg(test)]
 mod tests {

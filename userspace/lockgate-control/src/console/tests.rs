@@ -4,10 +4,7 @@
 use super::*;
 use crate::{
     PeerCred,
-    auth::{
-        Caller, Role,
-        caller::Known,
-    },
+    auth::{Caller, Role, caller::Known},
     house::*,
     testing::{Ask, Stage},
 };
@@ -51,7 +48,8 @@ impl Den {
     }
 
     fn record(&self, seq: u64, kind: EventKind) -> Record {
-        let event = Event { at: "2026-11-21T09:00:01Z".parse().unwrap(), session: Some(self.stage_session), kind };
+        let event =
+            Event { at: "2026-11-21T09:00:01Z".parse().unwrap(), session: Some(self.stage_session), kind };
         serde_json::from_value({
             let mut value = serde_json::to_value(&event).unwrap();
             let hash = "00".repeat(32);
@@ -256,13 +254,18 @@ impl Room {
             detail: HOSTILE.into(),
         };
         let gap = EventKind::Gap { stage: HOSTILE.into(), count: None, detail: HOSTILE.into() };
-        let house = Den { stage_session: request.session.id, records: vec![started, decided, rows, refused, gap] };
+        let house =
+            Den { stage_session: request.session.id, records: vec![started, decided, rows, refused, gap] };
         stage.control.attach_house(Arc::new(house));
         let pending = stage.control.open(request.clone()).await.unwrap();
         Self { stage, request, _pending: pending }
     }
 
-    async fn ask(&self, caller: &Caller, request: Request<Body>) -> (StatusCode, axum::http::HeaderMap, String) {
+    async fn ask(
+        &self,
+        caller: &Caller,
+        request: Request<Body>,
+    ) -> (StatusCode, axum::http::HeaderMap, String) {
         let router = self.stage.control.authenticated(crate::finish(self.stage.control.console()));
         let response = router.layer(Extension(caller.clone())).oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
@@ -338,7 +341,17 @@ fn viewer() -> Caller {
 }
 
 fn assert_tame(path: &str, body: &str) {
-    for bad in ["<script>", "<img", "onerror=alert(1)>", "\" onmouseover=\"x", "\u{202e}", "\u{1b}", "\0", "javascript:alert", "style="] {
+    for bad in [
+        "<script>",
+        "<img",
+        "onerror=alert(1)>",
+        "\" onmouseover=\"x",
+        "\u{202e}",
+        "\u{1b}",
+        "\0",
+        "javascript:alert",
+        "style=",
+    ] {
         assert!(!body.contains(bad), "{path}: {bad:?} came through:\n{body}");
     }
     assert!(!body.contains("href=\"javascript:"), "{path}");
@@ -369,17 +382,34 @@ async fn hostile_text_is_only_text_on_every_page() {
 async fn what_hides_is_spelled_out_where_people_decide() {
     let room = Room::new().await;
     let (_, _, body) = room.get(&format!("/approvals/{}", room.request.id)).await;
-    assert!(body.contains("⟨U+202E⟩") && body.contains("⟨U+001B⟩") && body.contains("Look closely"), "{body}");
-    for part in ["What could hurt", "The exact statement", "Who asks, and how sure", "Approve this ALTER TABLE once", "Deny this ALTER TABLE", "Inside a transaction"] {
+    assert!(
+        body.contains("⟨U+202E⟩") && body.contains("⟨U+001B⟩") && body.contains("Look closely"),
+        "{body}"
+    );
+    for part in [
+        "What could hurt",
+        "The exact statement",
+        "Who asks, and how sure",
+        "Approve this ALTER TABLE once",
+        "Deny this ALTER TABLE",
+        "Inside a transaction",
+    ] {
         assert!(body.contains(part), "{part}");
     }
     let decide = body.split("id=\"decide\"").nth(1).unwrap();
     let first = decide.find("<button").and_then(|at| decide.get(at..)).unwrap();
     assert!(first.starts_with("<button type=\"submit\" disabled hidden>"), "Enter in a field would decide");
-    let order: Vec<usize> = ["class=\"sentence\"", "id=\"hurt\"", "id=\"text\"", "id=\"who\"", "id=\"history\"", "id=\"decide-title\""]
-        .iter()
-        .map(|part| body.find(part).unwrap())
-        .collect();
+    let order: Vec<usize> = [
+        "class=\"sentence\"",
+        "id=\"hurt\"",
+        "id=\"text\"",
+        "id=\"who\"",
+        "id=\"history\"",
+        "id=\"decide-title\"",
+    ]
+    .iter()
+    .map(|part| body.find(part).unwrap())
+    .collect();
     assert!(order.is_sorted(), "{order:?}");
 }
 
@@ -437,7 +467,10 @@ async fn a_form_decides_what_it_showed_and_says_so_on_the_next_page() {
     assert_tame("reason", &body);
     let (status, _, body) = room.post(&path, &format!("decision=approve&command_digest={digest}")).await;
     assert_eq!(status, StatusCode::CONFLICT, "{body}");
-    assert!(body.contains("already_resolved") && body.contains(&room.request.decision().to_string()), "{body}");
+    assert!(
+        body.contains("already_resolved") && body.contains(&room.request.decision().to_string()),
+        "{body}"
+    );
 }
 
 #[tokio::test]
@@ -449,11 +482,8 @@ async fn several_are_decided_each_by_its_own_digest() {
     let _other = room.stage.control.open(other).await.unwrap();
     let wrong = "00".repeat(32);
     let pick = |id: &dyn std::fmt::Display, digest: &dyn std::fmt::Display| format!("&pick={id}+{digest}");
-    let form = format!(
-        "decision=approve&reason=fine{}{}",
-        pick(&room.request.id, &digest),
-        pick(&other_id, &wrong)
-    );
+    let form =
+        format!("decision=approve&reason=fine{}{}", pick(&room.request.id, &digest), pick(&other_id, &wrong));
     let (status, _, body) = room.post("/approvals/decide", &form).await;
     assert_eq!(status, StatusCode::OK, "{body}");
     assert!(body.contains("Your approval counted for 1") && body.contains("digest_mismatch"), "{body}");
@@ -467,7 +497,8 @@ async fn several_are_decided_each_by_its_own_digest() {
         let (status, _, body) = room.post("/approvals/decide", &form).await;
         assert!(status.is_client_error() && body.contains(words), "{form}: {status} {body}");
     }
-    let (status, headers, _) = room.post("/approvals/decide", &format!("decision=deny{}", pick(&other_id, &digest))).await;
+    let (status, headers, _) =
+        room.post("/approvals/decide", &format!("decision=deny{}", pick(&other_id, &digest))).await;
     assert_eq!((status, headers[header::LOCATION].to_str().unwrap()), (StatusCode::SEE_OTHER, "/approvals"));
 }
 
@@ -495,7 +526,12 @@ async fn no_get_changes_anything() {
     assert!(body.contains("data-state=\"pending\""), "{body}");
     let votes_and_more = room.stage.log.events.lock()[before..]
         .iter()
-        .filter(|(kind, _)| !matches!(kind, EventKind::Notified { .. } | EventKind::Access(_) | EventKind::DecisionRefused { .. }))
+        .filter(|(kind, _)| {
+            !matches!(
+                kind,
+                EventKind::Notified { .. } | EventKind::Access(_) | EventKind::DecisionRefused { .. }
+            )
+        })
         .count();
     assert_eq!(votes_and_more, 0);
 }
@@ -534,7 +570,8 @@ async fn roles_are_kept_to_on_pages_and_forms() {
 async fn who_is_not_known_is_sent_to_log_in() {
     let room = Room::new().await;
     let router = room.stage.control.authenticated(crate::finish(room.stage.control.console()));
-    let page = Request::get("/approvals?q=x").header(header::ACCEPT, "text/html").body(Body::empty()).unwrap();
+    let page =
+        Request::get("/approvals?q=x").header(header::ACCEPT, "text/html").body(Body::empty()).unwrap();
     let response = router.clone().oneshot(page).await.unwrap();
     assert_eq!(response.status(), StatusCode::SEE_OTHER);
     assert!(response.headers()[header::LOCATION].to_str().unwrap().starts_with("/login?next=%2Fapprovals"));

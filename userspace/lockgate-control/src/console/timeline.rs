@@ -1,7 +1,9 @@
 //! A session as it went, top to bottom: what was asked, what policy said by which rule, the hold, who was told, who decided
 //! and why, what went on, the shape of what came back, the next thing. Made of records alone.
 
-use super::parts::{bound_values, exact, marked, number, one_line, plural, rough, said, statement, time, word};
+use super::parts::{
+    bound_values, exact, marked, number, one_line, plural, rough, said, statement, time, word,
+};
 use lockgate_model::{
     Timestamp,
     approval::{Resolution, Vote, VoteDecision},
@@ -127,6 +129,15 @@ fn step(event: &EventKind) -> Step {
         }
         EventKind::Responded { outcome, .. } => answered(outcome),
         EventKind::SessionEnded(closing) => ended(closing),
+        EventKind::MaskedColumns { masked, readable, first } => Step::new(
+            "",
+            "masks",
+            html! {
+                (number(*masked)) " columns"
+                @if *readable == 0 { "; the target keeps them all from this role, too" }
+                @else { span.muted { "; the role could read " (number(*readable)) " of them by itself: " (word(&first.join(", "))) } }
+            },
+        ),
         other => plain(other),
     }
 }
@@ -140,14 +151,20 @@ fn plain(event: &EventKind) -> Step {
         _ => "",
     };
     let fields: Vec<(String, String)> = match &value["data"] {
-        Value::Object(fields) => fields.iter().map(|(key, value)| (key.replace('_', " "), said(value))).collect(),
+        Value::Object(fields) => {
+            fields.iter().map(|(key, value)| (key.replace('_', " "), said(value))).collect()
+        }
         Value::Null => Vec::new(),
         other => vec![("value".to_owned(), said(other))],
     };
     let shown = fields.into_iter().filter(|(_, value)| !value.is_empty());
-    Step::new(class, &name, html! {
-        @for (at, (key, value)) in shown.enumerate() { @if at > 0 { ", " } span.muted { (key) " " } (one_line(&value, 300)) }
-    })
+    Step::new(
+        class,
+        &name,
+        html! {
+            @for (at, (key, value)) in shown.enumerate() { @if at > 0 { ", " } span.muted { (key) " " } (one_line(&value, 300)) }
+        },
+    )
 }
 
 fn started(session: &Session) -> Step {
@@ -224,15 +241,19 @@ fn resolved(resolution: &Resolution) -> Step {
     match resolution {
         Resolution::Approved { votes, basis } => {
             let names: Vec<&str> = votes.iter().map(|vote| vote.by.name()).collect();
-            Step::new("good", "approved", html! {
-                "by " (word(&names.join(", ")))
-                @match basis {
-                    None => {},
-                    Some(Basis::Reuse { of }) => { ", on " code { (of) } ", used again" },
-                    Some(Basis::TakenUp { of }) => { ", on " code { (of) } ", whose client was gone" },
-                    Some(Basis::Grant { grant, left }) => { ", under " code { (grant) } @if let Some(left) = left { ", " (left) " uses left" } },
-                }
-            })
+            Step::new(
+                "good",
+                "approved",
+                html! {
+                    "by " (word(&names.join(", ")))
+                    @match basis {
+                        None => {},
+                        Some(Basis::Reuse { of }) => { ", on " code { (of) } ", used again" },
+                        Some(Basis::TakenUp { of }) => { ", on " code { (of) } ", whose client was gone" },
+                        Some(Basis::Grant { grant, left }) => { ", under " code { (grant) } @if let Some(left) = left { ", " (left) " uses left" } },
+                    }
+                },
+            )
         }
         Resolution::Denied { vote } => Step::new("bad", "denied", html! { "by " (word(vote.by.name())) }),
         Resolution::Expired => Step::new("bad", "denied", html! { "nobody decided in time" }),
