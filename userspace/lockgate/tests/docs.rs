@@ -117,7 +117,9 @@ fn help(verb: &[&str]) -> String {
 
 #[test]
 fn the_worked_receiver_is_the_same_in_the_guide_and_as_a_file() {
-    assert!(document("userspace/docs/webhooks.md").contains(&document("userspace/docs/examples/receiver.py")));
+    assert!(
+        document("userspace/docs/webhooks.md").contains(&document("userspace/docs/examples/receiver.py"))
+    );
 }
 
 #[test]

@@ -39,9 +39,9 @@ mod token;
 mod tokens;
 mod watch;
 
-pub(crate) use policy::{facts_of, shapes_of};
 pub(crate) use exit::{Exit, failure};
 pub(crate) use output::report;
+pub(crate) use policy::{facts_of, shapes_of};
 
 use crate::config::DEFAULT_PATH;
 use clap::{Args, Parser, Subcommand, ValueEnum};

@@ -305,8 +305,12 @@ fn decided(operation: &RecordedOperation, verdict: &Verdict, denial: Option<&Den
     };
     let facts = operation.facts.as_ref();
     let literals = if operation.normalized { ", literals not kept" } else { "" };
-    let heading =
-        format!("{} ({}, risk {}{literals})", facts.kind().replace('_', " "), facts.class(), facts.risk().as_str());
+    let heading = format!(
+        "{} ({}, risk {}{literals})",
+        facts.kind().replace('_', " "),
+        facts.class(),
+        facts.risk().as_str()
+    );
     let mut details: Vec<String> = operation.text.lines().map(|line| format!("│ {line}")).collect();
     if !operation.parameters.is_empty() {
         let values: Vec<_> = operation

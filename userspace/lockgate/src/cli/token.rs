@@ -89,8 +89,7 @@ pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
         from: arguments.from,
         seconds: arguments.life.as_secs(),
     };
-    let answer =
-        agent.post("/v1/tokens", &json!(request)).map_err(|error| error.into_failure())?;
+    let answer = agent.post("/v1/tokens", &json!(request)).map_err(|error| error.into_failure())?;
     match arguments.output.output {
         Output::Json => output::print_json(&answer)?,
         Output::Text => output::print(&format!("{}\n", answer["token"].as_str().unwrap_or_default()))?,

@@ -4,8 +4,8 @@
 
 mod channels;
 mod credential;
-mod http;
 mod evidence;
+mod http;
 mod identity;
 mod login;
 

@@ -280,7 +280,11 @@ fn said(kind: &EventKind, about: &About<'_>) -> Option<Said> {
         EventKind::Administered(done) => {
             let user = json!({ "uid": done.by, "name": done.name });
             let what = format!("{} {}", done.action.as_str(), done.subject);
-            Some(finding(&what, done.reason.as_deref().unwrap_or_default(), 2).about(&done.decision).with("user", user))
+            Some(
+                finding(&what, done.reason.as_deref().unwrap_or_default(), 2)
+                    .about(&done.decision)
+                    .with("user", user),
+            )
         }
         EventKind::DecisionRefused { request, code, detail, .. } => {
             let said = finding(&format!("a decision was refused: {code}"), detail, 3).control(DENY, REJECTED);

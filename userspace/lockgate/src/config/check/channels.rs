@@ -104,7 +104,8 @@ impl Checker {
         let place = self.needed(at, "channel", raw.channel.as_ref());
         for (key, id, first) in [("team", team, 'T'), ("channel", place, 'C')] {
             if let Some(id) = id.filter(|id| !is_slack_id(&id.value)) {
-                let help = format!("write the id ({first}…), not the name: names can be given to something else");
+                let help =
+                    format!("write the id ({first}…), not the name: names can be given to something else");
                 self.error(id.at, format!("{:?} is not a Slack {key}'s id", id.value), Some(&help));
             }
         }
@@ -114,7 +115,11 @@ impl Checker {
         }
         if raw.approvers.is_empty() {
             let help = "say who is in which policy group: approvers: { dba: [U0123456789] }";
-            self.warn(at, format!("nobody decides through `{}`: approvers is empty", raw.name.value), Some(help));
+            self.warn(
+                at,
+                format!("nobody decides through `{}`: approvers is empty", raw.name.value),
+                Some(help),
+            );
         }
         for member in raw.approvers.values().flatten() {
             if !is_slack_id(&member.value) && !member.value.contains('@') {

@@ -111,12 +111,17 @@ impl Checker {
     /// What of the login is left for an HTTP target: a client certificate, and whom records name.
     pub(super) fn http_login(&mut self, raw: &raw::Target) -> CredentialSettings {
         let credential = &raw.upstream.credential;
-        let certificate = credential.client_certificate.as_ref().and_then(|given| self.client_certificate(given));
+        let certificate =
+            credential.client_certificate.as_ref().and_then(|given| self.client_certificate(given));
         if let Some(given) =
             credential.client_certificate.as_ref().filter(|_| raw.upstream.tls == super::UpstreamTls::Disable)
         {
             let help = Some("client certificates belong to TLS: use tls: verify-full");
-            self.error(given.at, "upstream.credential.client_certificate means nothing with tls: disable", help);
+            self.error(
+                given.at,
+                "upstream.credential.client_certificate means nothing with tls: disable",
+                help,
+            );
         }
         let user = match (&credential.user, &credential.bearer, &credential.header) {
             (Some(user), ..) => user.value.clone(),
