@@ -62,7 +62,6 @@ pub(super) async fn check_word(request: Request, word: &str) -> Result<Request, 
             return Err(foreign("the form's field csrf is missing or not this login's; open the page again"));
         }
     }
-    drop(said);
     Ok(Request::from_parts(parts, Body::from(body)))
 }
 
