@@ -75,6 +75,8 @@ fn item(visit: &Visit, glass: &Value, now: Timestamp) -> Markup {
 
 fn ask_form(console: &Console, visit: &Visit, now: Timestamp) -> Markup {
     let policy = console.desk.keep.policy.as_ref().map(|policy| policy.load_full());
+    // A browser is no user of this host: it says whose sessions it means.
+    let own = visit.caller.uid().is_some();
     let blocks: Vec<_> = policy.iter().flat_map(|policy| policy.glass()).collect();
     html! {
         section.card aria-labelledby="ask" {
@@ -93,7 +95,7 @@ fn ask_form(console: &Console, visit: &Visit, now: Timestamp) -> Markup {
                             div.field { label for="rule" { "Override" } select #rule name="rule" { @for block in &blocks { option value=(block.id) { (block.id) } } } }
                             div.field { label for="ticket" { "Ticket" } input #ticket name="ticket" maxlength="256" autocomplete="off"; }
                             div.field { label for="for" { "For " span.hint { "(15m; empty: as long as it may)" } } input #for name="for" autocomplete="off"; }
-                            div.field { label for="principal" { "Principal " span.hint { "(whose sessions; empty: your own)" } } input #principal name="principal" autocomplete="off"; }
+                            div.field { label for="principal" { "Whose sessions " span.hint { @if own { "(a principal; empty: your own)" } @else { "(a principal, such as uid:1000)" } } } input #principal name="principal" required[!own] autocomplete="off"; }
                             div.field { label for="target" { "Target " span.hint { "(empty: every target)" } } input #target name="target" autocomplete="off"; }
                         }
                         div.field { label for="reason" { "Reason" } textarea #reason name="reason" required maxlength="4000" {} }
