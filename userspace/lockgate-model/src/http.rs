@@ -145,7 +145,9 @@ impl JsonPath {
         let dotted = dotted.strip_prefix('$').unwrap_or(&dotted);
         let dotted = dotted.strip_prefix('.').unwrap_or(dotted);
         if dotted.is_empty() {
-            return Err(format!("`{text}` names no field; write `spec.replicas`, `items.*.ssn` or `**.password`"));
+            return Err(format!(
+                "`{text}` names no field; write `spec.replicas`, `items.*.ssn` or `**.password`"
+            ));
         }
         let mut segments = Vec::new();
         for part in dotted.split('.') {
@@ -175,7 +177,9 @@ impl JsonPath {
         // The set of segments that may come next, as in any small automaton: linear in both lengths.
         let count = self.segments.len();
         let mut states = vec![false; count + 1];
-        states[0] = true;
+        if let Some(first) = states.first_mut() {
+            *first = true;
+        }
         self.skip_deep(&mut states);
         for key in place {
             let mut next = vec![false; count + 1];
@@ -202,10 +206,11 @@ impl JsonPath {
     /// `**` may stand for nothing.
     fn skip_deep(&self, states: &mut [bool]) {
         for (at, segment) in self.segments.iter().enumerate() {
-            if *segment == Segment::Deep && states.get(at).copied().unwrap_or(false) {
-                if let Some(state) = states.get_mut(at + 1) {
-                    *state = true;
-                }
+            if *segment == Segment::Deep
+                && states.get(at).copied().unwrap_or(false)
+                && let Some(state) = states.get_mut(at + 1)
+            {
+                *state = true;
             }
         }
     }
