@@ -203,11 +203,22 @@ async fn replay(sessions: Vec<Session>) -> Result<Tally> {
         Catalogue::new(endpoint, Credential::trusted("postgres"), PgString::from_static(DATABASE));
     let mut tally = Tally::default();
     let began = Instant::now();
-    for session in sessions {
+    let all = sessions.len();
+    for (index, session) in sessions.into_iter().enumerate() {
         let test = session.test.clone();
         if let Err(error) = one_session(&server, &catalogue, session, &mut tally).await {
             println!("{test}: {error:#}");
         }
+        // Who waits sees that it goes on, and what it has come to when it is cut off.
+        println!(
+            "{} of {all} sessions ({test}), {} statements, {} plain reads, {} over-judged, {} under-judged, {:.0} s",
+            index + 1,
+            tally.statements,
+            tally.reads,
+            tally.over.len(),
+            tally.under.len(),
+            began.elapsed().as_secs_f64()
+        );
     }
     println!("replayed in {:.0} s", began.elapsed().as_secs_f64());
     Ok(tally)
