@@ -278,7 +278,9 @@ async fn a_key_has_its_effect_once_however_often_it_is_sent() -> Result<()> {
     for answer in futures_util::future::join_all(all).await {
         let answer = answer?;
         match answer.status {
-            201 => drop(ids.insert(answer.json()["request_id"].to_string())),
+            201 => {
+                ids.insert(answer.json()["request_id"].to_string());
+            }
             409 => answer.problem(409, "under_way")?,
             status => anyhow::bail!("{status}: {answer:?}"),
         }
@@ -637,7 +639,6 @@ async fn a_rehearsal_goes_through_every_channel_and_back_and_touches_no_target()
         told.data()
     );
     Decision::on(&told, "deny", "ana@example.com", &["dba"]).accepted().await?;
-    let _ = rehearsal.id();
     let done = tokio::time::timeout(WITHIN, async {
         let status = rehearsal.wait().await?;
         let mut out = String::new();
