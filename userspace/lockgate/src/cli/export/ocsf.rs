@@ -199,8 +199,11 @@ fn said(kind: &EventKind, about: &About<'_>) -> Option<Said> {
                 None => said,
             })
         }
-        EventKind::FlowRefused { detail, .. } => {
-            Some(Said::new(NETWORK, 5, detail).control(DENY, BLOCKED).status(false).severity(3))
+        EventKind::FlowRefused { detail, target, .. } => {
+            let said = Said::new(NETWORK, 5, detail).control(DENY, BLOCKED).status(false).severity(3);
+            // The class wants one of the two endpoints, whatever is known of the flow.
+            let name = target.as_ref().map_or("unknown", |target| target.as_str());
+            Some(said.with("dst_endpoint", json!({ "name": name })))
         }
         EventKind::OperationDecided { operation, verdict, denial } => {
             let (control, word) = decided(verdict);
