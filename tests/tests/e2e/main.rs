@@ -6,6 +6,7 @@ mod api;
 mod approvals;
 mod attacks;
 mod bypass;
+mod channels;
 mod confinement;
 mod console;
 mod coverage;
