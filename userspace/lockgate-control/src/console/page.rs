@@ -203,7 +203,7 @@ impl Console {
             (DOCTYPE)
             html lang="en" {
                 (head(&title))
-                body data-now=(now) {
+                body.framed data-now=(now) {
                     a.skip href="#main" { "Skip to content" }
                     header.top {
                         (brand())
