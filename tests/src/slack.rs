@@ -256,7 +256,9 @@ fn unique() -> u128 {
 fn percent_encoded(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                char::from(byte).to_string()
+            }
             other => format!("%{other:02X}"),
         })
         .collect()
@@ -304,7 +306,18 @@ fn answer(inner: &Inner, method: &str, headers: &HeaderMap, body: &[u8]) -> Resu
     ensure!(header("content-type") == "application/json; charset=utf-8", "missing_charset");
     let body: Value = serde_json::from_slice(body).context("invalid_json")?;
     let known: &[&str] = match method {
-        "chat.postMessage" => &["channel", "text", "blocks", "parse", "link_names", "mrkdwn", "unfurl_links", "unfurl_media", "thread_ts", "metadata"],
+        "chat.postMessage" => &[
+            "channel",
+            "text",
+            "blocks",
+            "parse",
+            "link_names",
+            "mrkdwn",
+            "unfurl_links",
+            "unfurl_media",
+            "thread_ts",
+            "metadata",
+        ],
         "chat.update" => &["channel", "ts", "text", "blocks", "parse", "link_names", "metadata"],
         "chat.postEphemeral" => &["channel", "user", "text", "blocks", "parse", "link_names", "thread_ts"],
         "views.open" => &["trigger_id", "view"],
@@ -335,7 +348,12 @@ fn answer(inner: &Inner, method: &str, headers: &HeaderMap, body: &[u8]) -> Resu
     inner.seen.send_modify(|seen| {
         if method == "chat.postMessage" {
             ts = format!("{}.{:06}", 1_700_000_000, seen.posted.len());
-            seen.posted.push(Posted { channel: channel.to_owned(), ts: ts.clone(), message: body.clone(), edits: 0 });
+            seen.posted.push(Posted {
+                channel: channel.to_owned(),
+                ts: ts.clone(),
+                message: body.clone(),
+                edits: 0,
+            });
             return;
         }
         ts = body["ts"].as_str().unwrap_or_default().to_owned();
@@ -405,7 +423,10 @@ fn check_blocks(blocks: &Value) -> Result<()> {
                 only(block, &["type", "block_id", "label", "element", "optional", "hint"])?;
                 check_plain(&block["label"], 2_000)?;
                 only(&block["element"], &["type", "action_id", "multiline", "min_length", "max_length"])?;
-                ensure!(block["element"]["max_length"].as_u64().is_none_or(|max| max <= 3_000), "invalid_blocks");
+                ensure!(
+                    block["element"]["max_length"].as_u64().is_none_or(|max| max <= 3_000),
+                    "invalid_blocks"
+                );
             }
             _ => bail!("invalid_blocks type {block}"),
         }

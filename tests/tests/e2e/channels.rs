@@ -43,14 +43,17 @@ async fn approved_by_slack_s_button_and_the_card_is_edited() -> Result<()> {
     let mut job = world.start(&[ALTER])?;
     let card = slack.card(ALTER).await?;
     ensure!(card.channel == "C0DBA", "the group's channel: {card:?}");
-    for part in ["Approval needed", "orders-db (env: production", "schema-change-dba", "Alter table", "psql"] {
+    for part in ["Approval needed", "orders-db (env: production", "schema-change-dba", "Alter table", "psql"]
+    {
         ensure!(card.text().contains(part), "{part:?} is missing: {card:#?}");
     }
     ensure!(job.waits() && !world.target_saw(ALTER)?);
 
     // Somebody who is no approver, then a forgery, then Ana.
     slack.click("U0EVE", &card, "lockgate_approve").accepted(&url).await?;
-    slack.wait_for("a whisper", |seen| seen.whispers.iter().any(|(user, _)| user == "U0EVE").then_some(())).await?;
+    slack
+        .wait_for("a whisper", |seen| seen.whispers.iter().any(|(user, _)| user == "U0EVE").then_some(()))
+        .await?;
     let mut forged = slack.click("U0ANA", &card, "lockgate_approve");
     forged.secret = "another".to_owned();
     ensure!(forged.send(&url).await?.0 == 401);
@@ -63,7 +66,10 @@ async fn approved_by_slack_s_button_and_the_card_is_edited() -> Result<()> {
     ensure!(click.send(&url).await?.0 == 409, "a repeat has no effect");
     let edited = slack
         .wait_for("the edited card", |seen| {
-            seen.posted.iter().find(|posted| posted.ts == card.ts && posted.text().contains("approved by")).cloned()
+            seen.posted
+                .iter()
+                .find(|posted| posted.ts == card.ts && posted.text().contains("approved by"))
+                .cloned()
         })
         .await?;
     ensure!(edited.button("lockgate_approve").is_none() && edited.edits > 0, "{edited:?}");
@@ -113,10 +119,12 @@ async fn a_required_reason_is_asked_for_and_a_denial_from_slack_ends_it() -> Res
 #[tokio::test(flavor = "multi_thread")]
 async fn mail_goes_out_by_starttls_and_the_end_replies_to_it() -> Result<()> {
     let mail = MailServer::start(&["--reject", "gone@example.com"])?;
-    let world = world(POLICY, &mail.channel("  group_to: { dba: [dba@example.com, gone@example.com] }\n")).await?;
+    let world =
+        world(POLICY, &mail.channel("  group_to: { dba: [dba@example.com, gone@example.com] }\n")).await?;
     let job = world.start(&[ALTER])?;
     let first = mail.wait_for(1).await?.remove(0);
-    for part in ["X-Tls: True", "X-To: dba@example.com", "Auto-Submitted: auto-generated", "/approvals/req_"] {
+    for part in ["X-Tls: True", "X-To: dba@example.com", "Auto-Submitted: auto-generated", "/approvals/req_"]
+    {
         ensure!(first.contains(part), "{part:?} is missing: {first}");
     }
     ensure!(!first.contains("token="), "a letter holds no token: {first}");

@@ -230,13 +230,9 @@ async fn act(desk: &Arc<Desk>, slack: &Arc<Slack>, click: Click) {
     }
 }
 
-async fn decide(
-    desk: &Arc<Desk>,
-    slack: &Arc<Slack>,
-    click: &Click,
-    meant: &Meant,
-) -> Result<(), Problem> {
-    let ours = click.team == slack.team() && click.user_team.as_deref().is_none_or(|team| team == slack.team());
+async fn decide(desk: &Arc<Desk>, slack: &Arc<Slack>, click: &Click, meant: &Meant) -> Result<(), Problem> {
+    let ours =
+        click.team == slack.team() && click.user_team.as_deref().is_none_or(|team| team == slack.team());
     if !ours || click.user.is_empty() {
         return Err(not_authorized("only members of the configured workspace decide here"));
     }
@@ -278,9 +274,10 @@ async fn identify(desk: &Arc<Desk>, slack: &Arc<Slack>, click: &Click) -> Result
     // Somebody known elsewhere by an address counts once, so Slack is asked unless it cannot matter.
     let ask = by_email || !(desk.people.is_empty() || desk.people.know(&id));
     let email = if ask {
-        let member = slack.member(&click.user, &*desk.ambient).await.map_err(|error| {
-            not_authorized(format!("who you are could not be established: {error}"))
-        })?;
+        let member = slack
+            .member(&click.user, &*desk.ambient)
+            .await
+            .map_err(|error| not_authorized(format!("who you are could not be established: {error}")))?;
         member.email.filter(|email| desk.people.know(email))
     } else {
         None

@@ -181,7 +181,8 @@ impl Facts {
 
     fn place(&mut self, data: &Value) {
         let tags = data["target"]["tags"].as_object();
-        let tags = tags.into_iter().flatten().map(|(key, value)| format!("{}: {}", visible(key), text(value)));
+        let tags =
+            tags.into_iter().flatten().map(|(key, value)| format!("{}: {}", visible(key), text(value)));
         let tags = tags.take(LIST_MAX).collect::<Vec<_>>().join(", ");
         let name = text(&data["target"]["name"]);
         self.put("Target", if tags.is_empty() { name } else { format!("{name} ({tags})") });
@@ -235,7 +236,10 @@ impl Facts {
         self.put("Node", text(&data["node"]));
         if process["pid"].as_u64().is_some_and(|pid| pid != 0) {
             let uid = format!("{} (uid {})", text(&process["user"]), text(&process["uid"]));
-            self.put("Executable", format!("{}, pid {}, {uid}", text(&process["exe"]), text(&process["pid"])));
+            self.put(
+                "Executable",
+                format!("{}, pid {}, {uid}", text(&process["exe"]), text(&process["pid"])),
+            );
         }
         let ancestry = list(&process["ancestry"]).map(|ancestor| text(&ancestor["name"]));
         self.put("Started by", ancestry.take(LIST_MAX).collect::<Vec<_>>().join(" ← "));

@@ -6,6 +6,7 @@ use super::{
     retry::{self, Answer, Next, Urgency},
     transport::{Parcel, Transport},
 };
+use super::{events::Events, health::ChannelHealth};
 use crate::{
     approvals::{
         bundle::BundleCase,
@@ -13,7 +14,6 @@ use crate::{
     },
     desk::Desk,
 };
-use super::{events::Events, health::ChannelHealth};
 use lockgate_model::{
     Timestamp,
     approval::Progress,

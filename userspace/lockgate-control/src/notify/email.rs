@@ -13,7 +13,11 @@ use super::{
     retry::Answer,
     settings::{EmailSettings, MailTls},
 };
-use crate::{desk::Desk, settings::ControlError, text::{clip, visible}};
+use crate::{
+    desk::Desk,
+    settings::ControlError,
+    text::{clip, visible},
+};
 use lettre::{
     Address, AsyncSmtpTransport, AsyncTransport, Tokio1Executor,
     address::Envelope,
@@ -56,7 +60,8 @@ struct Reached {
 impl Email {
     pub(crate) fn new(settings: EmailSettings) -> Result<Self, ControlError> {
         let name = settings.name.clone();
-        let bad = |key: &'static str, detail: String| ControlError::Channel { name: name.clone(), key, detail };
+        let bad =
+            |key: &'static str, detail: String| ControlError::Channel { name: name.clone(), key, detail };
         let mailbox = |key, text: &String| {
             text.parse::<Mailbox>().map_err(|error| bad(key, format!("{text:?} is no address: {error}")))
         };

@@ -61,7 +61,13 @@ impl Health {
         self.gauge.set(since.as_second() as f64);
     }
 
-    pub(crate) fn read(&self, label: &str, kind: &'static str, queued: usize, enabled: bool) -> ChannelHealth {
+    pub(crate) fn read(
+        &self,
+        label: &str,
+        kind: &'static str,
+        queued: usize,
+        enabled: bool,
+    ) -> ChannelHealth {
         let inner = self.inner.lock();
         let state = match (enabled, inner.failing_since) {
             (false, _) => "disabled",

@@ -89,9 +89,7 @@ impl Http {
         let code = response.status().as_u16();
         let retry_after = asked_to_wait(response.headers(), ambient);
         let mut body = BytesMut::new();
-        while let Some(chunk) =
-            response.chunk().await.map_err(|error| describe(&error.without_url()))?
-        {
+        while let Some(chunk) = response.chunk().await.map_err(|error| describe(&error.without_url()))? {
             if body.len() + chunk.len() > ANSWER_MAX {
                 return Err(format!("expected an answer of at most {ANSWER_MAX} bytes, got more"));
             }

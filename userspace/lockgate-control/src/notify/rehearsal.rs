@@ -54,7 +54,8 @@ impl Control {
         }
         let request = self.imagined(spec, rule, by, policy.version().clone());
         let id = request.id;
-        let mut pending = self.open(request).await.map_err(|error| Problem::unavailable(error.to_string()))?;
+        let mut pending =
+            self.open(request).await.map_err(|error| Problem::unavailable(error.to_string()))?;
         // Somebody has to wait for it, or it is withdrawn.
         self.desk.cases.spawn_on(
             async move { while pending.changed().await.resolution.is_none() {} },

@@ -146,7 +146,8 @@ mod tests {
         }
         assert_eq!(next(Urgency::Waiting, 1, &status(204, None), 0), Next::Delivered);
         assert_eq!(next(Urgency::Waiting, 1, &status(410, Some(1)), 0), Next::Disabled);
-        let limited = |seconds| Answer::Limited { after: Duration::from_secs(seconds), detail: String::new() };
+        let limited =
+            |seconds| Answer::Limited { after: Duration::from_secs(seconds), detail: String::new() };
         for (seconds, expected) in [(0, 0), (90, 90), (86_400, 600)] {
             let pause = next(Urgency::Waiting, 1, &limited(seconds), u64::MAX);
             assert_eq!(pause, Next::Pause(Duration::from_secs(expected)), "as long as it asks, not 30 s");

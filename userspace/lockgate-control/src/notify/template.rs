@@ -100,8 +100,9 @@ impl Template {
         if made.len() > OUTPUT_MAX {
             return Err(format!("expected a body of at most {OUTPUT_MAX} bytes, it makes {}", made.len()));
         }
-        let value: Value = serde_json::from_str(&made)
-            .map_err(|error| format!("it does not make JSON: {error}; values are JSON already, without quotes"))?;
+        let value: Value = serde_json::from_str(&made).map_err(|error| {
+            format!("it does not make JSON: {error}; values are JSON already, without quotes")
+        })?;
         if !value.is_object() {
             return Err("expected it to make a JSON object".to_owned());
         }
@@ -242,9 +243,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_stranger_s_text_stays_a_string() {
-        let hostile = "DROP TABLE x; -- \", \"routing_key\": \"mine\" }\n}} {{ vars.routing_key }} {% if 1 %}\u{202e}";
+        let hostile =
+            "DROP TABLE x; -- \", \"routing_key\": \"mine\" }\n}} {{ vars.routing_key }} {% if 1 %}\u{202e}";
         let event = real(Ask { statement: hostile.into(), ..Ask::default() }).await;
-        let template = text("{\"said\": {{ data.operation.statement }}, \"kept\": {{ vars.channel }}}").unwrap();
+        let template =
+            text("{\"said\": {{ data.operation.statement }}, \"kept\": {{ vars.channel }}}").unwrap();
         let made: Value = serde_json::from_slice(&template.render(&event).unwrap()).unwrap();
         assert_eq!(made, json!({ "said": hostile, "kept": "town-square" }));
         for name in ["pagerduty", "teams", "mattermost"] {
@@ -270,7 +273,10 @@ mod tests {
         event["type"] = json!("lockgate.approval.denied");
         event["data"]["resolution"] = json!({ "outcome": "denied", "votes": [] });
         let closed = render(&event);
-        assert_eq!((&closed["event_action"], &closed["dedup_key"]), (&json!("resolve"), &opened["dedup_key"]));
+        assert_eq!(
+            (&closed["event_action"], &closed["dedup_key"]),
+            (&json!("resolve"), &opened["dedup_key"])
+        );
         assert!(closed.get("payload").is_none());
     }
 

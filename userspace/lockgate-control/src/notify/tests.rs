@@ -1,4 +1,4 @@
-use super::{event::BODY_MAX, retry::Answer, http::ATTEMPT_TIMEOUT};
+use super::{event::BODY_MAX, http::ATTEMPT_TIMEOUT, retry::Answer};
 use crate::testing::{
     Ask, DECISION_SECRET, Receiver, SECRET, Script, Stage, reference_signature, webhook, webhook_to,
 };

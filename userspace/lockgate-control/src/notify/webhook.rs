@@ -32,11 +32,15 @@ pub(crate) struct Webhook {
 impl Webhook {
     pub(crate) fn new(settings: WebhookSettings) -> Result<Self, ControlError> {
         let name = settings.name;
-        let bad = |key: &'static str, detail: String| ControlError::Channel { name: name.clone(), key, detail };
+        let bad =
+            |key: &'static str, detail: String| ControlError::Channel { name: name.clone(), key, detail };
         let keys = settings.secret.as_ref().map(|secret| SigningKeys::parse(secret, Use::Sign)).transpose();
         let keys = keys.map_err(|source| ControlError::Key { name: name.clone(), key: "secret", source })?;
         if keys.is_none() && settings.template.is_none() {
-            return Err(bad("secret", "expected a key to sign with; only a template may do without".to_owned()));
+            return Err(bad(
+                "secret",
+                "expected a key to sign with; only a template may do without".to_owned(),
+            ));
         }
         let url = parse_url(&settings.url)
             .map_err(|detail| ControlError::Url { name: name.clone(), detail: detail.to_owned() })?;
@@ -71,8 +75,7 @@ impl Webhook {
 
     fn headers(&self, id: &str, ambient: &dyn Ambient, body: &[u8]) -> Result<HeaderMap, String> {
         let mut headers = HeaderMap::new();
-        let kind =
-            if self.template.is_some() { "application/json" } else { "application/cloudevents+json" };
+        let kind = if self.template.is_some() { "application/json" } else { "application/cloudevents+json" };
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         for (name, value) in &self.headers {
             headers.insert(name, header_value(value)?);

@@ -17,11 +17,7 @@ use lockgate_model::{
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sha2::Sha256;
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tower::ServiceExt;
 
 const SIGNING: &str = "8f742231b10e8888abcd99yyyzzz85a5";
@@ -182,10 +178,20 @@ async fn clicks_that_must_not_count_are_whispered_about_and_recorded() {
         (&["ana@example.com"], ana(json!({ "is_restricted": true })), None, "is_restricted"),
         (&["ana@example.com"], ana(json!({ "deleted": true })), None, "deleted"),
         (&["ana@example.com"], ana(json!({ "id": "U0OTHER" })), None, "another workspace"),
-        (&["stranger@example.com"], ana(json!({ "profile": { "email": "stranger@example.com" } })), None, "in none of"),
+        (
+            &["stranger@example.com"],
+            ana(json!({ "profile": { "email": "stranger@example.com" } })),
+            None,
+            "in none of",
+        ),
         (&["U0ANA"], ana(json!({})), Some(("/team/id", "T0EVIL")), "configured workspace"),
         (&["U0ANA"], ana(json!({})), Some(("/user/team_id", "T0EVIL")), "configured workspace"),
-        (&["U0ANA"], ana(json!({})), Some(("/actions/0/value", "req_01ARZ3NDEKTSV4RRFFQ69G5FAV.AAAA")), "no request"),
+        (
+            &["U0ANA"],
+            ana(json!({})),
+            Some(("/actions/0/value", "req_01ARZ3NDEKTSV4RRFFQ69G5FAV.AAAA")),
+            "no request",
+        ),
     ] {
         let workspace = Workspace::new(approvers, member).await;
         let pending = workspace.ask(Ask::default()).await;
@@ -226,9 +232,14 @@ async fn what_slack_did_not_sign_lately_and_once_does_nothing() {
     let workspace = Workspace::new(&["U0ANA"], ana(json!({}))).await;
     let _pending = workspace.ask(Ask { need: 2, ..Ask::default() }).await;
     let payload = click(&workspace.value().await, "U0ANA", "lockgate_approve");
-    for (secret, offset, expected) in
-        [("other", 0, 401), ("", 0, 401), (SIGNING, -301, 401), (SIGNING, 301, 401), (SIGNING, 299, 200), (SIGNING, 299, 409)]
-    {
+    for (secret, offset, expected) in [
+        ("other", 0, 401),
+        ("", 0, 401),
+        (SIGNING, -301, 401),
+        (SIGNING, 301, 401),
+        (SIGNING, 299, 200),
+        (SIGNING, 299, 409),
+    ] {
         assert_eq!(workspace.post(&payload, secret, offset).await, expected, "{secret} {offset}");
     }
     let unsigned = Request::post("/v1/channels/ops/slack").body(Body::from("payload={}")).unwrap();

@@ -1,6 +1,6 @@
 //! Calls of Slack's Web API: JSON with a bearer token; `ok` says whether it worked, 429 how long to leave it alone.
 
-use super::{Slack, super::webhook::header_value};
+use super::{super::webhook::header_value, Slack};
 use crate::text::{clip, visible};
 use lockgate_model::port::Ambient;
 use reqwest::header::{self, HeaderMap, HeaderValue};

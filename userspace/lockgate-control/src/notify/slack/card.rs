@@ -64,7 +64,8 @@ fn blocks(brief: &Brief, value: Option<&str>) -> Vec<Value> {
         blocks.push(rich(vec![preformatted(&brief.bundle.join("\n"), LINES_MAX)]));
     }
     if !brief.outcome.is_empty() {
-        blocks.push(rich(vec![section(vec![bold("Outcome: "), plain(&brief.outcome.join("\n"), LINES_MAX)])]));
+        blocks
+            .push(rich(vec![section(vec![bold("Outcome: "), plain(&brief.outcome.join("\n"), LINES_MAX)])]));
     }
     if !brief.facts.is_empty() {
         blocks.push(rich(vec![section(facts(brief))]));

@@ -22,11 +22,7 @@ use super::{
     settings::SlackSettings,
     webhook::header_value,
 };
-use crate::{
-    approvals::bundle,
-    desk::Desk,
-    settings::ControlError,
-};
+use crate::{approvals::bundle, desk::Desk, settings::ControlError};
 use api::Trouble;
 use lockgate_model::{Secret, id::GroupName, port::Ambient};
 use parking_lot::Mutex;
@@ -41,8 +37,7 @@ use std::{
 const API: &str = "https://slack.com/api/";
 
 /// Cards that can still be edited: every request that waits, and the latest that no longer do.
-const CARDS_MAX: usize =
-    crate::approvals::registry::PENDING_MAX + crate::approvals::registry::RECENT_MAX;
+const CARDS_MAX: usize = crate::approvals::registry::PENDING_MAX + crate::approvals::registry::RECENT_MAX;
 
 /// One workspace's bot.
 pub(crate) struct Slack {
@@ -89,8 +84,12 @@ impl Slack {
         if settings.bot_token.expose().trim().is_empty() {
             return Err(bad("bot_token", "it is empty"));
         }
-        let signing: Vec<Secret<String>> =
-            settings.signing_secret.expose().split_whitespace().map(|key| Secret::new(key.to_owned())).collect();
+        let signing: Vec<Secret<String>> = settings
+            .signing_secret
+            .expose()
+            .split_whitespace()
+            .map(|key| Secret::new(key.to_owned()))
+            .collect();
         if signing.is_empty() {
             return Err(bad("signing_secret", "it is empty"));
         }

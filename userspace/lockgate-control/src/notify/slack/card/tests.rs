@@ -12,7 +12,8 @@ fn check(message: &Value) {
                 assert!(text.chars().count() <= 3_000, "{}", text.len());
                 if parsed.as_deref() == Some("parsed") {
                     assert!(!text.contains(['<', '>', '`', '@']), "{text}");
-                    let entities = ["&amp;", "&lt;", "&gt;"].map(|it| text.matches(it).count()).iter().sum::<usize>();
+                    let entities =
+                        ["&amp;", "&lt;", "&gt;"].map(|it| text.matches(it).count()).iter().sum::<usize>();
                     assert_eq!(text.matches('&').count(), entities, "{text}");
                     assert!(!text.contains("://"), "{text}");
                 }
