@@ -120,12 +120,21 @@ fn begin_at_zero() {
 
 fn describe_evidence() {
     metrics::describe_gauge!(BUILD_INFO, Unit::Count, "Always 1; what is running is in its labels.");
-    let age = "Since a signed head arrived off the host, by the number of the place in evidence.checkpoints.to.";
+    let age =
+        "Since a signed head arrived off the host, by the number of the place in evidence.checkpoints.to.";
     metrics::describe_gauge!(CHECKPOINT_AGE, Unit::Seconds, age);
     let late = "Whether signed heads do not arrive for longer than three times their schedule, by place.";
     metrics::describe_gauge!(CHECKPOINT_LATE, Unit::Count, late);
-    metrics::describe_counter!(RECORDINGS_STORED, Unit::Count, "Recordings, or parts of them, that were stored.");
-    metrics::describe_gauge!(RECORDINGS_WAITING, Unit::Count, "Sessions that have ended and whose recording waits.");
+    metrics::describe_counter!(
+        RECORDINGS_STORED,
+        Unit::Count,
+        "Recordings, or parts of them, that were stored."
+    );
+    metrics::describe_gauge!(
+        RECORDINGS_WAITING,
+        Unit::Count,
+        "Sessions that have ended and whose recording waits."
+    );
     let blocked = "Whether sessions that must be recorded are refused, because recordings cannot be stored.";
     metrics::describe_gauge!(RECORDINGS_BLOCKED, Unit::Count, blocked);
     metrics::describe_gauge!(RETENTION_FAILED, Unit::Count, "Whether the last run of retention failed.");
