@@ -30,7 +30,10 @@ use unicode_normalization::UnicodeNormalization;
 /// What a call changed.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::large_enum_variant, reason = "one at a time is made and matched at once; a box would be for nothing")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one at a time is made and matched at once; a box would be for nothing"
+)]
 pub enum Step {
     /// Nothing.
     Unchanged,
