@@ -78,7 +78,15 @@ pub(crate) fn run(wanted: &Wanted) -> Result<()> {
 /// What needs neither the agent nor other proxies.
 fn alone(program: &str, arguments: &[&str], profile: &str) -> Result<()> {
     setup::setup(setup::For::Build)?;
-    shell::run(&mut shell::cargo(&["build", "--package", "lockgate-bench", "--bin", program, "--profile", profile]))?;
+    shell::run(&mut shell::cargo(&[
+        "build",
+        "--package",
+        "lockgate-bench",
+        "--bin",
+        program,
+        "--profile",
+        profile,
+    ]))?;
     let built = shell::target().join(if profile == "dev" { "debug" } else { profile });
     shell::run(Command::new(built.join(program)).args(arguments).current_dir(shell::root()))
 }

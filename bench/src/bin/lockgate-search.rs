@@ -142,7 +142,7 @@ fn statement(day: &mut Vec<Event>, session: &lockgate_model::session::Session, n
         }
     }
     day.push(event);
-    if n % 25 != 0 {
+    if !n.is_multiple_of(25) {
         return;
     }
     let request = RequestId::from_parts(n, 1);

@@ -132,7 +132,7 @@ impl Browser {
     }
 
     /// For scenarios that ask for nothing.
-    async fn to_its_end(mut self) -> Result<()> {
+    async fn until_its_end(mut self) -> Result<()> {
         let asked = self.asks().await?;
         ensure!(asked.is_none(), "{asked:?} was not expected");
         Ok(())
@@ -329,7 +329,7 @@ async fn every_page_is_fit_for_every_screen_and_reader() -> Result<()> {
         "/audit?verify=all": "audit",
         "/me": "me",
     });
-    Browser::follow(&world, "pages.mjs", json!({ "pages": pages })).await?.to_its_end().await?;
+    Browser::follow(&world, "pages.mjs", json!({ "pages": pages })).await?.until_its_end().await?;
     for job in [held, other] {
         job.signal(nix::sys::signal::Signal::SIGKILL)?;
         job.done().await?;

@@ -166,11 +166,9 @@ fn a_prepared_statement_means_what_the_server_reads_now() -> Result<()> {
     )?;
     let classes = |world: &World| -> Vec<(String, String)> {
         let decided = world.recorder.events().into_iter().filter_map(|event| match event {
-            EventKind::OperationDecided { operation, .. } => match &*operation.facts {
-                lockgate_model::operation::Facts::Sql(facts) => {
-                    Some((operation.text.to_string(), facts.class.to_string()))
-                }
-            },
+            EventKind::OperationDecided { operation, .. } => {
+                Some((operation.text.to_string(), operation.facts.class().to_owned()))
+            }
             _ => None,
         });
         decided.collect()

@@ -3,13 +3,19 @@
 
 use crate::{
     api::{Bounds, problem::Problem, refusal::RefusalLog, replay::Replays},
-    auth::Auth,
     approvals::{bundle::BundleCase, case::Case, registry::Registry},
+    auth::Auth,
     feed::Feed,
     house::House,
     keep::{self, Keep, Lasting},
     link::Links,
-    notify::{Channels, channel::About, event::EventType, health::ChannelHealth, settings::{ChannelSettings, WebhookSettings}},
+    notify::{
+        Channels,
+        channel::About,
+        event::EventType,
+        health::ChannelHealth,
+        settings::{ChannelSettings, WebhookSettings},
+    },
     people::People,
     settings::{self, ControlError, ControlSettings, Integration},
 };

@@ -246,7 +246,7 @@ impl Watcher {
             if let Some(seen) = self.caught_up().await {
                 return Some(seen);
             }
-            if let Some(seen) = self.from_ring() {
+            if let Some(seen) = self.take_kept() {
                 return Some(seen);
             }
             tokio::select! {
@@ -295,7 +295,7 @@ impl Watcher {
         Some(Seen::Record(Arc::new(record)))
     }
 
-    fn from_ring(&mut self) -> Option<Seen> {
+    fn take_kept(&mut self) -> Option<Seen> {
         self.news.borrow_and_update();
         let record = match self.behind {
             Behind::At(after) => self.feed.behind(after)?,

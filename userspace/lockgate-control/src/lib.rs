@@ -9,7 +9,10 @@
 //! binary hands it [`ControlSettings`] and serves its routers with [`serve_tcp`] and [`serve_unix`].
 //!
 #![doc = include_str!("../api.md")]
-#![allow(clippy::result_large_err, reason = "a refusal is made once a request and moved a few times; a box would be more code, not less time")]
+#![allow(
+    clippy::result_large_err,
+    reason = "a refusal is made once a request and moved a few times; a box would be more code, not less time"
+)]
 
 pub mod api;
 mod approvals;
@@ -37,8 +40,6 @@ pub use api::{
 pub use auth::{Caller, Role};
 pub use desk::Control;
 pub use keep::Lasting;
-pub use people::PersonSettings;
-pub use serve::{ServeError, UnixSocket, serve_tcp, serve_unix};
 pub use notify::{
     health::ChannelHealth,
     settings::{
@@ -46,4 +47,6 @@ pub use notify::{
         WebhookSettings,
     },
 };
+pub use people::PersonSettings;
+pub use serve::{ServeError, UnixSocket, serve_tcp, serve_unix};
 pub use settings::{ControlError, ControlSettings};

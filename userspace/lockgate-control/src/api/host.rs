@@ -3,11 +3,7 @@
 //! Whoever has a role sees every request, other users of this host those of their own uid. Approvers vote for their groups,
 //! and never on a request of a uid of theirs. Root is no approver by itself.
 
-use super::{
-    PathId, decision,
-    problem::Problem,
-    public, refusal, vote,
-};
+use super::{PathId, decision, problem::Problem, public, refusal, vote};
 use crate::{
     approvals::{bundle::BundleCase, case::Case},
     auth::{Caller, Role},

@@ -117,10 +117,7 @@ async fn change(
 async fn put(desk: &Arc<Desk>, caller: &Caller, registration: Registration) -> Result<TargetView, Problem> {
     let (desk, by) = (desk.clone(), actor(caller));
     // Whoever hangs up meanwhile does not leave half a registration.
-    let work =
-        tokio::spawn(
-            async move { house(&desk)?.register(registration, by).await.map_err(|error| stale(error)) },
-        );
+    let work = tokio::spawn(async move { house(&desk)?.register(registration, by).await.map_err(stale) });
     work.await.map_err(|_| Problem::unavailable("the agent could not finish this"))?
 }
 

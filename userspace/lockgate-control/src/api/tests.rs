@@ -548,8 +548,10 @@ async fn health_and_readiness_are_told_apart() {
 
 /// The host's API as a uid sees it.
 async fn host(stage: &Stage, uid: u32, method: &str, path: &str, body: &str) -> (u16, Value) {
-    let router: Router =
-        stage.control.authenticated(super::finish(stage.control.router())).layer(Extension(PeerCred { pid: Some(1), uid, gid: uid }));
+    let router: Router = stage
+        .control
+        .authenticated(super::finish(stage.control.router()))
+        .layer(Extension(PeerCred { pid: Some(1), uid, gid: uid }));
     let request = Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).unwrap();
     answer(router.oneshot(request).await.unwrap()).await
 }

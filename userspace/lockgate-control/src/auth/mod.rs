@@ -97,7 +97,8 @@ impl Auth {
                 providers.push(prepare(provider, base)?);
             }
         }
-        let lasts = settings.as_ref().map_or((NO_LOGIN, NO_LOGIN), |settings| (settings.idle, settings.lasts));
+        let lasts =
+            settings.as_ref().map_or((NO_LOGIN, NO_LOGIN), |settings| (settings.idle, settings.lasts));
         Ok(Self {
             settings,
             providers,
@@ -206,10 +207,12 @@ impl Control {
     /// # Errors
     /// When there is no randomness, or the file cannot be written.
     pub fn bootstrap(&self) -> Result<Option<std::path::PathBuf>, LoginError> {
-        let Some(settings) = self.desk.auth.settings.as_ref().and_then(|login| login.bootstrap.as_ref()) else {
+        let Some(settings) = self.desk.auth.settings.as_ref().and_then(|login| login.bootstrap.as_ref())
+        else {
             return Ok(None);
         };
-        let fail = |error: String| LoginError::Start(format!("the token of the first administrator: {error}"));
+        let fail =
+            |error: String| LoginError::Start(format!("the token of the first administrator: {error}"));
         let token = self.desk.auth.bootstrap.make(tokio::time::Instant::now());
         let token = token.map_err(|error| fail(error.to_string()))?;
         bootstrap::write(&settings.file, &token)

@@ -107,7 +107,7 @@ fn plain(brief: &Brief) -> String {
     let mut out = String::new();
     let mut line = |text: &str| {
         out.push_str(text);
-        out.push_str("\n");
+        out.push('\n');
     };
     if brief.rehearsal {
         line("REHEARSAL. Nothing will run, whatever you decide.\n");

@@ -33,8 +33,11 @@ use std::{
 };
 use tokio::time::Instant;
 
+/// Why a body ends before its end.
+type Broken = Box<dyn Error + Send + Sync>;
+
 /// A body, as it is sent to either side.
-pub(super) type Payload = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
+pub(super) type Payload = UnsyncBoxBody<Bytes, Broken>;
 
 /// A body that is all there.
 pub(super) fn full(bytes: impl Into<Bytes>) -> Payload {
@@ -53,7 +56,7 @@ struct Prefixed {
 
 impl Body for Prefixed {
     type Data = Bytes;
-    type Error = Box<dyn Error + Send + Sync>;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
@@ -292,10 +295,7 @@ impl Relayed {
     }
 
     /// The answer breaks off: its head has been sent, so no status can say why.
-    fn cut(
-        &mut self,
-        why: impl Into<Box<dyn Error + Send + Sync>>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Box<dyn Error + Send + Sync>>>> {
+    fn cut(&mut self, why: impl Into<Broken>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         self.finished = true;
         self.kept = None;
         self.relay.status = OutcomeStatus::Broken;
@@ -305,7 +305,7 @@ impl Relayed {
 
 impl Body for Relayed {
     type Data = Bytes;
-    type Error = Box<dyn Error + Send + Sync>;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,

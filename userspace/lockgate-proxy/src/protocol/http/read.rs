@@ -244,7 +244,7 @@ fn wrong(
     if named.is_none() && host.is_none() && parts.version != Version::HTTP_10 {
         return Some("no host is named");
     }
-    if !target.starts_with('/') && !(target == "*" && parts.method == Method::OPTIONS) {
+    if !(target.starts_with('/') || target == "*" && parts.method == Method::OPTIONS) {
         return Some("the path does not begin with `/`");
     }
     if parts.headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {

@@ -1,4 +1,5 @@
 //! Holds and retention over the API: auditors look, administrators change.
+#![allow(clippy::result_large_err, reason = "a problem is made where an answer ends, never on a hot path")]
 
 use super::{Agent, record, retention};
 use axum::{
