@@ -159,7 +159,7 @@ async function scenario() {
   const me = await ana.api("/v1/whoami");
   must(JSON.stringify(me), me.id === "oidc:corp:ana" && me.groups.includes("dba") && me.roles.includes("approver"));
   const decided = await decide(ana);
-  must(`ana: ${JSON.stringify(decided)}`, decided.status === 200 && decided.state === "approved");
+  must(`ana: ${JSON.stringify(decided)}`, decided.status === "counted" && decided.state === "approved");
   await tell("decided");
   const out = await ana.post(`${given.url}/logout`, { csrf: me.csrf });
   must("the provider's logout is offered", out.status === 200 && out.text.includes("/session/end"));

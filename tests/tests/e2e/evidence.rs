@@ -282,26 +282,26 @@ async fn retention_and_holds_leave_a_log_that_verifies() -> Result<()> {
     let name = name.trim();
     ensure!(done(&world.agent.cli(&["audit", "holds"])?)?.contains(name));
     until("something is over its time", || {
-        let plan = world.agent.json(&["audit", "retain", "--plan", "--output", "json"])?;
+        let plan = world.agent.json(&["audit", "retain", "--plan"])?;
         Ok(plan["remove"].as_array().is_some_and(|remove| !remove.is_empty()).then_some(()))
     })
     .await?;
-    let run = world.agent.json(&["audit", "retain", "--output", "json"])?;
+    let run = world.agent.json(&["audit", "retain"])?;
     ensure!(run["removed"].as_u64().is_some_and(|removed| removed > 0), "{run}");
     let why = format!("hold {name}");
     ensure!(run["kept"].as_object().is_some_and(|kept| kept.values().any(|reason| *reason == *why)), "{run}");
-    let held_records = world.agent.json(&["sessions", "show", &held, "--output", "json"])?;
+    let held_records = world.agent.json(&["sessions", "show", &held])?;
     ensure!(held_records.to_string().contains("session_ended"), "the held session is whole");
-    let report = world.agent.json(&["audit", "verify", "--output", "json"])?;
+    let report = world.agent.json(&["audit", "verify"])?;
     ensure!(report["integrity"] == "intact", "{report}");
     ensure!(report["removed"][0]["policy"] == "retention 1s", "{report}");
     ensure!(fs::read_dir(archive.join("segments"))?.count() == 1, "the archive has them");
     // Nobody but an administrator of the host changes this; and what is let go, goes.
     done(&world.agent.cli(&["audit", "release", name, "--reason", "closed"])?)?;
     ensure!(!done(&world.agent.cli(&["audit", "holds"])?)?.contains(name));
-    let run = world.agent.json(&["audit", "retain", "--output", "json"])?;
+    let run = world.agent.json(&["audit", "retain"])?;
     ensure!(run["removed"].as_u64().is_some_and(|removed| removed > 0), "{run}");
-    let report = world.agent.json(&["audit", "verify", "--output", "json"])?;
+    let report = world.agent.json(&["audit", "verify"])?;
     ensure!(report["integrity"] == "intact", "{report}");
     ensure!(custody(&world, "hold_released")?.len() == 1);
     Ok(())

@@ -82,7 +82,7 @@ Examples:
 Examples:
   lockgate approvals approve req_01JD4Z0000000000000000000A --reason 'change 4711'
   lockgate approvals approve req_01JD4Z0000000000000000000A --for 15m --uses 5 --reason 'backfill 4711'
-  lockgate approvals approve req_01JD4Z0000000000000000000A --for 15m --uses 40 --bundle --reason 'release 12'
+  lockgate approvals approve req_01JD4Z0000000000000000000A --for 15m --bundle --reason 'release 12'
   lockgate approvals approve req_01JD4Z0000000000000000000A --reason reviewed --output json
 ")]
     Approve(Approve),

@@ -87,8 +87,9 @@ impl Steps {
                 delivery["last_status"].as_u64().map(|status| format!(" ({status})")).unwrap_or_default();
             if delivery["delivered"] == json!(true) {
                 self.note(&format!("{channel} ok"), format!("{channel} delivered{status}"), true)?;
-            } else if let Some(error) = delivery["last_error"].as_str() {
-                let said = format!("{channel} not delivered, attempt {attempts}: {error}");
+            } else if attempts > 0 {
+                let error = delivery["last_error"].as_str().unwrap_or("the receiver did not take it");
+                let said = format!("{channel} not delivered{status}, attempt {attempts}: {error}");
                 self.note(&format!("{channel} {attempts}"), said, false)?;
             }
         }

@@ -139,6 +139,17 @@ pub(super) fn event(record: &Record, about: &About<'_>) -> Option<Value> {
     }
     if let Some(session) = about.session {
         who(session, &mut event);
+        match said.class {
+            DATASTORE => {
+                event.insert("database".into(), json!({ "name": session.client.database, "type_id": 1 }));
+            }
+            // Whose access it is about: whoever asks, unless the event knows better.
+            AUTHORIZE | ACCESS => {
+                let user = event.get("actor").map(|actor| actor["user"].clone()).unwrap_or_default();
+                event.insert("user".into(), user);
+            }
+            _ => {}
+        }
     }
     event.extend(said.members);
     let data = serde_json::to_value(&record.event).unwrap_or_default();
@@ -172,7 +183,6 @@ fn who(session: &Session, event: &mut Map<String, Value>) {
     dst["name"] = json!(session.target.name.as_str());
     dst["svc_name"] = json!(session.target.protocol.as_str());
     event.insert("dst_endpoint".into(), dst);
-    event.insert("database".into(), json!({ "name": session.client.database, "type_id": 1 }));
 }
 
 /// 1 a person, 3 the system's own, 4 a service account; CI jobs and agents are services.
