@@ -156,7 +156,7 @@ fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn listings_go_on_page_by_page_and_made_up_cursors_are_refused() -> Result<()> {
     let world = world().await?;
     for _ in 0..5 {
@@ -194,7 +194,7 @@ async fn listings_go_on_page_by_page_and_made_up_cursors_are_refused() -> Result
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_malformed_is_answered_as_a_problem() -> Result<()> {
     let world = world().await?;
     let giant = "x".repeat(256 << 10);
@@ -268,7 +268,7 @@ async fn whatever_is_malformed_is_answered_as_a_problem() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_has_its_effect_once_however_often_it_is_sent() -> Result<()> {
     let world = world().await?;
     let headers = [("content-type", "application/json"), ("idempotency-key", "rehearsal-1")];
@@ -296,7 +296,7 @@ async fn a_key_has_its_effect_once_however_often_it_is_sent() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_is_ended_hears_why_and_the_record_says_who() -> Result<()> {
     let world = world().await?;
     let running = world.start(&["SELECT pg_sleep(300) /* runaway */"])?;
@@ -333,7 +333,7 @@ async fn a_session_that_is_ended_hears_why_and_the_record_says_who() -> Result<(
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_held_statement_of_a_killed_session_is_taken_back() -> Result<()> {
     let world = world().await?;
     let running = world.start(&["ALTER TABLE customers ADD COLUMN held_and_killed int"])?;
@@ -362,7 +362,7 @@ fn another() -> Result<TestPostgres> {
     Ok(pg)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_is_added_is_governed_without_a_restart() -> Result<()> {
     let mut world = world().await?;
     let pg = another()?;
@@ -539,7 +539,7 @@ fn ids(text: &str) -> Vec<u64> {
     text.lines().filter_map(|line| line.strip_prefix("id: ")?.trim().parse().ok()).collect()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn events_come_as_they_happen_and_go_on_where_a_client_was() -> Result<()> {
     let mut world = world().await?;
     let mut live = UnixStream::connect(socket(&world)).await?;
@@ -580,7 +580,7 @@ async fn events_come_as_they_happen_and_go_on_where_a_client_was() -> Result<()>
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn streams_are_bounded_and_other_topics_stay_out() -> Result<()> {
     let world = world().await?;
     let mut open = Vec::new();
@@ -610,7 +610,7 @@ async fn streams_are_bounded_and_other_topics_stay_out() -> Result<()> {
     .await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rehearsal_goes_through_every_channel_and_back_and_touches_no_target() -> Result<()> {
     let world = world().await?;
     let mut rehearsal = tokio::process::Command::new(world.agent.binary())
@@ -668,7 +668,7 @@ async fn a_rehearsal_goes_through_every_channel_and_back_and_touches_no_target()
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_inbox_in_the_terminal_shows_and_decides() -> Result<()> {
     let world = world().await?;
     for (flag, expected) in [("--approve", Some(0)), ("--deny", Some(1))] {
@@ -700,7 +700,7 @@ fn remote(world: &World, token: &str, arguments: &[&str]) -> Result<Output> {
     Ok(command.output()?)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_same_api_answers_over_tcp_with_a_token_as_far_as_its_role_goes() -> Result<()> {
     let world = world().await?;
     world.psql(&["SELECT 'literal-of-somebody-else'"]).await?;
@@ -773,7 +773,7 @@ async fn the_same_api_answers_over_tcp_with_a_token_as_far_as_its_role_goes() ->
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn real_answers_fit_the_description() -> Result<()> {
     let world = world().await?;
     let running = world.start(&["ALTER TABLE customers ADD COLUMN described int"])?;

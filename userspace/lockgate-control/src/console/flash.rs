@@ -3,7 +3,7 @@
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
-const NAME: &str = "lockgate_said";
+const NAME: &str = "lockgate-said";
 
 /// Bytes of it: more is cut, so that it always fits a header.
 const MAX: usize = 600;
@@ -18,7 +18,7 @@ pub(super) fn leave(text: &str) -> HeaderValue {
 
 /// The header that takes it away again.
 pub(super) fn clear() -> HeaderValue {
-    HeaderValue::from_static("lockgate_said=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict")
+    HeaderValue::from_static("lockgate-said=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict")
 }
 
 /// What an earlier answer left.

@@ -139,17 +139,20 @@ pub(super) fn event(record: &Record, about: &About<'_>) -> Option<Value> {
     }
     if let Some(session) = about.session {
         who(session, &mut event);
-        match said.class {
-            DATASTORE => {
-                event.insert("database".into(), json!({ "name": session.client.database, "type_id": 1 }));
-            }
-            // Whose access it is about: whoever asks, unless the event knows better.
-            AUTHORIZE | ACCESS => {
-                let user = event.get("actor").map(|actor| actor["user"].clone()).unwrap_or_default();
-                event.insert("user".into(), user);
-            }
-            _ => {}
+        if said.class == DATASTORE {
+            event.insert("database".into(), json!({ "name": session.client.database, "type_id": 1 }));
         }
+    }
+    if matches!(said.class, AUTHORIZE | ACCESS) {
+        // Whose access it is about, and to what: whoever asks, and what they asked for, unless the event knows better.
+        let user = event.get("actor").map(|actor| actor["user"].clone());
+        event.insert("user".into(), user.unwrap_or_else(|| json!({ "name": "unknown" })));
+        let what = about.sql().map_or("access", |facts| facts.kind.as_str());
+        let privilege = match about.session {
+            Some(session) => format!("{what} on {}", session.target.name),
+            None => what.to_owned(),
+        };
+        event.insert("privileges".into(), json!([privilege]));
     }
     event.extend(said.members);
     let data = serde_json::to_value(&record.event).unwrap_or_default();
