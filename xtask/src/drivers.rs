@@ -15,6 +15,9 @@ const PACKAGES: &[&str] = &["libpq-dev", "libpostgresql-jdbc-java"];
 /// What looks at the console's pages.
 const BROWSER: &str = "chromium";
 
+/// Whose promtool tries the alert rules.
+const ALERTS: &str = "prometheus";
+
 /// Where everything goes.
 pub(crate) fn directory() -> PathBuf {
     shell::target().join("drivers")
@@ -35,6 +38,9 @@ pub(crate) fn install() -> Result<()> {
     }
     if !runs(BROWSER, &["--version"]) {
         packages.push(BROWSER);
+    }
+    if !runs("promtool", &["--version"]) {
+        packages.push(ALERTS);
     }
     setup::install(&packages)?;
     node(&shell::root().join("tests/browser"), &directory().join("browser"))?;
