@@ -24,6 +24,10 @@ async fn smuggled_requests_are_refused_and_recorded() -> Result<()> {
         ("GET http://b/7 HTTP/1.1\r\nHost: a\r\n\r\n", "another host"),
         ("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", "CONNECT"),
         ("TRACE /8 HTTP/1.1\r\nHost: a\r\n\r\n", "TRACE"),
+        (
+            "GET /9 HTTP/1.1\r\nHost: a\r\nX-Env: dev\r\nConnection: keep-alive, X-Env\r\n\r\n",
+            "Connection names",
+        ),
     ] {
         let answer = world.raw(bytes.as_bytes()).await?;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{bytes:?}: {answer}");

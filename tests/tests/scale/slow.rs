@@ -2,7 +2,7 @@
 
 use super::{World, size, well};
 use anyhow::{Result, ensure};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the daemon may grow by while a result of a gigabyte waits for its reader.
 const GROWTH: u64 = 24 * 1024 * 1024;
@@ -14,8 +14,9 @@ async fn a_slow_reader_gets_a_big_result_whole_and_costs_no_memory() -> Result<(
     let world = World::start(20).await?;
     let rows = size(1_000_000, 150_000) as u64;
     let seconds = size(20, 4);
-    let mut load = world.load(&["slow", &seconds.to_string(), &rows.to_string()])?;
+    settled(&world).await?;
     let before = world.resident()?;
+    let mut load = world.load(&["slow", &seconds.to_string(), &rows.to_string()])?;
     let mut most = 0;
     while load.waits() {
         most = most.max(world.resident()?);
@@ -34,6 +35,7 @@ async fn a_slow_reader_gets_a_big_result_whole_and_costs_no_memory() -> Result<(
 #[tokio::test]
 async fn a_client_that_only_sends_is_pressed_back() -> Result<()> {
     let world = World::start(20).await?;
+    settled(&world).await?;
     let before = world.resident()?;
     let mut load = world.load(&["deaf", "6"])?;
     let mut most = 0;
@@ -48,4 +50,21 @@ async fn a_client_that_only_sends_is_pressed_back() -> Result<()> {
     ensure!(grown < GROWTH, "the daemon grew by {grown} bytes");
     world.until("the end of its backend", || Ok(world.backends()? == 0)).await?;
     world.through.closings_match().await
+}
+
+/// What the first session brings along once, whatever it is sent: the catalogue, and the search index's first commit some
+/// seconds later. Over when the daemon has not grown for longer than a commit takes to come.
+async fn settled(world: &World) -> Result<()> {
+    well(&world.load(&["slow", "0", "100"])?.done().await?, world)?;
+    let until = Instant::now() + Duration::from_secs(60);
+    let (mut most, mut grew) = (world.resident()?, Instant::now());
+    while grew.elapsed() < Duration::from_secs(8) {
+        ensure!(Instant::now() < until, "the daemon does not stop growing, it has {most} bytes");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let now = world.resident()?;
+        if now > most + 128 * 1024 {
+            (most, grew) = (now, Instant::now());
+        }
+    }
+    Ok(())
 }

@@ -217,6 +217,30 @@ pub(super) fn unread(conversation: &Conversation, id: OperationId, why: &str) ->
     operation(conversation, id, facts, (text.clone(), text), digest, false)
 }
 
+/// What Connection may name: fields that never reach the origin, whatever it says. Naming another one has it removed on the way
+/// (RFC 9110 §7.6.1), so that a rule would have seen what the origin does not.
+const HOPS: [&str; 9] = [
+    "close",
+    "keep-alive",
+    "upgrade",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "http2-settings",
+    "proxy-connection",
+    "proxy-authorization",
+];
+
+fn names_hops_alone(parts: &request::Parts) -> bool {
+    let fields = parts.headers.get_all(header::CONNECTION).iter();
+    fields.map(|field| field.as_bytes()).all(|field| {
+        field
+            .split(|byte| *byte == b',')
+            .map(<[u8]>::trim_ascii)
+            .all(|name| name.is_empty() || HOPS.iter().any(|hop| name.eq_ignore_ascii_case(hop.as_bytes())))
+    })
+}
+
 /// Why a request is not served. HTTP/1.1 has passed the guard; what HTTP/2 frames otherwise is looked at here.
 fn wrong(
     parts: &request::Parts,
@@ -249,6 +273,11 @@ fn wrong(
     }
     if parts.headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
         return Some("there is more than one Content-Length");
+    }
+    if !names_hops_alone(parts) {
+        return Some(
+            "Connection names a field of the request, which would be taken away after it was judged",
+        );
     }
     if parts.version == Version::HTTP_2 {
         // RFC 9113 §8.2.2; some stacks let pass what a downgrade to HTTP/1.1 would make a second framing of.
