@@ -312,7 +312,8 @@ async fn a_session_that_is_ended_hears_why_and_the_record_says_who() -> Result<(
     let killed: Value = serde_json::from_slice(&killed.stdout)?;
     let decision = killed["decision_id"].as_str().context("decision")?.to_owned();
     let done = running.done().await?;
-    ensure!(done.code == Some(2), "{done:?}");
+    // 2: the connection was lost; 1 where the target's own word, that it was cancelled, came just before.
+    ensure!(matches!(done.code, Some(1 | 2)), "{done:?}");
     for words in ["FATAL", "it runs away", &decision] {
         ensure!(done.stderr.contains(words), "{words}: {done:?}");
     }
