@@ -19,7 +19,9 @@ use lockgate_model::{
     DecisionId, SessionId, Timestamp,
     administration::{Action, Administration},
     event::{Event, EventKind, RecordedOperation},
+    http::HttpFacts,
     id::{NodeName, TargetName},
+    operation::Facts,
     port::{Ambient as _, Durability, Recorder as _},
     session::Session,
     verdict::Effect,
@@ -329,6 +331,19 @@ fn shape(operation: &mut RecordedOperation) {
         operation.normalized = true;
         operation.parameters = Arc::default();
     }
+    if operation.facts.http().is_some()
+        && let Facts::Http(facts) = Arc::make_mut(&mut operation.facts)
+    {
+        without_values(facts);
+        operation.text = format!("{} {}://{}{}", facts.method, facts.scheme, facts.host, facts.route).into();
+    }
+}
+
+/// The route and the names of what a request carries.
+fn without_values(facts: &mut HttpFacts) {
+    facts.path.clone_from(&facts.route);
+    facts.query.iter_mut().chain(&mut facts.headers).for_each(|field| field.value.clear());
+    facts.json.values_mut().for_each(Vec::clear);
 }
 
 fn asked(query: SearchQuery) -> Result<search::Query, HouseError> {
@@ -365,6 +380,8 @@ fn hit(found: search::Hit, sight: Sight) -> Hit {
     let statement = matches!(found.event.as_str(), "operation_decided" | "operation_part");
     let text = match sight {
         Sight::Recorded => found.text,
+        // A request over HTTP is no SQL: its address is made of values.
+        Sight::Shapes if statement && found.text.contains("://") => String::new(),
         Sight::Shapes if statement => shapes_of(&found.text).unwrap_or_default(),
         Sight::Shapes => found.text,
     };
@@ -572,4 +589,26 @@ fn explained_as(statement: String, explanation: &Explanation) -> Explained {
         Effect::Hold(_) => "require_approval",
     };
     Explained { statement, effect: effect.to_owned(), explanation: json!(explanation) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_over_http_shows_viewers_no_value() {
+        let field = |name: &str| json!({ "name": name, "value": "4711-secret" });
+        let mut facts: HttpFacts = serde_json::from_value(json!({
+            "class": "read", "method": "GET", "scheme": "https", "host": "shop", "path": "/users/4711-secret",
+            "route": "/users/{id}", "query": [field("card")], "headers": [field("x-note")],
+            "body": { "state": "none" }, "json": { "card.number": ["4711-secret"] }, "risk": "low",
+        }))
+        .unwrap();
+        without_values(&mut facts);
+        let shown = serde_json::to_string(&facts).unwrap();
+        assert!(!shown.contains("4711-secret"), "{shown}");
+        for name in ["/users/{id}", "card", "x-note", "card.number"] {
+            assert!(shown.contains(name), "{name}: {shown}");
+        }
+    }
 }
