@@ -40,6 +40,12 @@ const REPLACING: [&str; 6] = [
     "x-original-uri",
     "x-rewrite-url",
 ];
+/// Whether an origin may take a header of this name (in lower case) for another method or path.
+#[must_use]
+pub fn replaces(name: &str) -> bool {
+    REPLACING.contains(&name)
+}
+
 /// Headers that are facts whatever rules ask for: what the body is.
 const ALWAYS: [&str; 2] = ["content-type", "content-encoding"];
 

@@ -271,7 +271,8 @@ impl Guard {
 }
 
 /// What may not come behind a body: it would change how the message is framed, routed or authorized.
-fn is_forbidden_trailer(name: &[u8]) -> bool {
+#[must_use]
+pub fn is_forbidden_trailer(name: &[u8]) -> bool {
     const NAMES: [&[u8]; 12] = [
         b"authorization",
         b"connection",

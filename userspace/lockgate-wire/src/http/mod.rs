@@ -8,4 +8,4 @@ mod guard;
 #[cfg(test)]
 mod tests;
 
-pub use guard::{Framing, Guard, Guarded, MAX_HEAD, MAX_HEADERS, Violation};
+pub use guard::{Framing, Guard, Guarded, MAX_HEAD, MAX_HEADERS, Violation, is_forbidden_trailer};

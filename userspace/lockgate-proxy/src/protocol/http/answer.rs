@@ -6,6 +6,7 @@ use super::{
     exchange::{Conversation, strip},
     origin::{Answered, Kept},
     problem,
+    trailers::Trailing,
 };
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
@@ -34,7 +35,7 @@ use std::{
 use tokio::time::Instant;
 
 /// Why a body ends before its end.
-type Broken = Box<dyn Error + Send + Sync>;
+pub(super) type Broken = Box<dyn Error + Send + Sync>;
 
 /// A body, as it is sent to either side.
 pub(super) type Payload = UnsyncBoxBody<Bytes, Broken>;
@@ -45,13 +46,13 @@ pub(super) fn full(bytes: impl Into<Bytes>) -> Payload {
 }
 
 /// What was read of a body, and then the rest of it.
-pub(super) fn prefixed(read: Bytes, rest: Incoming) -> Payload {
-    Prefixed { read: Some(read), rest }.boxed_unsync()
+pub(super) fn prefixed(read: Bytes, rest: Trailing<Incoming>) -> Payload {
+    Prefixed { read: Some(read).filter(|read| !read.is_empty()), rest }.boxed_unsync()
 }
 
 struct Prefixed {
     read: Option<Bytes>,
-    rest: Incoming,
+    rest: Trailing<Incoming>,
 }
 
 impl Body for Prefixed {
@@ -65,7 +66,7 @@ impl Body for Prefixed {
         if let Some(read) = self.read.take() {
             return Poll::Ready(Some(Ok(Frame::data(read))));
         }
-        Pin::new(&mut self.rest).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+        Pin::new(&mut self.rest).poll_frame(cx)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -204,6 +205,9 @@ pub(super) fn answer(
     if filter.is_some() {
         parts.headers.remove(header::CONTENT_LENGTH);
         parts.headers.remove(header::CONTENT_ENCODING);
+    } else if mask.is_some() && is_empty(&parts, body.as_ref()) {
+        // Of an answer to HEAD: how long the raw body is.
+        parts.headers.remove(header::CONTENT_LENGTH);
     }
     relay.status = OutcomeStatus::Responded { status };
     let Some(body) = body else { return Response::from_parts(parts, full(Bytes::new())) };

@@ -6,9 +6,9 @@ use super::{
     client::{REFUSED, Traffic, Version},
     judge, origin, problem,
     read::{Asked, Depth, unread},
+    trailers::{Refused, Trailing},
 };
 use crate::{drain::Drain, gate::Gate, settings::HttpSettings};
-use http_body_util::BodyExt;
 use hyper::{
     HeaderMap, Request, Response,
     body::Incoming,
@@ -283,8 +283,12 @@ async fn request(
     // hyper frames the body anew, by the length that it has.
     parts.headers.remove(header::CONTENT_LENGTH);
     let body = match rest {
-        Some(rest) if read.is_empty() => rest.map_err(Into::into).boxed_unsync(),
-        Some(rest) => answer::prefixed(read, rest),
+        Some(rest) => {
+            let injected = conversation.credential().await?.iter().map(|(name, _)| name);
+            let own = conversation.settings.remove.iter().chain(injected).cloned().collect();
+            let asks = conversation.with_gate(|gate| gate.http_asks());
+            answer::prefixed(read, Trailing::new(rest, Refused { asks, own }))
+        }
         None => full(read),
     };
     parts.extensions.clear();

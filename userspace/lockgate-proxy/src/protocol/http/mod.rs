@@ -16,6 +16,7 @@ mod judge;
 mod origin;
 mod problem;
 mod read;
+mod trailers;
 
 use super::{Arrival, postgres};
 use crate::{
