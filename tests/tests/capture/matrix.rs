@@ -52,13 +52,14 @@ const ELSEWHERE: &[(&str, &str)] = &[
 ];
 
 /// Forms that BPF LSM stops by itself although it does not stop their row: it sees the destination of a connected socket
-/// when it sends, and refuses raw sockets and UDP-Lite that the socket hooks did not see made.
+/// when it sends, and refuses to send by raw sockets, UDP-Lite and MPTCP that the socket hooks did not see made.
 const STOPPED_BY_LSM_TOO: &[&str] = &[
     "tcp-fast-open-connect",
     "udp-connected",
     "udp-reconnected",
     "io-uring-connected-send",
     "udp-lite",
+    "mptcp-fast-open",
     "raw-v4-with-header",
     "raw-v4-udp",
     "raw-v6-udp",
