@@ -94,6 +94,7 @@ mod belt;
 mod btf;
 mod cgroup;
 mod container;
+mod cover;
 mod denial;
 mod diag;
 mod egress;
@@ -126,6 +127,7 @@ mod workload;
 
 pub use belt::Direction;
 pub use container::enter_host_cgroups;
+pub use cover::{Entries, Entry, MountNamespace};
 pub use denial::Counters;
 pub use egress::{Egress, EgressNet};
 pub use error::InterceptError;

@@ -271,3 +271,28 @@ pub(crate) fn netns_of_socket(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let fd = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) };
     if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(owned(fd)) }
 }
+
+/// mount_setattr(2) on a mount that is not yet anywhere (5.12).
+pub(crate) fn mount_attributes(tree: BorrowedFd<'_>, set: u32) -> io::Result<()> {
+    /// `struct mount_attr` (linux/mount.h), its first version.
+    #[repr(C)]
+    struct Attr {
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        user_namespace: u64,
+    }
+    let attr = Attr { set: u64::from(set), clear: 0, propagation: 0, user_namespace: 0 };
+    // SAFETY: an empty path stands for the descriptor itself, and the structure lives through the call, with its size.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attr,
+            size_of::<Attr>(),
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
