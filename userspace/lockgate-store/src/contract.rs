@@ -5,16 +5,21 @@
 
 pub mod sample;
 
-use crate::{SessionFilter, SessionSummary};
+use crate::{
+    SessionFilter, SessionSummary,
+    search::{Decided, Found, Query},
+};
 use lockgate_audit::Record;
 use lockgate_model::{
-    SessionId,
+    RequestId, SessionId, Timestamp,
     approval::{Resolution, WithdrawReason},
+    custody::Hold,
     event::{Event, EventKind},
     outcome::CloseReason,
     port::{Durability, Receipt, RecordError, Recorder},
+    session::Session,
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// One place where records rest, over several openings.
 pub trait Backend {
@@ -32,6 +37,14 @@ pub trait OpenStore: Recorder {
     fn sessions(&self, filter: &SessionFilter) -> Result<Vec<SessionSummary>, String>;
     /// One session's records.
     fn session(&self, id: SessionId) -> Result<Vec<Record>, String>;
+    /// A page of hits, newest first.
+    fn search(&self, query: &Query) -> Result<Found, String>;
+    /// Puts a legal hold in force.
+    fn hold(&self, hold: &Hold) -> Result<(), String>;
+    /// Removes what is over its time, as much of it as the backend removes at once; how many records.
+    fn expire(&self, keep: Duration, now: Timestamp) -> Result<u64, String>;
+    /// That everything links, is signed, and nothing is missing but what retention removed.
+    fn verify(&self) -> Result<(), String>;
 }
 
 /// Runs one case on an empty backend.
@@ -49,6 +62,9 @@ pub const CASES: &[(&str, Case)] = &[
     ("a second opener is refused", one_writer),
     ("what was left open is closed once", left_open_is_closed_once),
     ("listings filter, newest first", listings_filter),
+    ("a request that expired stays expired over a restart", expired_stays_expired),
+    ("words and filters find what fits, newest first, page by page", search_finds),
+    ("retention removes nothing that is in its time, open or held, and the rest verifies", retention_keeps),
 ];
 
 /// Runs the whole suite; `fresh` gives an empty backend each time.
@@ -262,4 +278,155 @@ fn listings_filter(backend: &dyn Backend) {
     assert_eq!(first.principal, sessions[0].principal);
     assert_eq!(store.session(sessions[0].id).expect("readable").len(), 5);
     assert_eq!(store.session(sample::session(99).id).expect("readable"), []);
+}
+
+fn expired_stays_expired(backend: &dyn Backend) {
+    let session = sample::session(1);
+    let store = open(backend);
+    let held = sample::held(&session, 7);
+    let EventKind::ApprovalRequested { request, .. } = held.kind else { unreachable!("it is a request") };
+    let expired = EventKind::ApprovalResolved { request, resolution: Resolution::Expired };
+    let resolved = Event { at: sample::at(600), session: Some(session.id), kind: expired };
+    record(
+        &*store,
+        vec![sample::started(&session), held, resolved, sample::ended(&session)],
+        Durability::Synced,
+    )
+    .expect("recorded");
+    store.close().expect("an orderly end");
+    for _ in 0..2 {
+        let store = open(backend);
+        let resolved = |event: &Event| match &event.kind {
+            EventKind::ApprovalResolved { request, resolution } => Some((*request, resolution.clone())),
+            _ => None,
+        };
+        let all: Vec<(RequestId, Resolution)> = events_of(&*store).iter().filter_map(resolved).collect();
+        assert_eq!(all, [(request, Resolution::Expired)]);
+        let query = Query { request: Some(request), decision: Some(Decided::Expired), ..Query::default() };
+        assert_eq!(store.search(&query).expect("searched").hits.len(), 1);
+        store.close().expect("an orderly end");
+    }
+}
+
+fn search_finds(backend: &dyn Backend) {
+    let store = open(backend);
+    let (one, two) = (sample::session(1), sample::session(2));
+    // Numbers 1 to 8.
+    let mut events = vec![
+        sample::started(&one),
+        sample::started(&two),
+        sample::decided(&one, "SELECT note FROM public.orders"),
+    ];
+    events.push(sample::denied(&two, "DROP TABLE \"Orders\" -- it's \\ odd & !old"));
+    events.extend([sample::held(&one, 7), sample::decided(&two, "SELECT Straße, ΣΊΣΥΦΟΣ FROM t")]);
+    events.extend([sample::decided(&one, "SELECT 7"), sample::ended(&one)]);
+    record(&*store, events, Durability::Synced).expect("recorded");
+    let text = |text: &str| Query { text: Some(text.to_owned()), ..Query::default() };
+    let EventKind::ApprovalRequested { request, .. } = sample::held(&one, 7).kind else {
+        unreachable!("a request")
+    };
+    let table: Vec<(&str, Query, &[u64])> = vec![
+        ("a word in any case", text("straße"), &[6]),
+        ("letters beyond ASCII", text("σίσυφοσ"), &[6]),
+        ("words in any order", text("orders SELECT note"), &[3]),
+        ("a phrase", text("\"drop table orders\""), &[4]),
+        ("no such phrase", text("\"drop orders\""), &[]),
+        ("marks of punctuation are no words", text("it's \\ & ! old |"), &[4]),
+        ("nobody's word", text("zzz"), &[]),
+        (
+            "a name that stands in the session",
+            Query { identity: Some("uid:1002".into()), ..Query::default() },
+            &[6, 4, 2],
+        ),
+        ("the target and a word", Query { target: Some("ORDERS-1".into()), ..text("7") }, &[7]),
+        ("what became of it", Query { decision: Some(Decided::Denied), ..Query::default() }, &[4]),
+        ("a table with its schema", Query { table: Some("Public.Orders".into()), ..text("straße") }, &[6]),
+        ("a rule", Query { rule: Some("no-drop".into()), ..Query::default() }, &[4]),
+        ("one request", Query { request: Some(request), ..Query::default() }, &[5]),
+        (
+            "one session's beginning",
+            Query { session: Some(two.id), event: Some("session_started".into()), ..Query::default() },
+            &[2],
+        ),
+        (
+            "a time",
+            Query { since: Some(two.opened_at), class: Some("read".into()), ..Query::default() },
+            &[6, 4],
+        ),
+        (
+            "a time before",
+            Query { until: Some(two.opened_at), event: Some("session_started".into()), ..Query::default() },
+            &[1],
+        ),
+        ("a filter without a word", Query { identity: Some("--".into()), ..Query::default() }, &[]),
+    ];
+    for (name, query, expected) in table {
+        let found = store.search(&query).expect("searched");
+        let found: Vec<u64> = found.hits.iter().map(|hit| hit.seq).collect();
+        assert_eq!(found, expected, "{name}");
+    }
+    let mut query = Query { class: Some("read".into()), limit: Some(2), ..Query::default() };
+    let mut pages = Vec::new();
+    loop {
+        let found = store.search(&query).expect("searched");
+        pages.push(found.hits.iter().map(|hit| hit.seq).collect::<Vec<_>>());
+        match found.next {
+            Some(next) => query.before = Some(next),
+            None => break,
+        }
+    }
+    assert_eq!(pages.concat(), [7, 6, 5, 4, 3], "{pages:?}");
+    assert!(pages.iter().all(|page| page.len() <= 2), "{pages:?}");
+}
+
+/// A session a week, by its number.
+fn weekly(n: u32) -> Session {
+    Session { id: SessionId::from_parts(u64::from(n) + 1, 3), ..sample::session(n) }
+}
+
+/// When it was.
+pub fn week(n: u32) -> Timestamp {
+    sample::at(0) + Duration::from_secs(7 * 86_400) * n
+}
+
+fn retention_keeps(backend: &dyn Backend) {
+    let store = open(backend);
+    let (open_one, held, of_somebody) = (1, 2, 3);
+    for n in 0..12 {
+        let session = weekly(n);
+        let mut events = vec![sample::started(&session)];
+        events.extend((0..6).map(|k| sample::decided(&session, &format!("SELECT {n}, {k}"))));
+        events.extend((n != open_one).then(|| sample::ended(&session)));
+        for event in &mut events {
+            event.at = week(n);
+        }
+        record(&*store, events, Durability::Synced).expect("recorded");
+    }
+    let hold = |name: &str| Hold {
+        name: name.into(),
+        session: None,
+        identity: None,
+        since: None,
+        until: None,
+        by: "local:0".into(),
+        reason: "a case".into(),
+        at: week(12),
+    };
+    store.hold(&Hold { session: Some(weekly(held).id), ..hold("hold_session") }).expect("held");
+    let identity = Some(weekly(of_somebody).principal.id);
+    store.hold(&Hold { identity, ..hold("hold_identity") }).expect("held");
+    let before = store.records().expect("readable").len() as u64;
+    let removed = store.expire(Duration::from_secs(5 * 7 * 86_400), week(12)).expect("retention runs");
+    let mut left = 0;
+    for n in 0..12 {
+        let records = store.session(weekly(n).id).expect("readable").len();
+        left += records as u64;
+        let whole = if n == open_one { 7 } else { 8 };
+        let kept = n >= 7 || [open_one, held, of_somebody].contains(&n);
+        assert!(records == whole || (records == 0 && !kept), "session {n}: {records} records left");
+    }
+    assert_eq!(left, before - removed, "what was removed is told");
+    assert!(!store.records().expect("readable").is_empty());
+    store.verify().expect("what is left verifies");
+    store.close().expect("an orderly end");
 }

@@ -55,6 +55,31 @@ pub enum StoreError {
     /// A proof that cannot be given.
     #[error("{0}")]
     NotProven(String),
+    /// The shared database failed, or refused.
+    #[error("cannot {action} {what}: {why}")]
+    Database {
+        /// A verb phrase.
+        action: &'static str,
+        /// What.
+        what: String,
+        /// SQLSTATE, when the server spoke.
+        code: Option<String>,
+        /// Why.
+        why: String,
+    },
+    /// The shared database's schema is not the one that this binary works with.
+    #[error("the database's schema: {0}")]
+    Schema(String),
+    /// The shared database holds another chain under this node's name.
+    #[error(
+        "the database holds another log of node {node} than this one: {why}. Two agents may not share a node's name, and a          store that was set back goes on under another `node.name`"
+    )]
+    OtherChain {
+        /// The node.
+        node: String,
+        /// Where they part.
+        why: String,
+    },
 }
 
 /// Adds what was tried, and on what, to an IO error.

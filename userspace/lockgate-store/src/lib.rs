@@ -16,6 +16,8 @@
 //!
 //! [`Log`] writes (one per directory), [`Reader`] reads beside it or without it. The log alone is the truth:
 //! no failure of the index fails a record. No type of sled leaves this crate.
+//!
+//! Where many nodes share one store, [`postgres`] takes each node's log there; what rests here is then the spool.
 
 mod appender;
 #[cfg(any(test, feature = "contract"))]
@@ -33,6 +35,7 @@ mod lines;
 mod lock;
 mod log;
 mod objects;
+pub mod postgres;
 mod queue;
 mod reader;
 mod recover;

@@ -199,6 +199,10 @@ impl Log {
         Reader::indexed(self.layout.clone(), self.index.clone(), self.searcher.clone())
     }
 
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     /// The legal holds on it.
     pub fn holds(&self) -> Holds {
         Holds::of(&self.layout)

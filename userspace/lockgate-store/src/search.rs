@@ -14,6 +14,7 @@
 //! works. Nothing here is on the way of a record. What no record holds (masked values, secrets) cannot be found.
 
 mod answer;
+mod elsewhere;
 mod entry;
 mod files;
 mod keep;
@@ -28,6 +29,7 @@ use lockgate_model::{OperationId, RequestId, SessionId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use answer::scan;
+pub(crate) use elsewhere::{Judge, Marker};
 pub(crate) use keep::{Keeper, Searcher};
 
 /// Hits of a page unless the query asks for another number.
@@ -132,6 +134,9 @@ impl Decided {
 /// A record that fits, in short. `audit show SEQ` and the session's records have the whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hit {
+    /// The node whose record it is, where records of several are searched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<lockgate_model::id::NodeName>,
     /// The record's number.
     pub seq: u64,
     /// When.

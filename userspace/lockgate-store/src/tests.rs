@@ -7,16 +7,22 @@ mod proofs;
 mod retention;
 
 use crate::{
-    Log, LogSettings, Record, SessionFilter, SessionSummary,
+    Checkpoint, Integrity, Log, LogSettings, Record, SessionFilter, SessionSummary,
     contract::{self, Backend, OpenStore, sample},
     layout::Layout,
+    search::{Found, Query},
 };
 use lockgate_model::{
-    SessionId,
-    event::Event,
+    SessionId, Timestamp,
+    custody::{Custody, Hold},
+    event::{Event, EventKind},
     port::{BoxFuture, Durability, Receipt, RecordError, Recorder},
 };
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// A directory that goes with the value.
 struct Directory {
@@ -81,6 +87,54 @@ impl OpenStore for Segments {
 
     fn session(&self, id: SessionId) -> Result<Vec<Record>, String> {
         self.0.reader().session(id).map_err(|error| error.to_string())
+    }
+
+    fn search(&self, query: &Query) -> Result<Found, String> {
+        self.0.reader().search(query).map_err(|error| error.to_string())
+    }
+
+    fn hold(&self, hold: &Hold) -> Result<(), String> {
+        self.0.holds().place(hold).map_err(|error| error.to_string())
+    }
+
+    /// As the agent does it: planned, recorded, signed, removed.
+    fn expire(&self, keep: Duration, now: Timestamp) -> Result<u64, String> {
+        let told = |error: crate::StoreError| error.to_string();
+        self.signed(self.0.reader().records().count() as u64)?;
+        let plan = self.0.retention(keep, now).map_err(told)?;
+        let mut removed = 0;
+        for removal in self.0.prepare_removal(&plan, "schedule").map_err(told)? {
+            let kind = EventKind::Custody(Box::new(Custody::Removed(removal.clone())));
+            let announced = Event { at: now, session: None, kind };
+            let seq = contract::record(&self.0, vec![announced], Durability::Synced)
+                .map_err(|error| error.to_string())?;
+            self.signed(seq)?;
+            self.0.remove(&removal, seq).map_err(told)?;
+            removed += removal.to - removal.from + 1;
+        }
+        Ok(removed)
+    }
+
+    fn verify(&self) -> Result<(), String> {
+        let report = self.0.reader().verify(None).map_err(|error| error.to_string())?;
+        (report.integrity == Integrity::Intact).then_some(()).ok_or_else(|| report.to_string())
+    }
+}
+
+impl Segments {
+    /// Waits until a head covers a record.
+    fn signed(&self, seq: u64) -> Result<(), String> {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let note = self.0.reader().checkpoint().map_err(|error| error.to_string())?;
+            if Checkpoint::covers(&note).is_ok_and(|size| size >= seq) {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                return Err(format!("record {seq} was not signed"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 
