@@ -6,6 +6,7 @@ import { generateKeyPairSync } from "node:crypto";
 import { readFileSync } from "node:fs";
 import http from "node:http";
 import { pathToFileURL } from "node:url";
+import { Person } from "./person.mjs";
 
 // { url, oidc_port, saml_port, certificate, key, modules } from the test.
 const given = JSON.parse(process.argv[2]);
@@ -71,54 +72,14 @@ async function saml() {
   await new Promise((up) => app.listen(given.saml_port, "127.0.0.1", up));
 }
 
-/** One person's browser, as far as logging in needs one. */
-class Person {
-  jars = new Map();
-
-  async go(url, options = {}) {
-    for (let hops = 0; hops < 15; hops++) {
-      const host = new URL(url).host;
-      const jar = this.jars.get(host) ?? new Map();
-      this.jars.set(host, jar);
-      const headers = { accept: "text/html", ...options.headers };
-      if (jar.size) headers.cookie = [...jar].map(([name, value]) => `${name}=${value}`).join("; ");
-      const response = await fetch(url, { ...options, headers, redirect: "manual", signal: AbortSignal.timeout(PATIENCE) });
-      for (const cookie of response.headers.getSetCookie()) {
-        const [pair, ...rest] = cookie.split(";");
-        const [name, value] = [pair.slice(0, pair.indexOf("=")), pair.slice(pair.indexOf("=") + 1)];
-        if (!value || /max-age=0|1970/i.test(rest.join(";"))) jar.delete(name);
-        else jar.set(name, value);
-      }
-      const to = response.headers.get("location");
-      if (!to || response.status < 300 || response.status > 399) {
-        return { status: response.status, url: String(url), text: await response.text() };
-      }
-      url = new URL(to, url).href;
-      options = {};
-    }
-    throw new Error("redirected without end");
+/** Somebody with a browser at these providers. */
+class Guest extends Person {
+  constructor() {
+    super(given.url);
   }
 
-  post(url, fields) {
-    const headers = { "content-type": "application/x-www-form-urlencoded" };
-    return this.go(url, { method: "POST", headers, body: new URLSearchParams(fields) });
-  }
-
-  async api(path, body, more = {}) {
-    const headers = { accept: "application/json", "content-type": "application/json", ...more };
-    const options = body === undefined ? { headers } : { method: "POST", headers, body: JSON.stringify(body) };
-    const answer = await this.go(given.url + path, options);
-    return { status: answer.status, ...JSON.parse(answer.text || "{}") };
-  }
-
-  async log_in(name, next = "/me") {
-    let page = await this.go(`${given.url}/login/corp?next=${encodeURIComponent(next)}`);
-    for (const fields of [{ prompt: "login", login: name, password: "x" }, { prompt: "consent" }]) {
-      const action = page.text.match(/action="([^"]+)"/)?.[1];
-      if (!action || page.url.startsWith(given.url)) break;
-      page = await this.post(new URL(action, page.url).href, fields);
-    }
-    return page;
+  log_in(name, next) {
+    return super.log_in("corp", name, "x", next);
   }
 
   async saml_answer() {
@@ -143,7 +104,7 @@ async function scenario() {
   await saml();
 
   // Nobody, then Eve without groups, then Bob who may look and not decide.
-  const [ana, bob, eve] = [new Person(), new Person(), new Person()];
+  const [ana, bob, eve] = [new Guest(), new Guest(), new Guest()];
   must("nobody", (await ana.api("/v1/whoami")).code === "login_required");
   await eve.log_in("eve");
   must("no group is no role", (await eve.api("/v1/whoami")).roles.length === 0);
@@ -170,7 +131,7 @@ async function scenario() {
   provider = await openid("k2");
   const until = Date.now() + PATIENCE;
   for (;;) {
-    const again = new Person();
+    const again = new Guest();
     await again.log_in("ana");
     if ((await again.api("/v1/whoami")).id === "oidc:corp:ana") break;
     must("a login with the new key", Date.now() < until);
@@ -178,7 +139,7 @@ async function scenario() {
   }
 
   // SAML: the same assertion twice, a changed one, one without its browser, and the right one.
-  const carl = new Person();
+  const carl = new Guest();
   const answer = await carl.saml_answer();
   const acs = `${given.url}/login/adfs/acs`;
   const changed = Buffer.from(Buffer.from(answer, "base64").toString().replace(">carl<", ">root<")).toString("base64");
@@ -186,7 +147,7 @@ async function scenario() {
   must(`changed: ${forged.text}`, forged.status === 403 && forged.text.includes("bad_signature"));
   await carl.saml_answer();
   const stolen = await carl.saml_answer();
-  const thief = await new Person().post(acs, { SAMLResponse: stolen });
+  const thief = await new Guest().post(acs, { SAMLResponse: stolen });
   must(`stolen: ${thief.text}`, thief.status === 403 && thief.text.includes("other_browser"));
   const mine = await carl.saml_answer();
   const came = await carl.post(acs, { SAMLResponse: mine });

@@ -32,6 +32,8 @@ pub struct AgentOptions {
     pub run_uids: Vec<u32>,
     /// More YAML at the top level.
     pub extra: String,
+    /// More lines below `api:`, indented by two; `PORT` is its port.
+    pub api: String,
     /// Where the store goes; inside the scratch directory when empty.
     pub store: Option<PathBuf>,
     /// More items of `govern:`.
@@ -67,6 +69,10 @@ pub struct Agent {
     binary: PathBuf,
     config: PathBuf,
     api_port: u16,
+    /// Its listener speaks TLS.
+    tls: bool,
+    /// How much of its log an earlier process wrote.
+    said_before: usize,
 }
 
 impl Agent {
@@ -90,11 +96,13 @@ impl Agent {
         scratch.write("policies/policy.yaml", &options.policy)?;
         let text = configuration(options, &scratch, &instance, api_port)?;
         let config = scratch.write("lockgate.yaml", &text)?;
-        Ok(Self { child: None, scratch, instance, binary, config, api_port })
+        let tls = options.api.contains("tls:");
+        Ok(Self { child: None, scratch, instance, binary, config, api_port, tls, said_before: 0 })
     }
 
     /// Starts (again) with the same configuration, store and pins.
     pub async fn launch(&mut self) -> Result<()> {
+        self.said_before = self.log().len();
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let child = Command::new(&self.binary)
             .args(["agent", "--config"])
@@ -141,9 +149,9 @@ impl Agent {
         &self.scratch
     }
 
-    /// `http://127.0.0.1:PORT`
+    /// `http://127.0.0.1:PORT`, or https where its listener speaks TLS.
     pub fn api(&self) -> String {
-        format!("http://127.0.0.1:{}", self.api_port)
+        format!("{}://127.0.0.1:{}", if self.tls { "https" } else { "http" }, self.api_port)
     }
 
     /// Its cgroup for governed jobs, relative to the v2 mount.
@@ -252,6 +260,10 @@ impl Agent {
     }
 
     async fn ready(&self) -> bool {
+        if self.tls {
+            let log = self.log();
+            return log.get(self.said_before..).is_some_and(|said| said.contains(" is ready\n"));
+        }
         http_status(self.api_port, "/readyz").await.is_some_and(|status| status == 200)
     }
 }
@@ -355,7 +367,7 @@ fn configuration(options: &AgentOptions, scratch: &Scratch, instance: &str, api_
             speaks_for.join(", ")
         ));
     }
-    text.push_str(&format!("api:\n  listen: \"127.0.0.1:{api_port}\"\n"));
+    text.push_str(&format!("api:\n  listen: \"127.0.0.1:{api_port}\"\n{}", options.api.replace("PORT", &api_port.to_string())));
     if !options.local_approvers.is_empty() {
         text.push_str("  local_approvers:\n");
         for (uid, groups) in &options.local_approvers {

@@ -7,6 +7,7 @@ mod bench;
 mod bpf;
 mod builtins;
 mod cluster;
+mod compose;
 mod deb;
 mod demo;
 mod drivers;
@@ -113,6 +114,9 @@ enum Verb {
         #[arg(long)]
         dev: bool,
     },
+    /// The Compose quick start on a Docker engine: up, held, approved by somebody who logs in, masked, recorded, down (asks no
+    /// registry: PostgreSQL and the identity provider are stand-ins made of this machine's own)
+    Compose,
     /// Render the chart with real helm into the plain manifests
     Helm {
         /// Only compare
@@ -170,6 +174,7 @@ fn main() -> Result<()> {
         Verb::Cluster { identity: false } => cluster::run(),
         Verb::Deb { dev } => deb::run(image::Build::of(dev)),
         Verb::Image { dev } => image::run(image::Build::of(dev)),
+        Verb::Compose => compose::run(),
         Verb::Helm { check } => helm::run(check),
         Verb::Systemd => systemd::run(),
         Verb::Majors { majors } => majors::run(&majors),

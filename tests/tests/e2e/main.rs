@@ -24,6 +24,7 @@ mod kernel;
 mod leaks;
 mod masking;
 mod observe;
+mod listener;
 mod people;
 mod permission;
 mod proofs;

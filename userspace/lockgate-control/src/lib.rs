@@ -48,5 +48,5 @@ pub use notify::{
     },
 };
 pub use people::PersonSettings;
-pub use serve::{ServeError, UnixSocket, serve_tcp, serve_unix};
+pub use serve::{ServeError, Tls, UnixSocket, serve_tcp, serve_unix};
 pub use settings::{ControlError, ControlSettings};

@@ -4,6 +4,7 @@
 //! cannot keep a decision out. On the unix socket every uid has places of its own.
 
 use crate::{api::peer::PeerCred, auth::gate::Remote};
+use arc_swap::ArcSwap;
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -65,15 +66,17 @@ pub enum ServeError {
     },
 }
 
+/// How a listener speaks TLS; each handshake goes by what is in it then, so that a certificate is renewed without a restart.
+pub type Tls = Arc<ArcSwap<rustls::ServerConfig>>;
+
 /// Serves a router over TCP, by TLS when there is a certificate, until `shutdown`, then drains. Every request carries the
 /// address it came from ([`Remote`]).
 pub async fn serve_tcp(
     listener: TcpListener,
     router: Router,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    tls: Option<Tls>,
     shutdown: CancellationToken,
 ) {
-    let tls = tls.map(TlsAcceptor::from);
     let mut connections = Connections::new(shutdown.clone());
     loop {
         tokio::select! {
@@ -82,7 +85,10 @@ pub async fn serve_tcp(
                     connections.make_room(TCP_CONNECTIONS_MAX);
                     let router = router.clone().layer(Extension(Remote(from.ip())));
                     match &tls {
-                        Some(tls) => connections.spawn(secured(tls.clone(), stream), router, None),
+                        Some(tls) => {
+                            let tls = TlsAcceptor::from(tls.load_full());
+                            connections.spawn(secured(tls, stream), router, None);
+                        }
                         None => connections.spawn(async { Some(stream) }, router, None),
                     }
                 }

@@ -45,6 +45,8 @@ pub enum AccessAction {
     Logout,
     /// A login was ended by somebody else, or had no room any more.
     LoginEnded,
+    /// A provider that was asked anew about somebody who is logged in tells of other groups.
+    Renewed,
     /// An API token was made.
     TokenMade,
     /// An API token is good no more.
@@ -65,6 +67,7 @@ impl AccessAction {
             Self::LoginRefused => "login_refused",
             Self::Logout => "logout",
             Self::LoginEnded => "login_ended",
+            Self::Renewed => "renewed",
             Self::TokenMade => "token_made",
             Self::TokenRevoked => "token_revoked",
             Self::TokenRefused => "token_refused",
@@ -80,6 +83,7 @@ impl AccessAction {
             Self::Login
             | Self::Logout
             | Self::LoginEnded
+            | Self::Renewed
             | Self::TokenMade
             | Self::TokenRevoked
             | Self::BootstrapMade => false,

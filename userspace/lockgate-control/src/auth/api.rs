@@ -341,7 +341,7 @@ async fn bootstrap(State(desk): State<Arc<Desk>>, caller: Caller) -> Result<Json
     if caller.uid() != Some(0) {
         return Err(Problem::forbidden("only root on this host may make the first administrator's token"));
     }
-    if desk.auth.settings.as_ref().is_none_or(|settings| settings.bootstrap.is_none()) {
+    if desk.auth.ways().settings.as_ref().is_none_or(|settings| settings.bootstrap.is_none()) {
         return Err(Problem::new(
             StatusCode::CONFLICT,
             "bootstrap_off",

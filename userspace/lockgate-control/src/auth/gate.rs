@@ -6,6 +6,9 @@ use super::{
     caller::{Caller, Known, Login, NotKnown, Role, wants_html},
     csrf,
     headers::{self, Cookie},
+    live,
+    person::Rights,
+    renew,
     rules::{self, Rule},
     session::Session,
     token::{Owner, Refused, Token},
@@ -42,6 +45,8 @@ enum Found {
     Caller(Caller),
     /// By a cookie, which a browser sends whoever wrote the page.
     Browser(Caller),
+    /// What a browser brought; whose it is has to be looked up.
+    Cookie(String),
     /// A token that opens nothing.
     BadToken(Refused),
 }
@@ -49,7 +54,10 @@ enum Found {
 pub(super) async fn resolve(State(desk): State<Arc<Desk>>, request: Request, next: Next) -> Response {
     let secure = desk.auth.secure();
     let mut response = match admit(&desk, request).await {
-        Ok(request) => next.run(request).await,
+        Ok(request) => {
+            let caller = request.extensions().get::<Caller>().cloned();
+            live::watched(&desk, caller, next.run(request).await)
+        }
         Err(refused) => *refused,
     };
     headers::put(&mut response, secure);
@@ -57,16 +65,30 @@ pub(super) async fn resolve(State(desk): State<Arc<Desk>>, request: Request, nex
 }
 
 async fn admit(desk: &Arc<Desk>, mut request: Request) -> Result<Request, Box<Response>> {
-    let source = Source(source(&desk.auth, &request));
+    let (source, direct) = source(&desk.auth, &request);
+    let source = Source(source);
     request.extensions_mut().insert(source);
     // Without a route there is nothing to protect: the answer is that there is nothing.
     let Some(path) = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()) else {
         return Ok(request);
     };
     let rule = rules::rule(request.method(), &path);
-    let found = find(desk, &request);
+    if direct && rule != Some(Rule::Public) {
+        // Nobody knows who reads along: what must not pass a network in the clear is not even asked for.
+        let detail = "this address is for the proxy in front (api.proxies), which ends TLS; use api.public_url";
+        let problem = Problem::new(StatusCode::FORBIDDEN, "not_by_proxy", "Not by this way", detail);
+        return Err(Box::new(problem.into_response()));
+    }
+    let mut found = find(desk, &request);
+    if let Found::Cookie(cookie) = found {
+        // The provider may have to be asked before it counts.
+        found = match renew::current(desk, &cookie).await {
+            Some(session) => Found::Browser(person(desk, &session)),
+            None => Found::Nobody,
+        };
+    }
     let (caller, browser) = match found {
-        Found::Nobody => (None, false),
+        Found::Nobody | Found::Cookie(_) => (None, false),
         Found::Caller(caller) => (Some(caller), false),
         Found::Browser(caller) => (Some(caller), true),
         Found::BadToken(_) if rule == Some(Rule::Public) => (None, false),
@@ -204,15 +226,29 @@ pub(super) fn too_many(wait: std::time::Duration) -> Response {
     ([(header::RETRY_AFTER, seconds.to_string())], problem).into_response()
 }
 
-/// Behind a proxy, its word: it appends the address that it saw, so the last one is not the caller's own claim.
-fn source(auth: &Auth, request: &Request) -> Option<IpAddr> {
+/// The address that asks, and whether it came past the proxy that it should have come by. A proxy appends the address that it
+/// saw, so the first from the end that is no proxy of ours is whom the outermost of them saw; what stands before it is a claim.
+fn source(auth: &Auth, request: &Request) -> (Option<IpAddr>, bool) {
     let remote = request.extensions().get::<Remote>().map(|remote| remote.0);
-    if !auth.settings.as_ref().is_some_and(|settings| settings.behind_proxy) {
-        return remote;
+    let ways = auth.ways();
+    let proxies = ways.settings.as_ref().map_or(&[][..], |settings| &settings.proxies);
+    let ours = |address: IpAddr| proxies.iter().any(|net| net.contains(address));
+    // The unix socket has no address and no proxy.
+    let Some(from) = remote.filter(|_| !proxies.is_empty()) else { return (remote, false) };
+    if !ours(from) {
+        return (remote, true);
     }
-    let last = request.headers().get_all("x-forwarded-for").iter().next_back();
-    let last = last.and_then(|value| value.to_str().ok()).and_then(|value| value.rsplit(',').next());
-    last.and_then(|address| address.trim().parse().ok()).or(remote)
+    let told = request.headers().get_all("x-forwarded-for").iter();
+    let told: Vec<&str> = told.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).collect();
+    let mut seen = from;
+    for address in told.iter().rev() {
+        let Ok(address) = address.trim().parse::<IpAddr>() else { break };
+        seen = address.to_canonical();
+        if !ours(seen) {
+            break;
+        }
+    }
+    (Some(seen), false)
 }
 
 fn find(desk: &Arc<Desk>, request: &Request) -> Found {
@@ -242,10 +278,7 @@ fn find(desk: &Arc<Desk>, request: &Request) -> Found {
         };
     }
     let cookie = Cookie::Session.read(request.headers(), desk.auth.secure());
-    match cookie.and_then(|cookie| desk.auth.sessions.find(cookie, Instant::now())) {
-        Some(session) => Found::Browser(person(desk, &session)),
-        None => Found::Nobody,
-    }
+    cookie.map_or(Found::Nobody, |cookie| Found::Cookie(cookie.to_owned()))
 }
 
 /// A user of this host, by the kernel's word.
@@ -306,28 +339,37 @@ fn person(desk: &Desk, session: &Session) -> Caller {
     })
 }
 
-/// A token: counted as its owner, who it votes as.
-fn bearer(desk: &Desk, token: &Token) -> Caller {
-    let (also, rights) = match &token.owner {
-        Owner::Person(person) => (person.also(&desk.people), desk.auth.rights(desk, person)),
+/// What a token may now.
+pub(super) fn token_rights(desk: &Desk, token: &Token) -> Rights {
+    let of_owner = match &token.owner {
+        Owner::Person(person) => desk.auth.rights(desk, person),
         Owner::Local(uid) => {
             let (roles, groups) = local_rights(desk, *uid);
+            Rights { roles, groups }
+        }
+        Owner::Program => Rights {
+            roles: [Role::Viewer, Role::Auditor, Role::Admin].into_iter().collect(),
+            groups: Vec::new(),
+        },
+    };
+    token.rights(&of_owner)
+}
+
+/// A token: counted as its owner, who it votes as.
+fn bearer(desk: &Desk, token: &Token) -> Caller {
+    let also = match &token.owner {
+        Owner::Person(person) => person.also(&desk.people),
+        Owner::Local(uid) => {
             let id = format!("local:{uid}");
             let mut also = desk.people.approver(id.clone(), Vec::new(), String::new()).also;
             if !also.contains(&id) {
                 also.push(id);
             }
-            (also, super::person::Rights { roles, groups })
+            also
         }
-        Owner::Program => (
-            Vec::new(),
-            super::person::Rights {
-                roles: [Role::Viewer, Role::Auditor, Role::Admin].into_iter().collect(),
-                groups: Vec::new(),
-            },
-        ),
+        Owner::Program => Vec::new(),
     };
-    let rights = token.rights(&rights);
+    let rights = token_rights(desk, token);
     Caller::new(Known {
         id: format!("token:{}", token.id),
         name: token.name.clone(),

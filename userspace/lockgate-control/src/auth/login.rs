@@ -4,7 +4,7 @@
 //! leads to is a path of ours, whatever the link said.
 
 use super::{
-    Auth, Kind, Provider,
+    Auth, Kind, Provider, Ways,
     attempt::{Attempt, AttemptError, own_path},
     caller::Caller,
     csrf,
@@ -31,6 +31,7 @@ use axum::{
 use lockgate_model::access::{Access, AccessAction};
 use maud::{Markup, html};
 use serde::Deserialize;
+use serde_json::json;
 use std::{collections::BTreeMap, sync::Arc};
 use tokio::time::Instant;
 
@@ -46,6 +47,7 @@ pub(super) fn routes(desk: Arc<Desk>) -> Router {
         .route("/login/{provider}/acs", post(acs))
         .route("/login/{provider}/finish", get(finish))
         .route("/login/{provider}/metadata", get(metadata))
+        .route("/login/{provider}/backchannel", post(backchannel))
         .route("/logout", post(logout))
         .with_state(desk)
 }
@@ -63,23 +65,23 @@ type Asked<T> = Result<Query<T>, QueryRejection>;
 
 async fn choose(State(desk): State<Arc<Desk>>, wish: Asked<Wish>) -> Response {
     let wish = wish.map(|Query(wish)| wish).unwrap_or_default();
-    page::bare("Log in", &ways_in(&desk.auth, &wish, None))
+    page::bare("Log in", &ways_in(&desk.auth.ways(), &wish, None))
 }
 
 /// Every way in there is.
-fn ways_in(auth: &Auth, wish: &Wish, refused: Option<&str>) -> Markup {
+fn ways_in(ways: &Ways, wish: &Wish, refused: Option<&str>) -> Markup {
     let next: String = form_urlencoded::byte_serialize(own_path(wish.next.as_deref()).as_bytes()).collect();
     let fresh = if wish.fresh.is_some() { "&fresh=1" } else { "" };
-    let bootstrap = auth.settings.as_ref().is_some_and(|settings| settings.bootstrap.is_some());
+    let bootstrap = ways.settings.as_ref().is_some_and(|settings| settings.bootstrap.is_some());
     html! {
         h1 { "Log in" }
         @if let Some(refused) = refused {
             div.note.bad role="alert" { p { (crate::text::visible(refused)) } }
         }
-        @if auth.settings.is_none() {
+        @if ways.settings.is_none() {
             p { "Nobody can log in here: " code { "login:" } " is not set in the agent's configuration." }
         }
-        @for provider in &auth.providers {
+        @for provider in &ways.providers {
             p { a.button href={ "/login/" (provider.name) "?next=" (next) (fresh) } { "Log in with " (provider.label) } }
         }
         @if bootstrap {
@@ -106,6 +108,7 @@ async fn begin(
 ) -> Response {
     let wish = wish.map(|Query(wish)| wish).unwrap_or_default();
     let Some(provider) = find(&desk.auth, &name) else { return unknown_provider() };
+    let provider = &*provider;
     if let Err(wait) = desk.auth.limits.try_now(source.0, Instant::now()) {
         return gate::too_many(wait);
     }
@@ -172,6 +175,7 @@ async fn callback(
         return gate::too_many(wait);
     }
     let Some(provider) = find(&desk.auth, &name) else { return unknown_provider() };
+    let provider = &*provider;
     let Ok(Query(answer)) = answer else {
         return refused(
             &desk,
@@ -206,7 +210,8 @@ async fn come_back(
     }
     let code = answer.code.ok_or_else(|| refuse("malformed", "the provider's answer has no code"))?;
     let now = desk.ambient.now();
-    let arrived = oidc.finish(code, &attempt.nonce, &attempt.verifier, attempt.fresh, now).await?;
+    let issuer = answer.iss.as_deref();
+    let arrived = oidc.finish(code, issuer, &attempt.nonce, &attempt.verifier, attempt.fresh, now).await?;
     Ok((arrived, attempt.next))
 }
 
@@ -244,6 +249,7 @@ async fn acs(
         return gate::too_many(wait);
     }
     let Some(provider) = find(&desk.auth, &name) else { return unknown_provider() };
+    let provider = &*provider;
     let Kind::Saml(saml) = &provider.kind else { return unknown_provider() };
     let body = match decision::read_body(body, FORM_MAX, decision::BODY_TIMEOUT).await {
         Ok(body) => body,
@@ -271,6 +277,7 @@ async fn finish(
     headers: HeaderMap,
 ) -> Response {
     let Some(provider) = find(&desk.auth, &name) else { return unknown_provider() };
+    let provider = &*provider;
     let Kind::Saml(saml) = &provider.kind else { return unknown_provider() };
     let handle = handle.map(|Query(handle)| handle.handle).unwrap_or_default();
     let arrived = saml
@@ -287,8 +294,48 @@ async fn finish(
     }
 }
 
+/// A provider says that logins are over (OpenID Connect Back-Channel Logout 1.0, 2.5 to 2.8). It comes without a browser: the
+/// token's signature is the proof.
+async fn backchannel(
+    State(desk): State<Arc<Desk>>,
+    axum::Extension(source): axum::Extension<Source>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Response {
+    if let Err(wait) = desk.auth.limits.try_now(source.0, Instant::now()) {
+        return gate::too_many(wait);
+    }
+    let Some(provider) = find(&desk.auth, &name) else { return unknown_provider() };
+    let Kind::Oidc(oidc) = &provider.kind else { return unknown_provider() };
+    let body = match decision::read_body(body, FORM_MAX, decision::BODY_TIMEOUT).await {
+        Ok(body) => body,
+        Err(problem) => return problem.into_response(),
+    };
+    let form: BTreeMap<_, _> = form_urlencoded::parse(&body).collect();
+    let token = form.get("logout_token").map(AsRef::as_ref).unwrap_or_default();
+    match oidc.ended(token, desk.ambient.now()).await {
+        Ok(named) => {
+            let ended = desk.auth.sessions.end_where(|session| named.is(&provider.name, session));
+            for session in &ended {
+                desk.auth.note_ended(&desk, session, None, "its provider ended it");
+            }
+            StatusCode::OK.into_response()
+        }
+        Err(refusal) => {
+            note_refused(&desk, source, &provider.name, &refusal);
+            let status = match refusal.code {
+                "provider_unreachable" | "provider_unusable" => StatusCode::SERVICE_UNAVAILABLE,
+                _ => StatusCode::BAD_REQUEST,
+            };
+            let said = json!({ "error": "invalid_request", "error_description": refusal.to_string() });
+            (status, axum::Json(said)).into_response()
+        }
+    }
+}
+
 async fn metadata(State(desk): State<Arc<Desk>>, Path(name): Path<String>) -> Response {
-    match find(&desk.auth, &name).map(|provider| &provider.kind) {
+    let provider = find(&desk.auth, &name);
+    match provider.as_ref().map(|provider| &provider.kind) {
         Some(Kind::Saml(saml)) => {
             ([(header::CONTENT_TYPE, "application/samlmetadata+xml")], saml.metadata()).into_response()
         }
@@ -315,7 +362,7 @@ async fn bootstrap(
     };
     let form: BTreeMap<_, _> = form_urlencoded::parse(&body).collect();
     let field = |name: &str| form.get(name).map(|value| value.trim());
-    let offered = desk.auth.settings.as_ref().is_some_and(|settings| settings.bootstrap.is_some());
+    let offered = desk.auth.ways().settings.as_ref().is_some_and(|settings| settings.bootstrap.is_some());
     let token = field("token").unwrap_or_default();
     if !offered
         || !secret::is_token(BOOTSTRAP_TOKEN, token)
@@ -330,13 +377,14 @@ async fn bootstrap(
     let person = Person {
         id: format!("{BOOTSTRAP}:admin"),
         provider: BOOTSTRAP.to_owned(),
+        authority: BOOTSTRAP.to_owned(),
         name: "bootstrap administrator".to_owned(),
         email: None,
         aliases: Vec::new(),
         groups: BTreeMap::new(),
     };
     // Who it is was never proved, so it is never a fresh login of a person.
-    let arrived = Arrived { person, proved: None, id_token: None };
+    let arrived = Arrived::plain(person, None);
     welcome(&desk, source, arrived, &own_path(field("next")), &headers).await
 }
 
@@ -349,7 +397,7 @@ async fn welcome(
     headers: &HeaderMap,
 ) -> Response {
     let secure = desk.auth.secure();
-    let Arrived { person, proved, id_token } = arrived;
+    let Arrived { person, proved, id_token, sid, nonce, refresh, until } = arrived;
     let begun = secret::random().and_then(|csrf| Ok((csrf, secret::id("lgn_")?)));
     let Ok((csrf, id)) = begun else { return gate::page(&Problem::unavailable(NoRandomness.to_string())) };
     let access = Access {
@@ -375,7 +423,8 @@ async fn welcome(
     for token in desk.auth.tokens.refresh(&person) {
         desk.auth.keep_use(desk, token);
     }
-    let session = Session { id, person, csrf, began: desk.ambient.now(), proved, source, id_token };
+    let began = desk.ambient.now();
+    let session = Session { id, person, csrf, began, proved, source, id_token, sid, nonce, refresh, until };
     let Ok((cookie, ended)) = desk.auth.sessions.begin(session, Instant::now()) else {
         return gate::page(&Problem::unavailable(NoRandomness.to_string()));
     };
@@ -409,7 +458,8 @@ async fn logout(State(desk): State<Arc<Desk>>, caller: Caller, headers: HeaderMa
             detail: String::new(),
         },
     );
-    let elsewhere = match find(&desk.auth, &session.person.provider).map(|provider| &provider.kind) {
+    let provider = find(&desk.auth, &session.person.provider);
+    let elsewhere = match provider.as_ref().map(|provider| &provider.kind) {
         Some(Kind::Oidc(oidc)) => oidc.logout(session.id_token.as_ref()).await,
         Some(Kind::Saml(_)) | None => None,
     };
@@ -455,6 +505,19 @@ fn refused(
     next: Option<&str>,
     refusal: &LoginRefusal,
 ) -> Response {
+    note_refused(desk, source, via, refusal);
+    let wish = Wish { next: next.map(str::to_owned), fresh: None };
+    let said = format!("{} ({})", refusal.detail, refusal.code);
+    let mut response = page::bare("Log in", &ways_in(&desk.auth.ways(), &wish, Some(&said)));
+    *response.status_mut() = match refusal.code {
+        "provider_unreachable" | "provider_unusable" | "no_randomness" => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::FORBIDDEN,
+    };
+    set(&mut response, Cookie::Attempt.clear(desk.auth.secure()));
+    response
+}
+
+fn note_refused(desk: &Arc<Desk>, source: Source, via: &str, refusal: &LoginRefusal) {
     desk.auth.record(
         desk,
         &refusal::Caller::Anybody,
@@ -470,23 +533,14 @@ fn refused(
             detail: refusal.detail.clone(),
         },
     );
-    let wish = Wish { next: next.map(str::to_owned), fresh: None };
-    let said = format!("{} ({})", refusal.detail, refusal.code);
-    let mut response = page::bare("Log in", &ways_in(&desk.auth, &wish, Some(&said)));
-    *response.status_mut() = match refusal.code {
-        "provider_unreachable" | "provider_unusable" | "no_randomness" => StatusCode::SERVICE_UNAVAILABLE,
-        _ => StatusCode::FORBIDDEN,
-    };
-    set(&mut response, Cookie::Attempt.clear(desk.auth.secure()));
-    response
 }
 
 fn no_randomness(error: NoRandomness) -> LoginRefusal {
     refuse("no_randomness", error.to_string())
 }
 
-fn find<'a>(auth: &'a Auth, name: &str) -> Option<&'a Provider> {
-    auth.providers.iter().find(|provider| provider.name == name)
+fn find(auth: &Auth, name: &str) -> Option<Arc<Provider>> {
+    auth.ways().find(name).cloned()
 }
 
 fn unknown_provider() -> Response {

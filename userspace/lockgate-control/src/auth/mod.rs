@@ -13,9 +13,12 @@ mod csrf;
 pub mod gate;
 mod headers;
 mod limit;
+mod live;
 mod login;
 mod oidc;
 mod person;
+mod reload;
+mod renew;
 pub(crate) mod rules;
 mod saml;
 mod secret;
@@ -24,12 +27,14 @@ pub mod settings;
 mod token;
 
 pub use caller::{Caller, Role};
+pub use reload::Reloaded;
 
 use crate::{
     Control,
     api::{idempotency, rate, refusal},
     desk::Desk,
 };
+use arc_swap::ArcSwap;
 use attempt::Attempts;
 use axum::{Router, middleware};
 use bootstrap::Bootstrap;
@@ -41,7 +46,7 @@ use lockgate_model::{
     port::{RecordError, Shelf},
 };
 use person::{Person, Rights};
-use session::Sessions;
+use session::{Sessions, Terms};
 use settings::{LoginError, LoginSettings, ProviderKind};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use token::{Token, Tokens};
@@ -51,21 +56,31 @@ const NO_LOGIN: Duration = Duration::ZERO;
 
 /// Everything that is known of who may ask.
 pub(crate) struct Auth {
-    pub(crate) settings: Option<LoginSettings>,
-    pub(crate) providers: Vec<Provider>,
+    /// Read anew while it runs.
+    ways: ArcSwap<Ways>,
     pub(crate) sessions: Sessions,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) attempts: Attempts,
     pub(crate) limits: Limits,
     pub(crate) bootstrap: Bootstrap,
-    /// The origin of `api.public_url`.
+    /// `api.public_url`, where providers send people back to.
+    base: Option<String>,
+    /// The origin of it.
     pub(crate) origin: Option<String>,
+}
+
+/// How people get in, as configuration says now.
+pub(crate) struct Ways {
+    pub(crate) settings: Option<LoginSettings>,
+    pub(crate) providers: Vec<Arc<Provider>>,
 }
 
 /// A place where people prove who they are.
 pub(crate) struct Provider {
     pub(crate) name: String,
     pub(crate) label: String,
+    /// Who it is, whatever it is named here.
+    pub(crate) authority: String,
     pub(crate) kind: Kind,
 }
 
@@ -74,44 +89,34 @@ pub(crate) enum Kind {
     Saml(Box<saml::Saml>),
 }
 
-impl Auth {
-    /// Asks no provider yet.
-    pub(crate) fn new(
-        mut settings: Option<LoginSettings>,
-        base: Option<&str>,
-        shelf: Option<Arc<dyn Shelf>>,
-    ) -> Result<Self, LoginError> {
+impl Ways {
+    /// Asks no provider yet. What a provider of before must not forget goes over to the one of its name.
+    fn new(settings: Option<LoginSettings>, base: Option<&str>, before: Option<&Self>) -> Result<Self, LoginError> {
         let mut providers = Vec::new();
-        if let Some(settings) = &mut settings {
+        if let Some(settings) = &settings {
             if settings.providers.is_empty() && settings.bootstrap.is_none() {
                 return Err(LoginError::Nobody);
             }
             let mut names = BTreeSet::new();
-            for provider in &mut settings.providers {
+            for provider in &settings.providers {
                 if !settings::is_name(&provider.name) || provider.name == person::BOOTSTRAP {
                     return Err(LoginError::Name(provider.name.clone()));
                 }
                 if !names.insert(provider.name.clone()) {
                     return Err(LoginError::DuplicateName(provider.name.clone()));
                 }
-                providers.push(prepare(provider, base)?);
+                let mut provider = prepare(provider, base)?;
+                if let Some(before) = before.and_then(|before| before.find(&provider.name)) {
+                    provider.kind.go_on_from(&before.kind);
+                }
+                providers.push(Arc::new(provider));
             }
         }
-        let lasts =
-            settings.as_ref().map_or((NO_LOGIN, NO_LOGIN), |settings| (settings.idle, settings.lasts));
-        Ok(Self {
-            settings,
-            providers,
-            sessions: Sessions::new(lasts.0, lasts.1),
-            tokens: Arc::new(Tokens::restore(shelf)),
-            attempts: Attempts::default(),
-            limits: Limits::default(),
-            bootstrap: Bootstrap::default(),
-            origin: base.and_then(|base| {
-                let url = reqwest::Url::parse(base).ok()?;
-                Some(url.origin().ascii_serialization())
-            }),
-        })
+        Ok(Self { settings, providers })
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<&Arc<Provider>> {
+        self.providers.iter().find(|provider| provider.name == name)
     }
 
     /// Whether browsers reach us by TLS.
@@ -119,9 +124,65 @@ impl Auth {
         self.settings.as_ref().is_some_and(|settings| settings.secure)
     }
 
+    /// How long logins last; without `login:` there are none.
+    fn terms(&self) -> Terms {
+        let none = Terms { idle: NO_LOGIN, lasts: NO_LOGIN, vouched: NO_LOGIN };
+        self.settings.as_ref().map_or(none, |settings| Terms {
+            idle: settings.idle,
+            lasts: settings.lasts,
+            vouched: settings.vouched,
+        })
+    }
+}
+
+impl Kind {
+    /// Takes over what was used once and must not be used again.
+    fn go_on_from(&mut self, before: &Self) {
+        match (self, before) {
+            (Self::Oidc(now), Self::Oidc(before)) => now.go_on_from(before),
+            (Self::Saml(now), Self::Saml(before)) => now.go_on_from(before),
+            (Self::Oidc(_), Self::Saml(_)) | (Self::Saml(_), Self::Oidc(_)) => {}
+        }
+    }
+}
+
+impl Auth {
+    /// Asks no provider yet.
+    pub(crate) fn new(
+        settings: Option<LoginSettings>,
+        base: Option<&str>,
+        shelf: Option<Arc<dyn Shelf>>,
+    ) -> Result<Self, LoginError> {
+        let ways = Ways::new(settings, base, None)?;
+        Ok(Self {
+            sessions: Sessions::new(ways.terms()),
+            ways: ArcSwap::from_pointee(ways),
+            tokens: Arc::new(Tokens::restore(shelf)),
+            attempts: Attempts::default(),
+            limits: Limits::default(),
+            bootstrap: Bootstrap::default(),
+            base: base.map(str::to_owned),
+            origin: base.and_then(|base| {
+                let url = reqwest::Url::parse(base).ok()?;
+                Some(url.origin().ascii_serialization())
+            }),
+        })
+    }
+
+    /// How people get in now.
+    pub(crate) fn ways(&self) -> Arc<Ways> {
+        self.ways.load_full()
+    }
+
+    /// Whether browsers reach us by TLS.
+    pub(crate) fn secure(&self) -> bool {
+        self.ways.load().secure()
+    }
+
     /// What a person may under the configuration and the policy in force.
     pub(crate) fn rights(&self, desk: &Desk, person: &Person) -> Rights {
-        let Some(settings) = &self.settings else { return Rights::default() };
+        let ways = self.ways();
+        let Some(settings) = &ways.settings else { return Rights::default() };
         let policy = desk.keep.policy.as_ref().map(|policy| policy.load_full());
         let claimed = policy.iter().flat_map(|policy| policy.claimed_groups());
         person.rights(settings, claimed)
@@ -165,7 +226,7 @@ impl Auth {
     }
 }
 
-fn prepare(provider: &mut settings::ProviderSettings, base: Option<&str>) -> Result<Provider, LoginError> {
+fn prepare(provider: &settings::ProviderSettings, base: Option<&str>) -> Result<Provider, LoginError> {
     let base = base.ok_or(LoginError::NoPublicUrl)?;
     let name = provider.name.clone();
     let fail = |detail| LoginError::Provider { name: name.clone(), detail };
@@ -178,7 +239,8 @@ fn prepare(provider: &mut settings::ProviderSettings, base: Option<&str>) -> Res
         }
     };
     let label = provider.label.clone().unwrap_or_else(|| name.clone());
-    Ok(Provider { name, label, kind })
+    let authority = provider.kind.authority().to_owned();
+    Ok(Provider { name, label, authority, kind })
 }
 
 impl Control {
@@ -199,7 +261,12 @@ impl Control {
 
     /// Whether people can log in, so that the API and the console are worth serving over TCP.
     pub fn offers_login(&self) -> bool {
-        self.desk.auth.settings.is_some()
+        self.desk.auth.ways.load().settings.is_some()
+    }
+
+    /// Whether a one-time token lets the first administrator in.
+    pub fn offers_bootstrap(&self) -> bool {
+        self.desk.auth.ways.load().settings.as_ref().is_some_and(|settings| settings.bootstrap.is_some())
     }
 
     /// Makes a one-time token for the first administrator and writes it to its file; None when `login.bootstrap` is off.
@@ -207,8 +274,8 @@ impl Control {
     /// # Errors
     /// When there is no randomness, or the file cannot be written.
     pub fn bootstrap(&self) -> Result<Option<std::path::PathBuf>, LoginError> {
-        let Some(settings) = self.desk.auth.settings.as_ref().and_then(|login| login.bootstrap.as_ref())
-        else {
+        let ways = self.desk.auth.ways();
+        let Some(settings) = ways.settings.as_ref().and_then(|login| login.bootstrap.as_ref()) else {
             return Ok(None);
         };
         let fail =
@@ -222,8 +289,8 @@ impl Control {
 
     /// The groups of the policy that somebody who logs in may vote for, by configuration alone.
     pub fn login_groups(&self) -> Vec<GroupName> {
-        let settings = self.desk.auth.settings.iter();
-        settings.flat_map(|settings| settings.groups.keys().cloned()).collect()
+        let ways = self.desk.auth.ways();
+        ways.settings.iter().flat_map(|settings| settings.groups.keys().cloned()).collect()
     }
 }
 

@@ -1,36 +1,47 @@
 //! OpenID Connect: the authorization code flow with PKCE, by the `openidconnect` crate, which also judges the ID token. Here
 //! stands what it leaves open: which algorithms, whose keys and how fresh, clocks, the authorized party, and what of the token
-//! becomes a person.
+//! becomes a person. Asking anew stands in [`renew`], a provider that ends logins in [`backchannel`].
 
+mod backchannel;
+mod http;
+mod renew;
+
+pub(crate) use renew::NotRenewed;
+
+use self::http::Http;
 use super::{
     person::{GROUPS_MAX, Person, fit_name},
+    secret::Hashed,
     settings::OidcSettings,
 };
-use http_body_util::{BodyExt, Limited};
 use lockgate_model::{Secret, Timestamp};
 use openidconnect::{
-    AccessTokenHash, AdditionalClaims, AsyncHttpClient, AuthorizationCode, ClaimsVerificationError, ClientId,
-    ClientSecret, CsrfToken, EmptyExtraTokenFields, HttpRequest, HttpResponse, IdToken, IdTokenClaims,
-    IdTokenFields, IdTokenVerifier, IssuerUrl, LogoutRequest, Nonce, OAuth2TokenResponse, PkceCodeChallenge,
-    PkceCodeVerifier, PostLogoutRedirectUrl, ProviderMetadataWithLogout, RedirectUrl, Scope,
-    SignatureVerificationError, StandardErrorResponse, StandardTokenResponse, TokenResponse,
+    AccessTokenHash, AdditionalClaims, AdditionalProviderMetadata, AuthorizationCode,
+    ClaimsVerificationError, ClientId, ClientSecret, CsrfToken, EmptyExtraTokenFields, IdToken,
+    IdTokenClaims, IdTokenFields, IdTokenVerifier, IssuerUrl, LogoutProviderMetadata, LogoutRequest, Nonce,
+    OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, PostLogoutRedirectUrl, ProviderMetadata,
+    RedirectUrl, Scope, SignatureVerificationError, StandardErrorResponse, StandardTokenResponse,
+    TokenResponse,
     core::{
-        CoreAuthDisplay, CoreAuthPrompt, CoreAuthenticationFlow, CoreErrorResponseType, CoreGenderClaim,
-        CoreJsonWebKey, CoreJweContentEncryptionAlgorithm, CoreJwsSigningAlgorithm, CoreRevocableToken,
-        CoreRevocationErrorResponse, CoreTokenIntrospectionResponse, CoreTokenType,
+        CoreAuthDisplay, CoreAuthPrompt, CoreAuthenticationFlow, CoreClaimName, CoreClaimType,
+        CoreClientAuthMethod, CoreErrorResponseType, CoreGenderClaim, CoreGrantType, CoreJsonWebKey,
+        CoreJweContentEncryptionAlgorithm, CoreJweKeyManagementAlgorithm, CoreJwsSigningAlgorithm,
+        CoreResponseMode, CoreResponseType, CoreRevocableToken, CoreRevocationErrorResponse,
+        CoreSubjectIdentifierType, CoreTokenIntrospectionResponse, CoreTokenType,
     },
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// A provider that does not answer by then keeps a person waiting for nothing.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Bytes of an answer: key sets and metadata are some kilobytes.
-const ANSWER_MAX: usize = 1 << 20;
 
 /// Metadata and keys are asked for again after this long: a key that the provider took away is good no longer than that.
 const KEYS_GOOD: Duration = Duration::from_secs(600);
@@ -40,6 +51,19 @@ const KEYS_AGAIN: Duration = Duration::from_secs(10);
 
 /// A login that was asked for anew must have happened within this, besides skew.
 const FRESH: i64 = 300;
+
+/// Whose signatures count: by keys that the provider publishes, never by what both sides know, and never none.
+const ALGORITHMS: [CoreJwsSigningAlgorithm; 9] = [
+    CoreJwsSigningAlgorithm::RsaSsaPkcs1V15Sha256,
+    CoreJwsSigningAlgorithm::RsaSsaPkcs1V15Sha384,
+    CoreJwsSigningAlgorithm::RsaSsaPkcs1V15Sha512,
+    CoreJwsSigningAlgorithm::RsaSsaPssSha256,
+    CoreJwsSigningAlgorithm::RsaSsaPssSha384,
+    CoreJwsSigningAlgorithm::RsaSsaPssSha512,
+    CoreJwsSigningAlgorithm::EcdsaP256Sha256,
+    CoreJwsSigningAlgorithm::EcdsaP384Sha384,
+    CoreJwsSigningAlgorithm::EdDsa,
+];
 
 /// What is said of a token that was issued later than now.
 const FROM_THE_FUTURE: &str = "it is from the future; check the clocks";
@@ -74,6 +98,32 @@ type Client<A, T, U> = openidconnect::Client<
 >;
 type Ready =
     Client<openidconnect::EndpointSet, openidconnect::EndpointMaybeSet, openidconnect::EndpointMaybeSet>;
+
+type Metadata = ProviderMetadata<
+    LogoutProviderMetadata<More>,
+    CoreAuthDisplay,
+    CoreClientAuthMethod,
+    CoreClaimName,
+    CoreClaimType,
+    CoreGrantType,
+    CoreJweContentEncryptionAlgorithm,
+    CoreJweKeyManagementAlgorithm,
+    CoreJsonWebKey,
+    CoreResponseMode,
+    CoreResponseType,
+    CoreSubjectIdentifierType,
+>;
+type Answer = StandardTokenResponse<Fields, CoreTokenType>;
+
+/// What else a provider says of itself.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+struct More {
+    /// Every answer of its names it (RFC 9207, 3).
+    #[serde(default)]
+    authorization_response_iss_parameter_supported: bool,
+}
+
+impl AdditionalProviderMetadata for More {}
 
 /// Every other claim.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -114,6 +164,41 @@ pub(crate) struct Arrived {
     /// When they proved who they are, where the provider says.
     pub(crate) proved: Option<Timestamp>,
     pub(crate) id_token: Option<Secret<String>>,
+    /// What the provider calls the login.
+    pub(crate) sid: Option<String>,
+    /// What its later tokens must fit.
+    pub(crate) nonce: String,
+    /// What the provider is asked anew with.
+    pub(crate) refresh: Option<Secret<String>>,
+    /// When it ends at the provider, where that says so.
+    pub(crate) until: Option<Timestamp>,
+}
+
+impl Arrived {
+    /// Somebody of whom there is no more to know.
+    pub(crate) fn plain(person: Person, proved: Option<Timestamp>) -> Self {
+        Self { person, proved, id_token: None, sid: None, nonce: String::new(), refresh: None, until: None }
+    }
+}
+
+/// What a token must say of the login's nonce.
+#[derive(Clone, Copy)]
+enum Wanted<'a> {
+    /// The first one: exactly this.
+    Exactly(&'a str),
+    /// A later one: this, or nothing (core, 12.2).
+    NoneOr(&'a str),
+}
+
+impl Wanted<'_> {
+    fn fits(self, got: Option<&Nonce>) -> Result<(), String> {
+        let fits = match (self, got) {
+            (Self::Exactly(wanted) | Self::NoneOr(wanted), Some(got)) => got.secret() == wanted,
+            (Self::Exactly(_), None) => false,
+            (Self::NoneOr(_), None) => true,
+        };
+        if fits { Ok(()) } else { Err("it is not of this login".to_owned()) }
+    }
 }
 
 /// One provider.
@@ -123,7 +208,9 @@ pub(crate) struct Oidc {
     redirect: RedirectUrl,
     home: String,
     http: Http,
-    known: Mutex<Option<(Arc<ProviderMetadataWithLogout>, Instant)>>,
+    known: Mutex<Option<(Arc<Metadata>, Instant)>>,
+    /// Logout tokens that were used, until they are over.
+    ended: Arc<Mutex<HashMap<Hashed, Timestamp>>>,
 }
 
 impl Oidc {
@@ -152,7 +239,13 @@ impl Oidc {
             home: format!("{base}/login"),
             http,
             known: Mutex::default(),
+            ended: Arc::default(),
         })
+    }
+
+    /// Goes on from an earlier reading of the configuration.
+    pub(crate) fn go_on_from(&mut self, before: &Self) {
+        self.ended = before.ended.clone();
     }
 
     /// Its issuer, which an answer may name (RFC 9207).
@@ -185,16 +278,22 @@ impl Oidc {
         })
     }
 
-    /// Exchanges the code that a browser brought, and judges what it gives.
+    /// Exchanges the code that a browser brought, and judges what it gives. `issuer` is what the answer names.
     pub(crate) async fn finish(
         &self,
         code: String,
+        issuer: Option<&str>,
         nonce: &str,
         verifier: &Secret<String>,
         fresh: bool,
         now: Timestamp,
     ) -> Result<Arrived, LoginRefusal> {
         let metadata = self.metadata(None).await?;
+        if metadata.additional_metadata().additional_metadata.authorization_response_iss_parameter_supported
+            && issuer.is_none()
+        {
+            return Err(refuse("bad_issuer", "the answer does not name the provider (iss), which always does"));
+        }
         let client = self.client(&metadata);
         let request = client
             .exchange_code(AuthorizationCode::new(code))
@@ -204,18 +303,52 @@ impl Oidc {
             .request_async(&self.http)
             .await
             .map_err(|error| code_refused(&error))?;
+        let claims = self.believed(&answer, Wanted::Exactly(nonce), now).await?;
+        let proved = claims.auth_time().and_then(|at| Timestamp::from_second(at.timestamp()).ok());
+        let proved = proved.map(|proved| proved.min(now));
+        if fresh {
+            let skew = i64::try_from(self.settings.skew.as_secs()).unwrap_or(0);
+            let age = proved.map(|proved| now.duration_since(proved).as_secs());
+            if age.is_none_or(|age| age > FRESH + skew) {
+                return Err(refuse(
+                    "not_fresh",
+                    "the provider did not ask the person to prove anew who they are",
+                ));
+            }
+        }
+        let groups = self.groups_of(&claims, &answer).await?;
+        let person = self.person(&claims, groups)?;
+        let text = |claim: Option<&Value>| claim.and_then(Value::as_str).and_then(fit_name);
+        Ok(Arrived {
+            person,
+            proved,
+            id_token: answer.id_token().map(|token| Secret::new(token.to_string())),
+            sid: text(claims.additional_claims().claims.get("sid")),
+            nonce: nonce.to_owned(),
+            refresh: answer.refresh_token().map(|token| Secret::new(token.secret().clone())),
+            until: None,
+        })
+    }
+
+    /// What an ID token says, once everything about it holds.
+    async fn believed(
+        &self,
+        answer: &Answer,
+        nonce: Wanted<'_>,
+        now: Timestamp,
+    ) -> Result<Claims, LoginRefusal> {
+        let metadata = self.metadata(None).await?;
         let token = answer.id_token().ok_or_else(|| {
             refuse("no_id_token", "the provider gave no ID token; is the scope openid allowed?")
         })?;
-        let nonce = Nonce::new(nonce.to_owned());
-        let judged = self.judge(&metadata, token, &nonce, now);
+        let judged = self.judge(&metadata, token, nonce, now);
         let (claims, metadata) = match judged {
             // The provider may have changed its keys since we asked.
             Err(ClaimsVerificationError::SignatureVerification(
                 SignatureVerificationError::NoMatchingKey,
             )) => {
                 let newer = self.metadata(Some(&metadata)).await?;
-                let claims = self.judge(&newer, token, &nonce, now).map_err(|error| token_refused(&error))?;
+                let claims = self.judge(&newer, token, nonce, now).map_err(|error| token_refused(&error))?;
                 (claims, newer)
             }
             judged => (judged.map_err(|error| token_refused(&error))?, metadata),
@@ -234,20 +367,29 @@ impl Oidc {
                 ));
             }
         }
-        let proved = claims.auth_time().and_then(|at| Timestamp::from_second(at.timestamp()).ok());
-        let proved = proved.map(|proved| proved.min(now));
-        if fresh {
-            let skew = i64::try_from(self.settings.skew.as_secs()).unwrap_or(0);
-            let age = proved.map(|proved| now.duration_since(proved).as_secs());
-            if age.is_none_or(|age| age > FRESH + skew) {
-                return Err(refuse(
-                    "not_fresh",
-                    "the provider did not ask the person to prove anew who they are",
-                ));
-            }
+        Ok(claims.clone())
+    }
+
+    /// The ID token's groups; where it has none, or says that they stand elsewhere, those that the provider tells of. Where a
+    /// token says that they stand is nobody we know, so nobody else is ever asked (core, 5.6.2).
+    async fn groups_of(&self, claims: &Claims, answer: &Answer) -> Result<Vec<String>, LoginRefusal> {
+        let own = &claims.additional_claims().claims;
+        let claim = own.get(&self.settings.groups_claim).filter(|claim| !claim.is_null());
+        if claim.is_some() && !stand_elsewhere(own, &self.settings.groups_claim) {
+            return groups(claim);
         }
-        let person = self.person(claims)?;
-        Ok(Arrived { person, proved, id_token: Some(Secret::new(token.to_string())) })
+        match self.userinfo(answer.access_token(), claims.subject().as_str()).await? {
+            Some(told) => {
+                if stand_elsewhere(&told, &self.settings.groups_claim) {
+                    tracing::warn!(
+                        provider = self.name,
+                        "somebody's groups are too many for the provider to tell; they have none here"
+                    );
+                }
+                groups(told.get(&self.settings.groups_claim))
+            }
+            None => groups(claim),
+        }
     }
 
     /// Where a browser ends its login at the provider, too.
@@ -265,7 +407,7 @@ impl Oidc {
         is_safe(&url).then(|| url.to_string())
     }
 
-    fn client(&self, metadata: &ProviderMetadataWithLogout) -> Ready {
+    fn client(&self, metadata: &Metadata) -> Ready {
         let secret = self.settings.client_secret.as_ref();
         Client::from_provider_metadata(
             metadata.clone(),
@@ -278,8 +420,8 @@ impl Oidc {
     /// What the provider says of itself; newer than `stale`, when that is given.
     async fn metadata(
         &self,
-        stale: Option<&ProviderMetadataWithLogout>,
-    ) -> Result<Arc<ProviderMetadataWithLogout>, LoginRefusal> {
+        stale: Option<&Metadata>,
+    ) -> Result<Arc<Metadata>, LoginRefusal> {
         let known = self.known.lock().clone();
         if let Some((metadata, asked)) = known {
             let good = if stale.is_some() { KEYS_AGAIN } else { KEYS_GOOD };
@@ -290,7 +432,7 @@ impl Oidc {
         let issuer = IssuerUrl::new(self.settings.issuer.clone())
             .map_err(|error| refuse("provider_unusable", format!("its issuer is no address: {error}")))?;
         let metadata =
-            ProviderMetadataWithLogout::discover_async(issuer, &self.http).await.map_err(|error| {
+            Metadata::discover_async(issuer, &self.http).await.map_err(|error| {
                 refuse("provider_unreachable", format!("{} cannot be asked: {}", self.name, chain(&error)))
             })?;
         let endpoints =
@@ -305,27 +447,16 @@ impl Oidc {
 
     fn verifier<'a>(
         &self,
-        metadata: &ProviderMetadataWithLogout,
+        metadata: &Metadata,
         now: Timestamp,
     ) -> IdTokenVerifier<'a, CoreJsonWebKey> {
-        use CoreJwsSigningAlgorithm as Algorithm;
         let (id, issuer) = (ClientId::new(self.settings.client_id.clone()), metadata.issuer().clone());
         let skew = i64::try_from(self.settings.skew.as_secs()).unwrap_or(0);
         let at = |seconds: i64| chrono::DateTime::from_timestamp(seconds, 0).unwrap_or_default();
         let (earliest, latest) = (at(now.as_second() - skew), at(now.as_second() + skew));
         // Without the client's secret, so that no key but the provider's public ones is ever one.
         IdTokenVerifier::new_public_client(id, issuer, metadata.jwks().clone())
-            .set_allowed_algs([
-                Algorithm::RsaSsaPkcs1V15Sha256,
-                Algorithm::RsaSsaPkcs1V15Sha384,
-                Algorithm::RsaSsaPkcs1V15Sha512,
-                Algorithm::RsaSsaPssSha256,
-                Algorithm::RsaSsaPssSha384,
-                Algorithm::RsaSsaPssSha512,
-                Algorithm::EcdsaP256Sha256,
-                Algorithm::EcdsaP384Sha384,
-                Algorithm::EdDsa,
-            ])
+            .set_allowed_algs(ALGORITHMS)
             .set_other_audience_verifier_fn(|_| false)
             .set_time_fn(move || earliest)
             .set_issue_time_verifier_fn(move |issued| {
@@ -335,12 +466,12 @@ impl Oidc {
 
     fn judge<'a>(
         &self,
-        metadata: &ProviderMetadataWithLogout,
+        metadata: &Metadata,
         token: &'a Token,
-        nonce: &Nonce,
+        nonce: Wanted<'_>,
         now: Timestamp,
     ) -> Result<&'a Claims, ClaimsVerificationError> {
-        token.claims(&self.verifier(metadata, now), nonce)
+        token.claims(&self.verifier(metadata, now), |got: Option<&Nonce>| nonce.fits(got))
     }
 
     /// What the crate leaves open.
@@ -358,7 +489,7 @@ impl Oidc {
         }
     }
 
-    fn person(&self, claims: &Claims) -> Result<Person, LoginRefusal> {
+    fn person(&self, claims: &Claims, groups: Vec<String>) -> Result<Person, LoginRefusal> {
         let subject = fit_name(claims.subject().as_str())
             .filter(|subject| subject == claims.subject().as_str())
             .ok_or_else(|| {
@@ -368,7 +499,6 @@ impl Oidc {
         let email = one(claims.email().map(|email| email.as_str()));
         let username = one(claims.preferred_username().map(|name| name.as_str()));
         let called = one(claims.name().and_then(|name| name.get(None)).map(|name| name.as_str()));
-        let groups = groups(claims.additional_claims().claims.get(&self.settings.groups_claim))?;
         let name =
             called.or_else(|| username.clone()).or_else(|| email.clone()).unwrap_or_else(|| subject.clone());
         // Not vouched for is no name that counts; it may still exclude.
@@ -376,6 +506,7 @@ impl Oidc {
         Ok(Person {
             id: format!("oidc:{}:{subject}", self.name),
             provider: self.name.clone(),
+            authority: self.settings.issuer.clone(),
             name,
             email: vouched,
             aliases: email.into_iter().chain(username).collect(),
@@ -395,6 +526,13 @@ fn groups(claim: Option<&Value>) -> Result<Vec<String>, LoginRefusal> {
         }
         Some(Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => Err(odd()),
     }
+}
+
+/// Whether these claims say that the groups stand somewhere else: aggregated or distributed (core, 5.6.2), or as Entra says it of
+/// somebody who is in too many.
+fn stand_elsewhere(claims: &BTreeMap<String, Value>, groups: &str) -> bool {
+    let named = claims.get("_claim_names").and_then(|names| names.get(groups)).is_some();
+    named || claims.get("hasgroups") == Some(&Value::Bool(true))
 }
 
 /// https, or http to this very host.
@@ -450,38 +588,6 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     crate::text::visible(&crate::text::clip(&text, 400)).into_owned()
-}
-
-/// Asks without following redirects, within a time, and reads no more than a bound.
-struct Http(reqwest::Client);
-
-/// Why an answer did not come.
-#[derive(Debug, thiserror::Error)]
-enum HttpError {
-    #[error(transparent)]
-    Request(#[from] reqwest::Error),
-    #[error("the answer is longer than {ANSWER_MAX} bytes, or broke off")]
-    TooLong,
-    #[error(transparent)]
-    Build(#[from] openidconnect::http::Error),
-}
-
-impl<'c> AsyncHttpClient<'c> for Http {
-    type Error = HttpError;
-    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + 'c>>;
-
-    fn call(&'c self, request: HttpRequest) -> Self::Future {
-        Box::pin(async move {
-            let answer = self.0.execute(request.try_into()?).await?;
-            let mut response = openidconnect::http::Response::builder().status(answer.status());
-            for (name, value) in answer.headers() {
-                response = response.header(name, value);
-            }
-            let body = Limited::new(reqwest::Body::from(answer), ANSWER_MAX);
-            let body = body.collect().await.map_err(|_| HttpError::TooLong)?.to_bytes();
-            Ok(response.body(body.to_vec())?)
-        })
-    }
 }
 
 #[cfg(test)]

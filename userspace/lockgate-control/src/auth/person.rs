@@ -23,6 +23,9 @@ pub(crate) struct Person {
     pub(crate) id: String,
     /// The provider's name.
     pub(crate) provider: String,
+    /// Who the provider really is (issuer, entity id): another one of its name vouches for nobody else's people.
+    #[serde(default)]
+    pub(crate) authority: String,
     /// To show.
     pub(crate) name: String,
     /// An address that the provider vouches for; what other channels know the person by.
@@ -57,8 +60,9 @@ impl Person {
             policy.filter(|(_, member)| self.is_claimed(member)).map(|(group, _)| group.clone()).collect();
         let listed = settings.groups.iter().filter(|(_, members)| self.is_any(members));
         groups.extend(listed.map(|(group, _)| group.clone()));
-        let Some(provider) = settings.providers.iter().find(|provider| provider.name == self.provider) else {
-            // The provider was taken from the configuration.
+        let provider = settings.providers.iter().find(|provider| provider.name == self.provider);
+        let Some(provider) = provider.filter(|provider| provider.kind.authority() == self.authority) else {
+            // The provider was taken from the configuration, or is another one now.
             return Rights::default();
         };
         if let Some(speaks_for) = &provider.speaks_for {
@@ -167,9 +171,10 @@ pub(crate) mod tests {
             ]),
             idle: Duration::from_secs(1_800),
             lasts: Duration::from_secs(43_200),
+            vouched: Duration::from_secs(3_600),
             bootstrap: None,
             secure: false,
-            behind_proxy: false,
+            proxies: Vec::new(),
         }
     }
 
@@ -178,6 +183,7 @@ pub(crate) mod tests {
         Person {
             id: format!("oidc:{provider}:ana"),
             provider: provider.into(),
+            authority: format!("https://{provider}.example.com"),
             name: "Ana".into(),
             email: Some("ana@example.com".into()),
             aliases: vec!["ana-dev".into()],
@@ -212,6 +218,13 @@ pub(crate) mod tests {
             let policy: Vec<&str> = policy.iter().map(String::as_str).collect();
             assert_eq!((&got[..], &policy[..]), (roles, of_policy), "{provider} {groups:?}");
         }
+    }
+
+    #[test]
+    fn another_provider_of_the_same_name_vouches_for_nobody_else_s_people() {
+        let settings = login_settings(vec![oidc_provider("corp")]);
+        let was = Person { authority: "https://old.example.com".into(), ..person("corp", &["platform"]) };
+        assert_eq!(rights(&was, &settings), (vec![], vec![]));
     }
 
     #[test]

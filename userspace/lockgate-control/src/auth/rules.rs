@@ -35,6 +35,7 @@ pub(crate) const RULES: &[(&str, &str, Rule)] = &[
     ("GET", "/login/{provider}/callback", Rule::Public),
     ("POST", "/login/{provider}/acs", Rule::Public),
     ("GET", "/login/{provider}/finish", Rule::Public),
+    ("POST", "/login/{provider}/backchannel", Rule::Public),
     ("GET", "/login/{provider}/metadata", Rule::Public),
     ("POST", "/login/bootstrap", Rule::Public),
     ("POST", "/logout", Rule::Known),

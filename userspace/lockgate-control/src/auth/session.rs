@@ -1,4 +1,6 @@
 //! Logins that last: who holds a cookie. Kept in memory alone, by the hash of the cookie; a restart of the agent ends all.
+//!
+//! Here stands when the provider has to be asked anew whether somebody still is who they were ([`super::renew`] asks).
 
 use super::{
     person::Person,
@@ -15,8 +17,11 @@ const SESSIONS_MAX: usize = 10_000;
 /// Logins of one person; the oldest makes room.
 const PER_PERSON_MAX: usize = 20;
 
+/// A provider that did not answer is asked again after this long; each try makes somebody wait.
+pub(crate) const ASK_AGAIN: Duration = Duration::from_secs(15);
+
 /// One login.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Session {
     /// `lgn_…`; names it in lists and opens nothing.
     pub(crate) id: String,
@@ -28,25 +33,64 @@ pub(crate) struct Session {
     pub(crate) source: Option<IpAddr>,
     /// What the provider is told at logout.
     pub(crate) id_token: Option<Secret<String>>,
+    /// What the provider calls this login (`sid`), by which it ends it.
+    pub(crate) sid: Option<String>,
+    /// What of the login's beginning its later tokens must fit.
+    pub(crate) nonce: String,
+    /// What the provider is asked anew with.
+    pub(crate) refresh: Option<Secret<String>>,
+    /// When it ends at the provider, where that says so.
+    pub(crate) until: Option<Timestamp>,
 }
 
 struct Kept {
     session: Arc<Session>,
     began: Instant,
     seen: Instant,
+    /// When the provider last vouched for it.
+    vouched: Instant,
+    /// When the provider was last asked in vain.
+    tried: Option<Instant>,
+    turn: Arc<Turn>,
+}
+
+/// One request asks the provider, those beside it wait for the answer.
+type Turn = tokio::sync::Mutex<()>;
+
+/// A login in force.
+pub(crate) struct Found {
+    pub(crate) session: Arc<Session>,
+    /// The provider has to be asked before it counts.
+    pub(crate) due: bool,
+    /// For how long the provider could not be asked, since it was due.
+    pub(crate) overdue: Duration,
+    pub(crate) turn: Arc<Turn>,
+}
+
+/// How long logins last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Terms {
+    pub(crate) idle: Duration,
+    pub(crate) lasts: Duration,
+    /// After this long the provider is asked anew.
+    pub(crate) vouched: Duration,
 }
 
 /// All of them.
 pub(crate) struct Sessions {
     kept: Mutex<HashMap<Hashed, Kept>>,
-    idle: Duration,
-    lasts: Duration,
+    terms: Mutex<Terms>,
     most: usize,
 }
 
 impl Sessions {
-    pub(crate) fn new(idle: Duration, lasts: Duration) -> Self {
-        Self { kept: Mutex::default(), idle, lasts, most: SESSIONS_MAX }
+    pub(crate) fn new(terms: Terms) -> Self {
+        Self { kept: Mutex::default(), terms: Mutex::new(terms), most: SESSIONS_MAX }
+    }
+
+    /// From now on logins last like this, those in force too.
+    pub(crate) fn last(&self, terms: Terms) {
+        *self.terms.lock() = terms;
     }
 
     /// Begins a login: its cookie, and the logins that had to make room.
@@ -71,21 +115,59 @@ impl Sessions {
         {
             ended.extend(kept.remove(&idlest).map(|kept| kept.session));
         }
-        kept.insert(Hashed::of(&cookie), Kept { session: Arc::new(session), began: now, seen: now });
+        let session = Arc::new(session);
+        let (vouched, turn) = (now, Arc::default());
+        kept.insert(
+            Hashed::of(&cookie),
+            Kept { session, began: now, seen: now, vouched, tried: None, turn },
+        );
         Ok((Secret::new(cookie), ended))
     }
 
     /// Whose cookie it is; using it keeps the login.
-    pub(crate) fn find(&self, cookie: &str, now: Instant) -> Option<Arc<Session>> {
+    pub(crate) fn find(&self, cookie: &str, now: Instant) -> Option<Found> {
         let key = Hashed::of(cookie);
+        let terms = *self.terms.lock();
         let mut kept = self.kept.lock();
         let found = kept.get_mut(&key)?;
-        if self.is_over(found, now) {
+        if terms.is_over(found, now) {
             kept.remove(&key);
             return None;
         }
         found.seen = now;
-        Some(found.session.clone())
+        let age = now.saturating_duration_since(found.vouched);
+        let again = found.tried.is_none_or(|tried| now.saturating_duration_since(tried) >= ASK_AGAIN);
+        Some(Found {
+            session: found.session.clone(),
+            due: age >= terms.vouched && again,
+            overdue: age.saturating_sub(terms.vouched),
+            turn: found.turn.clone(),
+        })
+    }
+
+    /// The provider vouched for it anew. False: it was ended meanwhile, and stays so.
+    pub(crate) fn vouched(&self, session: Session, now: Instant) -> bool {
+        let mut kept = self.kept.lock();
+        let Some(found) = kept.values_mut().find(|kept| kept.session.id == session.id) else { return false };
+        found.session = Arc::new(session);
+        (found.vouched, found.tried) = (now, None);
+        true
+    }
+
+    /// The provider could not be asked.
+    pub(crate) fn tried(&self, id: &str, now: Instant) {
+        let mut kept = self.kept.lock();
+        if let Some(found) = kept.values_mut().find(|kept| kept.session.id == id) {
+            found.tried = Some(now);
+        }
+    }
+
+    /// A login that is in force, without using it.
+    pub(crate) fn standing(&self, id: &str, now: Instant) -> Option<Arc<Session>> {
+        let terms = *self.terms.lock();
+        let kept = self.kept.lock();
+        let mut own = kept.values().filter(|kept| kept.session.id == id && !terms.is_over(kept, now));
+        own.next().map(|kept| kept.session.clone())
     }
 
     /// Ends the login of a cookie.
@@ -113,13 +195,16 @@ impl Sessions {
         list
     }
 
+    fn sweep(&self, kept: &mut HashMap<Hashed, Kept>, now: Instant) {
+        let terms = *self.terms.lock();
+        kept.retain(|_, one| !terms.is_over(one, now));
+    }
+}
+
+impl Terms {
     fn is_over(&self, kept: &Kept, now: Instant) -> bool {
         now.saturating_duration_since(kept.seen) >= self.idle
             || now.saturating_duration_since(kept.began) >= self.lasts
-    }
-
-    fn sweep(&self, kept: &mut HashMap<Hashed, Kept>, now: Instant) {
-        kept.retain(|_, one| !self.is_over(one, now));
     }
 }
 
@@ -129,7 +214,8 @@ mod tests {
     use crate::auth::person::tests::person;
 
     fn sessions() -> Sessions {
-        Sessions::new(Duration::from_secs(60), Duration::from_secs(300))
+        let seconds = Duration::from_secs;
+        Sessions::new(Terms { idle: seconds(60), lasts: seconds(300), vouched: seconds(1_000) })
     }
 
     fn session(number: usize, who: &str) -> Session {
@@ -141,7 +227,40 @@ mod tests {
             proved: None,
             source: None,
             id_token: None,
+            sid: None,
+            nonce: String::new(),
+            refresh: None,
+            until: None,
         }
+    }
+
+    #[test]
+    fn a_login_falls_due_until_it_is_vouched_for_and_is_not_asked_for_without_end() {
+        let (sessions, start) = (sessions(), Instant::now());
+        let seconds = Duration::from_secs;
+        sessions.last(Terms { idle: seconds(900), lasts: seconds(900), vouched: seconds(100) });
+        let (cookie, _) = sessions.begin(session(1, "ana"), start).unwrap();
+        let at = |after| sessions.find(cookie.expose(), start + seconds(after)).unwrap();
+        assert!(!at(99).due);
+        assert!(at(100).due && at(101).due, "until somebody has an answer");
+        sessions.tried("lgn_1", start + seconds(101));
+        assert!(!at(102).due, "it was asked a moment ago");
+        let again = at(120);
+        assert!(again.due && again.overdue == seconds(20));
+        assert!(sessions.vouched(session(1, "ana"), start + seconds(120)));
+        assert!(!at(219).due && at(220).due);
+        sessions.end(cookie.expose());
+        assert!(!sessions.vouched(session(1, "ana"), start + seconds(221)), "what was ended stays so");
+        assert!(sessions.standing("lgn_1", start + seconds(221)).is_none());
+    }
+
+    #[test]
+    fn new_terms_hold_for_logins_in_force() {
+        let (sessions, start) = (sessions(), Instant::now());
+        let (cookie, _) = sessions.begin(session(1, "ana"), start).unwrap();
+        let second = Duration::from_secs(1);
+        sessions.last(Terms { idle: second, lasts: second, vouched: second });
+        assert!(sessions.find(cookie.expose(), start + second).is_none());
     }
 
     #[test]

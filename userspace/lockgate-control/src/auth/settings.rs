@@ -2,7 +2,7 @@
 
 use super::caller::Role;
 use lockgate_model::{Secret, id::GroupName};
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
 
 /// `login:`
 #[derive(Debug)]
@@ -18,12 +18,61 @@ pub struct LoginSettings {
     pub idle: Duration,
     /// A login ends after this long however it is used.
     pub lasts: Duration,
+    /// After this long the provider is asked anew whether a login stands, and for its groups; where it cannot be asked, the
+    /// person logs in again.
+    pub vouched: Duration,
     /// An administrator by one-time token.
     pub bootstrap: Option<BootstrapSettings>,
     /// Browsers reach us by TLS: cookies are Secure, and browsers are told to stay with TLS.
     pub secure: bool,
-    /// TLS ends in a proxy in front, which says in the last entry of X-Forwarded-For who asks.
-    pub behind_proxy: bool,
+    /// TLS ends in a proxy at one of these, which says in X-Forwarded-For who asks; empty: there is none, and nobody's word
+    /// about that counts.
+    pub proxies: Vec<Net>,
+}
+
+/// Addresses that share their first bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Net {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl Net {
+    /// Those whose first `bits` are this address's; None when an address of its kind has fewer.
+    pub fn new(address: IpAddr, bits: u8) -> Option<Self> {
+        let address = address.to_canonical();
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        (bits <= most).then_some(Self { address, bits })
+    }
+
+    /// Whether an address is among them; v4-mapped is IPv4.
+    pub fn contains(self, address: IpAddr) -> bool {
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                (own.to_bits() ^ other.to_bits()).leading_zeros() >= u32::from(self.bits)
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => {
+                (own.to_bits() ^ other.to_bits()).leading_zeros() >= u32::from(self.bits)
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
+}
+
+impl FromStr for Net {
+    type Err = String;
+
+    /// `10.0.0.0/8`, `::1`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+        let parsed = || {
+            let address: IpAddr = address.parse().ok()?;
+            let all = if address.to_canonical().is_ipv4() { 32 } else { 128 };
+            let bits = bits.map_or(Some(all), |bits| bits.parse().ok())?;
+            Self::new(address, bits)
+        };
+        parsed().ok_or_else(|| format!("expected ADDRESS or ADDRESS/BITS, got {text:?}"))
+    }
 }
 
 /// One place where people prove who they are.
@@ -46,6 +95,16 @@ pub enum ProviderKind {
     Oidc(OidcSettings),
     /// SAML 2.0.
     Saml(SamlSettings),
+}
+
+impl ProviderKind {
+    /// Who it is, whatever it is named here.
+    pub(crate) fn authority(&self) -> &str {
+        match self {
+            Self::Oidc(oidc) => &oidc.issuer,
+            Self::Saml(saml) => &saml.entity_id,
+        }
+    }
 }
 
 /// An OpenID provider.
@@ -129,4 +188,31 @@ pub enum LoginError {
 pub(crate) fn is_name(name: &str) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     !name.is_empty() && name.len() <= 64 && name.chars().all(fits) && !name.starts_with('.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_net_holds_its_addresses_and_no_others() {
+        for (net, address, held) in [
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.0.0.0/8", "::ffff:10.1.2.3", true),
+            ("10.0.0.0/8", "11.0.0.0", false),
+            ("10.0.0.7", "10.0.0.7", true),
+            ("10.0.0.7", "10.0.0.6", false),
+            ("0.0.0.0/0", "192.0.2.1", true),
+            ("0.0.0.0/0", "2001:db8::1", false),
+            ("2001:db8::/32", "2001:db8:1::1", true),
+            ("::1", "::1", true),
+            ("::1", "127.0.0.1", false),
+        ] {
+            let net: Net = net.parse().unwrap();
+            assert_eq!(net.contains(address.parse().unwrap()), held, "{net:?} {address}");
+        }
+        for bad in ["", "10.0.0.0/33", "::/129", "proxy.example.com", "10.0.0.0/x", "10.0.0.0/-1"] {
+            assert!(bad.parse::<Net>().is_err(), "{bad}");
+        }
+    }
 }

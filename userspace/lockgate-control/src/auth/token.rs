@@ -235,6 +235,12 @@ impl Tokens {
         changed
     }
 
+    /// A token that is good, by its id.
+    pub(crate) fn standing(&self, id: &str, now: Timestamp) -> Option<Token> {
+        let kept = self.kept.lock();
+        kept.values().find(|token| token.id == id && token.expires_at > now).cloned()
+    }
+
     /// All, newest first.
     pub(crate) fn list(&self) -> Vec<Token> {
         let mut list: Vec<Token> = self.kept.lock().values().cloned().collect();

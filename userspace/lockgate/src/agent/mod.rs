@@ -58,6 +58,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt as _;
 
 /// From SIGTERM until sessions are ended whatever they do; systemd's default patience is 90 s.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
@@ -92,6 +93,8 @@ pub(crate) struct Agent {
     listen: Option<SocketAddr>,
     started_at: Timestamp,
     reload: Notify,
+    /// What of people and certificates is read anew while it runs.
+    people: people::Watched,
     /// What becomes of the log besides being written.
     evidence: evidence::Evidence,
     /// What the hooks had counted when it started.
@@ -225,13 +228,14 @@ fn over_tcp(
     host: &axum::Router,
     metrics: &metrics_exporter_prometheus::PrometheusHandle,
 ) -> axum::Router {
-    let control = &agent.control;
-    let router = if control.offers_login() {
-        host.clone().merge(control.login_router())
-    } else {
-        control.public_router().merge(api::metrics_route(metrics.clone()))
-    };
-    control.authenticated(lockgate_control::finish(router))
+    let control = agent.control.clone();
+    let served = |router| control.authenticated(lockgate_control::finish(router));
+    let full = served(host.clone().merge(control.login_router()));
+    let public = served(control.public_router().merge(api::metrics_route(metrics.clone())));
+    axum::Router::new().fallback(async move |request: axum::extract::Request| {
+        let router = if control.offers_login() { full } else { public };
+        router.oneshot(request).await
+    })
 }
 
 async fn serve_governed(agent: Arc<Agent>, listener: std::net::TcpListener, shutdown: CancellationToken) {
@@ -270,6 +274,8 @@ fn background(agent: &Arc<Agent>, metrics: metrics_exporter_prometheus::Promethe
     tasks.spawn(names::follow(agent.clone()));
     tasks.spawn(registry::follow(agent.clone()));
     tasks.spawn(capture::follow(agent.clone(), agent.interceptor.events()));
+    let watched = agent.clone();
+    tasks.spawn(async move { people::watch(&watched).await });
     tasks.spawn(coverage::follow(agent.clone()));
     tasks.spawn(observe::follow(agent.clone()));
     evidence::start(agent, &mut tasks);
@@ -288,6 +294,7 @@ fn reload(agent: &Agent) {
     agent.control.enable_webhooks();
 }
 
+    agent.people.now_please();
 /// Ends sessions in order; a second signal ends them at once.
 async fn stop(agent: &Agent, signals: &mut Signals) {
     tracing::info!(within = ?DRAIN_WITHIN, "ending sessions; the hooks stay in force");

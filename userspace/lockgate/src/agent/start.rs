@@ -36,7 +36,7 @@ use tokio::{net::TcpListener, sync::Notify};
 pub(super) struct Listeners {
     pub(super) tcp: Option<TcpListener>,
     /// Of the listener over TCP.
-    pub(super) tls: Option<Arc<rustls::ServerConfig>>,
+    pub(super) tls: Option<lockgate_control::Tls>,
     pub(super) unix: UnixSocket,
     /// Of targets, for those who dial lockgate itself.
     pub(super) explicit: Vec<(TargetName, std::net::TcpListener)>,
@@ -84,6 +84,7 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
     let control = Control::start_with(settings, recorder.clone(), ambient.clone(), &lasting)?;
     people::bootstrap(&control)?;
     let tls = people::tls(&config).await?;
+    let people = people::Watched::of(&config, tls.clone());
     let unix = UnixSocket::bind(&config.api.socket).context("api.socket")?;
 
     // From here on this process is in a cgroup of its own, and its connections are never redirected.
@@ -144,6 +145,7 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
         listen,
         started_at: Timestamp::now(),
         reload: Notify::new(),
+        people,
         before,
         not_governed: AtomicU64::new(0),
     });

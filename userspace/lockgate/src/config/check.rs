@@ -14,6 +14,7 @@ use super::{
     Webhook,
     raw::{self, PathOrSecret, Raw, SecretText, Spanned},
 };
+use lockgate_control::auth::settings::Net;
 use lockgate_intercept::{Egress, Governed, GovernedSet, Instance};
 use lockgate_model::{
     SecretRef,
@@ -760,17 +761,40 @@ impl Checker {
         webhooks
     }
 
+    /// Whose word counts about who asks. On loopback only this host's own can be meant.
+    fn proxies(&mut self, raw: &raw::Api, listen: Option<std::net::SocketAddr>) -> Vec<Net> {
+        let mut proxies = Vec::new();
+        for proxy in &raw.proxies {
+            match proxy.value.parse::<Net>() {
+                Ok(net) => proxies.push(net),
+                Err(error) => self.error(proxy.at, format!("api.proxies: {error}"), Some("such as 10.0.0.0/8")),
+            }
+        }
+        if let Some(first) = raw.proxies.first().filter(|_| !raw.behind_proxy) {
+            self.error(first.at, "api.proxies means nothing without a proxy", Some("set api.behind_proxy: true"));
+        }
+        if raw.behind_proxy && raw.proxies.is_empty() {
+            let on_loopback = listen.is_none_or(|listen| listen.ip().is_loopback());
+            match raw.listen.as_ref().filter(|_| !on_loopback) {
+                Some(listen) => {
+                    let help = "set api.proxies: [ADDRESS/BITS, …]; only their X-Forwarded-For is believed";
+                    self.error(listen.at, "behind a proxy, but from where it asks is not said", Some(help));
+                }
+                None => proxies.extend(["127.0.0.0/8", "::1"].iter().filter_map(|net| net.parse::<Net>().ok())),
+            }
+        }
+        proxies
+    }
+
     fn api(&mut self, raw: &raw::Api, socket: PathBuf) -> Api {
         let listen =
             raw.listen.as_ref().and_then(|listen| match listen.value.parse::<std::net::SocketAddr>() {
                 Ok(addr) => {
                     if !addr.ip().is_loopback() && raw.tls.is_none() && !raw.behind_proxy {
-                        let help = "set api.tls, put a TLS proxy before it, or listen on loopback";
-                        self.warn(
-                            listen.at,
-                            format!("{addr} is reachable from other hosts, by plain HTTP"),
-                            Some(help),
-                        );
+                        let help = "set api.tls: {certificate, key}; or, when TLS ends in a proxy in front, \
+                                    api.behind_proxy: true and api.proxies: [ADDRESS/BITS]; or listen on loopback";
+                        let message = format!("{addr} would be reachable from other hosts by plain HTTP");
+                        self.error(listen.at, message, Some(help));
                     }
                     Some(addr)
                 }
@@ -784,6 +808,7 @@ impl Checker {
             let message = format!("{:?} is not an http:// or https:// URL", url.value);
             self.error(url.at, message, None);
         }
+        let proxies = self.proxies(raw, listen);
         let tls = raw.tls.as_ref().and_then(|tls| {
             let chain = self.file_or_secret(tls.at, "api.tls.certificate", &tls.value.certificate);
             let key = self.file_or_secret(tls.at, "api.tls.key", &tls.value.key);
@@ -791,7 +816,7 @@ impl Checker {
         });
         Api {
             tls,
-            behind_proxy: raw.behind_proxy,
+            proxies,
             listen,
             public_url: raw.public_url.as_ref().map(|url| url.value.clone()),
             socket,

@@ -13,6 +13,8 @@ pub(crate) struct Login {
     pub(crate) groups: Vec<(Spanned<GroupName>, Vec<String>)>,
     pub(crate) idle: Duration,
     pub(crate) lasts: Duration,
+    /// After this long the provider is asked anew.
+    pub(crate) vouched: Duration,
     /// The groups that the administrator by one-time token votes for.
     pub(crate) bootstrap: Option<Vec<Spanned<GroupName>>>,
 }
@@ -60,6 +62,14 @@ pub(crate) struct Saml {
 }
 
 impl Login {
+    /// Every reference that leads to a secret or a certificate.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &SecretRef> {
+        self.providers.iter().flat_map(|provider| match &provider.kind {
+            Kind::Oidc(oidc) => oidc.client_secret.iter().chain(&oidc.ca).collect::<Vec<_>>(),
+            Kind::Saml(saml) => saml.certificates.iter().collect(),
+        })
+    }
+
     /// The policy's groups that this file names.
     pub(crate) fn spoken_for(&self) -> impl Iterator<Item = &Spanned<GroupName>> {
         let limited = self.providers.iter().filter_map(|provider| provider.speaks_for.as_ref()).flatten();

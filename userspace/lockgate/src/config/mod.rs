@@ -290,7 +290,8 @@ pub(crate) struct Api {
     pub(crate) local_approvers: BTreeMap<u32, Vec<Spanned<GroupName>>>,
     /// Chain and key.
     pub(crate) tls: Option<(SecretRef, SecretRef)>,
-    pub(crate) behind_proxy: bool,
+    /// Where TLS ends, when it ends in front.
+    pub(crate) proxies: Vec<lockgate_control::auth::settings::Net>,
 }
 
 impl Store {

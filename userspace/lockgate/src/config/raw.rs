@@ -369,6 +369,9 @@ pub(crate) struct Api {
     /// TLS ends in a proxy in front.
     #[serde(default)]
     pub(crate) behind_proxy: bool,
+    /// Where that proxy asks from.
+    #[serde(default)]
+    pub(crate) proxies: Vec<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

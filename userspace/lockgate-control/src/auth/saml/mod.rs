@@ -22,6 +22,7 @@ use signature::{DSIG, Key, only};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     io::Write as _,
+    sync::Arc,
     time::Duration,
 };
 use tokio::time::Instant;
@@ -56,8 +57,8 @@ pub(crate) struct Saml {
     keys: Vec<Key>,
     /// Where answers are posted.
     acs: String,
-    seen: Mutex<HashMap<Hashed, Timestamp>>,
-    waiting: Mutex<HashMap<Hashed, (Arrived, String, Instant)>>,
+    seen: Arc<Mutex<HashMap<Hashed, Timestamp>>>,
+    waiting: Arc<Mutex<HashMap<Hashed, (Arrived, String, Instant)>>>,
 }
 
 impl Saml {
@@ -78,9 +79,15 @@ impl Saml {
             settings,
             keys,
             acs: format!("{base}/login/{name}/acs"),
-            seen: Mutex::default(),
-            waiting: Mutex::default(),
+            seen: Arc::default(),
+            waiting: Arc::default(),
         })
+    }
+
+    /// Goes on from an earlier reading of the configuration: an assertion is good once, whatever was read meanwhile.
+    pub(crate) fn go_on_from(&mut self, before: &Self) {
+        self.seen = before.seen.clone();
+        self.waiting = before.waiting.clone();
     }
 
     /// Sends a browser there (bindings, 3.4.4.1). `fresh`: the person must prove anew who they are.
@@ -118,7 +125,8 @@ impl Saml {
         if waiting.len() >= WAITING_MAX {
             return Err(refuse("too_many", "too many logins at this moment; begin again"));
         }
-        let arrived = Arrived { person: assertion.person, proved: assertion.proved, id_token: None };
+        let arrived =
+            Arrived { until: assertion.until, ..Arrived::plain(assertion.person, assertion.proved) };
         waiting.insert(Hashed::of(&handle), (arrived, assertion.in_response_to, Instant::now()));
         Ok(handle)
     }
@@ -281,12 +289,13 @@ impl Saml {
         let in_response_to = self.confirmed(subject, now)?;
         let statement =
             only(assertion, ASSERTION, "AuthnStatement").ok_or_else(|| missing("AuthnStatement"))?;
-        if self.time(statement, "SessionNotOnOrAfter")?.is_some_and(|until| until <= self.earlier(now)) {
+        let until = self.time(statement, "SessionNotOnOrAfter")?;
+        if until.is_some_and(|until| until <= self.earlier(now)) {
             return Err(refuse("expired", "the login at the provider is over"));
         }
         let proved = self.time(statement, "AuthnInstant")?.map(|proved| proved.min(now));
         let person = self.person(assertion, name_id)?;
-        Ok(Assertion { id: id.to_owned(), in_response_to, over, proved, person })
+        Ok(Assertion { id: id.to_owned(), in_response_to, over, proved, until, person })
     }
 
     /// When the assertion is good, and for whom; when it is over.
@@ -376,6 +385,7 @@ impl Saml {
         Ok(Person {
             id: format!("saml:{}:{name_id}", self.name),
             provider: self.name.clone(),
+            authority: self.settings.entity_id.clone(),
             name: name.unwrap_or_else(|| name_id.clone()),
             email,
             aliases: vec![name_id],
@@ -406,6 +416,8 @@ struct Assertion {
     /// Until when its id is remembered.
     over: Timestamp,
     proved: Option<Timestamp>,
+    /// When the login at the provider ends, where it says so.
+    until: Option<Timestamp>,
     person: Person,
 }
 

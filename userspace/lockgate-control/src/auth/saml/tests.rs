@@ -361,7 +361,7 @@ fn a_request_says_who_asks_and_where_to_answer_and_asks_anew_when_told() {
 }
 
 fn some_arrived() -> Arrived {
-    Arrived { person: crate::auth::person::tests::person("adfs", &[]), proved: None, id_token: None }
+    Arrived::plain(crate::auth::person::tests::person("adfs", &[]), None)
 }
 
 #[test]

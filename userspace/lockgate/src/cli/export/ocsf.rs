@@ -377,7 +377,9 @@ fn signed_in(access: &Access) -> Said {
             Said::new(AUTHENTICATION, 1, message).severity(3).control(DENY, REJECTED)
         }
         AccessAction::Logout | AccessAction::LoginEnded => Said::new(AUTHENTICATION, 2, message),
-        AccessAction::TokenMade | AccessAction::BootstrapMade => Said::new(ACCESS, 1, message),
+        AccessAction::TokenMade | AccessAction::BootstrapMade | AccessAction::Renewed => {
+            Said::new(ACCESS, 1, message)
+        }
         AccessAction::TokenRevoked => Said::new(ACCESS, 2, message),
         AccessAction::Refused => finding("a request was refused", &message, 3).control(DENY, REJECTED),
     };

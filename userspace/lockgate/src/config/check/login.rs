@@ -16,6 +16,9 @@ const IDLE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs
 const DEFAULT_IDLE: Duration = Duration::from_secs(30 * 60);
 const LASTS: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(7 * 24 * 3600));
 const DEFAULT_LASTS: Duration = Duration::from_secs(12 * 3600);
+/// Sooner would ask providers with nearly every request.
+const VOUCHED: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(7 * 24 * 3600));
+const DEFAULT_VOUCHED: Duration = Duration::from_secs(3600);
 /// Hosts whose clocks differ by more have other troubles.
 const SKEW: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(300));
 const DEFAULT_SKEW: Duration = Duration::from_secs(60);
@@ -70,6 +73,9 @@ impl Checker {
             self.bounded("login.session.idle", raw.session.idle.as_ref(), IDLE).unwrap_or(DEFAULT_IDLE);
         let lasts =
             self.bounded("login.session.max", raw.session.max.as_ref(), LASTS).unwrap_or(DEFAULT_LASTS);
+        let vouched = raw.session.reauthenticate.as_ref();
+        let vouched =
+            self.bounded("login.session.reauthenticate", vouched, VOUCHED).unwrap_or(DEFAULT_VOUCHED);
         let roles = [
             (Role::Viewer, raw.roles.viewer.clone()),
             (Role::Auditor, raw.roles.auditor.clone()),
@@ -81,6 +87,7 @@ impl Checker {
             groups,
             idle,
             lasts,
+            vouched,
             bootstrap: raw.bootstrap.as_ref().map(|it| it.value.groups.iter().map(group).collect()),
         })
     }

@@ -39,6 +39,8 @@ pub(crate) struct Session {
     pub(crate) idle: Option<DurationText>,
     #[serde(default)]
     pub(crate) max: Option<DurationText>,
+    #[serde(default)]
+    pub(crate) reauthenticate: Option<DurationText>,
 }
 
 #[derive(Debug, Default, Deserialize)]
