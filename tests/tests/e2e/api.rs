@@ -1,7 +1,10 @@
 //! The API and the command line over it, on a real agent: pages and made-up cursors, keys that are sent twenty times at once,
 //! events that go on where a client was, a session that is ended, a target that is added, a rehearsal; and what must not work.
 
-use crate::world::{POLICY, World};
+use crate::{
+    strict,
+    world::{POLICY, World},
+};
 use anyhow::{Context, Result, ensure};
 use lockgate_tests::{
     job::{self, JOB_UID},
@@ -13,6 +16,7 @@ use std::{
     collections::BTreeSet,
     path::PathBuf,
     process::{Output, Stdio},
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 use tokio::{
@@ -120,7 +124,9 @@ async fn ask(
     body: &str,
 ) -> Result<Answer> {
     let stream = UnixStream::connect(socket(world)).await?;
-    raw(stream, &request(method, path, headers, body)).await
+    let answer = raw(stream, &request(method, path, headers, body)).await?;
+    as_described(method, path, &answer)?;
+    Ok(answer)
 }
 
 async fn get(world: &World, path: &str) -> Result<Value> {
@@ -137,7 +143,40 @@ async fn tcp(
     body: &str,
 ) -> Result<Answer> {
     let stream = TcpStream::connect(world.agent.api().trim_start_matches("http://")).await?;
-    raw(stream, &request(method, path, headers, body)).await
+    let answer = raw(stream, &request(method, path, headers, body)).await?;
+    as_described(method, path, &answer)?;
+    Ok(answer)
+}
+
+/// Whatever JSON a route answers fits its description, and nothing is in it that is not described.
+fn as_described(method: &str, path: &str, answer: &Answer) -> Result<()> {
+    static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
+        serde_json::from_str(include_str!("../../../userspace/docs/openapi.json")).unwrap_or_default()
+    });
+    let kind = answer.header("content-type").unwrap_or_default();
+    let path = path.split('?').next().unwrap_or_default();
+    let Some(route) = route(&DOCUMENT, path).filter(|_| kind.ends_with("json")) else { return Ok(()) };
+    let place = format!("{method} {route} {}", answer.status);
+    let schema = strict::schema_of(&DOCUMENT, method, route, answer.status);
+    let schema = schema.with_context(|| format!("{place}: answered and not described: {answer:?}"))?;
+    let validator = strict::validator(&DOCUMENT, schema).map_err(|error| anyhow::anyhow!("{place}: {error}"))?;
+    let misfits = strict::misfits(&validator, &answer.json());
+    ensure!(misfits.is_empty(), "{place}: {misfits:#?}: {:#}", answer.json());
+    Ok(())
+}
+
+/// The route of the description that a path is of; one that is spelled out before one with a name in its place.
+fn route<'a>(document: &'a Value, path: &str) -> Option<&'a str> {
+    let parts: Vec<&str> = path.split('/').collect();
+    let routes = document["paths"].as_object().into_iter().flatten().map(|(route, _)| route.as_str());
+    let mut fits: Vec<&str> = routes
+        .filter(|route| {
+            let of: Vec<&str> = route.split('/').collect();
+            of.len() == parts.len() && of.iter().zip(&parts).all(|(of, part)| of.starts_with('{') || of == part)
+        })
+        .collect();
+    fits.sort_by_key(|route| route.matches('{').count());
+    fits.first().copied()
 }
 
 /// Waits until `look` sees it.
@@ -802,31 +841,137 @@ async fn real_answers_fit_the_description() -> Result<()> {
         ("/v1/audit/verify", "/v1/audit/verify".to_owned()),
         ("/v1/audit/checkpoint", "/v1/audit/checkpoint".to_owned()),
         ("/v1/audit/proofs/{seq}", "/v1/audit/proofs/1".to_owned()),
+        ("/v1/audit/holds", "/v1/audit/holds".to_owned()),
+        ("/v1/logins", "/v1/logins".to_owned()),
+        ("/v1/api-tokens", "/v1/api-tokens".to_owned()),
+        ("/v1/openapi.json", "/v1/openapi.json".to_owned()),
     ] {
         let answer = seen(route, async || {
             let answer = ask(&world, "GET", &path, &[], "").await?;
             Ok((answer.status == 200).then_some(answer))
         })
         .await?;
-        let schema =
-            &document["paths"][route]["get"]["responses"]["200"]["content"]["application/json"]["schema"];
-        fits(&document, schema, &answer.json()).with_context(|| route.to_owned())?;
+        ensure!(self::route(&document, path.split('?').next().unwrap_or_default()) == Some(route), "{path}");
+        as_described("GET", &path, &answer)?;
     }
+    let json = [("content-type", "application/json")];
+    for (path, body, status) in [
+        ("/v1/policy/explain", "{\"given\":{\"statement\":\"drop table orders\",\"target\":{\"name\":\"orders-db\"}}}", 200),
+        ("/v1/policy/test", "{}", 200),
+        ("/v1/audit/verification", "{}", 202),
+        ("/v1/audit/verification/stop", "{}", 200),
+        ("/v1/audit/holds", "{\"identity\":\"uid:1\",\"reason\":\"case 7\"}", 201),
+        ("/v1/api-tokens", "{\"name\":\"looker\",\"roles\":[\"viewer\"],\"for\":\"1h\",\"program\":true}", 201),
+        ("/v1/bootstrap", "{}", 200),
+        ("/v1/self-test", "{}", 200),
+        ("/v1/people/end", "{\"person\":\"oidc:corp:nobody\"}", 200),
+    ] {
+        let answer = ask(&world, "POST", path, &json, body).await?;
+        ensure!(answer.status == status, "{path}: {answer:?}");
+    }
+    // It ends by itself or was stopped; both are told.
+    seen("the end of the verification", async || {
+        let last = get(&world, "/v1/audit/verification").await?;
+        Ok((last["state"] != "running").then_some(()))
+    })
+    .await?;
     Decision::on(&told, "deny", "ana@example.com", &["dba"]).accepted().await?;
     running.done().await?;
     Ok(())
 }
 
-fn fits(document: &Value, schema: &Value, value: &Value) -> Result<()> {
-    ensure!(schema.is_object(), "no schema");
-    let whole = json!({
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "components": document["components"],
-        "allOf": [schema],
+/// Somebody who may look, and not at values: by every way that shows what was recorded or waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn viewers_find_no_value_on_any_page_answer_or_stream() -> Result<()> {
+    let world = world().await?;
+    let token = world.agent.cli(&["tokens", "make", "looker", "--role", "viewer", "--program", "--output", "json"])?;
+    let token: Value = serde_json::from_slice(&token.stdout).with_context(|| said(&token))?;
+    let bearer = format!("Bearer {}", token["token"].as_str().context("token")?);
+    let by = [("authorization", bearer.as_str())];
+    let looker = ("authorization", bearer.as_str());
+
+    // A stream that was there before.
+    let mut stream = TcpStream::connect(world.agent.api().trim_start_matches("http://")).await?;
+    let head = format!("GET /v1/events HTTP/1.1\r\nhost: x\r\nauthorization: {bearer}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    let reading = tokio::spawn(async move {
+        let mut heard = Vec::new();
+        let mut buffer = [0; 16 << 10];
+        loop {
+            let read = tokio::time::timeout(WITHIN, stream.read(&mut buffer)).await;
+            let Ok(Ok(read @ 1..)) = read else { break };
+            heard.extend_from_slice(buffer.get(..read).unwrap_or_default());
+            let text = String::from_utf8_lossy(&heard);
+            if text.contains("event: session_ended") && text.contains("event: approval_requested") {
+                break;
+            }
+        }
+        String::from_utf8_lossy(&heard).into_owned()
     });
-    let validator = jsonschema::validator_for(&whole).map_err(|error| anyhow::anyhow!("{error}"))?;
-    let errors: Vec<String> =
-        validator.iter_errors(value).map(|error| format!("{}: {error}", error.instance_path())).collect();
-    ensure!(errors.is_empty(), "{errors:#?}: {value:#}");
+
+    let secrets = ["s3cret-literal", "s3cret-syntax", "s3cret-held", "s3cret-default"];
+    world.psql(&["select 's3cret-literal'", "selekt 's3cret-syntax'", "select note from orders where note = 's3cret-literal'"]).await?;
+    let held = world.start(&["alter table orders alter column note set default 's3cret-held'"])?;
+    let told = world.receiver.requested("set default").await?;
+    ensure!(told.data().to_string().contains("s3cret-held"), "the notification is for who decides");
+    let (request, session) = (told.data()["request_id"].clone(), told.data()["session_id"].clone());
+    let (request, session) = (request.as_str().context("request")?, session.as_str().context("session")?);
+    let digest = told.data()["command_digest"].as_str().context("digest")?.to_owned();
+    let sessions = get(&world, "/v1/sessions?open=false").await?;
+    let ended = sessions["items"][0]["id"].as_str().context("an ended session")?.to_owned();
+
+    let mut looked = 0;
+    for path in [
+        "/v1/approvals".to_owned(),
+        format!("/v1/approvals/{request}"),
+        "/v1/grants".to_owned(),
+        format!("/v1/sessions/{session}"),
+        format!("/v1/sessions/{ended}"),
+        "/v1/search?target=orders-db".to_owned(),
+        "/v1/search?event=operation_decided".to_owned(),
+        "/approvals".to_owned(),
+        format!("/approvals/{request}"),
+        "/approvals?q=s3cret".to_owned(),
+        format!("/sessions/{session}"),
+        format!("/sessions/{ended}"),
+        "/search?target=orders-db".to_owned(),
+        "/search?event=operation_decided".to_owned(),
+        "/targets".to_owned(),
+    ] {
+        let answer = seen(&path, async || {
+            let answer = tcp(&world, "GET", &path, &by, "").await?;
+            // The index comes a moment behind the log.
+            let there = !path.contains("search") || answer.body.contains("operation_decided") || answer.body.contains("operation decided") || answer.body.contains("class=\"item\"");
+            Ok((answer.status == 200 && there).then_some(answer))
+        })
+        .await?;
+        for secret in secrets.iter().copied().chain(["s3cret", digest.as_str()]) {
+            let body = answer.body.replace("value=\"s3cret\"", "");
+            ensure!(!body.contains(secret), "{path} shows {secret}: {}", answer.body);
+        }
+        looked += 1;
+    }
+    ensure!(looked == 15);
+    // Nor by asking for it.
+    for path in ["/v1/search?text=s3cret", "/search?q=s3cret", &format!("/v1/search?digest={digest}"), &format!("/search?digest={digest}")] {
+        let answer = tcp(&world, "GET", path, &[looker], "").await?;
+        ensure!(answer.status == 403, "{path}: {answer:?}");
+    }
+    for path in ["/audit", "/audit/proof", "/v1/audit/verify", "/v1/audit/verification"] {
+        let answer = tcp(&world, "GET", path, &by, "").await?;
+        ensure!(answer.status == 403, "{path}: {answer:?}");
+    }
+    let answer = tcp(&world, "POST", "/v1/policy/explain", &[looker, ("content-type", "application/json")], &format!("{{\"session\":\"{ended}\"}}")).await?;
+    ensure!(answer.status == 403, "{answer:?}");
+    let heard = tokio::time::timeout(WITHIN, reading).await??;
+    ensure!(heard.contains("event: operation_decided"), "{heard}");
+    for secret in secrets.iter().copied().chain([digest.as_str()]) {
+        ensure!(!heard.contains(secret), "the stream says {secret}: {heard}");
+    }
+    // Whoever decides sees it all.
+    let whole = get(&world, &format!("/v1/approvals/{request}")).await?;
+    ensure!(whole["command_digest"] == json!(digest) && whole.to_string().contains("s3cret-held"), "{whole:#}");
+    Decision::on(&told, "deny", "ana@example.com", &["dba"]).accepted().await?;
+    held.done().await?;
     Ok(())
 }

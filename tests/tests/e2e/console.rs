@@ -10,6 +10,8 @@ use anyhow::{Context, Result, bail, ensure};
 use lockgate_tests::{
     installed::installed,
     job::{self, Done, JOB_UID, Running},
+    receiver::Delivery,
+    scratch::{Scratch, free_port},
 };
 use serde_json::{Value, json};
 use std::{
@@ -89,10 +91,16 @@ struct Browser {
 impl Browser {
     /// Starts a scenario against an agent, logged in as its first administrator.
     async fn follow(world: &World, scenario: &str, more: Value) -> Result<Self> {
+        let token = bootstrap(world).await?;
+        Self::follow_as(world, scenario, json!(token), more).await
+    }
+
+    /// The same, logged in by this one-time token, or not at all.
+    async fn follow_as(world: &World, scenario: &str, token: Value, more: Value) -> Result<Self> {
         let shots = shots()?;
         let mut given = json!({
             "url": world.agent.api(),
-            "token": bootstrap(world).await?,
+            "token": token,
             "shots": shots,
             "modules": installed("browser/node_modules")?,
         });
@@ -326,13 +334,174 @@ async fn every_page_is_fit_for_every_screen_and_reader() -> Result<()> {
         "/targets?health=ask": "targets",
         "/governed": "governed",
         format!("/policies?{explain}&tests=run"): "policies",
-        "/audit?verify=all": "audit",
+        "/audit": "audit",
         "/me": "me",
     });
     Browser::follow(&world, "pages.mjs", json!({ "pages": pages })).await?.until_its_end().await?;
     for job in [held, other] {
         job.signal(nix::sys::signal::Signal::SIGKILL)?;
         job.done().await?;
+    }
+    Ok(())
+}
+
+/// As [`POLICY`], with schema changes that are told together.
+fn bundled() -> String {
+    POLICY.replace("    timeout: 20m\n", "    timeout: 20m\n    coalesce: { by: [rule], window: 20s }\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_belongs_together_is_one_page_and_one_decision() -> Result<()> {
+    let world = World::with(&bundled(), |options, _| {
+        options.extra = "login: { bootstrap: { groups: [dba] } }\n".to_owned();
+    })
+    .await?;
+    let mut browser = Browser::follow(&world, "bundle.mjs", json!({})).await?;
+    let mut jobs: Vec<Running> = Vec::new();
+    let mut number = 0;
+    while let Some(asked) = browser.asks().await? {
+        let mut ask = |jobs: &mut Vec<Running>| -> Result<()> {
+            number += 1;
+            let statement = format!("alter table orders add column bundled_{number} text");
+            jobs.push(world.start(&[&statement])?);
+            Ok(())
+        };
+        match asked.as_str() {
+            "ask" => {
+                ask(&mut jobs)?;
+                ask(&mut jobs)?;
+                waits(&world, 2).await?;
+            }
+            "join" => ask(&mut jobs)?,
+            "approved" => {
+                for job in jobs.drain(..) {
+                    let done = job.done().await?;
+                    ensure!(done.code == Some(0), "{done:?}");
+                }
+            }
+            "denied" => {
+                for job in jobs.drain(..) {
+                    let done = job.done().await?;
+                    ensure!(done.code == Some(1) && done.stderr.contains("not this week"), "{done:?}");
+                }
+            }
+            other => bail!("the browser asks for {other:?}"),
+        }
+        browser.go_on().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_checked_policy_asked_and_targets_registered_in_a_browser() -> Result<()> {
+    let world = world().await?;
+    world.psql(&["select 1", "delete from orders"]).await?;
+    let secret = world.pg.socket_dir().join("app.password").display().to_string();
+    Browser::follow(&world, "keep.mjs", json!({ "secret": secret })).await?.until_its_end().await?;
+    let done = world.recorded("administered", 4).await?;
+    let text = serde_json::to_string(&done)?;
+    for word in ["billing-db", "shop-api", "bootstrap:admin"] {
+        ensure!(text.contains(word), "{word} is in no record: {text}");
+    }
+    ensure!(!text.contains("app-secret"), "a secret is recorded");
+    Ok(())
+}
+
+/// Break-glass for who comes from an identity provider.
+const GLASS_POLICY: &str = r#"
+apiVersion: lockgate.dev/v1
+kind: Policy
+metadata: { name: glass }
+groups:
+  commander: { oidc: "groups:commander" }
+  security:  { oidc: "groups:security" }
+rules:
+- id: everyday
+  match: { target: { name: orders-db }, sql: { class: [read, session, transaction] } }
+  effect: allow
+- id: writes-ask
+  match: { target: { tags: { env: production } }, sql: { class: write } }
+  effect: require_approval
+  approval:
+    stages: [{ at: 0m, from: { group: security }, need: 1 }]
+    timeout: 20m
+- id: never-truncate
+  match: { sql: { kinds: [truncate] } }
+  effect: deny
+  final: true
+break_glass:
+- id: bg-prod
+  who: { group: commander }
+  lifts: [require_approval, deny]
+  requires: { reason: true, ticket: "INC-[0-9]+" }
+  max: 30m
+  notify: [security]
+  review: { by: security, within: 24h, blocks_next_use: true }
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_glass_is_broken_by_a_person_who_has_just_logged_in() -> Result<()> {
+    let scratch = Scratch::new("glass")?;
+    let secret = scratch.write_secret("oidc.secret", "s3cret-s3cret-s3cret")?;
+    let port = free_port()?;
+    let login = format!(
+        "login:\n  providers:\n  - name: corp\n    oidc: {{ issuer: \"http://127.0.0.1:{port}\", client_id: lockgate, client_secret: {{ \
+         file: {} }}, scopes: [profile, groups] }}\n  roles: {{ viewer: [staff], approver: [commander, security] }}\n  \
+         groups: {{ commander: [commander], security: [security] }}\n",
+        secret.display()
+    );
+    let world = World::with(GLASS_POLICY, |options, _| {
+        options.extra = login;
+        options.local_approvers = vec![(JOB_UID, vec!["commander".to_owned()])];
+    })
+    .await?;
+    let update = "update orders set note = 'emergency' where id = 1";
+    let given = json!({
+        "oidc_port": port, "people": installed("people/node_modules")?, "principal": format!("uid:{JOB_UID}"),
+    });
+    let mut browser = Browser::follow_as(&world, "glass.mjs", Value::Null, given).await?;
+    while let Some(asked) = browser.asks().await? {
+        match asked.as_str() {
+            "refused" => {
+                ensure!(world.events("glass_broken")?.is_empty(), "a login that is too old broke it");
+                // A CI job is no person, whatever terminal it makes for itself.
+                let config = world.agent.config().display().to_string();
+                let binary = world.agent.binary().display().to_string();
+                let line = format!("{binary} breakglass use bg-prod --reason x --ticket INC-1 --config {config}");
+                let ci = [("GITHUB_ACTIONS", "true"), ("GITHUB_RUN_ID", "4711")];
+                let command = ["script", "-qec", &line, "/dev/null"];
+                let job = job::run(job::governed(&world.agent, JOB_UID, &ci, &command)).await?;
+                ensure!(job.code != Some(0) && job.stdout.contains("logged in"), "{job:?}");
+                ensure!(world.events("glass_broken")?.is_empty(), "a CI job broke it");
+            }
+            "broken" => {
+                let used = |delivery: &Delivery| delivery.kind() == "lockgate.breakglass.used";
+                let alert = world.receiver.wait_for(STEP_WITHIN, used).await?;
+                let data = alert.data();
+                ensure!(data["ticket"] == "INC-4711" && data["by"]["id"] == "oidc:corp:ana", "{data:#}");
+                ensure!(data["login"].as_str().is_some_and(|login| login.contains("corp")), "{data:#}");
+                let passed = world.psql(&[update]).await?;
+                ensure!(passed.code == Some(0) && passed.stdout.contains("UPDATE 1"), "{passed:?}");
+                let denied = world.psql(&["truncate orders"]).await?;
+                ensure!(denied.code == Some(1) && denied.stderr.contains("never-truncate"), "{denied:?}");
+            }
+            "ended" => {
+                let held = world.start(&[update])?;
+                waits(&world, 1).await?;
+                held.signal(nix::sys::signal::Signal::SIGKILL)?;
+                held.done().await?;
+            }
+            "again" => {
+                world.recorded("glass_reviewed", 1).await?;
+                world.recorded("glass_broken", 2).await?;
+            }
+            other => bail!("the browser asks for {other:?}"),
+        }
+        browser.go_on().await?;
+    }
+    let refused = serde_json::to_string(&world.recorded("decision_refused", 4).await?)?;
+    for code in ["login_required", "ticket_required", "review_pending"] {
+        ensure!(refused.contains(code), "{code} is not recorded: {refused}");
     }
     Ok(())
 }

@@ -3,8 +3,10 @@
 //! Needs root, cgroup v2 and BPF, and fails without. One test binary, so that it links once.
 
 mod api;
+mod alarms;
 mod approvals;
 mod attacks;
+mod bucket;
 mod bypass;
 mod channels;
 mod confinement;
@@ -22,14 +24,16 @@ mod host;
 mod identity;
 mod kernel;
 mod leaks;
+mod listener;
 mod masking;
 mod observe;
-mod listener;
 mod people;
 mod permission;
 mod proofs;
 mod protocol;
 mod records;
 mod replay;
+#[path = "../../../userspace/lockgate-control/src/api/openapi/strict.rs"]
+mod strict;
 mod unmask;
 mod world;

@@ -214,6 +214,130 @@ async fn an_open_session_loses_a_grant_at_the_moment_it_is_revoked() -> Result<(
     Ok(())
 }
 
+/// psycopg 3 that updates a note a line: by one prepared statement, or by the executions of one pipeline that is never synced.
+const DRIVER: &str = r#"
+import contextlib, sys, psycopg
+mode, port = sys.argv[1], sys.argv[2]
+update = "update orders set note = %s where id = 1 returning note"
+with psycopg.connect(host="127.0.0.1", port=port, user="whoever", dbname="shop", autocommit=True) as connection:
+    try:
+        with connection.pipeline() if mode == "pipeline" else contextlib.nullcontext():
+            for line in sys.stdin:
+                # Fetching flushes; only the pipeline's end syncs.
+                row = connection.execute(update, (line.strip(),), prepare=True).fetchone()
+                print("did", row[0], flush=True)
+    except psycopg.Error as error:
+        print("refused", str(error).replace("\n", " "), flush=True)
+"#;
+
+/// A governed process that is told what to do line by line.
+struct Told {
+    child: tokio::process::Child,
+    stdin: tokio::process::ChildStdin,
+    said: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
+}
+
+impl Told {
+    fn start(world: &World, mode: &str) -> Result<Self> {
+        let python = lockgate_tests::installed::installed("python/bin/python3")?.display().to_string();
+        let port = world.pg.port().to_string();
+        let command = [&*python, "-I", "-c", DRIVER, mode, &port];
+        let mut child = job::governed(&world.agent, JOB_UID, &[], &command).stdin(Stdio::piped()).spawn()?;
+        let stdin = child.stdin.take().context("stdin")?;
+        let said = BufReader::new(child.stdout.take().context("stdout")?).lines();
+        Ok(Self { child, stdin, said })
+    }
+
+    async fn say(&mut self, line: &str) -> Result<()> {
+        self.stdin.write_all(format!("{line}\n").as_bytes()).await?;
+        Ok(self.stdin.flush().await?)
+    }
+
+    async fn hear(&mut self) -> Result<String> {
+        let line = tokio::time::timeout(WITHIN, self.said.next_line()).await.context("it is silent")??;
+        line.context("it has ended")
+    }
+
+    async fn end(self) -> Result<()> {
+        let Self { mut child, stdin, said } = self;
+        drop((stdin, said));
+        tokio::time::timeout(WITHIN, child.wait()).await??;
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_is_lost_between_two_executions_of_one_statement_and_inside_an_open_pipeline() -> Result<()> {
+    let world = world().await?;
+    for (round, (mode, lifetime)) in
+        [("prepared", "15m"), ("pipeline", "15m"), ("prepared", "3s"), ("pipeline", "3s")].into_iter().enumerate()
+    {
+        let note = |step: &str| format!("{mode}-{lifetime}-{step}");
+        let before = told(&world).len();
+        let ended_before = world.events("grant_ended")?.len();
+        let mut job = Told::start(&world, mode)?;
+        job.say(&note("first")).await?;
+        let mut decision = approve(&next_told(&world, before).await?);
+        decision.body["data"]["grant"] = json!({ "for": lifetime });
+        decision.accepted().await?;
+        ensure!(job.hear().await? == format!("did {}", note("first")), "{mode} {lifetime}");
+        if lifetime == "15m" {
+            // In force: nobody is asked. Then taken back by hand.
+            job.say(&note("granted")).await?;
+            ensure!(job.hear().await? == format!("did {}", note("granted")), "{mode}");
+            ensure!(told(&world).len() == before + 1, "{mode}: a granted execution asked people");
+            let grants = world.agent.json(&["grants", "list"])?;
+            let grant = grants["grants"][0]["id"].as_str().context("a grant")?.to_owned();
+            let revoked = world.agent.cli(&["grants", "revoke", &grant, "--reason", "done"])?;
+            ensure!(revoked.status.success(), "{revoked:?}");
+        }
+        let until = Instant::now() + WITHIN;
+        while world.events("grant_ended")?.len() == ended_before {
+            ensure!(Instant::now() < until, "{mode} {lifetime}: the grant does not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        job.say(&note("after")).await?;
+        let request = next_told(&world, before + 1).await?;
+        ensure!(!world.target_saw(&note("after"))?, "{mode} {lifetime}: the target saw what was granted no more");
+        Decision::on(&request, "deny", "ana@example.com", &["dba"]).accepted().await?;
+        let refused = job.hear().await?;
+        ensure!(refused.starts_with("refused") && refused.contains("deny by ana"), "{round}: {refused}");
+        job.end().await?;
+        ensure!(!world.target_saw(&note("after"))?, "{mode} {lifetime}: the target saw it after all");
+    }
+    let ended = serde_json::to_string(&world.events("grant_ended")?)?;
+    ensure!(ended.matches("revoked").count() >= 2 && ended.matches("expired").count() >= 2, "{ended}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_retries_at_once_one_passes_on_the_approval_and_one_asks() -> Result<()> {
+    let world = world().await?;
+    for round in 0..3 {
+        let migration = format!("create table if not exists raced_{round} (id int)");
+        let run = format!("47{round}");
+        let before = told(&world).len();
+        let first = step(&world, &run, &[&migration])?;
+        let asked = next_told(&world, before).await?;
+        approve(&asked).accepted().await?;
+        ensure!(first.done().await?.code == Some(0));
+
+        let (one, other) = (step(&world, &run, &[&migration])?, step(&world, &run, &[&migration])?);
+        let request = next_told(&world, before + 1).await?;
+        ensure!(request.data()["command_digest"] == asked.data()["command_digest"], "{:#}", request.data());
+        ensure!(request.data()["request_id"] != asked.data()["request_id"], "{:#}", request.data());
+        Decision::on(&request, "deny", "ana@example.com", &["dba"]).accepted().await?;
+        let ends = [one.done().await?, other.done().await?];
+        let passed: Vec<_> = ends.iter().filter(|done| done.code == Some(0)).collect();
+        ensure!(passed.len() == 1, "round {round}: {ends:?}");
+        ensure!(passed[0].stderr.contains("used again"), "round {round}: {ends:?}");
+        ensure!(told(&world).len() == before + 2, "round {round}: {} were told", told(&world).len() - before);
+    }
+    let resolved = serde_json::to_string(&world.recorded("approval_resolved", 9).await?)?;
+    ensure!(resolved.matches("\"on\":\"reuse\"").count() == 3, "{resolved}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn forty_migrations_are_one_message_and_one_decision() -> Result<()> {
     let world = world().await?;

@@ -5,6 +5,7 @@
 //! about who may ask: [`crate::api`] and the console do, with the [`crate::Caller`] in hand, and say by [`Sight`] how much
 //! of a statement that caller may see.
 
+use crate::PeerCred;
 use lockgate_model::{
     RequestId, SessionId, Timestamp,
     coverage::Coverage,
@@ -12,10 +13,17 @@ use lockgate_model::{
     port::BoxFuture,
     session::{DefaultEffect, Mode},
 };
-pub use lockgate_store::{Record, SessionFilter, SessionSummary, VerifyReport};
+pub use lockgate_store::{Integrity, Record, SessionFilter, SessionSummary, VerifyReport};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
 use utoipa::{IntoParams, ToSchema};
 
 /// Records that one answer holds at most; what is longer goes on with `after`.
@@ -369,7 +377,7 @@ pub struct Explained {
     /// `allow`, `deny` or `require_approval`
     pub effect: String,
     /// The verdict, and every rule with why it matched or did not.
-    #[schema(value_type = Object)]
+    #[schema(value_type = crate::api::openapi::Explanation)]
     pub explanation: Value,
 }
 
@@ -408,6 +416,33 @@ pub enum ProofQuery {
     Growth(String),
 }
 
+/// How far a verification of the log is: written by who reads, looked at by who waits, who may stop it.
+#[derive(Debug, Default)]
+pub struct Watched {
+    /// Records read.
+    pub records: AtomicU64,
+    /// Bytes read.
+    pub bytes: AtomicU64,
+    /// Bytes that there were when it began.
+    pub bytes_total: AtomicU64,
+    stopped: AtomicBool,
+}
+
+impl Watched {
+    /// Nobody waits for it any more.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes how far it is; false when it should stop.
+    pub fn note(&self, records: u64, bytes: u64, bytes_total: u64) -> bool {
+        self.records.store(records, Ordering::Relaxed);
+        self.bytes.store(bytes, Ordering::Relaxed);
+        self.bytes_total.store(bytes_total, Ordering::Relaxed);
+        !self.stopped.load(Ordering::Relaxed)
+    }
+}
+
 /// A session that was told to end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Killed {
@@ -422,6 +457,8 @@ pub struct Killed {
 pub trait House: Send + Sync {
     /// The node's name.
     fn node(&self) -> NodeName;
+    /// Whether a process that asks on the unix socket is one of those whose connections are redirected: a job, whoever runs it.
+    fn governs(&self, peer: &PeerCred) -> bool;
     /// How the node is doing: what `lockgate doctor` and `/v1/status` show.
     fn status(&self) -> Answer<'_, Value>;
     /// Sessions, newest first.
@@ -452,8 +489,8 @@ pub trait House: Send + Sync {
     fn explain(&self, query: ExplainQuery) -> Answer<'_, Vec<Explained>>;
     /// The outcome of the tests that the policy in force carries.
     fn test(&self) -> Answer<'_, Vec<PolicyTest>>;
-    /// Reads the whole log back and checks every link.
-    fn verify(&self) -> Answer<'_, VerifyReport>;
+    /// Reads the whole log back and checks every link; None when it was stopped.
+    fn verify(&self, watched: Arc<Watched>) -> Answer<'_, Option<VerifyReport>>;
     /// A signed head, or a proof.
     fn prove(&self, query: ProofQuery) -> Answer<'_, Proof>;
 }

@@ -19,6 +19,7 @@ mod approvals;
 pub mod auth;
 mod console;
 mod desk;
+pub mod draft;
 pub mod feed;
 pub mod house;
 mod keep;

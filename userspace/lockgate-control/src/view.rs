@@ -1,10 +1,14 @@
-//! What an approver sees of a request, in one shape for every channel: the notification's `data`, the page
+//! What people see of a request, in one shape for every channel: the notification's `data`, the page
 //! behind its link, and the host's API. Facts come from the parsed operation and the attributed workload.
 //!
-//! When the operation names a masked table, no literal, no bound value and no command line is in it.
+//! When the operation names a masked table, no literal, no bound value and no command line is in it; nor is there for
+//! whoever may see shapes alone ([`Sight::Shapes`]), to whom digests are not told either: a short value is found from them by trying.
+
+pub(crate) mod shape;
 
 use crate::{
     approvals::{bundle::BundleCase, case::Case},
+    house::Sight,
     notify::rehearsal,
     text::visible,
 };
@@ -14,67 +18,115 @@ use lockgate_model::{
     flow::Capture,
     grant::{GlassUse, MAX_GRANT},
     http::{HttpClass, HttpFacts, HttpField},
-    operation::{Facts, Operation, Parameter},
-    session::{Mode, Session, Target},
+    operation::{Digest, Facts, Operation, Parameter},
+    session::{Session, Target},
     sql::{RelationName, SqlClass, SqlFacts},
-    workload::{CiJob, Pod, Process, Unit, Workload},
+    workload::{CiJob, Pod, Process, Ticket, Unit, Workload},
 };
+use serde::Serialize;
 use serde_json::{Map, Value, json};
+use shape::{
+    AskedFacts, AskedHttp, AskedOperation, AskedSql, AskedTarget, Asker, AskerJob, AskerParent, AskerPod, AskerTicket,
+    AskerProcess, AskerUnit, BoundValue, ClaimedText, Demand, Field, Glass, GlassPerson, HoldingRule,
+    Literals, Subject, Together, TogetherLine,
+};
 use std::sync::Arc;
 
 /// Tables named in the summary; more are counted.
 const SUMMARY_TABLES: usize = 3;
 
-/// What a request is about.
+/// What stands for a value that is withheld.
+const WITHHELD: &str = "masked";
+
+/// What a request is about, for a notification.
 pub(crate) fn subject(case: &Case) -> Map<String, Value> {
+    fields(&subject_for(case, Sight::Recorded))
+}
+
+/// Which rules hold it, and who must agree, for a notification.
+pub(crate) fn demand(request: &ApprovalRequest, progress: &Progress) -> Map<String, Value> {
+    fields(&demand_of(request, progress))
+}
+
+/// What is decided together, for a notification.
+pub(crate) fn bundle(bundle: &BundleCase) -> Value {
+    json!(together(bundle, Sight::Recorded))
+}
+
+/// An emergency override, for whoever is told of it.
+pub(crate) fn glass(glass: &GlassUse) -> Value {
+    json!(glass_of(glass))
+}
+
+fn fields(document: &impl Serialize) -> Map<String, Value> {
+    match json!(document) {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
+/// What a request is about.
+pub(crate) fn subject_for(case: &Case, sight: Sight) -> Subject {
     let request = &*case.request;
     let session = &request.session;
     let context = &request.operation.context;
-    let mut out = Map::new();
-    let mut put = |key: &str, value: Value| {
-        out.insert(key.to_owned(), value);
-    };
-    put("summary", json!(summary(request)));
-    put("operation", operation(&request.operation));
-    put("in_transaction", json!(context.in_transaction));
-    put("database", json!(visible(&context.database)));
-    put("role", json!(visible(&context.role)));
-    put("search_path", json!(context.search_path.as_deref().map(visible)));
-    put("target", target(&session.target));
     // Another statement on the same command line may touch what this one does not.
-    let masked = request.operation.touches_masked || request.verdict.obligations.mask.is_some();
-    put("identity", identity(session, masked));
-    put("rehearsal", json!(rehearsal::is_one(session)));
-    put("session_id", json!(session.id));
-    put("decision_id", json!(request.decision()));
-    put("node", json!(session.node));
-    put("policy", json!(request.verdict.policy));
-    put("earlier", json!(case.earlier));
-    out
+    let masked = request.operation.touches_masked
+        || request.verdict.obligations.mask.is_some()
+        || sight == Sight::Shapes;
+    Subject {
+        summary: summary(request),
+        operation: operation(&request.operation, sight),
+        in_transaction: context.in_transaction,
+        database: visible(&context.database).into_owned(),
+        role: visible(&context.role).into_owned(),
+        search_path: shown(context.search_path.as_deref()),
+        target: target(&session.target),
+        identity: identity(session, masked),
+        rehearsal: rehearsal::is_one(session),
+        session_id: session.id,
+        decision_id: request.decision(),
+        node: session.node.clone(),
+        policy: request.verdict.policy.clone(),
+        earlier: case.earlier.clone(),
+    }
 }
 
 /// Which rules hold it, and who must agree.
-pub(crate) fn demand(request: &ApprovalRequest, progress: &Progress) -> Map<String, Value> {
+pub(crate) fn demand_of(request: &ApprovalRequest, progress: &Progress) -> Demand {
     let requirements = &request.spec.requirements;
-    let rules: Vec<Value> = requirements
-        .iter()
-        .map(|requirement| {
-            json!({
-                "id": requirement.rule,
-                "description": requirement.description,
-                "stages": requirement.stages,
-                "deny_votes": requirement.deny_votes,
-                "exclude": requirement.exclude,
-                "require_reason": requirement.require_reason,
-                "longest_grant_seconds": requirement.terms.max_grant.unwrap_or(MAX_GRANT).as_secs(),
-            })
-        })
-        .collect();
-    let mut out = Map::new();
-    out.insert("rule".to_owned(), json!(requirements.first().map(|requirement| &requirement.rule)));
-    out.insert("rules".to_owned(), Value::Array(rules));
-    out.insert("need".to_owned(), json!(progress.requirements));
-    out
+    let rules = requirements.iter().map(|requirement| HoldingRule {
+        id: requirement.rule.clone(),
+        description: requirement.description.clone(),
+        stages: requirement.stages.clone(),
+        deny_votes: requirement.deny_votes,
+        exclude: requirement.exclude.clone(),
+        require_reason: requirement.require_reason,
+        longest_grant_seconds: requirement.terms.max_grant.unwrap_or(MAX_GRANT).as_secs(),
+    });
+    Demand {
+        rule: requirements.first().map(|requirement| requirement.rule.clone()),
+        rules: rules.collect(),
+        need: progress.requirements.clone(),
+    }
+}
+
+/// What a decision must echo, for whoever may know it.
+pub(crate) fn digest(digest: Digest, sight: Sight) -> Option<Digest> {
+    match sight {
+        Sight::Recorded => Some(digest),
+        Sight::Shapes => None,
+    }
+}
+
+/// The text that may be shown: the exact one, or its shape.
+pub(crate) fn statement(operation: &Operation, sight: Sight) -> &str {
+    match sight {
+        Sight::Recorded if !operation.touches_masked => &operation.text,
+        Sight::Recorded => &operation.normalized,
+        Sight::Shapes if matches!(&*operation.facts, Facts::Http(_)) && operation.facts.is_opaque() => WITHHELD,
+        Sight::Shapes => &operation.normalized,
+    }
 }
 
 /// One sentence made from the parsed operation, never from the client's text: `Alter table public.orders on
@@ -130,100 +182,107 @@ fn action(facts: &SqlFacts) -> String {
     what
 }
 
-fn operation(operation: &Operation) -> Value {
-    let masked = operation.touches_masked;
-    let statement = if masked { &operation.normalized } else { &operation.text };
-    let values: Vec<Value> = operation
-        .parameters
-        .iter()
-        .enumerate()
-        .map(|(index, parameter)| bound_value(index + 1, parameter, masked))
-        .collect();
-    let mut out = json!({
-        "id": operation.id,
-        "statement": statement,
-        "statement_display": visible(statement),
-        "statement_bytes": statement.len(),
-        "literals": if masked { "masked" } else { "shown" },
-        "bound_values": values,
-        "bound_value_count": operation.parameters.len(),
-        "opaque": operation.facts.is_opaque(),
-    });
-    match &*operation.facts {
-        Facts::Sql(facts) => merge(&mut out, sql(facts, masked)),
-        Facts::Http(facts) => merge(&mut out, http(facts, masked)),
+fn operation(operation: &Operation, sight: Sight) -> AskedOperation {
+    let masked = operation.touches_masked || sight == Sight::Shapes;
+    let statement = statement(operation, sight);
+    let values = operation.parameters.iter().enumerate();
+    AskedOperation {
+        id: operation.id,
+        statement: statement.to_owned(),
+        statement_display: visible(statement).into_owned(),
+        statement_bytes: statement.len(),
+        literals: if masked { Literals::Masked } else { Literals::Shown },
+        bound_values: values.map(|(index, value)| bound_value(index + 1, value, masked)).collect(),
+        bound_value_count: operation.parameters.len(),
+        opaque: operation.facts.is_opaque(),
+        facts: match &*operation.facts {
+            Facts::Sql(facts) => AskedFacts::Sql(sql(facts, masked)),
+            Facts::Http(facts) => AskedFacts::Http(Box::new(http(facts, masked, sight))),
+        },
     }
-    out
 }
 
 /// A request over HTTP; `kind` is its method. Values may be masked ones where masks apply.
-fn http(facts: &HttpFacts, masked: bool) -> Value {
-    let fields = |fields: &[HttpField]| -> Vec<Value> {
+fn http(facts: &HttpFacts, masked: bool, sight: Sight) -> AskedHttp {
+    let fields = |fields: &[HttpField]| -> Vec<Field> {
         let value = |field: &HttpField| match masked {
-            true => json!("masked"),
-            false => json!(visible(&field.value)),
+            true => WITHHELD.to_owned(),
+            false => visible(&field.value).into_owned(),
         };
-        fields.iter().map(|field| json!({ "name": visible(&field.name), "value": value(field) })).collect()
+        fields
+            .iter()
+            .map(|field| Field { name: visible(&field.name).into_owned(), value: value(field) })
+            .collect()
     };
-    json!({
-        "class": facts.class,
-        "kind": facts.method,
-        "method": facts.method,
-        "scheme": facts.scheme,
-        "host": visible(&facts.host),
-        "path": if masked { visible(&facts.route) } else { visible(&facts.path) },
-        "route": visible(&facts.route),
-        "query": fields(&facts.query),
-        "headers": fields(&facts.headers),
-        "upgrade": facts.upgrade,
-        "body": facts.body,
-        "risk": facts.risk,
-        "opaque_reason": facts.opaque_reason.as_deref().map(visible),
-    })
+    // Of a path that was not understood nobody can say what in it is a value.
+    let route = match (facts.class, sight) {
+        (HttpClass::Opaque, Sight::Shapes) => WITHHELD.to_owned(),
+        (HttpClass::Opaque, Sight::Recorded)
+        | (HttpClass::Read | HttpClass::Write | HttpClass::Upgrade, _) => visible(&facts.route).into_owned(),
+    };
+    AskedHttp {
+        class: facts.class,
+        kind: facts.method.clone(),
+        method: facts.method.clone(),
+        scheme: facts.scheme.clone(),
+        host: visible(&facts.host).into_owned(),
+        path: if masked { route.clone() } else { visible(&facts.path).into_owned() },
+        route,
+        query: fields(&facts.query),
+        headers: fields(&facts.headers),
+        upgrade: facts.upgrade.clone(),
+        body: facts.body,
+        risk: facts.risk,
+        opaque_reason: reason(facts.opaque_reason.as_deref(), masked),
+    }
 }
 
-fn sql(facts: &SqlFacts, masked: bool) -> Value {
-    // A parser's complaint quotes the text it stumbled over.
-    let opaque_reason =
-        facts.opaque_reason.as_deref().map(|reason| if masked { "masked".into() } else { visible(reason) });
+/// A parser's complaint quotes the text it stumbled over.
+fn reason(why: Option<&str>, masked: bool) -> Option<String> {
+    why.map(|why| if masked { WITHHELD.to_owned() } else { visible(why).into_owned() })
+}
+
+fn sql(facts: &SqlFacts, masked: bool) -> AskedSql {
     // Quoted identifiers are the client's text too.
-    let tables = |tables: &[RelationName]| shown(tables.iter().map(ToString::to_string));
-    json!({
-        "class": facts.class,
-        "kind": facts.kind,
-        "tables_read": tables(&facts.tables_read),
-        "tables_written": tables(&facts.tables_written),
-        "columns": shown(facts.columns.iter().cloned()),
-        "functions": shown(facts.functions.iter().cloned()),
-        "bounded": facts.bounded,
-        "risk": facts.risk,
-        "effects": facts.effects,
-        "fingerprint": facts.fingerprint,
-        "opaque_reason": opaque_reason,
-        "second_opinion": facts.second_opinion,
-    })
+    let tables = |tables: &[RelationName]| all_shown(tables.iter().map(ToString::to_string));
+    AskedSql {
+        class: facts.class,
+        kind: facts.kind.clone(),
+        tables_read: tables(&facts.tables_read),
+        tables_written: tables(&facts.tables_written),
+        columns: all_shown(facts.columns.iter().cloned()),
+        functions: all_shown(facts.functions.iter().cloned()),
+        bounded: facts.bounded,
+        risk: facts.risk,
+        effects: facts.effects.clone(),
+        fingerprint: facts.fingerprint.clone(),
+        opaque_reason: reason(facts.opaque_reason.as_deref(), masked),
+        second_opinion: facts.second_opinion,
+    }
 }
 
-fn shown(names: impl Iterator<Item = String>) -> Vec<String> {
+fn all_shown(names: impl Iterator<Item = String>) -> Vec<String> {
     names.map(|name| visible(&name).into_owned()).collect()
 }
 
-fn bound_value(position: usize, parameter: &Parameter, masked: bool) -> Value {
-    let mut out = json!({
-        "position": position,
-        "type": type_name(parameter.type_oid),
-        "type_oid": parameter.type_oid,
-        "format": parameter.format,
-    });
-    if masked {
-        merge(&mut out, json!({ "masked": true }));
-        return out;
+fn shown(text: Option<&str>) -> Option<String> {
+    text.map(|text| visible(text).into_owned())
+}
+
+fn bound_value(position: usize, parameter: &Parameter, masked: bool) -> BoundValue {
+    let display = match parameter.value.as_deref().map(visible) {
+        Some(std::borrow::Cow::Owned(display)) if !masked => Some(display),
+        _ => None,
+    };
+    BoundValue {
+        position,
+        r#type: type_name(parameter.type_oid),
+        type_oid: parameter.type_oid,
+        format: parameter.format,
+        masked,
+        value: (!masked).then(|| parameter.value.clone()),
+        display,
     }
-    merge(&mut out, json!({ "value": parameter.value }));
-    if let Some(std::borrow::Cow::Owned(display)) = parameter.value.as_deref().map(visible) {
-        merge(&mut out, json!({ "display": display }));
-    }
-    out
 }
 
 /// Built-in types by OID (PostgreSQL, src/include/catalog/pg_type.dat).
@@ -266,161 +325,177 @@ fn type_name(oid: u32) -> String {
     name.to_owned()
 }
 
-fn target(target: &Target) -> Value {
-    let mode = match target.mode {
-        Mode::Observe => "observe",
-        Mode::Shadow => "shadow",
-        Mode::Enforce => "enforce",
-    };
-    json!({ "name": target.name, "protocol": target.protocol, "tags": target.tags, "mode": mode })
+fn target(target: &Target) -> AskedTarget {
+    AskedTarget {
+        name: target.name.clone(),
+        protocol: target.protocol,
+        tags: target.tags.clone(),
+        mode: target.mode,
+    }
 }
 
-fn identity(session: &Session, masked: bool) -> Value {
+fn identity(session: &Session, masked: bool) -> Asker {
     let workload: &Workload = &session.workload;
-    json!({
-        "principal": session.principal.id,
-        "display": visible(&session.principal.display),
-        "kind": session.principal.kind,
-        "assurance": session.principal.assurance,
-        "established_by": visible(&workload.established_by),
-        "process": process(&workload.process, masked),
-        "cgroup": workload.cgroup.as_deref().map(visible),
-        "unit": workload.unit.as_ref().map(unit),
-        "container": workload.container,
-        "pod": workload.pod.as_ref().map(pod),
-        "ci": workload.ci.as_ref().map(ci),
-        "capture": session.flow.capture,
-        "transparent": session.flow.capture == Capture::Transparent,
-        // Free text of the job: shown, never trusted.
-        "client_claims": {
-            "user": visible(&session.client.user),
-            "database": visible(&session.client.database),
-            "application_name": session.client.application_name.as_deref().map(visible),
+    Asker {
+        principal: session.principal.id.clone(),
+        display: visible(&session.principal.display).into_owned(),
+        kind: session.principal.kind,
+        assurance: session.principal.assurance,
+        established_by: visible(&workload.established_by).into_owned(),
+        process: process(&workload.process, masked),
+        cgroup: shown(workload.cgroup.as_deref()),
+        unit: workload.unit.as_ref().map(unit),
+        container: workload.container.clone(),
+        pod: workload.pod.as_ref().map(pod),
+        ci: workload.ci.as_ref().map(ci),
+        tickets: workload.tickets.iter().map(ticket).collect(),
+        capture: session.flow.capture,
+        transparent: session.flow.capture == Capture::Transparent,
+        client_claims: ClaimedText {
+            user: visible(&session.client.user).into_owned(),
+            database: visible(&session.client.database).into_owned(),
+            application_name: shown(session.client.application_name.as_deref()),
         },
-    })
+    }
 }
 
-fn unit(unit: &Unit) -> Value {
-    json!({
-        "name": visible(&unit.name),
-        "invocation_id": unit.invocation_id,
-        "user_unit": unit.user_unit,
-    })
+fn unit(unit: &Unit) -> AskerUnit {
+    AskerUnit {
+        name: visible(&unit.name).into_owned(),
+        invocation_id: unit.invocation_id.clone(),
+        user_unit: unit.user_unit,
+    }
 }
 
 /// `psql -c "…"` has the statement, literals and all, on its command line.
-fn process(process: &Process, masked: bool) -> Value {
-    let argv: Vec<_> = process.argv.iter().take(if masked { 1 } else { usize::MAX }).collect();
-    json!({
-        "pid": process.pid,
-        "uid": process.uid,
-        "gid": process.gid,
-        "user": process.user.as_deref().map(visible),
-        "exe": process.exe.as_deref().map(visible),
-        "exe_sha256": process.exe_sha256,
-        "argv": argv.into_iter().map(|argument| visible(argument)).collect::<Vec<_>>(),
-        "argv_count": process.argv.len(),
-        "cwd": process.cwd.as_deref().map(visible),
-        "ancestry": process
-            .ancestry
-            .iter()
-            .map(|ancestor| json!({ "pid": ancestor.pid, "name": visible(&ancestor.name) }))
-            .collect::<Vec<_>>(),
-        "exited": process.exited,
-    })
+fn process(process: &Process, masked: bool) -> AskerProcess {
+    let argv = process.argv.iter().take(if masked { 1 } else { usize::MAX });
+    let parents = process.ancestry.iter();
+    AskerProcess {
+        pid: process.pid,
+        uid: process.uid,
+        gid: process.gid,
+        user: shown(process.user.as_deref()),
+        exe: shown(process.exe.as_deref()),
+        exe_sha256: process.exe_sha256.clone(),
+        argv: argv.map(|argument| visible(argument).into_owned()).collect(),
+        argv_count: process.argv.len(),
+        cwd: shown(process.cwd.as_deref()),
+        ancestry: parents
+            .map(|parent| AskerParent { pid: parent.pid, name: visible(&parent.name).into_owned() })
+            .collect(),
+        exited: process.exited,
+    }
 }
 
 /// Labels are text of whoever may patch the pod.
-fn pod(pod: &Pod) -> Value {
-    let shown = |text: &Option<String>| text.as_deref().map(|text| visible(text).into_owned());
-    let labels = pod.labels.iter().map(|(key, value)| (visible(key).into_owned(), json!(visible(value))));
-    json!({
-        "uid": visible(&pod.uid),
-        "qos": pod.qos,
-        "assurance": pod.assurance,
-        "name": shown(&pod.name),
-        "namespace": shown(&pod.namespace),
-        "service_account": shown(&pod.service_account),
-        "owner": shown(&pod.owner),
-        "node": shown(&pod.node),
-        "image": shown(&pod.image),
-        "labels": labels.collect::<Map<String, Value>>(),
-        "unconfirmed": shown(&pod.unconfirmed),
-    })
+fn pod(pod: &Pod) -> AskerPod {
+    let labels =
+        pod.labels.iter().map(|(key, value)| (visible(key).into_owned(), visible(value).into_owned()));
+    AskerPod {
+        uid: visible(&pod.uid).into_owned(),
+        qos: pod.qos.clone(),
+        assurance: pod.assurance,
+        name: shown(pod.name.as_deref()),
+        namespace: shown(pod.namespace.as_deref()),
+        service_account: shown(pod.service_account.as_deref()),
+        owner: shown(pod.owner.as_deref()),
+        node: shown(pod.node.as_deref()),
+        image: shown(pod.image.as_deref()),
+        labels: labels.collect(),
+        unconfirmed: shown(pod.unconfirmed.as_deref()),
+    }
 }
 
-fn ci(ci: &CiJob) -> Value {
-    let shown = |text: &Option<String>| text.as_deref().map(|text| visible(text).into_owned());
-    json!({
-        "provider": visible(&ci.provider),
-        "assurance": ci.assurance,
-        "repository": shown(&ci.repository),
-        "workflow": shown(&ci.workflow),
-        "job": shown(&ci.job),
-        "run_id": shown(&ci.run_id),
-        "run_attempt": shown(&ci.run_attempt),
-        "run_url": shown(&ci.run_url),
-        "ref": shown(&ci.git_ref),
-        "ref_protected": ci.ref_protected,
-        "commit": shown(&ci.commit),
-        "commit_author": shown(&ci.commit_author),
-        "event_name": shown(&ci.event_name),
-        "actor": shown(&ci.actor),
-        "triggering_actor": shown(&ci.triggering_actor),
-        "job_id": shown(&ci.job_id),
-        "runner": shown(&ci.runner),
-        "established_by": shown(&ci.established_by),
-        "unconfirmed": shown(&ci.unconfirmed),
-    })
+fn ticket(ticket: &Ticket) -> AskerTicket {
+    AskerTicket {
+        id: visible(&ticket.id).into_owned(),
+        url: shown(ticket.url.as_deref()),
+        source: ticket.source,
+        assurance: ticket.assurance,
+        standing: format!("{}; {}", ticket.source.words(), ticket.vouched()),
+    }
+}
+
+fn ci(ci: &CiJob) -> AskerJob {
+    AskerJob {
+        provider: visible(&ci.provider).into_owned(),
+        assurance: ci.assurance,
+        repository: shown(ci.repository.as_deref()),
+        workflow: shown(ci.workflow.as_deref()),
+        job: shown(ci.job.as_deref()),
+        run_id: shown(ci.run_id.as_deref()),
+        run_attempt: shown(ci.run_attempt.as_deref()),
+        run_url: shown(ci.run_url.as_deref()),
+        r#ref: shown(ci.git_ref.as_deref()),
+        ref_protected: ci.ref_protected,
+        commit: shown(ci.commit.as_deref()),
+        commit_author: shown(ci.commit_author.as_deref()),
+        commit_message: shown(ci.commit_message.as_deref()),
+        source_branch: shown(ci.source_branch.as_deref()),
+        merge_request: shown(ci.merge_request.as_deref()),
+        event_name: shown(ci.event_name.as_deref()),
+        actor: shown(ci.actor.as_deref()),
+        triggering_actor: shown(ci.triggering_actor.as_deref()),
+        job_id: shown(ci.job_id.as_deref()),
+        runner: shown(ci.runner.as_deref()),
+        established_by: shown(ci.established_by.as_deref()),
+        unconfirmed: shown(ci.unconfirmed.as_deref()),
+    }
 }
 
 /// What is decided together, one line each.
-pub(crate) fn bundle(bundle: &BundleCase) -> Value {
+pub(crate) fn together(bundle: &BundleCase, sight: Sight) -> Together {
     let item = |case: &Arc<Case>| {
         let operation = &case.request.operation;
-        let statement = if operation.touches_masked { &operation.normalized } else { &operation.text };
+        let statement = statement(operation, sight);
         let facts = &*operation.facts;
-        json!({
-            "request_id": case.request.id,
-            "command_digest": operation.digest,
-            "state": case.resolution().as_ref().map_or("pending", |it| it.as_str()),
-            "summary": summary(&case.request),
-            "statement": statement,
-            "statement_display": visible(statement),
-            "bound_value_count": operation.parameters.len(),
-            "class": facts.class(),
-            "kind": facts.kind(),
-            "risk": facts.risk(),
-        })
+        TogetherLine {
+            request_id: case.request.id,
+            command_digest: digest(operation.digest, sight),
+            state: case.resolution().as_ref().map_or("pending", |it| it.as_str()),
+            summary: summary(&case.request),
+            statement: statement.to_owned(),
+            statement_display: visible(statement).into_owned(),
+            bound_value_count: operation.parameters.len(),
+            class: facts.class().to_owned(),
+            kind: facts.kind().to_owned(),
+            risk: facts.risk(),
+        }
     };
     let cases = bundle.cases();
-    json!({
-        "id": bundle.id,
-        "command_digest": bundle.digest(),
-        "size": cases.len(),
-        "requests": cases.iter().map(item).collect::<Vec<_>>(),
-    })
+    Together {
+        id: bundle.id,
+        command_digest: digest(bundle.digest(), sight),
+        size: cases.len(),
+        requests: cases.iter().map(item).collect(),
+    }
 }
 
-/// An emergency override, for whoever is told of it.
-pub(crate) fn glass(glass: &GlassUse) -> Value {
-    json!({
-        "id": glass.id,
-        "rule": glass.rule,
-        "by": { "id": visible(&glass.by.id), "name": visible(glass.by.name()), "via": glass.by.via },
-        "login": visible(&glass.login),
-        "uid": glass.uid,
-        "principal": glass.principal.as_deref().map(visible),
-        "target": glass.target,
-        "reason": glass.reason.as_deref().map(visible),
-        "ticket": glass.ticket.as_deref().map(visible),
-        "began_at": glass.began_at,
-        "ends_at": glass.ends_at,
-        "ended_at": glass.ended_at,
-        "notify": glass.notify,
-        "review": glass.review,
-        "reviewed": glass.reviewed,
-    })
+/// An emergency override.
+pub(crate) fn glass_of(glass: &GlassUse) -> Glass {
+    Glass {
+        id: glass.id,
+        rule: glass.rule.clone(),
+        by: GlassPerson {
+            id: visible(&glass.by.id).into_owned(),
+            name: visible(glass.by.name()).into_owned(),
+            via: glass.by.via.clone(),
+        },
+        login: visible(&glass.login).into_owned(),
+        uid: glass.uid,
+        principal: shown(glass.principal.as_deref()),
+        target: glass.target.clone(),
+        reason: shown(glass.reason.as_deref()),
+        ticket: shown(glass.ticket.as_deref()),
+        began_at: glass.began_at,
+        ends_at: glass.ends_at,
+        ended_at: glass.ended_at,
+        notify: glass.notify.clone(),
+        review: glass.review.clone(),
+        reviewed: glass.reviewed.clone(),
+        state: None,
+    }
 }
 
 /// Something of a session, or of the capture as a whole; no statement is in it.

@@ -28,6 +28,20 @@ use std::{
 /// Segments that a running agent searches when its search index is out of use: some 60 MB, read in a moment.
 const SEARCHED_SEGMENTS: usize = if cfg!(test) { usize::MAX } else { 2 };
 
+/// A verification tells how far it is after so many records: some milliseconds.
+const TOLD_EVERY: u64 = 1_000;
+
+/// How far a verification is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VerifyProgress {
+    /// Records read.
+    pub records: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Bytes that there were when it began.
+    pub bytes_total: u64,
+}
+
 /// A store, for reading.
 #[derive(Clone)]
 pub struct Reader {
@@ -206,6 +220,17 @@ impl Reader {
     /// The same with signed heads that were kept elsewhere: what was sent there must be in the log, or the log was cut,
     /// rolled back or forked.
     pub fn verify_with(&self, key: Option<PublicKey>, kept: &[String]) -> Result<Report, StoreError> {
+        let whole = self.verify_watched(key, kept, &mut |_| true)?;
+        whole.ok_or_else(|| StoreError::NotProven("the verification was stopped".to_owned()))
+    }
+
+    /// The same, telling now and then how far it is; None when `go_on` said that it should stop.
+    pub fn verify_watched(
+        &self,
+        key: Option<PublicKey>,
+        kept: &[String],
+        go_on: &mut dyn FnMut(VerifyProgress) -> bool,
+    ) -> Result<Option<Report>, StoreError> {
         let given = key.is_some();
         let key = match key {
             Some(key) => Some(key),
@@ -232,14 +257,24 @@ impl Reader {
             let place = Place { segment: name, line: 0, offset: 0 };
             verifier.garbage(place, "a file that is no segment".into());
         }
+        // Of segments that are being written, the size at the beginning.
+        let sizes =
+            segments.iter().map(|segment| std::fs::metadata(&segment.path).map_or(0, |file| file.len()));
+        let mut progress = VerifyProgress { bytes_total: sizes.sum(), ..VerifyProgress::default() };
         for segment in segments {
             self.pass_removed(&mut verifier, segment.first_seq)?;
             let mut lines = Lines::open(segment.clone()).during("open", &segment.path)?;
             while let Some(line) = lines.next().during("read", &segment.path)? {
+                progress.records += 1;
+                progress.bytes += line.bytes.len() as u64 + 1;
                 verifier.line(line.place, line.bytes, line.complete);
+                if progress.records % TOLD_EVERY == 0 && !go_on(progress) {
+                    return Ok(None);
+                }
             }
         }
-        Ok(verifier.finish())
+        go_on(progress);
+        Ok(Some(verifier.finish()))
     }
 
     /// Hands over the hashes of what retention removed before a segment. What is missing without them is a finding.

@@ -1,10 +1,16 @@
 //! The audit log: verification, signed heads, proofs; and how the node is doing. Auditors alone read the log as a whole.
 
-use super::{PathId, body::JsonBody, problem::Problem, sessions::house};
+use super::{
+    PathId,
+    body::JsonBody,
+    problem::Problem,
+    sessions::house,
+    verification::{self, KEEPERS},
+};
 use crate::{
     auth::{Caller, Role},
     desk::Desk,
-    house::{Proof, ProofQuery, VerifyReport},
+    house::{Proof, ProofQuery},
 };
 use axum::{
     Json, Router,
@@ -14,19 +20,14 @@ use axum::{
 use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
 use utoipa::ToSchema;
-
-/// Verifications at a time: each reads the whole log.
-static VERIFYING: Semaphore = Semaphore::const_new(1);
-
-/// Who reads the log as a whole.
-const KEEPERS: [Role; 2] = [Role::Auditor, Role::Admin];
 
 pub(super) fn routes(desk: Arc<Desk>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
-        .route("/v1/audit/verify", get(verify))
+        .route("/v1/audit/verify", get(verification::whole))
+        .route("/v1/audit/verification", get(verification::show).post(verification::begin))
+        .route("/v1/audit/verification/stop", post(verification::stop))
         .route("/v1/audit/checkpoint", get(checkpoint))
         .route("/v1/audit/proofs/{seq}", get(proof))
         .route("/v1/audit/growth", post(growth))
@@ -36,14 +37,6 @@ pub(super) fn routes(desk: Arc<Desk>) -> Router {
 async fn status(State(desk): State<Arc<Desk>>, caller: Caller) -> Result<Json<Value>, Problem> {
     caller.require(Role::Viewer)?;
     house(&desk)?.status().await.map(Json).map_err(Problem::from)
-}
-
-async fn verify(State(desk): State<Arc<Desk>>, caller: Caller) -> Result<Json<VerifyReport>, Problem> {
-    caller.require_any(&KEEPERS)?;
-    let Ok(_turn) = VERIFYING.try_acquire() else {
-        return Err(Problem::too_many("somebody verifies the log already; ask again when that is done"));
-    };
-    house(&desk)?.verify().await.map(Json).map_err(Problem::from)
 }
 
 async fn checkpoint(State(desk): State<Arc<Desk>>, caller: Caller) -> Result<Json<Proof>, Problem> {

@@ -40,6 +40,7 @@ use lockgate_model::{
 };
 use serde::Deserialize;
 use std::{sync::Arc, time::Duration};
+use utoipa::ToSchema;
 
 /// Bytes of a decision: three times what Standard Webhooks asks senders to keep to.
 pub(crate) const BODY_MAX: usize = 64 << 10;
@@ -156,7 +157,7 @@ async fn decide_bundle(
     headers: &HeaderMap,
     body: Body,
     about: &mut About,
-) -> Result<serde_json::Value, Problem> {
+) -> Result<vote::CountedBundle, Problem> {
     let verified = verified(desk, headers, body, about).await?;
     let data = &verified.decision.data;
     let bundle = super::host::find_bundle(desk, path).ok_or_else(|| {
@@ -201,7 +202,7 @@ async fn decide(
     headers: &HeaderMap,
     body: Body,
     about: &mut About,
-) -> Result<serde_json::Value, Problem> {
+) -> Result<vote::Counted, Problem> {
     let verified = verified(desk, headers, body, about).await?;
     let decision = &verified.decision;
     let case = find(desk, path, &decision.data.request_id)?;
@@ -302,30 +303,47 @@ fn check_age(timestamp: &str, now: Timestamp) -> Result<(), Problem> {
     Ok(())
 }
 
-#[derive(Deserialize)]
-struct Decision {
+/// A decision of an integration, signed as Standard Webhooks say.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = SignedDecision)]
+pub(crate) struct Decision {
+    /// `lockgate.decision`
     r#type: String,
     /// Must be there and be a time; staleness is judged by the signed header.
     #[serde(rename = "timestamp")]
+    #[schema(value_type = String, format = DateTime)]
     _timestamp: Timestamp,
+    /// Who decides on what.
     data: Data,
 }
 
-#[derive(Deserialize)]
-struct Data {
+/// Who decides on what.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = SignedDecisionData)]
+pub(crate) struct Data {
+    /// `req_…` or `bnd_…`, as in the path.
     request_id: String,
+    /// As it was notified.
     command_digest: String,
+    /// `approve` or `deny`
+    #[schema(value_type = String)]
     decision: VoteDecision,
+    /// Why; some rules require it.
     #[serde(default)]
     reason: Option<String>,
+    /// The person.
     decided_by: DecidedBy,
+    /// With an approval: more than this once.
     #[serde(default)]
     grant: Option<vote::GrantWord>,
 }
 
-#[derive(Deserialize)]
-struct DecidedBy {
+/// The person behind an integration's decision.
+#[derive(Deserialize, ToSchema)]
+pub(crate) struct DecidedBy {
+    /// As the integration knows them.
     id: String,
+    /// Their groups; those that the integration may speak for count.
     #[serde(default)]
     groups: Vec<String>,
 }

@@ -3,12 +3,13 @@
 //!
 //! Every attempt is recorded, the refused ones too; every channel is told of each use.
 
-use super::{PathId, host, problem::Problem, refusal, vote};
+use super::{PathId, host, page::Page, problem::Problem, refusal, vote};
 use crate::{
     auth::{Caller, Role},
     desk::Desk,
     notify::event::EventType,
-    text, view,
+    text,
+    view::{self, shape::Glass},
 };
 use axum::{
     Json, Router,
@@ -25,8 +26,8 @@ use lockgate_model::{
 };
 use lockgate_policy::approval::glass::{Ask, GlassRefusal};
 use serde::Deserialize;
-use serde_json::{Value, json};
 use std::sync::Arc;
+use utoipa::ToSchema;
 
 pub(super) fn routes(desk: Arc<Desk>) -> Router {
     Router::new()
@@ -36,53 +37,58 @@ pub(super) fn routes(desk: Arc<Desk>) -> Router {
         .with_state(desk)
 }
 
-#[derive(Default, Deserialize)]
+/// Breaking the glass.
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Word {
+#[schema(as = BreakGlass)]
+pub(crate) struct Word {
     /// The `break_glass` block.
     #[serde(default)]
     rule: String,
+    /// Why.
     #[serde(default)]
     reason: Option<String>,
+    /// The incident.
     #[serde(default)]
     ticket: Option<String>,
+    /// `30m`; as long as the block lets when it is missing.
     #[serde(default, rename = "for")]
     duration: Option<String>,
     /// Another principal's sessions than those of the asking uid.
     #[serde(default)]
     principal: Option<String>,
+    /// On this target alone.
     #[serde(default)]
     target: Option<String>,
 }
 
-#[derive(Default, Deserialize)]
+/// A look at an emergency override.
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Note {
+#[schema(as = Review)]
+pub(crate) struct Note {
+    /// What was seen.
     #[serde(default)]
     note: Option<String>,
 }
 
-async fn list(State(desk): State<Arc<Desk>>, caller: Caller) -> Result<Json<Value>, Problem> {
+async fn list(State(desk): State<Arc<Desk>>, caller: Caller) -> Result<Json<Page<Glass>>, Problem> {
     caller.require(Role::Viewer)?;
     let now = desk.ambient.now();
     let glass = desk.keep.glass.lock();
     let item = |glass: &lockgate_model::grant::GlassUse| {
-        let mut item = view::glass(glass);
-        view::merge(
-            &mut item,
-            json!({ "state": if glass.is_live(now) { "in_force" } else { "review_pending" } }),
-        );
-        item
+        let state = if glass.is_live(now) { "in_force" } else { "review_pending" };
+        Glass { state: Some(state), ..view::glass_of(glass) }
     };
-    Ok(Json(json!({ "items": glass.uses().map(item).collect::<Vec<_>>() })))
+    Ok(Json(Page { items: glass.uses().map(item).collect(), next: None }))
 }
 
-async fn ask(State(desk): State<Arc<Desk>>, caller: Caller, body: Body) -> Result<Json<Value>, Problem> {
+async fn ask(State(desk): State<Arc<Desk>>, caller: Caller, body: Body) -> Result<Json<Glass>, Problem> {
     let asked = break_it(&desk, &caller, body).await;
     asked.map(Json).inspect_err(|problem| refused(&desk, &caller, problem))
 }
 
-async fn break_it(desk: &Arc<Desk>, caller: &Caller, body: Body) -> Result<Value, Problem> {
+async fn break_it(desk: &Arc<Desk>, caller: &Caller, body: Body) -> Result<Glass, Problem> {
     let word: Word = host::read(body).await?;
     let policy = desk.keep.policy.as_ref().map(|policy| policy.load_full());
     let block = policy.as_ref().and_then(|policy| {
@@ -109,9 +115,11 @@ async fn break_it(desk: &Arc<Desk>, caller: &Caller, body: Body) -> Result<Value
     }
     let now = desk.ambient.now();
     let id = GlassId::from_parts(u64::try_from(now.as_millisecond()).unwrap_or(0), desk.ambient.random());
+    // A job that makes a terminal for itself is no person who logged in.
+    let job = caller.peer().zip(desk.house()).is_some_and(|(peer, house)| house.governs(&peer));
     let ask = Ask {
         by,
-        login: caller.fresh_login(now),
+        login: caller.fresh_login(now).filter(|_| !job),
         uid,
         principal: word.principal,
         target: word.target.as_deref().map(TargetName::from),
@@ -132,14 +140,14 @@ async fn break_it(desk: &Arc<Desk>, caller: &Caller, body: Body) -> Result<Value
     metrics::counter!("lockgate_breakglass_total").increment(1);
     desk.alert(EventType::GlassUsed, &glass);
     desk.wake();
-    Ok(view::glass(&glass))
+    Ok(view::glass_of(&glass))
 }
 
 async fn end(
     State(desk): State<Arc<Desk>>,
     caller: Caller,
     PathId(id): PathId,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Glass>, Problem> {
     caller.require_any(&[Role::Approver, Role::Admin])?;
     let known: GlassId = id.parse().map_err(|_| unknown(&id))?;
     let now = desk.ambient.now();
@@ -152,7 +160,7 @@ async fn end(
     recorded.map_err(|error| {
         Problem::unavailable(format!("it is over, but that could not be recorded: {error}"))
     })?;
-    Ok(Json(view::glass(&glass)))
+    Ok(Json(view::glass_of(&glass)))
 }
 
 async fn review(
@@ -160,12 +168,12 @@ async fn review(
     caller: Caller,
     PathId(id): PathId,
     body: Body,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Glass>, Problem> {
     let reviewed = look(&desk, &caller, &id, body).await;
     reviewed.map(Json).inspect_err(|problem| refused(&desk, &caller, problem))
 }
 
-async fn look(desk: &Arc<Desk>, caller: &Caller, id: &str, body: Body) -> Result<Value, Problem> {
+async fn look(desk: &Arc<Desk>, caller: &Caller, id: &str, body: Body) -> Result<Glass, Problem> {
     let known: GlassId = id.parse().map_err(|_| unknown(id))?;
     let word: Note = host::read(body).await?;
     let by = caller.approver()?;
@@ -177,9 +185,7 @@ async fn look(desk: &Arc<Desk>, caller: &Caller, id: &str, body: Body) -> Result
         return Err(Problem::unavailable(format!("{error}; the review does not count, send it again")));
     }
     desk.settle_glass(&before).await;
-    let mut answer = view::glass(&before);
-    view::merge(&mut answer, json!({ "reviewed": review, "state": "reviewed" }));
-    Ok(answer)
+    Ok(Glass { reviewed: Some(review), state: Some("reviewed"), ..view::glass_of(&before) })
 }
 
 fn refused(desk: &Arc<Desk>, caller: &Caller, problem: &Problem) {

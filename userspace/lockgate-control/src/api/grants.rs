@@ -2,7 +2,7 @@
 //!
 //! Whoever may see requests may see grants. Every approver and admin may take one back: that only makes people be asked.
 
-use super::{PathId, host, problem::Problem, vote};
+use super::{PathId, host, page::Page, problem::Problem, vote};
 use crate::{
     auth::{Caller, Role},
     desk::Desk,
@@ -16,12 +16,15 @@ use axum::{
     routing::{get, post},
 };
 use lockgate_model::{
-    GrantId,
-    grant::{Grant, GrantEnd},
+    GrantId, RequestId, Timestamp,
+    grant::{Ahead, Grant, GrantEnd},
+    id::{RuleId, TargetName},
+    operation::Digest,
+    sql::Risk,
 };
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use utoipa::ToSchema;
 
 pub(super) fn routes(desk: Arc<Desk>) -> Router {
     Router::new()
@@ -30,19 +33,22 @@ pub(super) fn routes(desk: Arc<Desk>) -> Router {
         .with_state(desk)
 }
 
-#[derive(Default, Deserialize)]
+/// Why.
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Word {
+#[schema(as = Reason)]
+pub(crate) struct Word {
+    /// In your words; who is concerned reads it.
     #[serde(default)]
     reason: Option<String>,
 }
 
-async fn list(State(desk): State<Arc<Desk>>, caller: Caller) -> Result<Json<Value>, Problem> {
+async fn list(State(desk): State<Arc<Desk>>, caller: Caller) -> Result<Json<Page<Shown>>, Problem> {
     caller.require(Role::Viewer)?;
     let now = desk.ambient.now();
     let ledger = desk.keep.ledger.lock();
-    let items: Vec<Value> = ledger.grants().filter(|grant| grant.expires_at > now).map(shown).collect();
-    Ok(Json(json!({ "items": items })))
+    let items = ledger.grants().filter(|grant| grant.expires_at > now).map(shown).collect();
+    Ok(Json(Page { items, next: None }))
 }
 
 async fn revoke(
@@ -50,7 +56,7 @@ async fn revoke(
     caller: Caller,
     PathId(id): PathId,
     body: Body,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Shown>, Problem> {
     caller.require_any(&[Role::Approver, Role::Admin])?;
     let word: Word = host::read(body).await?;
     let reason = vote::reason(word.reason.as_deref())?;
@@ -76,28 +82,79 @@ async fn revoke(
         tracing::error!(grant = %grant.id, %error, "a revocation could not be recorded");
         return Err(Problem::unavailable(format!("it is revoked, but that could not be recorded: {error}")));
     }
-    let mut answer = shown(&grant);
-    crate::view::merge(&mut answer, json!({ "state": "revoked" }));
-    Ok(Json(answer))
+    Ok(Json(Shown { state: Some("revoked"), ..shown(&grant) }))
 }
 
-fn shown(grant: &Grant) -> Value {
-    json!({
-        "id": grant.id,
-        "request_id": grant.from,
-        "principal": text::visible(&grant.principal),
-        "target": grant.target,
-        "pattern": grant.pattern,
-        "shape": text::visible(&grant.shape),
-        "covers": if grant.ahead.is_some() { "bundle" } else { "shape" },
-        "kinds": grant.ahead.as_ref().map(|ahead| ahead.terms.kinds.iter().map(|kind| text::visible(kind).into_owned()).collect::<Vec<_>>()),
-        "risk": grant.ahead.as_ref().map(|ahead| ahead.terms.risk),
-        "rules": grant.rules,
-        "given_by": grant.votes.iter().map(|vote| text::visible(vote.by.name())).collect::<Vec<_>>(),
-        "made_at": grant.made_at,
-        "expires_at": grant.expires_at,
-        "uses": grant.uses,
-        "used": grant.used,
-        "left": grant.uses.map(|uses| uses.saturating_sub(grant.used)),
-    })
+/// A permission that an approval left behind.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Grant)]
+pub(crate) struct Shown {
+    /// `grt_…`
+    #[schema(value_type = String)]
+    id: GrantId,
+    /// The request it was given on.
+    #[schema(value_type = String)]
+    request_id: RequestId,
+    /// Who has it.
+    principal: String,
+    /// On this target.
+    #[schema(value_type = String)]
+    target: TargetName,
+    /// SHA-256 of what it is for: the parsed shape, role, database and search_path.
+    #[schema(value_type = String)]
+    pattern: Digest,
+    /// The same for people: the statement with its literals replaced.
+    shape: String,
+    /// `shape`, or `bundle`: what the rules would bundle with it.
+    covers: &'static str,
+    /// With `bundle`: kinds of statements.
+    kinds: Option<Vec<String>>,
+    /// With `bundle`: the highest risk.
+    #[schema(value_type = Option<String>)]
+    risk: Option<Risk>,
+    /// The rules whose question it answers.
+    #[schema(value_type = Vec<String>)]
+    rules: Vec<RuleId>,
+    /// Who gave it.
+    given_by: Vec<String>,
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    made_at: Timestamp,
+    /// Until when.
+    #[schema(value_type = String, format = DateTime)]
+    expires_at: Timestamp,
+    /// This often at most; null is as often as it comes.
+    uses: Option<u32>,
+    /// This often so far.
+    used: u32,
+    /// This often still.
+    left: Option<u32>,
+    /// `revoked`, in the answer to that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'static str>,
+}
+
+fn shown(grant: &Grant) -> Shown {
+    let kinds = |ahead: &Ahead| {
+        ahead.terms.kinds.iter().map(|kind| text::visible(kind).into_owned()).collect::<Vec<_>>()
+    };
+    Shown {
+        id: grant.id,
+        request_id: grant.from,
+        principal: text::visible(&grant.principal).into_owned(),
+        target: grant.target.clone(),
+        pattern: grant.pattern,
+        shape: text::visible(&grant.shape).into_owned(),
+        covers: if grant.ahead.is_some() { "bundle" } else { "shape" },
+        kinds: grant.ahead.as_ref().map(kinds),
+        risk: grant.ahead.as_ref().map(|ahead| ahead.terms.risk),
+        rules: grant.rules.clone(),
+        given_by: grant.votes.iter().map(|vote| text::visible(vote.by.name()).into_owned()).collect(),
+        made_at: grant.made_at,
+        expires_at: grant.expires_at,
+        uses: grant.uses,
+        used: grant.used,
+        left: grant.uses.map(|uses| uses.saturating_sub(grant.used)),
+        state: None,
+    }
 }

@@ -1,14 +1,20 @@
 //! Requests and bundles, and decisions of people on them. Who they are is found by [`crate::auth`].
 //!
-//! Whoever has a role sees every request, other users of this host those of their own uid. Approvers vote for their groups,
-//! and never on a request of a uid of theirs. Root is no approver by itself.
+//! Whoever has a role sees every request, other users of this host those of their own uid. Viewers see shapes: neither literals
+//! nor what they could be guessed by. Approvers vote for their groups, and never on a request of a uid of theirs. Root is no
+//! approver by itself.
 
-use super::{PathId, decision, problem::Problem, public, refusal, vote};
+use super::{PathId, decision, page::Page, problem::Problem, public, refusal, sessions, vote};
 use crate::{
     approvals::{bundle::BundleCase, case::Case},
     auth::{Caller, Role},
     desk::Desk,
-    text, view,
+    house::Sight,
+    text,
+    view::{
+        self,
+        shape::{Approval, ApprovalLine, Bundle},
+    },
 };
 use axum::{
     Json, Router,
@@ -25,8 +31,8 @@ use lockgate_model::{
     principal::Approver,
 };
 use serde::Deserialize;
-use serde_json::{Value, json};
 use std::sync::Arc;
+use utoipa::ToSchema;
 
 /// Requests in one answer, unless asked otherwise.
 const LIMIT_DEFAULT: usize = 100;
@@ -67,7 +73,7 @@ async fn list(
     State(desk): State<Arc<Desk>>,
     caller: Caller,
     query: Result<Query<Listing>, QueryRejection>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Page<ApprovalLine>>, Problem> {
     let Query(query) = query.map_err(|rejection| Problem::malformed(rejection.body_text()))?;
     let wanted = query.state.as_deref().unwrap_or("all");
     let known = ["all", "pending", "resolved", "approved", "denied", "expired", "cancelled"];
@@ -84,10 +90,8 @@ async fn list(
     let mut found = desk.registry.newest_first(query.before).into_iter().filter(fits);
     let items: Vec<Arc<Case>> = found.by_ref().take(limit).collect();
     let next = found.next().and(items.last()).map(|case| case.request.id);
-    Ok(Json(json!({
-        "items": items.iter().map(|case| summary(case)).collect::<Vec<_>>(),
-        "next": next,
-    })))
+    let items = items.iter().map(|case| line(case, sight(&caller, case)));
+    Ok(Json(Page { items: items.collect(), next: next.map(|next| next.to_string()) }))
 }
 
 /// Also answers whoever has no more than the link of a notification.
@@ -99,7 +103,7 @@ async fn show(
 ) -> Response {
     let Some(caller) = caller else { return public::view(&desk, &id, link) };
     let seen = find(&desk, &id).filter(|case| may_see(&caller, case)).ok_or_else(|| unknown(&id));
-    seen.map(|case| Json(whole(&desk, &case))).into_response()
+    seen.map(|case| Json(whole(&desk, &case, sight(&caller, &case)))).into_response()
 }
 
 async fn approve(State(desk): State<Arc<Desk>>, caller: Caller, PathId(id): PathId, body: Body) -> Response {
@@ -133,9 +137,11 @@ async fn post_vote(
     }
 }
 
-#[derive(Default, Deserialize)]
+/// A decision.
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Word {
+pub(crate) struct Word {
+    /// Why; some rules require it.
     #[serde(default)]
     reason: Option<String>,
     /// What the decider was shown; refused when the request is about something else.
@@ -152,7 +158,7 @@ async fn decide(
     case: &Case,
     decision: VoteDecision,
     body: Body,
-) -> Result<Value, Problem> {
+) -> Result<vote::Counted, Problem> {
     let id = case.request.id;
     let word: Word = read(body).await.map_err(|problem| problem.about(id))?;
     if let Some(uid) = caller.uids().find(|uid| own(case, *uid)) {
@@ -204,7 +210,7 @@ async fn show_bundle(
     let seen = find_bundle(&desk, &id)
         .filter(|bundle| bundle.cases().iter().all(|case| may_see(&caller, case)))
         .ok_or_else(|| unknown(&id));
-    seen.map(|bundle| Json(whole_bundle(&desk, &bundle))).into_response()
+    seen.map(|bundle| Json(whole_bundle(&desk, &bundle, sight_of_all(&caller, &bundle)))).into_response()
 }
 
 async fn approve_bundle(
@@ -248,7 +254,7 @@ async fn decide_bundle(
     id: &str,
     decision: VoteDecision,
     body: Body,
-) -> Result<Value, Problem> {
+) -> Result<vote::CountedBundle, Problem> {
     let bundle = find_bundle(desk, id).ok_or_else(|| unknown(id))?;
     let word: Word = read(body).await?;
     for case in bundle.cases() {
@@ -270,17 +276,17 @@ pub(crate) fn find_bundle(desk: &Desk, id: &str) -> Option<Arc<BundleCase>> {
 }
 
 /// Everything an approver needs to decide on all of it.
-pub(crate) fn whole_bundle(desk: &Desk, bundle: &BundleCase) -> Value {
+pub(crate) fn whole_bundle(desk: &Desk, bundle: &BundleCase, sight: Sight) -> Bundle {
     let cases = bundle.cases();
-    json!({
-        "id": bundle.id,
-        "state": if bundle.outcome().is_some() { "resolved" } else { "pending" },
-        "command_digest": bundle.digest(),
-        "decision_url": desk.links.bundle_decision(bundle.id),
-        "notifications": *bundle.deliveries.lock(),
-        "bundle": view::bundle(bundle),
-        "requests": cases.iter().map(|case| whole(desk, case)).collect::<Vec<_>>(),
-    })
+    Bundle {
+        id: bundle.id,
+        state: if bundle.outcome().is_some() { "resolved" } else { "pending" },
+        command_digest: view::digest(bundle.digest(), sight),
+        decision_url: desk.links.bundle_decision(bundle.id),
+        notifications: bundle.deliveries.lock().clone(),
+        bundle: view::together(bundle, sight),
+        requests: cases.iter().map(|case| whole(desk, case, sight)).collect(),
+    }
 }
 
 fn find(desk: &Desk, id: &str) -> Option<Arc<Case>> {
@@ -307,61 +313,71 @@ pub(crate) fn may_see(caller: &Caller, case: &Case) -> bool {
     caller.has(Role::Viewer) || caller.uid().is_some_and(|uid| own(case, uid))
 }
 
+/// How much of a request somebody sees who may see it: all of it when it is their own.
+pub(crate) fn sight(caller: &Caller, case: &Case) -> Sight {
+    if caller.uids().any(|uid| own(case, uid)) { Sight::Recorded } else { sessions::sight(caller) }
+}
+
+/// What is shown together is shown alike.
+fn sight_of_all(caller: &Caller, bundle: &BundleCase) -> Sight {
+    let shapes = bundle.cases().iter().any(|case| sight(caller, case) == Sight::Shapes);
+    if shapes { Sight::Shapes } else { Sight::Recorded }
+}
+
 /// One line of a list.
-fn summary(case: &Case) -> Value {
+fn line(case: &Case, sight: Sight) -> ApprovalLine {
     let request = &case.request;
     let operation = &request.operation;
-    let state = case.state.borrow().clone();
-    let statement = if operation.touches_masked { &operation.normalized } else { &operation.text };
-    let mut out = json!({
-        "id": request.id,
-        "state": vote::state(state.progress.resolution.as_ref()),
-        "created_at": request.created_at,
-        "expires_at": state.progress.expires_at,
-        "resolved_at": state.resolved_at,
-        "command_digest": operation.digest,
-        "statement": text::visible(&text::clip(statement, SUMMARY_STATEMENT)),
-        "statement_bytes": statement.len(),
-        "target": request.session.target.name,
-        "principal": request.session.principal.id,
-        "display": text::visible(&request.session.principal.display),
-        "assurance": request.session.principal.assurance,
-        "uid": request.session.flow.process.uid,
-        "in_transaction": operation.context.in_transaction,
-        "session_id": request.session.id,
-        "decision_id": request.decision(),
-        "rules": request.spec.requirements.iter().map(|requirement| &requirement.rule).collect::<Vec<_>>(),
-        "need": state.progress.requirements,
-        "left": state.left,
-        "bundle_id": case.bundle.get().map(|bundle| bundle.id),
-    });
     let facts = &*operation.facts;
-    view::merge(&mut out, json!({ "class": facts.class(), "kind": facts.kind(), "risk": facts.risk() }));
-    out
+    let state = case.state.borrow().clone();
+    let statement = view::statement(operation, sight);
+    ApprovalLine {
+        id: request.id,
+        state: vote::state(state.progress.resolution.as_ref()),
+        created_at: request.created_at,
+        expires_at: state.progress.expires_at,
+        resolved_at: state.resolved_at,
+        command_digest: view::digest(operation.digest, sight),
+        statement: text::visible(&text::clip(statement, SUMMARY_STATEMENT)).into_owned(),
+        statement_bytes: statement.len(),
+        class: facts.class().to_owned(),
+        kind: facts.kind().to_owned(),
+        risk: facts.risk(),
+        target: request.session.target.name.clone(),
+        principal: request.session.principal.id.clone(),
+        display: text::visible(&request.session.principal.display).into_owned(),
+        assurance: request.session.principal.assurance,
+        uid: request.session.flow.process.uid,
+        in_transaction: operation.context.in_transaction,
+        session_id: request.session.id,
+        decision_id: request.decision(),
+        rules: request.spec.requirements.iter().map(|requirement| requirement.rule.clone()).collect(),
+        need: state.progress.requirements,
+        left: state.left,
+        bundle_id: case.bundle.get().map(|bundle| bundle.id),
+    }
 }
 
 /// Everything an approver needs.
-pub(crate) fn whole(desk: &Desk, case: &Case) -> Value {
+pub(crate) fn whole(desk: &Desk, case: &Case, sight: Sight) -> Approval {
     let request = &case.request;
     let state = case.state.borrow().clone();
-    let mut facts = view::subject(case);
-    facts.append(&mut view::demand(request, &state.progress));
-    let mut out = json!({
-        "id": request.id,
-        "request_id": request.id,
-        "state": vote::state(state.progress.resolution.as_ref()),
-        "command_digest": request.operation.digest,
-        "decision_url": desk.links.decision(request.id),
-        "created_at": request.created_at,
-        "expires_at": state.progress.expires_at,
-        "resolved_at": state.resolved_at,
-        "resolution": state.progress.resolution,
-        "votes": state.votes,
-        "notifications": *case.deliveries.lock(),
-        "left": state.left,
-        "takes_up": case.takes_up.get(),
-        "bundle_id": case.bundle.get().map(|bundle| bundle.id),
-    });
-    view::merge(&mut out, Value::Object(facts));
-    out
+    Approval {
+        id: request.id,
+        request_id: request.id,
+        state: vote::state(state.progress.resolution.as_ref()),
+        command_digest: view::digest(request.operation.digest, sight),
+        decision_url: desk.links.decision(request.id),
+        created_at: request.created_at,
+        expires_at: state.progress.expires_at,
+        resolved_at: state.resolved_at,
+        subject: view::subject_for(case, sight),
+        demand: view::demand_of(request, &state.progress),
+        resolution: state.progress.resolution,
+        votes: state.votes,
+        notifications: case.deliveries.lock().clone(),
+        left: state.left,
+        takes_up: case.takes_up.get().copied(),
+        bundle_id: case.bundle.get().map(|bundle| bundle.id),
+    }
 }

@@ -22,8 +22,9 @@ pub(crate) mod refusal;
 pub(crate) mod replay;
 pub(crate) mod sessions;
 mod slack;
-mod targets;
-mod vote;
+pub(crate) mod targets;
+pub(crate) mod verification;
+pub(crate) mod vote;
 
 pub(crate) use decision::read_body;
 
@@ -42,6 +43,7 @@ pub(crate) struct Bounds {
     pub(crate) rates: rate::Rates,
     pub(crate) kept: std::sync::Arc<idempotency::Kept>,
     pub(crate) streams: std::sync::Arc<events::Streams>,
+    pub(crate) verifications: verification::Verifications,
 }
 
 impl Control {
@@ -96,7 +98,7 @@ impl<S: Send + Sync> FromRequestParts<S> for PathId {
 
 /// Gives a router the answers for paths and methods it does not have, as problem documents.
 pub fn finish(router: Router) -> Router {
-    router
+    let router = router
         .fallback(async || Problem::not_found("there is nothing at this path; see the API reference"))
         .method_not_allowed_fallback(async || {
             Problem::new(
@@ -105,7 +107,10 @@ pub fn finish(router: Router) -> Router {
                 "Method not allowed",
                 "this path does not take this method; see the API reference",
             )
-        })
+        });
+    #[cfg(test)]
+    let router = router.layer(axum::middleware::from_fn(openapi::tests::checked));
+    router
 }
 
 #[cfg(test)]

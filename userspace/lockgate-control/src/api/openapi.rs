@@ -6,6 +6,12 @@
 
 mod routes;
 mod shapes;
+#[cfg(test)]
+pub(crate) mod strict;
+
+pub(crate) use shapes::{
+    CastVote, DoneReview, Ended, Explanation, Need, OwedReview, RuleStage, Verified,
+};
 
 use crate::auth::rules::{self, Rule};
 use axum::{Json, Router, http::Method, routing::get};
@@ -213,7 +219,7 @@ impl Operation {
     fn described(&self) -> Value {
         let (status, kind, schema, example) = &self.answer;
         let mut answer =
-            json!({ "description": match status { 201 => "made", 204 => "done", _ => "the answer" } });
+            json!({ "description": match status { 201 => "made", 202 => "begun", 204 => "done", _ => "the answer" } });
         if let (Some(schema), Some(example)) = (schema, example) {
             answer["content"] = json!({ *kind: { "schema": schema, "example": example } });
         }
@@ -265,4 +271,4 @@ fn path_fields(path: &str) -> impl Iterator<Item = &str> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

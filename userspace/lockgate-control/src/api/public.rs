@@ -2,7 +2,7 @@
 //! mail scanners and chat previews open links.
 
 use super::{PathId, decision, host, problem::Problem, slack};
-use crate::desk::Desk;
+use crate::{desk::Desk, house::Sight};
 use axum::{
     Router,
     extract::{Query, State, rejection::QueryRejection},
@@ -12,6 +12,7 @@ use axum::{
 };
 use lockgate_model::{BundleId, RequestId};
 use serde::Deserialize;
+use serde_json::json;
 use std::sync::{Arc, atomic::Ordering};
 
 pub(super) fn routes(desk: Arc<Desk>) -> Router {
@@ -98,7 +99,7 @@ fn show(desk: &Desk, id: &str, token: &str) -> Result<String, Problem> {
         )
         .about(id)
     })?;
-    Ok(format!("{:#}\n", host::whole(desk, &case)))
+    Ok(format!("{:#}\n", json!(host::whole(desk, &case, Sight::Recorded))))
 }
 
 fn show_bundle(desk: &Desk, id: &str, token: &str) -> Result<String, Problem> {
@@ -110,7 +111,7 @@ fn show_bundle(desk: &Desk, id: &str, token: &str) -> Result<String, Problem> {
             "the link lived as long as the requests; `lockgate sessions show` on the host has their record";
         Problem::new(StatusCode::GONE, "link_expired", "The requests are over", detail)
     })?;
-    Ok(format!("{:#}\n", host::whole_bundle(desk, &bundle)))
+    Ok(format!("{:#}\n", json!(host::whole_bundle(desk, &bundle, Sight::Recorded))))
 }
 
 fn link_required() -> Problem {

@@ -54,7 +54,7 @@ async fn list(
 }
 
 /// Where its credential is kept is an administrator's business.
-fn seen(mut target: TargetView, caller: &Caller) -> TargetView {
+pub(crate) fn seen(mut target: TargetView, caller: &Caller) -> TargetView {
     if !caller.has(Role::Admin) {
         target.definition = None;
     }

@@ -1,6 +1,6 @@
 //! From somebody's word to a counted vote; the same for every channel.
 
-use super::problem::Problem;
+use super::{openapi::Need, problem::Problem};
 use crate::{
     approvals::{
         bundle::BundleCase,
@@ -10,30 +10,77 @@ use crate::{
 };
 use axum::http::StatusCode;
 use lockgate_model::{
-    RequestId,
-    approval::{Progress, Resolution, Vote},
+    BundleId, RequestId, Timestamp,
+    approval::{Progress, RequirementProgress, Resolution, Vote},
     grant::{AheadTerms, GrantTerms},
     sql::Risk,
     time::parse_duration,
 };
 use lockgate_policy::approval::{VoteRefusal, VoteRefusalCode};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, sync::Arc};
 use tokio::sync::oneshot;
+use utoipa::ToSchema;
 
 /// Bytes of a reason: a paragraph, not a document.
 const REASON_MAX: usize = 4_096;
 
-/// The body of an answer to a decision that counted.
-pub(super) fn counted(id: RequestId, progress: &Progress) -> Value {
-    json!({
-        "request_id": id,
-        "status": "counted",
-        "state": state(progress.resolution.as_ref()),
-        "need": progress.requirements,
-        "expires_at": progress.expires_at,
-    })
+/// A decision that counted.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct Counted {
+    /// `req_…`
+    #[schema(value_type = String)]
+    request_id: RequestId,
+    /// `counted`
+    status: &'static str,
+    /// Where the request stands now: `pending`, `approved` or `denied`.
+    pub(crate) state: &'static str,
+    /// Who is still needed.
+    #[schema(value_type = Vec<Need>)]
+    need: Vec<RequirementProgress>,
+    /// When it is denied by itself.
+    #[schema(value_type = String, format = DateTime)]
+    expires_at: Timestamp,
+}
+
+/// A decision on a bundle that counted.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct CountedBundle {
+    /// `bnd_…`
+    #[schema(value_type = String)]
+    bundle_id: BundleId,
+    /// `counted`
+    status: &'static str,
+    /// For how many requests.
+    counted: usize,
+    /// Where the bundle stands now: `pending`, `approved`, `denied` or `resolved`.
+    pub(crate) state: &'static str,
+    /// Each request's state.
+    requests: Vec<WhereItStands>,
+    /// Who is still needed, of the first that waits.
+    #[schema(value_type = Vec<Need>)]
+    need: Vec<RequirementProgress>,
+}
+
+/// Where one request of a bundle stands.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct WhereItStands {
+    /// `req_…`
+    #[schema(value_type = String)]
+    request_id: RequestId,
+    /// `pending`, `approved`, `denied`, `expired` or `cancelled`
+    state: &'static str,
+}
+
+/// The answer to a decision that counted.
+pub(super) fn counted(id: RequestId, progress: &Progress) -> Counted {
+    Counted {
+        request_id: id,
+        status: "counted",
+        state: state(progress.resolution.as_ref()),
+        need: progress.requirements.clone(),
+        expires_at: progress.expires_at,
+    }
 }
 
 /// Where a request stands, in one word.
@@ -54,30 +101,27 @@ pub(super) fn reason(text: Option<&str>) -> Result<Option<String>, Problem> {
     }
 }
 
-/// The body of an answer to a decision on a bundle.
-pub(super) fn counted_bundle(bundle: &BundleCase, counted: usize) -> Value {
+/// The answer to a decision on a bundle.
+pub(super) fn counted_bundle(bundle: &BundleCase, counted: usize) -> CountedBundle {
     let cases = bundle.cases();
-    let one = |case: &Arc<Case>| {
-        let resolution = case.resolution();
-        json!({ "request_id": case.request.id, "state": self::state(resolution.as_ref()) })
+    let one = |case: &Arc<Case>| WhereItStands {
+        request_id: case.request.id,
+        state: self::state(case.resolution().as_ref()),
     };
-    let need = cases
-        .iter()
-        .find(|case| case.resolution().is_none())
-        .map(|case| case.state.borrow().progress.requirements.clone());
-    json!({
-        "bundle_id": bundle.id,
-        "status": "counted",
-        "counted": counted,
-        "state": match bundle.outcome() {
+    let waiting = cases.iter().find(|case| case.resolution().is_none());
+    CountedBundle {
+        bundle_id: bundle.id,
+        status: "counted",
+        counted,
+        state: match bundle.outcome() {
             Some(EventType::Approved) => "approved",
             Some(EventType::Denied) => "denied",
             Some(_) => "resolved",
             None => "pending",
         },
-        "requests": cases.iter().map(one).collect::<Vec<_>>(),
-        "need": need.unwrap_or_default(),
-    })
+        requests: cases.iter().map(one).collect(),
+        need: waiting.map(|case| case.state.borrow().progress.requirements.clone()).unwrap_or_default(),
+    }
 }
 
 /// A vote on every one of a bundle's requests that still waits; how many it counted for. When it counts for none, why it
@@ -115,13 +159,16 @@ fn spell_out<C: std::borrow::Borrow<Case>>(vote: &mut Vote, shown: &[C]) {
 }
 
 /// What of a decision gives a grant.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct GrantWord {
+    /// `15m`
     #[serde(rename = "for")]
     duration: String,
+    /// This often at most.
     #[serde(default)]
     uses: Option<u32>,
+    /// How far it reaches.
     #[serde(default)]
     covers: GrantCovers,
     /// With `covers: bundle`: kinds of statements; those that were shown when there are none here.
@@ -129,13 +176,14 @@ pub(crate) struct GrantWord {
     kinds: BTreeSet<String>,
     /// With `covers: bundle`: the highest risk.
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     risk: Option<Risk>,
 }
 
 /// How far a grant reaches.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum GrantCovers {
+pub(crate) enum GrantCovers {
     /// Statements of the same parsed shape.
     #[default]
     Shape,

@@ -81,12 +81,18 @@ impl Case {
 }
 
 /// An earlier request for the same command, as it stood when the later one was asked.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, utoipa::ToSchema)]
 pub(crate) struct Earlier {
+    /// `req_…`
+    #[schema(value_type = String)]
     request_id: RequestId,
+    /// When it was asked.
+    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
+    /// `pending`, `approved`, `denied`, `expired` or `cancelled`
     state: &'static str,
-    /// Who decided, and why.
+    /// Who decided, and why: pairs of an id and a reason.
+    #[schema(value_type = Vec<Vec<Option<String>>>)]
     votes: Vec<(String, Option<String>)>,
 }
 
@@ -114,12 +120,16 @@ pub(crate) struct State {
 }
 
 /// What became of a request's notification on one channel.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, utoipa::ToSchema)]
 pub(crate) struct Delivery {
+    /// How often it was tried.
     pub(crate) attempts: u32,
+    /// Whether it got through.
     pub(crate) delivered: bool,
+    /// HTTP status of the last answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) last_status: Option<u16>,
+    /// What went wrong the last time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) last_error: Option<String>,
 }

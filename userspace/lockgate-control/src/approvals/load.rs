@@ -134,8 +134,8 @@ async fn two_thousand_wait_at_once_and_none_is_lost() {
     assert_eq!(stage.control.pending(), HOLDS);
     assert_eq!(stage.control.desk.registry.newest_first(None).len(), HOLDS, "the inbox shows all of them");
     for (what, router, path) in [
-        ("the list", crate::finish(stage.control.router()), "/v1/approvals?limit=100"),
-        ("the console's inbox", crate::finish(stage.control.console()), "/approvals"),
+        ("the list", stage.control.router(), "/v1/approvals?limit=100"),
+        ("the console's inbox", stage.control.console(), "/approvals"),
     ] {
         let mut took = Vec::new();
         for _ in 0..5 {

@@ -18,7 +18,6 @@ pub(crate) enum Rule {
 }
 
 const VIEWER: Rule = Rule::Any(&[Role::Viewer]);
-const AUDITOR: Rule = Rule::Any(&[Role::Auditor]);
 const ADMIN: Rule = Rule::Any(&[Role::Admin]);
 const KEEPER: Rule = Rule::Any(&[Role::Auditor, Role::Admin]);
 const TAKER: Rule = Rule::Any(&[Role::Approver, Role::Admin]);
@@ -35,8 +34,8 @@ pub(crate) const RULES: &[(&str, &str, Rule)] = &[
     ("GET", "/login/{provider}/callback", Rule::Public),
     ("POST", "/login/{provider}/acs", Rule::Public),
     ("GET", "/login/{provider}/finish", Rule::Public),
-    ("POST", "/login/{provider}/backchannel", Rule::Public),
     ("GET", "/login/{provider}/metadata", Rule::Public),
+    ("POST", "/login/{provider}/backchannel", Rule::Public),
     ("POST", "/login/bootstrap", Rule::Public),
     ("POST", "/logout", Rule::Known),
 
@@ -92,12 +91,16 @@ pub(crate) const RULES: &[(&str, &str, Rule)] = &[
     ("GET", "/v1/channels", VIEWER),
     ("POST", "/v1/rehearsals", ADMIN),
     ("GET", "/v1/audit/verify", KEEPER),
+    ("GET", "/v1/audit/verification", KEEPER),
+    ("POST", "/v1/audit/verification", KEEPER),
+    ("POST", "/v1/audit/verification/stop", KEEPER),
     ("GET", "/v1/audit/checkpoint", KEEPER),
     ("GET", "/v1/audit/holds", KEEPER),
     ("POST", "/v1/audit/holds", ADMIN),
     ("POST", "/v1/audit/holds/{name}/release", ADMIN),
     ("GET", "/v1/audit/retention", KEEPER),
     ("POST", "/v1/audit/retention", ADMIN),
+    ("GET", "/v1/audit/mentions/{id}", KEEPER),
     ("GET", "/v1/audit/proofs/{seq}", KEEPER),
     ("POST", "/v1/audit/growth", KEEPER),
     ("GET", "/v1/openapi.json", Rule::Public),
@@ -129,8 +132,11 @@ pub(crate) const RULES: &[(&str, &str, Rule)] = &[
     ("POST", "/targets/{name}/remove", ADMIN),
     ("GET", "/governed", VIEWER),
     ("GET", "/policies", VIEWER),
-    ("GET", "/audit", AUDITOR),
-    ("GET", "/audit/proof", AUDITOR),
+    ("GET", "/audit", KEEPER),
+    ("GET", "/audit/live", KEEPER),
+    ("POST", "/audit/verify", KEEPER),
+    ("POST", "/audit/verify/stop", KEEPER),
+    ("GET", "/audit/proof", KEEPER),
 ];
 
 /// What lies below these needs no line: files that are the same for everybody.

@@ -8,7 +8,7 @@ use super::{
     parts::{bytes, command, empty, marked, number, one_line, risk, state, time, time_left, word},
 };
 use crate::{
-    api::host::may_see,
+    api::host::{may_see, sight},
     approvals::{bundle::BundleCase, case::Case},
     auth::{Caller, Role},
     text::visible,
@@ -62,18 +62,18 @@ impl Filter {
         ["q", "target", "class", "risk", "who"].iter().any(|name| self.fields.text(name).is_some())
     }
 
-    fn admits(&self, case: &Case) -> bool {
+    /// Words are looked for in what this caller sees, so that nobody finds out by guessing what they do not.
+    fn admits(&self, caller: &Caller, case: &Case) -> bool {
         let request = &case.request;
         let facts = &request.operation.facts;
         let is = |name, value: &str| self.fields.text(name).is_none_or(|wanted| wanted == value);
-        let operation = &request.operation;
         let has = |name, texts: &[&str]| {
             self.fields.text(name).is_none_or(|wanted| {
                 let wanted = wanted.to_lowercase();
                 texts.iter().any(|text| text.to_lowercase().contains(&wanted))
             })
         };
-        let shown = if operation.touches_masked { &operation.normalized } else { &operation.text };
+        let shown = view::statement(&request.operation, sight(caller, case));
         let id = request.id.to_string();
         let principal = &request.session.principal;
         is("target", request.session.target.name.as_str())
@@ -103,7 +103,7 @@ fn look(console: &Console, visit: &Visit) -> Result<Page, Refusal> {
     let counts = (waiting.len(), over.len());
     let cases = if filter.resolved { over } else { waiting };
     let offered = Offered::of(&cases);
-    let mut fits: Vec<_> = cases.into_iter().filter(|case| filter.admits(case)).collect();
+    let mut fits: Vec<_> = cases.into_iter().filter(|case| filter.admits(&visit.caller, case)).collect();
     if !filter.resolved {
         fits.sort_by_cached_key(|case| (case.state.borrow().progress.expires_at, case.request.id));
     }
@@ -123,14 +123,14 @@ fn look(console: &Console, visit: &Visit) -> Result<Page, Refusal> {
             div #list data-live { (nothing(&filter, counts.0)) }
         } @else if filter.resolved {
             div #list data-live {
-                ol.inbox { @for row in &shown { (resolved_row(row, now)) } }
+                ol.inbox { @for row in &shown { (resolved_row(&visit.caller, row, now)) } }
                 (pager(&filter, at, pages, found))
             }
         } @else {
             form method="post" action="/approvals/decide" {
                 (csrf(&visit.caller))
                 div #list data-live {
-                    ol.inbox { @for row in &shown { (waiting_row(row, now)) } }
+                    ol.inbox { @for row in &shown { (waiting_row(&visit.caller, row, now)) } }
                     (pager(&filter, at, pages, found))
                 }
                 (bulk(&visit.caller))
@@ -268,7 +268,7 @@ fn pager(filter: &Filter, at: usize, pages: usize, found: usize) -> Markup {
     }
 }
 
-fn waiting_row(row: &Row, now: Timestamp) -> Markup {
+fn waiting_row(caller: &Caller, row: &Row, now: Timestamp) -> Markup {
     let Some(first) = row.first() else { return html! {} };
     let progress = first.state.borrow().progress.clone();
     let request = &first.request;
@@ -286,7 +286,9 @@ fn waiting_row(row: &Row, now: Timestamp) -> Markup {
     html! {
         li.item id={ "row-" (id) } {
             div.pick {
-                input type="checkbox" name="pick" value=(pick) id={ "pick-" (id) } aria-label={ "Select: " (title) };
+                @if caller.has(Role::Approver) {
+                    input type="checkbox" name="pick" value=(pick) id={ "pick-" (id) } aria-label={ "Select: " (title) };
+                }
             }
             div {
                 a.title id={ "open-" (id) } href=(href) {
@@ -295,7 +297,7 @@ fn waiting_row(row: &Row, now: Timestamp) -> Markup {
                 }
             }
             (time_left(request.created_at, progress.expires_at, now))
-            code.sql { (shown_line(first)) }
+            code.sql { (shown_line(caller, first)) }
             div.meta {
                 (chips(first))
                 span { "by " (word(&request.session.principal.display)) }
@@ -307,7 +309,7 @@ fn waiting_row(row: &Row, now: Timestamp) -> Markup {
     }
 }
 
-fn resolved_row(row: &Row, now: Timestamp) -> Markup {
+fn resolved_row(caller: &Caller, row: &Row, now: Timestamp) -> Markup {
     let Some(case) = row.first() else { return html! {} };
     let request = &case.request;
     let at = case.state.borrow().resolved_at;
@@ -317,7 +319,7 @@ fn resolved_row(row: &Row, now: Timestamp) -> Markup {
             div.pick { (state(outcome)) }
             div { a.title id={ "open-" (request.id) } href={ "/approvals/" (request.id) } { (marked(&title(case))) } }
             div.left.muted { @if let Some(at) = at { (time(at, now)) } }
-            code.sql { (shown_line(case)) }
+            code.sql { (shown_line(caller, case)) }
             div.meta {
                 (chips(case))
                 span { "by " (word(&request.session.principal.display)) }
@@ -329,10 +331,8 @@ fn resolved_row(row: &Row, now: Timestamp) -> Markup {
     }
 }
 
-fn shown_line(case: &Case) -> Markup {
-    let operation = &case.request.operation;
-    let shown = if operation.touches_masked { &operation.normalized } else { &operation.text };
-    one_line(shown, ROW_STATEMENT)
+fn shown_line(caller: &Caller, case: &Case) -> Markup {
+    one_line(view::statement(&case.request.operation, sight(caller, case)), ROW_STATEMENT)
 }
 
 fn chips(case: &Case) -> Markup {

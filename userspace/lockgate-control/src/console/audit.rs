@@ -3,12 +3,14 @@
 use super::{
     Console,
     form::Fields,
-    page::{Page, Refusal, Section, Visit},
-    parts::{fact, marked, number, said, word},
+    page::{Page, Refusal, Section, Visit, csrf},
+    parts::{fact, marked, number, said, time, word},
 };
 use crate::{
-    api::problem::Problem,
-    auth::Role,
+    api::{
+        problem::Problem,
+        verification::{KEEPERS, Verification},
+    },
     house::{Proof, ProofQuery},
 };
 use axum::{
@@ -16,9 +18,13 @@ use axum::{
     http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
+use lockgate_model::Timestamp;
 use maud::{Markup, html};
 use serde_json::Value;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+/// Without script, a page that shows how far something is comes anew this often.
+const RELOAD: Duration = Duration::from_secs(2);
 
 pub(super) async fn show(State(console): State<Arc<Console>>, visit: Visit) -> Response {
     let page = look(&console, &visit).await;
@@ -26,24 +32,25 @@ pub(super) async fn show(State(console): State<Arc<Console>>, visit: Visit) -> R
 }
 
 async fn look(console: &Console, visit: &Visit) -> Result<Page, Refusal> {
-    visit.caller.require(Role::Auditor)?;
+    visit.caller.require_any(&KEEPERS)?;
     let fields = Fields::of_address(&visit.query);
-    let verified = match fields.text("verify") {
-        Some("all") => {
-            let report = console.house()?.verify().await?;
-            Some(serde_json::to_value(&report).unwrap_or_default())
-        }
-        _ => None,
-    };
+    let last = console.desk.bounds.verifications.last();
     let head = console.house()?.prove(ProofQuery::Checkpoint).await;
     let record = fields.text("record").unwrap_or_default();
+    let now = console.desk.ambient.now();
+    let state = last.as_ref().map_or("", |last| last.state);
     let body = html! {
         div.head { h1 { "Audit log" } p { "Every step rests in a hash chain and a Merkle tree whose head is signed. What is proven here can be checked elsewhere, with the public key alone." } }
         section.card aria-labelledby="verify" {
-            header { h2 #verify { "Is every record the one that was written?" } a.button href="/audit?verify=all#verify" { "Check the whole log" } }
-            div.body { @match &verified {
-                None => p.muted { "Reads the whole log back and checks every link; a large log takes a while, and leaving the page stops nothing." },
-                Some(report) => (report_of(report)),
+            header {
+                h2 #verify { "Is every record the one that was written?" }
+                @if state != "running" {
+                    form method="post" action="/audit/verify" { (csrf(&visit.caller)) button { @if last.is_some() { "Check it again" } @else { "Check the whole log" } } }
+                }
+            }
+            div.body #verification data-live { @match &last {
+                None => p.muted { "Reads the whole log back and checks every link. A large log takes a while: this page shows how far it is, and it can be stopped." },
+                Some(last) => (verification(visit, last, now)),
             } }
         }
         section.card aria-labelledby="head" {
@@ -64,7 +71,50 @@ async fn look(console: &Console, visit: &Visit) -> Result<Page, Refusal> {
             }
         }
     };
-    Ok(Page::new("Audit log", Section::Audit, body))
+    let page = Page::new("Audit log", Section::Audit, body);
+    Ok(if state == "running" { page.live("/audit/live", state).reloading(RELOAD) } else { page })
+}
+
+/// How far it is, or what was found.
+fn verification(visit: &Visit, last: &Verification, now: Timestamp) -> Markup {
+    let percent = match last.bytes_total {
+        0 => 0,
+        total => (last.bytes.min(total).saturating_mul(100) / total).min(100),
+    };
+    let how_far = format!("{percent} %, {} records", number(last.records));
+    html! {
+        @match last.state {
+            "running" => {
+                p role="status" { strong { "Checking." } " " (how_far) }
+                progress max="100" value=(percent) aria-label="How far the verification is" { (percent) " %" }
+                form method="post" action="/audit/verify/stop" { (csrf(&visit.caller)) button.danger { "Stop it" } }
+            }
+            "stopped" => p.note.warn role="status" { strong { "Stopped" } " at " (how_far) ". What was not read is not known to be intact." },
+            "failed" => p.note.bad role="alert" { strong { "It could not be finished: " } (word(last.error.as_deref().unwrap_or_default())) },
+            _ => {
+                @if let Some(report) = &last.report { (report_of(&serde_json::to_value(report).unwrap_or_default())) }
+            }
+        }
+        p.small.muted {
+            "Begun by " (word(&last.by)) " " (time(last.began_at, now))
+            @if let Some(ended) = last.ended_at { ", ended " (time(ended, now)) }
+            ". The same from a shell: " code { "lockgate audit verify" }
+        }
+    }
+}
+
+/// `POST /audit/verify`
+pub(super) async fn begin(State(console): State<Arc<Console>>, visit: Visit) -> Response {
+    let begun = console.post(&visit.caller, "/v1/audit/verification", &Value::Null).await;
+    let done = begun.map(|_| ("/audit".to_owned(), "The whole log is being checked.".to_owned()));
+    console.done(&visit, done)
+}
+
+/// `POST /audit/verify/stop`
+pub(super) async fn stop(State(console): State<Arc<Console>>, visit: Visit) -> Response {
+    let stopped = console.post(&visit.caller, "/v1/audit/verification/stop", &Value::Null).await;
+    let done = stopped.map(|_| ("/audit".to_owned(), "The verification is told to stop.".to_owned()));
+    console.done(&visit, done)
 }
 
 fn report_of(report: &Value) -> Markup {
@@ -114,7 +164,7 @@ pub(super) async fn proof(State(console): State<Arc<Console>>, visit: Visit) -> 
 }
 
 async fn prove(console: &Console, visit: &Visit) -> Result<(String, Proof), Refusal> {
-    visit.caller.require(Role::Auditor)?;
+    visit.caller.require_any(&KEEPERS)?;
     let fields = Fields::of_address(&visit.query);
     let Some(record) = fields.text("record") else {
         return Ok(("checkpoint.txt".to_owned(), console.house()?.prove(ProofQuery::Checkpoint).await?));

@@ -17,12 +17,17 @@ const ANSWER_MAX: usize = 64 << 20;
 impl Console {
     /// Sends something to a route of the API.
     pub(super) async fn post(&self, caller: &Caller, path: &str, body: &Value) -> Result<Value, Refusal> {
-        self.call(caller, Method::POST, path, body.to_string()).await
+        self.call(caller, Method::POST, path, None, body.to_string()).await
+    }
+
+    /// Takes away what a page showed, unless it has changed since.
+    pub(super) async fn delete(&self, caller: &Caller, path: &str, etag: &str) -> Result<Value, Refusal> {
+        self.call(caller, Method::DELETE, path, Some(etag), String::new()).await
     }
 
     /// Reads from a route of the API.
     pub(super) async fn get(&self, caller: &Caller, path: &str) -> Result<Value, Refusal> {
-        self.call(caller, Method::GET, path, String::new()).await
+        self.call(caller, Method::GET, path, None, String::new()).await
     }
 
     async fn call(
@@ -30,12 +35,15 @@ impl Console {
         caller: &Caller,
         method: Method,
         path: &str,
+        etag: Option<&str>,
         body: String,
     ) -> Result<Value, Refusal> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::CONTENT_TYPE, "application/json")
+        let mut request =
+            Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json");
+        if let Some(etag) = etag {
+            request = request.header(header::IF_MATCH, etag);
+        }
+        let mut request = request
             .body(Body::from(body))
             .map_err(|_| Problem::malformed("there is nothing at this address"))?;
         request.extensions_mut().insert(caller.clone());

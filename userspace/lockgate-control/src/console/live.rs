@@ -3,7 +3,7 @@
 
 use super::{Console, page::Visit, request};
 use crate::{
-    api::problem::Problem,
+    api::{problem::Problem, verification::KEEPERS},
     auth::Role,
     house::{SessionRef, Tail},
 };
@@ -28,7 +28,7 @@ const CALM: Duration = Duration::from_millis(300);
 /// What nobody signals (deliveries of notifications) is looked for this often.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// The log is asked for a session's new records this often.
+/// The log is asked for a session's new records, a verification how far it is, this often.
 const TAIL: Duration = Duration::from_millis(500);
 
 /// Records read of the log at a time.
@@ -164,6 +164,23 @@ pub(super) async fn session(
         Err(error) => return console.refuse(&visit, &error.into()),
     };
     feed(&console, tail, move |tail, _| behind(tail, id))
+}
+
+/// The verification of the log got on, or ended.
+pub(super) async fn audit(State(console): State<Arc<Console>>, visit: Visit) -> Response {
+    if let Err(problem) = visit.caller.require_any(&KEEPERS) {
+        return console.refuse(&visit, &problem.into());
+    }
+    let seen = console.desk.bounds.verifications.last();
+    feed(&console, seen, |seen, console| async move {
+        loop {
+            sleep(TAIL).await;
+            let now = console.desk.bounds.verifications.last();
+            if now != seen {
+                return (now, true);
+            }
+        }
+    })
 }
 
 /// Waits for a record of that session; false when the log cannot be followed any more.

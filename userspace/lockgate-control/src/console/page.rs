@@ -22,6 +22,7 @@ use axum::{
 };
 use lockgate_model::{RequestId, Timestamp};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+use std::time::Duration;
 
 /// Nothing but this site's own style sheet and script; no frames, no plugins, forms go nowhere else.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
@@ -102,16 +103,24 @@ pub(super) struct Page {
     pub(super) stream: Option<String>,
     /// When this changes, the whole page is shown anew, not only its live parts.
     pub(super) state: String,
+    /// Without script it comes anew after this long.
+    reload: Option<Duration>,
 }
 
 impl Page {
     pub(super) fn new(title: impl Into<String>, section: Section, body: Markup) -> Self {
-        Self { title: title.into(), section, body, stream: None, state: String::new() }
+        Self { title: title.into(), section, body, stream: None, state: String::new(), reload: None }
     }
 
     pub(super) fn live(mut self, stream: impl Into<String>, state: impl Into<String>) -> Self {
         self.stream = Some(stream.into());
         self.state = state.into();
+        self
+    }
+
+    /// For browsers that run no script.
+    pub(super) fn reloading(mut self, every: Duration) -> Self {
+        self.reload = Some(every);
         self
     }
 }
@@ -202,7 +211,7 @@ impl Console {
         html! {
             (DOCTYPE)
             html lang="en" {
-                (head(&title))
+                (head(&title, page.reload))
                 body.framed data-now=(now) {
                     a.skip href="#main" { "Skip to content" }
                     header.top {
@@ -254,7 +263,7 @@ impl Console {
     }
 }
 
-fn head(title: &str) -> Markup {
+fn head(title: &str, reload: Option<Duration>) -> Markup {
     html! {
         head {
             meta charset="utf-8";
@@ -262,6 +271,7 @@ fn head(title: &str) -> Markup {
             meta name="color-scheme" content="light dark";
             meta name="robots" content="noindex, nofollow";
             title { (title) }
+            @if let Some(every) = reload { noscript { meta http-equiv="refresh" content=(every.as_secs()); } }
             link rel="icon" href="data:,";
             link rel="stylesheet" href=(STYLE.path);
             script src=(SCRIPT.path) defer {}
@@ -286,7 +296,7 @@ pub(crate) fn bare(title: &str, body: &Markup) -> Response {
     let document = html! {
         (DOCTYPE)
         html lang="en" {
-            (head(&format!("{title} · lockgate")))
+            (head(&format!("{title} · lockgate"), None))
             body { main #main.narrow { p { (brand()) } (body) } }
         }
     };

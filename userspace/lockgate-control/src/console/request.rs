@@ -59,7 +59,8 @@ pub(super) fn find(console: &Console, caller: &Caller, id: &str) -> Result<Arc<C
 
 fn page(console: &Console, visit: &Visit, case: &Arc<Case>) -> Page {
     let now = console.desk.ambient.now();
-    let whole = host::whole(&console.desk, case);
+    let whole = host::whole(&console.desk, case, host::sight(&visit.caller, case));
+    let whole = serde_json::to_value(whole).unwrap_or_default();
     let id = case.request.id;
     let where_it_stands = said(&whole["state"]);
     let waits = where_it_stands == "pending";
@@ -75,7 +76,7 @@ fn page(console: &Console, visit: &Visit, case: &Arc<Case>) -> Page {
                     }
                     (standing(case, &whole, now))
                 } }
-                (hurt(&whole))
+                (hurt(case, &whole))
                 (text(&whole["operation"]))
                 (who(&whole, now))
                 (history(case, &whole, now))
@@ -172,7 +173,7 @@ fn state_words(state: &str) -> &'static str {
 }
 
 /// What could hurt.
-fn hurt(whole: &Value) -> Markup {
+fn hurt(case: &Case, whole: &Value) -> Markup {
     let operation = &whole["operation"];
     let masked = operation["literals"] == "masked";
     let effects = list(&operation["effects"]).join(", ").replace('_', " ");
@@ -191,8 +192,10 @@ fn hurt(whole: &Value) -> Markup {
                     p.note.warn { strong { "Inside a transaction." } " Its locks are held while this waits"
                         @if let Some(since) = whole["created_at"].as_str() { ", at least since " (since.get(11..19).unwrap_or(since)) " UTC" } "." }
                 }
-                @if masked {
+                @if case.request.operation.touches_masked {
                     p.note.warn { strong { "Touches masked columns." } " Literals and bound values are shown to nobody." }
+                } @else if masked {
+                    p.note { "You see the shape of it: literals and bound values are for approvers." }
                 }
                 dl.facts {
                     dt { "Class and risk" }
@@ -291,6 +294,13 @@ fn who(whole: &Value, now: Timestamp) -> Markup {
                     (fact("Established by", &said(&identity["established_by"])))
                     @if ci.is_object() { (job(ci)) }
                     @if pod.is_object() { (a_pod(pod)) }
+                    @for ticket in identity["tickets"].as_array().into_iter().flatten() {
+                        dt { "Change ticket" }
+                        dd {
+                            strong { (word(&said(&ticket["id"]))) } " " span.muted { (word(&said(&ticket["standing"]))) }
+                            @if let Some(url) = ticket["url"].as_str() { br; (link(url)) }
+                        }
+                    }
                     (fact("Unit", &said(&identity["unit"]["name"])))
                     (fact("Container", &said(&identity["container"]["id"])))
                     (fact("Control group", &said(&identity["cgroup"])))
@@ -355,6 +365,9 @@ fn job(ci: &Value) -> Markup {
         }
         (fact("Commit", &said(&ci["commit"])))
         (fact("Commit author", &said(&ci["commit_author"])))
+        (fact("Commit message", &said(&ci["commit_message"])))
+        (fact("Source branch", &said(&ci["source_branch"])))
+        (fact("Merge request", &said(&ci["merge_request"])))
         (fact("Event", &said(&ci["event_name"])))
         (fact("Actor", &said(&ci["actor"])))
         (fact("Triggered by", &said(&ci["triggering_actor"])))
@@ -420,7 +433,7 @@ fn history(case: &Case, whole: &Value, now: Timestamp) -> Markup {
                     }
                 }
                 dl.facts {
-                    dt { "Digest" } dd { code.small { (case.request.operation.digest) } }
+                    (fact("Digest", &said(&whole["command_digest"])))
                     dt { "Decision" } dd { code { (case.request.decision()) } }
                     dt { "Policy" } dd { code { (case.request.verdict.policy) } }
                     @if let Some(earlier) = whole["takes_up"].as_str() { dt { "Takes up" } dd { code { (earlier) } } }

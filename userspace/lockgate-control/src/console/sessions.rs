@@ -3,15 +3,13 @@
 use super::{
     Console,
     form::Fields,
+    inside::plain_id,
     page::{Page, Refusal, Section, Visit, csrf},
-    parts::{assurance, empty, fact, number, rough, time, word},
+    parts::{assurance, empty, fact, number, rough, said, time, word},
     timeline,
 };
 use crate::{
-    api::{
-        problem::Problem,
-        sessions::{actor, sight},
-    },
+    api::{problem::Problem, sessions::sight},
     auth::Role,
     house::{SessionFilter, SessionRef, SessionSummary, SessionView},
 };
@@ -22,6 +20,7 @@ use axum::{
 };
 use lockgate_model::{SessionId, Timestamp, id::TargetName};
 use maud::{Markup, html};
+use serde_json::json;
 use std::sync::Arc;
 
 /// Sessions of one page.
@@ -239,15 +238,12 @@ pub(super) async fn kill(
 }
 
 async fn end(console: &Console, visit: &Visit, id: &str, body: Body) -> Result<(String, String), Refusal> {
-    visit.caller.require(Role::Admin)?;
-    let id: SessionId = id.parse().map_err(|_| Problem::not_found("no session of that id runs here"))?;
+    let id = plain_id(id)?;
     let fields = Fields::read(body).await?;
-    let reason = crate::text::visible(fields.required("reason")?).into_owned();
-    let killed = console.house()?.kill(id, actor(&visit.caller), reason).await?;
-    Ok((
-        format!("/sessions/{id}"),
-        format!("The session was told to end; its client is quoted {}.", killed.decision_id),
-    ))
+    let word = json!({ "reason": fields.required("reason")? });
+    let killed = console.post(&visit.caller, &format!("/v1/sessions/{id}/kill"), &word).await?;
+    let quoted = said(&killed["decision_id"]);
+    Ok((format!("/sessions/{id}"), format!("The session was told to end; its client is quoted {quoted}.")))
 }
 
 #[cfg(test)]

@@ -5,12 +5,13 @@ use super::{
     Console,
     form::{Fields, escaped},
     page::{Page, Refusal, Section, Visit, csrf},
-    parts::{empty, fact, marked, number, time, word},
+    parts::{empty, fact, marked, number, said, time, word},
 };
 use crate::{
-    api::{problem::Problem, sessions::actor},
+    api::{problem::Problem, targets::seen},
     auth::Role,
-    house::{Governed, Origin, Registration, TargetView},
+    draft::{Kept, Login, PROTOCOLS, TargetDraft},
+    house::{Governed, Origin, TargetView},
 };
 use axum::{
     body::Body,
@@ -19,11 +20,10 @@ use axum::{
 };
 use lockgate_model::{
     Timestamp,
-    id::TargetName,
-    session::{DefaultEffect, Mode},
+    session::{DefaultEffect, Mode, Protocol},
 };
 use maud::{Markup, html};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use std::sync::Arc;
 
 pub(super) async fn list(State(console): State<Arc<Console>>, visit: Visit) -> Response {
@@ -35,7 +35,8 @@ async fn look(console: &Console, visit: &Visit) -> Result<Page, Refusal> {
     visit.caller.require(Role::Viewer)?;
     let fields = Fields::of_address(&visit.query);
     let probe = fields.text("health") == Some("ask");
-    let targets = console.house()?.targets(probe).await?;
+    let targets = console.house()?.targets(probe).await?.into_iter();
+    let targets: Vec<TargetView> = targets.map(|target| seen(target, &visit.caller)).collect();
     let now = console.desk.ambient.now();
     let body = html! {
         div.head {
@@ -113,8 +114,23 @@ fn item(visit: &Visit, target: &TargetView, now: Timestamp) -> Markup {
     }
 }
 
+/// What lockgate may present, as the form names it.
+const CREDENTIALS: [(&str, &str); 5] = [
+    ("password", "a user and a password"),
+    ("database", "PostgreSQL: a login made by the vault"),
+    ("bearer", "HTTP: a bearer token"),
+    ("header", "HTTP: another header"),
+    ("none", "nothing (HTTP: the client's own)"),
+];
+
 fn register_form(visit: &Visit) -> Markup {
-    let choice = |name: &str, values: &[&str]| html! { select id=(name) name=(name) { @for value in values { option value=(value) { (value) } } } };
+    let choice = |name: &str, values: &[(&str, &str)]| {
+        html! { select id=(name) name=(name) { @for (value, shown) in values { option value=(value) { (shown) } } } }
+    };
+    let same = |values: &[&'static str]| values.iter().map(|value| (*value, *value)).collect::<Vec<_>>();
+    let text = |name: &str, label: &str, hint: &str| {
+        html! { div.field { label for=(name) { (label) @if !hint.is_empty() { " " span.hint { (hint) } } } input id=(name) name=(name) autocomplete="off"; } }
+    };
     html! {
         section.card aria-labelledby="register" {
             h2 #register { "Register a target" }
@@ -124,20 +140,38 @@ fn register_form(visit: &Visit) -> Markup {
                     (csrf(&visit.caller))
                     div.cols {
                         div.field { label for="name" { "Name" } input #name name="name" required autocomplete="off"; }
-                        div.field { label for="protocol" { "Protocol" } (choice("protocol", &["postgres"])) }
-                        div.field { label for="mode" { "Mode" } (choice("mode", &["enforce", "shadow", "observe"])) }
-                        div.field { label for="default" { "Where no rule decides" } (choice("default", &["deny", "allow"])) }
+                        div.field { label for="protocol" { "Protocol" } (choice("protocol", &same(&PROTOCOLS.map(Protocol::as_str)))) }
+                        div.field { label for="mode" { "Mode" } (choice("mode", &same(&["enforce", "shadow", "observe"]))) }
+                        div.field { label for="default" { "Where no rule decides" } (choice("default", &same(&["deny", "allow"]))) }
                     }
                     div.cols {
                         div.field { label for="addresses" { "Addresses " span.hint { "(host:port, one a line)" } } textarea.mono #addresses name="addresses" required {} }
                         div.field { label for="tags" { "Tags " span.hint { "(env: production, one a line)" } } textarea.mono #tags name="tags" {} }
                     }
-                    div.cols {
-                        div.field { label for="tls" { "TLS to the target" } (choice("tls", &["verify-full", "verify-ca", "disable"])) }
-                        div.field { label for="ca" { "CA file " span.hint { "(empty: the system's)" } } input #ca name="ca" autocomplete="off"; }
-                        div.field { label for="user" { "User" } input #user name="user" autocomplete="off"; }
-                        div.field { label for="source" { "Password rests in" } select #source name="source" { option value="file" { "a file" } option value="vault" { "the vault" } option value="database" { "the vault's database engine" } } }
-                        div.field { label for="reference" { "Its path" } input #reference name="reference" autocomplete="off"; }
+                    fieldset {
+                        legend { "How lockgate reaches it" }
+                        div.cols {
+                            div.field { label for="tls" { "TLS to the target" } (choice("tls", &same(&["verify-full", "verify-ca", "disable"]))) }
+                            (text("ca", "CA file", "(empty: the system's)"))
+                        }
+                    }
+                    fieldset {
+                        legend { "What it presents there" }
+                        div.cols {
+                            div.field { label for="credential" { "Credential" } (choice("credential", &CREDENTIALS)) }
+                            (text("user", "User", "(with a password)"))
+                            (text("header", "Header's name", "(HTTP, such as x-api-key)"))
+                            div.field { label for="source" { "The secret rests in" } (choice("source", &[("file", "a file of this host"), ("vault", "the vault")])) }
+                            (text("reference", "Its path", ""))
+                        }
+                    }
+                    fieldset {
+                        legend { "Towards the clients" }
+                        div.cols {
+                            (text("client_ca", "CA that issues what they see", "(a file; for clients that speak TLS)"))
+                            (text("client_ca_key", "Its key", "(a file)"))
+                            div.field { label for="remove_headers" { "Headers that do not go on " span.hint { "(HTTP, one a line)" } } textarea.mono #remove_headers name="remove_headers" {} }
+                        }
                     }
                     div { button.primary { "Register this target" } }
                 }
@@ -146,44 +180,69 @@ fn register_form(visit: &Visit) -> Markup {
     }
 }
 
-/// The same fields as an entry of `targets:`.
-fn definition(fields: &Fields) -> Result<Value, Refusal> {
+/// The draft that the form describes.
+fn draft(fields: &Fields) -> Result<TargetDraft, Refusal> {
     let lines = |name: &str| -> Vec<String> {
         let text = fields.text(name).unwrap_or_default();
         text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
     };
-    let mut tags = Map::new();
-    for line in lines("tags") {
+    let tag = |line: String| -> Result<(String, String), Refusal> {
         let (key, value) = line.split_once([':', '=']).ok_or_else(|| {
             Problem::malformed(format!("tags: expected `key: value` on each line, got {line:?}"))
         })?;
-        tags.insert(key.trim().to_owned(), json!(value.trim()));
-    }
-    let mut credential = Map::new();
-    if let Some(user) = fields.text("user") {
-        credential.insert("user".to_owned(), json!(user));
-    }
-    if let Some(reference) = fields.text("reference") {
-        match fields.text("source") {
-            Some("database") => credential.insert("vault".to_owned(), json!(reference)),
-            Some("vault") => credential.insert("password".to_owned(), json!({ "vault": reference })),
-            _ => credential.insert("password".to_owned(), json!({ "file": reference })),
-        };
-    }
-    let mut upstream =
-        json!({ "tls": fields.text("tls").unwrap_or("verify-full"), "credential": credential });
-    if let Some(ca) = fields.text("ca") {
-        upstream["ca"] = json!(ca);
-    }
-    Ok(json!({
-        "name": fields.required("name")?,
-        "protocol": fields.required("protocol")?,
-        "addresses": lines("addresses"),
-        "tags": tags,
-        "mode": fields.text("mode").unwrap_or("enforce"),
-        "default": fields.text("default").unwrap_or("deny"),
-        "upstream": upstream,
-    }))
+        Ok((key.trim().to_owned(), value.trim().to_owned()))
+    };
+    let own = |name: &str| fields.text(name).map(str::to_owned);
+    Ok(TargetDraft {
+        name: fields.required("name")?.to_owned(),
+        protocol: named(fields, "protocol")?
+            .ok_or_else(|| Problem::malformed("the form's field `protocol` is missing"))?,
+        addresses: lines("addresses"),
+        tags: lines("tags").into_iter().map(tag).collect::<Result<_, _>>()?,
+        mode: named(fields, "mode")?,
+        default: named(fields, "default")?,
+        tls: own("tls"),
+        ca: own("ca"),
+        credential: login(fields)?,
+        remove_headers: lines("remove_headers"),
+        client_ca: match (own("client_ca"), own("client_ca_key")) {
+            (None, None) => None,
+            (Some(ca), Some(key)) => Some((ca, key)),
+            _ => {
+                return Err(
+                    Problem::malformed("towards the clients: expected a CA and its key, or neither").into()
+                );
+            }
+        },
+    })
+}
+
+/// A field that is one of a few names of the model.
+fn named<T: serde::de::DeserializeOwned>(fields: &Fields, name: &str) -> Result<Option<T>, Refusal> {
+    let Some(text) = fields.text(name) else { return Ok(None) };
+    serde_json::from_value(json!(text)).map(Some).map_err(|error| Problem::malformed(format!("{name}: {error}")).into())
+}
+
+fn login(fields: &Fields) -> Result<Option<Login>, Refusal> {
+    let kept = || {
+        fields.text("reference").map(|path| match fields.text("source") {
+            Some("vault") => Kept::Vault(path.to_owned()),
+            Some(_) | None => Kept::File(path.to_owned()),
+        })
+    };
+    let must = || {
+        kept().ok_or_else(|| Problem::malformed("the form's field `reference` is missing: where the secret rests"))
+    };
+    let user = fields.text("user");
+    Ok(match fields.text("credential") {
+        Some("none") => None,
+        Some("database") => Some(Login::Engine(fields.required("reference")?.to_owned())),
+        Some("bearer") => Some(Login::Bearer(must()?)),
+        Some("header") => Some(Login::Header(fields.required("header")?.to_owned(), must()?)),
+        Some("password") => Some(Login::User(fields.required("user")?.to_owned(), kept())),
+        Some(other) => return Err(Problem::malformed(format!("credential: {other:?} is none")).into()),
+        None => user.map(|user| Login::User(user.to_owned(), kept())),
+    })
 }
 
 pub(super) async fn register(State(console): State<Arc<Console>>, visit: Visit, body: Body) -> Response {
@@ -193,10 +252,9 @@ pub(super) async fn register(State(console): State<Arc<Console>>, visit: Visit, 
 
 async fn add(console: &Console, visit: &Visit, body: Body) -> Result<(String, String), Refusal> {
     visit.caller.require(Role::Admin)?;
-    let fields = Fields::read(body).await?;
-    let registration = Registration { target: definition(&fields)?, replaces: None };
-    let made = console.house()?.register(registration, actor(&visit.caller)).await?;
-    Ok(("/targets".to_owned(), format!("{} is registered and in force.", made.name)))
+    let entry = draft(&Fields::read(body).await?)?.entry();
+    let made = console.post(&visit.caller, "/v1/targets", &entry).await?;
+    Ok(("/targets".to_owned(), format!("{} is registered and in force.", said(&made["name"]))))
 }
 
 pub(super) async fn remove(
@@ -215,10 +273,9 @@ async fn take_away(
     name: &str,
     body: Body,
 ) -> Result<(String, String), Refusal> {
-    visit.caller.require(Role::Admin)?;
     let fields = Fields::read(body).await?;
-    let etag = fields.required("etag")?.to_owned();
-    console.house()?.unregister(TargetName::from(name), Some(etag), actor(&visit.caller)).await?;
+    let etag = fields.required("etag")?;
+    console.delete(&visit.caller, &format!("/v1/targets/{}", escaped(name)), etag).await?;
     Ok(("/targets".to_owned(), "The target is removed; nothing new is redirected to it.".to_owned()))
 }
 
@@ -283,20 +340,48 @@ fn coverage(governed: &Governed, now: Timestamp) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
 
     #[test]
     fn a_form_makes_the_entry_of_a_file() {
-        let body = "name=orders-db&protocol=postgres&addresses=10.0.0.1:5432%0D%0Adb:5432&tags=env:+production%0Apci%3Dtrue&tls=disable&user=app&source=file&reference=/etc/p";
-        let made = definition(&Fields::parse(body.as_bytes())).unwrap();
+        let common = "name=orders-db&addresses=10.0.0.1:5432%0D%0Adb:5432&tags=env:+production%0Apci%3Dtrue&tls=disable";
+        let made = |more: &str| Ok::<_, Refusal>(draft(&Fields::parse(format!("{common}&{more}").as_bytes()))?.entry());
+        let entry = made("protocol=postgres&mode=enforce&default=deny&credential=password&user=app&source=file&reference=/etc/p").unwrap();
         assert_eq!(
-            made,
+            entry,
             json!({
                 "name": "orders-db", "protocol": "postgres", "addresses": ["10.0.0.1:5432", "db:5432"],
                 "tags": { "env": "production", "pci": "true" }, "mode": "enforce", "default": "deny",
                 "upstream": { "tls": "disable", "credential": { "user": "app", "password": { "file": "/etc/p" } } },
             })
         );
-        assert!(definition(&Fields::parse(b"name=x&protocol=postgres&tags=oops")).is_err());
-        assert!(definition(&Fields::parse(b"protocol=postgres")).is_err());
+        for (more, credential) in [
+            ("protocol=postgres&credential=database&reference=database/creds/app", json!({ "vault": "database/creds/app" })),
+            ("protocol=http&credential=bearer&source=vault&reference=kv/shop", json!({ "bearer": { "vault": "kv/shop" } })),
+            (
+                "protocol=http&credential=header&header=x-api-key&reference=/etc/key",
+                json!({ "header": { "name": "x-api-key", "value": { "file": "/etc/key" } } }),
+            ),
+            ("protocol=http&credential=none", Value::Null),
+        ] {
+            assert_eq!(made(more).unwrap()["upstream"]["credential"], credential, "{more}");
+        }
+        let http = made("protocol=http&credential=none&remove_headers=cookie%0Ax-internal&client_ca=/etc/ca.pem&client_ca_key=/etc/ca.key").unwrap();
+        assert_eq!(http["upstream"]["remove_headers"], json!(["cookie", "x-internal"]));
+        assert_eq!(http["client_tls"], json!({ "ca": "/etc/ca.pem", "ca_key": "/etc/ca.key" }));
+        for bad in [
+            "protocol=gopher",
+            "protocol=postgres&mode=perhaps",
+            "protocol=http&credential=bearer",
+            "protocol=http&credential=header&reference=/etc/key",
+            "protocol=http&credential=magic",
+            "protocol=http&credential=none&client_ca=/etc/ca.pem",
+            "",
+        ] {
+            assert!(made(bad).is_err(), "{bad}");
+        }
+        for bad in ["protocol=postgres&addresses=x:1", "name=x&protocol=postgres&addresses=x:1&tags=oops"] {
+            assert!(draft(&Fields::parse(bad.as_bytes())).is_err(), "{bad}");
+        }
     }
 }

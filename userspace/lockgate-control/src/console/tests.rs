@@ -34,6 +34,8 @@ const HOSTILE: &str = "</code></pre><script>alert('x')</script><img src=x onerro
 struct Den {
     stage_session: SessionId,
     records: Vec<EventKind>,
+    /// A verification of the log goes on until it is stopped; otherwise it fails at once.
+    endless: bool,
 }
 
 impl Den {
@@ -79,6 +81,9 @@ impl Tail for Quiet {
 impl House for Den {
     fn node(&self) -> NodeName {
         "build-7".into()
+    }
+    fn governs(&self, _: &crate::PeerCred) -> bool {
+        false
     }
     fn newest(&self) -> Answer<'_, u64> {
         ready(9)
@@ -192,8 +197,16 @@ impl House for Den {
             failures: vec![HOSTILE.into()],
         }])
     }
-    fn verify(&self) -> Answer<'_, VerifyReport> {
-        Box::pin(async { Err(HouseError::Unavailable(HOSTILE.into())) })
+    fn verify(&self, watched: Arc<Watched>) -> Answer<'_, Option<VerifyReport>> {
+        Box::pin(async move {
+            if !self.endless {
+                return Err(HouseError::Unavailable(HOSTILE.into()));
+            }
+            while watched.note(500, 50_000, 100_000) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Ok(None)
+        })
     }
     fn prove(&self, _: ProofQuery) -> Answer<'_, Proof> {
         ready(Proof { text: HOSTILE.into(), public_key: Some(HOSTILE.into()) })
@@ -213,6 +226,10 @@ impl Room {
     }
 
     async fn with(ask: Ask) -> Self {
+        Self::made(ask, false).await
+    }
+
+    async fn made(ask: Ask, endless: bool) -> Self {
         let stage = Stage::new(Vec::new());
         let mut request = stage.request(ask);
         let mut session = (*request.session).clone();
@@ -255,7 +272,11 @@ impl Room {
         };
         let gap = EventKind::Gap { stage: HOSTILE.into(), count: None, detail: HOSTILE.into() };
         let house =
-            Den { stage_session: request.session.id, records: vec![started, decided, rows, refused, gap] };
+            Den {
+            stage_session: request.session.id,
+            records: vec![started, decided, rows, refused, gap],
+            endless,
+        };
         stage.control.attach_house(Arc::new(house));
         let pending = stage.control.open(request.clone()).await.unwrap();
         Self { stage, request, _pending: pending }
@@ -275,7 +296,11 @@ impl Room {
     }
 
     async fn get(&self, path: &str) -> (StatusCode, axum::http::HeaderMap, String) {
-        self.ask(&dba(), Request::get(path).body(Body::empty()).unwrap()).await
+        self.seen_by(&dba(), path).await
+    }
+
+    async fn seen_by(&self, caller: &Caller, path: &str) -> (StatusCode, axum::http::HeaderMap, String) {
+        self.ask(caller, Request::get(path).body(Body::empty()).unwrap()).await
     }
 
     async fn post(&self, path: &str, body: &str) -> (StatusCode, axum::http::HeaderMap, String) {
@@ -311,7 +336,6 @@ impl Room {
             format!("/policies?statement={hostile}&target={hostile}&tags={hostile}:{hostile}"),
             "/policies?tests=run".into(),
             "/audit".into(),
-            "/audit?verify=all".into(),
             format!("/audit?record={hostile}"),
             format!("/audit/proof?record={hostile}"),
             "/me".into(),
@@ -432,6 +456,112 @@ async fn masked_values_are_on_no_page() {
     assert!(body.contains("masked columns") && body.contains("literals replaced"), "{body}");
     let (_, _, found) = room.get("/approvals?q=topsecret").await;
     assert!(found.contains("Nothing fits these filters"), "a filter answers what is masked");
+}
+
+#[tokio::test]
+async fn viewers_see_shapes_and_cannot_find_out_values_by_guessing() {
+    let ask = Ask {
+        statement: "ALTER TABLE people ADD COLUMN s text DEFAULT 'topsecret'".into(),
+        values: vec!["topvalue".into()],
+        ..Ask::default()
+    };
+    let room = Room::with(ask).await;
+    let (id, digest) = (room.request.id, room.request.operation.digest.to_string());
+    let (_, _, approver) = room.get(&format!("/approvals/{id}")).await;
+    for value in ["topsecret", "topvalue", digest.as_str()] {
+        assert!(approver.contains(value), "an approver needs {value}");
+    }
+    let api = ["/v1/approvals".to_owned(), format!("/v1/approvals/{id}")];
+    // The fake house gives records whole: what viewers see of them is the house's to say.
+    let recorded = |path: &str| path.starts_with("/sessions/") || path.starts_with("/search");
+    for path in room.pages().into_iter().filter(|path| !recorded(path)) {
+        let (_, _, body) = room.seen_by(&viewer(), &path).await;
+        for secret in ["topsecret", "topvalue", digest.as_str()] {
+            assert!(!body.contains(secret), "{path}: {secret}:\n{body}");
+        }
+    }
+    for path in api {
+        let router = room.stage.control.authenticated(crate::finish(room.stage.control.router()));
+        let request = Request::get(&path).body(Body::empty()).unwrap();
+        let response = router.layer(Extension(viewer())).oneshot(request).await.unwrap();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        assert!(body.contains("alter_table"), "{path}: {body}");
+        for secret in ["topsecret", "topvalue", digest.as_str()] {
+            assert!(!body.contains(secret), "{path}: {secret}: {body}");
+        }
+    }
+    let (_, _, page) = room.seen_by(&viewer(), &format!("/approvals/{id}")).await;
+    assert!(page.contains("literals and bound values are for approvers"), "{page}");
+    let (_, _, found) = room.seen_by(&viewer(), "/approvals?q=topsecret").await;
+    assert!(found.contains("Nothing fits these filters"), "a filter answers what is not shown");
+    let (_, _, found) = room.get("/approvals?q=topsecret").await;
+    assert!(found.contains(&id.to_string()), "an approver finds it");
+}
+
+#[tokio::test]
+async fn how_a_target_is_reached_is_for_administrators() {
+    let room = Room::new().await;
+    let (_, _, admin) = room.get("/targets").await;
+    assert!(admin.contains("Definition"), "{admin}");
+    let (_, _, page) = room.seen_by(&viewer(), "/targets").await;
+    assert!(!page.contains("Definition"), "{page}");
+}
+
+#[tokio::test]
+async fn a_verification_shows_how_far_it_is_and_is_stopped() {
+    let room = Room::made(Ask::default(), true).await;
+    let (status, _, _) = room.get("/audit/verify").await;
+    assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "no GET begins one");
+    let (_, _, before) = room.get("/audit").await;
+    assert!(before.contains("Check the whole log") && !before.contains("<progress"), "{before}");
+    let (status, headers, _) = room.post("/audit/verify", "csrf=csrf-word").await;
+    assert_eq!(
+        (status, headers.get("location").unwrap().to_str().unwrap()),
+        (StatusCode::SEE_OTHER, "/audit")
+    );
+    let running = async || {
+        let (_, _, page) = room.get("/audit").await;
+        page.contains("50 %").then_some(page)
+    };
+    let page = until(running).await;
+    for part in [
+        "<progress max=\"100\" value=\"50\"",
+        "http-equiv=\"refresh\"",
+        "data-stream=\"/audit/live\"",
+        "500 records",
+        "Stop it",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    // Who asks again is shown the one that runs; whoever wants a turn of their own waits.
+    room.post("/audit/verify", "csrf=csrf-word").await;
+    let router = room.stage.control.authenticated(crate::finish(room.stage.control.router()));
+    let request = Request::get("/v1/audit/verify").body(Body::empty()).unwrap();
+    let refused = router.layer(Extension(dba())).oneshot(request).await.unwrap();
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    let stop = Request::post("/audit/verify/stop").body(Body::from("csrf=csrf-word")).unwrap();
+    assert_eq!(room.ask(&viewer(), stop).await.0, StatusCode::FORBIDDEN);
+    room.post("/audit/verify/stop", "csrf=csrf-word").await;
+    let page = until(async || {
+        let (_, _, page) = room.get("/audit").await;
+        page.contains("Stopped").then_some(page)
+    })
+    .await;
+    assert!(page.contains("Check it again") && !page.contains("http-equiv=\"refresh\""), "{page}");
+}
+
+/// What `look` sees at last.
+async fn until<T>(look: impl AsyncFn() -> Option<T>) -> T {
+    let seen = async {
+        loop {
+            if let Some(seen) = look().await {
+                return seen;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), seen).await.expect("it comes")
 }
 
 #[tokio::test]

@@ -339,6 +339,11 @@ pub(super) fn who(records: &[Record], now: Timestamp) -> Markup {
             dt { "Pod" }
             dd { (word(&[pod.namespace.as_deref(), pod.name.as_deref()].into_iter().flatten().collect::<Vec<_>>().join("/"))) " " (super::parts::assurance(pod.assurance.0.as_str())) }
         }
+        @for ticket in &workload.tickets {
+            dt { "Change ticket" }
+            dd { (word(&ticket.id)) " " span.muted { (ticket.source.words()) "; " (ticket.vouched()) }
+                @if let Some(url) = &ticket.url { br; (super::parts::link(url)) } }
+        }
         dt { "Process" }
         dd { "pid " (process.pid) ", uid " (process.uid) @if let Some(exe) = &process.exe { ", " (word(exe)) } }
         (super::parts::fact("Control group", workload.cgroup.as_deref().unwrap_or_default()))

@@ -2,7 +2,7 @@ use super::*;
 use crate::house::{
     Actor, Answer, ExplainQuery, Explained, Found, Governed, Killed, PolicyTest, PolicyView, Proof,
     ProofQuery, Registration, SearchQuery, SessionFilter, SessionRef, SessionSummary, SessionView, Sight,
-    TargetView, VerifyReport,
+    TargetView, VerifyReport, Watched,
 };
 use lockgate_model::{
     SessionId,
@@ -48,6 +48,9 @@ fn none<'a, T: Send + 'a>() -> Answer<'a, T> {
 struct Only(Arc<Written>);
 
 impl House for Only {
+    fn governs(&self, _: &crate::PeerCred) -> bool {
+        false
+    }
     fn newest(&self) -> Answer<'_, u64> {
         let newest = self.0.0.lock().len() as u64;
         Box::pin(async move { Ok(newest) })
@@ -99,7 +102,7 @@ impl House for Only {
     fn test(&self) -> Answer<'_, Vec<PolicyTest>> {
         none()
     }
-    fn verify(&self) -> Answer<'_, VerifyReport> {
+    fn verify(&self, _: Arc<Watched>) -> Answer<'_, Option<VerifyReport>> {
         none()
     }
     fn prove(&self, _: ProofQuery) -> Answer<'_, Proof> {

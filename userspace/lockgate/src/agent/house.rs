@@ -8,26 +8,27 @@ use crate::{
     cli::{facts_of, shapes_of},
     config::{Address, TargetConfig},
 };
-use lockgate_control::house::{
+use lockgate_control::{PeerCred, house::{
     Actor, Answer, ExplainQuery, Explained, Found, Governed, GovernedView, Hit, House, HouseError, Killed,
     Origin, PolicyFile, PolicyTest, PolicyView, Proof, ProofQuery, Record, Registration, SearchQuery,
     SessionFilter, SessionRef, SessionSummary, SessionView, Sight, Tail, TargetHealth, TargetView,
-    VerifyReport,
-};
+    VerifyReport, Watched,
+}};
 use lockgate_intercept::{Egress, Governed as Who};
 use lockgate_model::{
     DecisionId, SessionId, Timestamp,
     administration::{Action, Administration},
     event::{Event, EventKind, RecordedOperation},
-    http::HttpFacts,
+    http::{HttpClass, HttpFacts},
     id::{NodeName, TargetName},
-    operation::Facts,
+    operation::{Digest, Facts},
     port::{Ambient as _, Durability, Recorder as _},
     session::Session,
-    verdict::Effect,
+    verdict::{Denial, DenialCause, Effect, RuleHit, Verdict},
 };
+use lockgate_audit::ChainHash;
 use lockgate_policy::{CompiledPolicy, Explanation, replay::reconstructed};
-use lockgate_store::{Reader, Records, StoreError, search};
+use lockgate_store::{Reader, Records, StoreError, VerifyProgress, search};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -46,6 +47,10 @@ const PROBES_AT_A_TIME: usize = 64;
 const EXPLAINED_MAX: usize = 200;
 /// Statements longer than this are shown to nobody without their literals: taking them out parses.
 const SHAPED_BYTES: usize = 256 << 10;
+
+/// What stands for a digest, and for a text, that would tell a viewer a value.
+const WITHHELD: Digest = Digest([0; 32]);
+const WITHHELD_TEXT: &str = "withheld";
 
 /// The agent behind the port. The agent keeps the control plane, which keeps this.
 pub(super) struct Rooms(Weak<Agent>);
@@ -86,6 +91,18 @@ fn unreadable(error: StoreError) -> HouseError {
 impl House for Rooms {
     fn node(&self) -> NodeName {
         self.agent().map_or_else(|_| "".into(), |agent| agent.config.node.clone())
+    }
+
+    fn governs(&self, peer: &PeerCred) -> bool {
+        let Ok(agent) = self.agent() else { return true };
+        let group = peer.pid.and_then(cgroup_of).unwrap_or_default();
+        let sets = agent.config.governed.iter().any(|set| match &set.who {
+            Who::Uid(uid) => *uid == peer.uid,
+            Who::Cgroup(path) => below(&group, path),
+            Who::Unit(pattern) => group.split('/').any(|part| looks_like(part, pattern)),
+            Who::UnitWithin { parent, .. } => below(&group, parent),
+        });
+        sets || below(&group, &agent.config.run_cgroup)
     }
 
     fn status(&self) -> Answer<'_, Value> {
@@ -220,8 +237,11 @@ impl House for Rooms {
         })
     }
 
-    fn verify(&self) -> Answer<'_, VerifyReport> {
-        self.blocking(|agent| agent.log.reader().verify(None).map_err(unreadable))
+    fn verify(&self, watched: Arc<Watched>) -> Answer<'_, Option<VerifyReport>> {
+        self.blocking(move |agent| {
+            let mut told = |now: VerifyProgress| watched.note(now.records, now.bytes, now.bytes_total);
+            agent.log.reader().verify_watched(None, &[], &mut told).map_err(unreadable)
+        })
     }
 
     fn prove(&self, query: ProofQuery) -> Answer<'_, Proof> {
@@ -235,6 +255,27 @@ impl House for Rooms {
             let public_key = reader.public_key().map_err(unreadable)?.map(|key| key.to_string());
             Ok(Proof { text: text.map_err(unreadable)?, public_key })
         })
+    }
+}
+
+/// The cgroup-v2 path of a process.
+fn cgroup_of(pid: i32) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
+}
+
+fn below(group: &str, path: &str) -> bool {
+    let path = path.trim_end_matches('/');
+    group.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Whether a name could be meant by a glob: it begins like it. Who is refused too much asks from somewhere else.
+fn looks_like(name: &str, pattern: &str) -> bool {
+    let special = |c| matches!(c, '*' | '?' | '[' | '{' | '\\');
+    let begin = pattern.split(special).next().unwrap_or_default();
+    match pattern.contains(special) {
+        true => name.starts_with(begin),
+        false => name == pattern,
     }
 }
 
@@ -305,11 +346,21 @@ fn shown(mut record: Record, sight: Sight) -> Record {
     match sight {
         Sight::Recorded => record,
         Sight::Shapes => {
+            // A hash over a short value gives it away to whoever tries all of them.
+            record.prev = ChainHash::GENESIS;
             match &mut record.event.kind {
-                EventKind::OperationDecided { operation, .. } => shape(operation),
+                EventKind::OperationDecided { operation, verdict, denial } => {
+                    shape(operation);
+                    understated(verdict);
+                    denial.iter_mut().for_each(without_quotes);
+                }
+                EventKind::Refused { denial, .. } | EventKind::ResultCut { denial, .. } => without_quotes(denial),
                 // What follows a statement's beginning, and rows as the client got them, are values.
                 EventKind::OperationPart { data, .. } => data.clear(),
                 EventKind::ResultRows { rows, .. } => rows.clear(),
+                EventKind::ApprovalRequested { command_digest: digest, .. }
+                | EventKind::ApprovalsBundled { digest, .. }
+                | EventKind::Shelved { digest: Some(digest), .. } => *digest = WITHHELD,
                 EventKind::SessionStarted(session) => {
                     Arc::make_mut(&mut session.workload).process.argv.truncate(1);
                 }
@@ -320,7 +371,23 @@ fn shown(mut record: Record, sight: Sight) -> Record {
     }
 }
 
-/// Takes literals and bound values out.
+/// What a verdict quotes of the statement.
+fn understated(verdict: &mut Verdict) {
+    let quotes = [Some(&mut verdict.effect), verdict.would.as_deref_mut()];
+    for effect in quotes.into_iter().flatten() {
+        match effect {
+            Effect::Deny(denial) => without_quotes(denial),
+            Effect::Allow | Effect::Hold(_) => {}
+        }
+    }
+    if verdict.rules.iter().any(|hit| hit.error.is_some()) {
+        // An expression that fails names the value it fails on.
+        let hits = verdict.rules.iter().cloned().map(|hit| RuleHit { error: hit.error.map(|_| WITHHELD_TEXT.to_owned()), ..hit });
+        verdict.rules = hits.collect();
+    }
+}
+
+/// Takes literals and bound values out, and what they could be found from by trying.
 fn shape(operation: &mut RecordedOperation) {
     if !operation.normalized {
         let text = match operation.text.len() <= SHAPED_BYTES && operation.text_bytes.is_none() {
@@ -329,21 +396,35 @@ fn shape(operation: &mut RecordedOperation) {
         };
         operation.text = text.unwrap_or_default().into();
         operation.normalized = true;
-        operation.parameters = Arc::default();
     }
-    if operation.facts.http().is_some()
-        && let Facts::Http(facts) = Arc::make_mut(&mut operation.facts)
-    {
-        without_values(facts);
-        operation.text = format!("{} {}://{}{}", facts.method, facts.scheme, facts.host, facts.route).into();
+    operation.parameters = Arc::default();
+    operation.digest = WITHHELD;
+    match Arc::make_mut(&mut operation.facts) {
+        // A parser's complaint quotes the text it stumbled over.
+        Facts::Sql(facts) => facts.opaque_reason = facts.opaque_reason.take().map(|_| WITHHELD_TEXT.to_owned()),
+        Facts::Http(facts) => {
+            without_values(facts);
+            operation.text = format!("{} {}://{}{}", facts.method, facts.scheme, facts.host, facts.route).into();
+        }
     }
 }
 
-/// The route and the names of what a request carries.
+/// The route and the names of what a request carries. Of a path that was not understood nobody can say what in it is a value.
 fn without_values(facts: &mut HttpFacts) {
+    if facts.class == HttpClass::Opaque {
+        facts.route = "/".to_owned();
+    }
     facts.path.clone_from(&facts.route);
     facts.query.iter_mut().chain(&mut facts.headers).for_each(|field| field.value.clear());
     facts.json.values_mut().for_each(Vec::clear);
+    facts.opaque_reason = facts.opaque_reason.take().map(|_| WITHHELD_TEXT.to_owned());
+}
+
+/// What a refusal says of a statement that was not understood quotes it.
+fn without_quotes(denial: &mut Denial) {
+    if matches!(denial.cause, DenialCause::Opaque | DenialCause::Unsupported) {
+        denial.reason = format!("{}: the reason quotes the text, which is not for viewers", denial.cause.as_str());
+    }
 }
 
 fn asked(query: SearchQuery) -> Result<search::Query, HouseError> {
@@ -377,13 +458,14 @@ fn asked(query: SearchQuery) -> Result<search::Query, HouseError> {
 }
 
 fn hit(found: search::Hit, sight: Sight) -> Hit {
-    let statement = matches!(found.event.as_str(), "operation_decided" | "operation_part");
-    let text = match sight {
-        Sight::Recorded => found.text,
+    let text = match (sight, found.event.as_str()) {
+        (Sight::Recorded, _) => found.text,
         // A request over HTTP is no SQL: its address is made of values.
-        Sight::Shapes if statement && found.text.contains("://") => String::new(),
-        Sight::Shapes if statement => shapes_of(&found.text).unwrap_or_default(),
-        Sight::Shapes => found.text,
+        (Sight::Shapes, "operation_decided") if found.text.contains("://") => String::new(),
+        (Sight::Shapes, "operation_decided") => shapes_of(&found.text).unwrap_or_default(),
+        // A piece may begin inside of a literal; a refusal may quote the text.
+        (Sight::Shapes, "operation_part" | "refused" | "result_cut") => String::new(),
+        (Sight::Shapes, _) => found.text,
     };
     Hit {
         seq: found.seq,
@@ -400,7 +482,7 @@ fn hit(found: search::Hit, sight: Sight) -> Hit {
         decision: found.decision.map(|decision| decision.as_str().to_owned()),
         approvers: found.approvers,
         rules: found.rules,
-        digest: found.digest,
+        digest: found.digest.filter(|_| sight == Sight::Recorded),
         text,
     }
 }
@@ -610,5 +692,52 @@ mod tests {
         for name in ["/users/{id}", "card", "x-note", "card.number"] {
             assert!(shown.contains(name), "{name}: {shown}");
         }
+        facts.class = HttpClass::Opaque;
+        facts.route = "/users/4711-secret/..".to_owned();
+        facts.opaque_reason = Some("a dot segment in /users/4711-secret/..".to_owned());
+        without_values(&mut facts);
+        let shown = serde_json::to_string(&facts).unwrap();
+        assert!(!shown.contains("4711-secret"), "{shown}");
+    }
+
+    /// Statements with a secret in every place where one can stand.
+    #[test]
+    fn shapes_of_statements_hold_no_value() {
+        for text in [
+            "select 'sesame'",
+            "select E'ses\\u0061me', 'sesame'",
+            "select $$sesame$$, $x$sesame$x$",
+            "select 1 -- sesame",
+            "/* sesame */ select 1",
+            "create role r login password 'sesame'",
+            "alter table t alter column c set default 'sesame'",
+            "create function f() returns text language sql as 'select \"sesame\"'",
+            "do $$ begin raise notice 'sesame'; end $$",
+            "comment on table t is 'sesame'",
+            "copy t from program 'sesame'",
+            "set application_name = 'sesame'",
+            "insert into t values ('sesame'), (B'1'), (X'ff')",
+            "select u&'sesame'",
+            "selekt 'sesame'",
+            "select 'sesame",
+            "select 1; select 'sesame'",
+        ] {
+            let shape = shapes_of(text).unwrap_or_default();
+            assert!(!shape.to_lowercase().contains("sesame"), "{text}: {shape}");
+        }
+    }
+
+    #[test]
+    fn a_glob_of_units_and_a_cgroup_are_told_from_others() {
+        for (name, pattern, is) in [
+            ("runner-1.service", "runner-*.service", true),
+            ("runner.service", "runner.service", true),
+            ("session-1.scope", "runner-*.service", false),
+            ("ssh.service", "runner.service", false),
+        ] {
+            assert_eq!(looks_like(name, pattern), is, "{name} {pattern}");
+        }
+        assert!(below("/lockgate/run/7", "/lockgate/run") && below("/lockgate/run", "/lockgate/run/"));
+        assert!(!below("/lockgate/runner", "/lockgate/run") && !below("", "/lockgate/run"));
     }
 }

@@ -12,7 +12,9 @@ use super::{
 use crate::config::ConfigError;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use serde_json::{Map, Value, json};
+use lockgate_control::draft::{Kept, Login, TargetDraft};
+use lockgate_model::session::Protocol;
+use serde_json::{Value, json};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -53,6 +55,7 @@ Examples:
     #[command(help_template = TEMPLATE, before_help = "\
 Examples:
   lockgate targets add reports-db 10.20.0.9:5432 --user app --password-file /etc/lockgate/reports.password
+  lockgate targets add shop-api shop.internal:443 --protocol http --bearer-file /etc/lockgate/shop.token
   lockgate targets add --file reports-db.yaml
 ")]
     Add(Box<Add>),
@@ -77,26 +80,44 @@ struct Add {
     #[arg(required_unless_present = "file")]
     addresses: Vec<String>,
     /// The whole definition, as under `targets:` in the configuration; - is standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "addresses", "user", "password_file", "tls", "upstream_ca", "mode", "tags"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "name", "addresses", "user", "password_file", "bearer_file", "header", "remove_headers", "tls", "upstream_ca", "mode",
+        "default", "tags", "client_ca",
+    ])]
     file: Option<PathBuf>,
-    /// What it speaks
+    /// What it speaks: postgres or http
     #[arg(long, default_value = "postgres")]
     protocol: String,
-    /// The role that lockgate logs in as
-    #[arg(long, value_name = "ROLE", required_unless_present = "file")]
+    /// The role or user that lockgate logs in as
+    #[arg(long, value_name = "ROLE")]
     user: Option<String>,
     /// The file with its password, on the agent's host
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "user")]
     password_file: Option<String>,
+    /// HTTP: the file with a bearer token, on the agent's host
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["user", "header"])]
+    bearer_file: Option<String>,
+    /// HTTP: a header and the file with its value, such as x-api-key=/etc/lockgate/shop.key
+    #[arg(long, value_name = "NAME=FILE", conflicts_with = "user")]
+    header: Option<String>,
+    /// HTTP: a header of the client that does not go on
+    #[arg(long = "remove-header", value_name = "NAME")]
+    remove_headers: Vec<String>,
     /// How lockgate connects: verify-full, verify-ca or disable
     #[arg(long, value_name = "MODE", default_value = "verify-full")]
     tls: String,
     /// Certificates to trust for it, on the agent's host
     #[arg(long, value_name = "FILE")]
     upstream_ca: Option<String>,
+    /// The CA that issues what clients see, certificate and key, on the agent's host
+    #[arg(long, value_names = ["CERTIFICATE", "KEY"], num_args = 2)]
+    client_ca: Option<Vec<String>>,
     /// observe, shadow or enforce
     #[arg(long)]
     mode: Option<String>,
+    /// Where no rule decides: deny or allow
+    #[arg(long, value_name = "EFFECT")]
+    default: Option<String>,
     /// A tag for rules to match, such as env=production
     #[arg(long = "tag", value_name = "NAME=VALUE")]
     tags: Vec<String>,
@@ -169,31 +190,50 @@ impl Add {
             return read
                 .map_err(|diagnostics| ConfigError::Invalid { text: Some(source), diagnostics }.into());
         }
-        let mut credential = json!({ "user": self.user });
-        if let Some(password) = self.password_file {
-            credential["password"] = json!({ "file": password });
-        }
-        let mut upstream = json!({ "tls": self.tls, "credential": credential });
-        if let Some(ca) = self.upstream_ca {
-            upstream["ca"] = json!(ca);
-        }
-        let mut definition = json!({
-            "name": self.name, "protocol": self.protocol, "addresses": self.addresses, "upstream": upstream,
-        });
-        if let Some(mode) = self.mode {
-            definition["mode"] = json!(mode);
-        }
-        let mut tags = Map::new();
-        for tag in self.tags {
-            let (name, value) =
-                tag.split_once('=').with_context(|| format!("expected NAME=VALUE, got {tag:?}"))?;
-            tags.insert(name.to_owned(), json!(value));
-        }
-        if !tags.is_empty() {
-            definition["tags"] = Value::Object(tags);
-        }
-        Ok(definition)
+        Ok(self.draft()?.entry())
     }
+
+    fn draft(self) -> anyhow::Result<TargetDraft> {
+        let pair = |text: &str, form: &str| {
+            let (name, value) = text.split_once('=').with_context(|| format!("expected {form}, got {text:?}"))?;
+            anyhow::Ok((name.to_owned(), value.to_owned()))
+        };
+        let credential = match (self.user, self.bearer_file, self.header) {
+            (Some(user), _, _) => Some(Login::User(user, self.password_file.map(Kept::File))),
+            (None, Some(file), _) => Some(Login::Bearer(Kept::File(file))),
+            (None, None, Some(header)) => {
+                let (name, file) = pair(&header, "NAME=FILE")?;
+                Some(Login::Header(name, Kept::File(file)))
+            }
+            (None, None, None) => None,
+        };
+        let protocol: Protocol = named("protocol", &self.protocol)?;
+        if protocol == Protocol::Postgres && credential.is_none() {
+            anyhow::bail!("--user says as which role lockgate logs in there");
+        }
+        let client_ca = self.client_ca.unwrap_or_default();
+        Ok(TargetDraft {
+            name: self.name.unwrap_or_default(),
+            protocol,
+            addresses: self.addresses,
+            tags: self.tags.iter().map(|tag| pair(tag, "NAME=VALUE")).collect::<anyhow::Result<_>>()?,
+            mode: self.mode.map(|mode| named("mode", &mode)).transpose()?,
+            default: self.default.map(|default| named("default", &default)).transpose()?,
+            tls: Some(self.tls),
+            ca: self.upstream_ca,
+            credential,
+            remove_headers: self.remove_headers,
+            client_ca: match client_ca.as_slice() {
+                [certificate, key] => Some((certificate.clone(), key.clone())),
+                _ => None,
+            },
+        })
+    }
+}
+
+/// One of a few names of the model.
+fn named<T: serde::de::DeserializeOwned>(flag: &str, text: &str) -> anyhow::Result<T> {
+    serde_json::from_value(json!(text)).with_context(|| format!("--{flag}"))
 }
 
 fn table(items: Option<&Vec<Value>>, probed: bool) -> String {

@@ -422,7 +422,7 @@ fn the_documented_identities_are_configurations() {
         .filter_map(|rest| rest.split_once("```").map(|(example, _)| example))
         .filter(|example| example.starts_with("identity:"))
         .collect();
-    assert_eq!(examples.len(), 4);
+    assert_eq!(examples.len(), 5);
     let dir = Dir::new();
     for example in examples {
         // Outside a pod, the server has to be named, and what it refers to is on the reader's host.
@@ -520,6 +520,16 @@ fn identities_that_a_job_could_choose_are_refused() {
         (issuer("issuer: \"https://g.example.com\", variable: T, max_lifetime: 30d"), "max_lifetime"),
         ("kinds: [{ kind: agent }]".to_owned(), "matches nothing"),
         ("wait: 5m, kinds: [{ kind: agent, uids: [1] }]".to_owned(), "identity.wait"),
+        ("tickets: [{ pattern: \"[\" }]".to_owned(), "identity.tickets"),
+        ("tickets: [{ pattern: \"\" }]".to_owned(), "the pattern is empty"),
+        (
+            "tickets: [{ pattern: \"A-[0-9]+\", url: \"https://tickets.example.com/\" }]".to_owned(),
+            "its url lacks {ticket}",
+        ),
+        (
+            "tickets: [{ pattern: \"A-[0-9]+\", url: \"javascript:{ticket}\" }]".to_owned(),
+            "identity.tickets.url",
+        ),
         (
             "providers: [{ provider: gitlab, url: \"https://g.example.com\", token: secret }]".to_owned(),
             "identity.providers.token",
@@ -529,4 +539,49 @@ fn identities_that_a_job_could_choose_are_refused() {
         let errors = dir.parse(&text).map(|_| ()).expect_err(&identity);
         assert!(list(&errors).contains(expected), "{identity}: {}", list(&errors));
     }
+}
+
+/// What the console's form and `targets add` can say is what a file can say.
+#[test]
+fn every_draft_of_a_target_is_an_entry_that_can_be_used() {
+    use lockgate_control::draft::{Kept, Login, PROTOCOLS, TargetDraft};
+    use lockgate_model::session::Protocol;
+    let dir = Dir::new();
+    let kept = || Kept::File("secret".into());
+    let user = || Some(Login::User("app".into(), Some(kept())));
+    let http = [Some(Login::Bearer(kept())), Some(Login::Header("x-api-key".into(), kept())), user(), None];
+    let mut checked = 0;
+    for protocol in PROTOCOLS {
+        let logins = match protocol {
+            Protocol::Postgres => vec![user(), Some(Login::User("app".into(), None))],
+            Protocol::Http => http.to_vec(),
+        };
+        for credential in logins {
+            let draft = TargetDraft {
+                name: "drafted".into(),
+                protocol,
+                addresses: vec!["10.0.0.9:8080".into(), "shop.internal:8080".into()],
+                tags: vec![("env".into(), "staging".into())],
+                mode: Some(Mode::Shadow),
+                default: Some(DefaultEffect::Allow),
+                tls: Some("disable".into()),
+                ca: None,
+                credential,
+                remove_headers: match protocol {
+                    Protocol::Postgres => Vec::new(),
+                    Protocol::Http => vec!["cookie".into()],
+                },
+                client_ca: None,
+            };
+            let entry = draft.entry().to_string();
+            let begin = GOOD.find("- name: orders-db").unwrap();
+            let end = GOOD.find("policies: [").unwrap();
+            let text = format!("{}- {entry}\n{}", &GOOD[..begin], &GOOD[end..]);
+            let config = dir.parse(&text).unwrap_or_else(|found| panic!("{entry}: {found:?}"));
+            let target = &config.targets[0].target;
+            assert_eq!((target.name.as_str(), target.protocol, target.mode), ("drafted", protocol, Mode::Shadow));
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 6);
 }
