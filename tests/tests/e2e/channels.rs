@@ -14,18 +14,24 @@ use std::time::Duration;
 
 const ALTER: &str = "alter table orders add column by_channel text";
 
-/// A world whose `channels:` are these.
-async fn world(policy: &str, channels: &str) -> Result<World> {
+/// A world whose `channels:` are these; root decides for the DBAs at the command line.
+pub(crate) async fn world(policy: &str, channels: &str) -> Result<World> {
+    world_with(policy, channels, "").await
+}
+
+/// The same, with more configuration.
+async fn world_with(policy: &str, channels: &str, more: &str) -> Result<World> {
     World::with(policy, |options, pg| {
         let dir = pg.socket_dir();
         let _ = std::fs::write(dir.join("slack.token"), format!("{TOKEN}\n"));
         let _ = std::fs::write(dir.join("slack.signing"), SIGNING);
-        options.extra = format!("channels:\n{}", channels.replace("DIR", &dir.display().to_string()));
+        options.local_approvers = vec![(0, vec!["dba".to_owned()])];
+        options.extra = format!("channels:\n{}{more}", channels.replace("DIR", &dir.display().to_string()));
     })
     .await
 }
 
-fn slack_channel(slack: &Slack, approvers: &str) -> String {
+pub(crate) fn slack_channel(slack: &Slack, approvers: &str) -> String {
     format!(
         "- name: ops\n  kind: slack\n  bot_token: {{ file: DIR/slack.token }}\n  signing_secret: {{ file: DIR/slack.signing }}\n  \
          team: {TEAM}\n  channel: C0APPROVALS\n  group_channels: {{ dba: C0DBA }}\n  approvers: {{ dba: [{approvers}] }}\n  api_url: \"{}\"\n",
@@ -113,6 +119,197 @@ async fn a_required_reason_is_asked_for_and_a_denial_from_slack_ends_it() -> Res
     let done = job.done().await?;
     ensure!(done.stderr.contains("not in this window"), "{done:?}");
     ensure!(!world.target_saw(ALTER)?);
+    Ok(())
+}
+
+/// Waits until the card of this posting says so, has no buttons any more, and was edited, not posted anew.
+async fn ended(slack: &Slack, card: &lockgate_tests::slack::Posted, says: &[&str]) -> Result<()> {
+    let edited = slack
+        .wait_for(&says.join(", "), |seen| {
+            let mut posted = seen.posted.iter().filter(|posted| posted.ts == card.ts);
+            posted.find(|posted| says.iter().all(|part| posted.text().contains(part))).cloned()
+        })
+        .await?;
+    for action in ["lockgate_approve", "lockgate_deny"] {
+        ensure!(edited.button(action).is_none(), "{action} is still there: {edited:#?}");
+    }
+    ensure!(edited.edits > 0 && edited.channel == card.channel, "{edited:?}");
+    let seen = slack.seen();
+    ensure!(seen.posted.len() == 1, "one card, edited in place: {:#?}", seen.posted);
+    ensure!(seen.refused.is_empty(), "Slack would have refused: {:?}", seen.refused);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vote_cast_elsewhere_edits_the_card_and_a_late_click_is_answered() -> Result<()> {
+    let slack = Slack::start().await?;
+    slack.member("U0ANA", "ana@example.com", json!({}));
+    // Whatever it wants to hear of: a card follows its request.
+    let only_calls = slack_channel(&slack, "U0ANA") + "  events: [lockgate.approval.requested]\n";
+    let world = world(POLICY, &only_calls).await?;
+    let url = format!("{}/v1/channels/ops/slack", world.agent.api());
+    let job = world.start(&[ALTER])?;
+    let card = slack.card(ALTER).await?;
+    let request = world.receiver.requested(ALTER).await?;
+    let id = request.data()["request_id"].as_str().context("an id")?.to_owned();
+    let voted = world.agent.cli(&["approvals", "approve", &id, "--reason", "seen at the terminal"])?;
+    ensure!(voted.status.success(), "{voted:?}");
+    let done = job.done().await?;
+    ensure!(done.code == Some(0), "{done:?}");
+    ended(&slack, &card, &["approved by local:0", "seen at the terminal"]).await?;
+    // Somebody has the card open as it was: the click comes when all is over.
+    for action in ["lockgate_approve", "lockgate_deny"] {
+        slack.click("U0ANA", &card, action).accepted(&url).await?;
+    }
+    slack
+        .wait_for("two whispers", |seen| {
+            let clear = |text: &str| text.contains("does not count") && text.contains("approved");
+            let answers = seen.whispers.iter().filter(|(user, text)| user == "U0ANA" && clear(text));
+            (answers.count() == 2).then_some(())
+        })
+        .await?;
+    world.recorded("vote_cast", 1).await?;
+    ensure!(world.events("vote_cast")?.len() == 1, "no click counted");
+    ended(&slack, &card, &["approved by local:0"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_of_a_webhook_a_withdrawal_and_a_timeout_edit_the_card() -> Result<()> {
+    for (statement, end, says) in [
+        (ALTER, "deny", &["Denied", "denied by webhook:approvals:bo@example.com"][..]),
+        (ALTER, "withdraw", &["Cancelled by the client"]),
+        ("truncate orders", "wait", &["Expired, nobody decided in time"]),
+    ] {
+        let slack = Slack::start().await?;
+        slack.member("U0ANA", "ana@example.com", json!({}));
+        let world = world(POLICY, &slack_channel(&slack, "U0ANA")).await?;
+        let url = format!("{}/v1/channels/ops/slack", world.agent.api());
+        let job = world.start(&[statement])?;
+        let card = slack.card(statement).await?;
+        match end {
+            "deny" => {
+                let request = world.receiver.requested(statement).await?;
+                Decision::on(&request, "deny", "bo@example.com", &["dba"]).accepted().await?;
+                job.done().await?;
+            }
+            "withdraw" => {
+                job.signal(nix::sys::signal::Signal::SIGKILL)?;
+                job.done().await?;
+            }
+            _ => drop(job.done().await?),
+        }
+        ended(&slack, &card, says).await.with_context(|| end.to_owned())?;
+        slack.click("U0ANA", &card, "lockgate_approve").accepted(&url).await?;
+        slack
+            .wait_for("a whisper", |seen| {
+                seen.whispers.iter().any(|(_, text)| text.contains("does not count")).then_some(())
+            })
+            .await?;
+        ensure!(world.events("vote_cast")?.len() == usize::from(end == "deny"), "{end}");
+        ensure!(!world.target_saw(statement)?, "{end}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_escalation_asks_the_next_group_and_edits_the_first_card() -> Result<()> {
+    let stages = "    stages: [{ at: 0m, from: { group: dba }, need: 1 }, { at: 2s, from: { group: oncall }, need: 1 }]\n    timeout: 120s\n";
+    let policy =
+        POLICY.replace("    stages: [{ at: 0m, from: { group: dba }, need: 1 }]\n    timeout: 25s\n", stages);
+    ensure!(policy.contains("oncall }, need"), "the policy was changed");
+    let slack = Slack::start().await?;
+    slack.member("U0OLA", "ola@example.com", json!({}));
+    let channel = slack_channel(&slack, "U0ANA")
+        .replace("group_channels: { dba: C0DBA }", "group_channels: { dba: C0DBA, oncall: C0ONCALL }")
+        .replace("approvers: { dba: [U0ANA] }", "approvers: { dba: [U0ANA], oncall: [U0OLA] }");
+    let world = world(&policy, &channel).await?;
+    let url = format!("{}/v1/channels/ops/slack", world.agent.api());
+    let job = world.start(&[ALTER])?;
+    let first = slack.card(ALTER).await?;
+    ensure!(first.channel == "C0DBA", "{first:?}");
+    let second = slack
+        .wait_for("the next group's card", |seen| {
+            seen.posted.iter().find(|posted| posted.channel == "C0ONCALL").cloned()
+        })
+        .await?;
+    ensure!(second.text().contains("escalated") && second.button("lockgate_approve").is_some(), "{second:?}");
+    slack
+        .wait_for("the first card says so", |seen| {
+            let edited = |posted: &&lockgate_tests::slack::Posted| {
+                posted.ts == first.ts && posted.channel == "C0DBA" && posted.text().contains("escalated")
+            };
+            seen.posted.iter().find(edited).map(drop)
+        })
+        .await?;
+    slack.click("U0OLA", &second, "lockgate_approve").accepted(&url).await?;
+    let done = job.done().await?;
+    ensure!(done.code == Some(0), "{done:?}");
+    slack
+        .wait_for("both cards without buttons", |seen| {
+            let over = seen.posted.iter().filter(|posted| {
+                posted.text().contains("approved by slack:T0ACME:U0OLA")
+                    && posted.button("lockgate_approve").is_none()
+            });
+            (over.count() == 2 && seen.posted.len() == 2).then_some(())
+        })
+        .await?;
+    ensure!(slack.seen().refused.is_empty(), "{:?}", slack.seen().refused);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_change_ticket_is_shown_everywhere_and_nobody_trusts_it() -> Result<()> {
+    let (slack, mail) = (Slack::start().await?, MailServer::start(&[])?);
+    let tickets = "identity:\n  tickets:\n  - { pattern: '\\b[A-Z]+-[0-9]+\\b', url: \"https://tickets.example.com/browse/{ticket}\" }\n";
+    let channels = slack_channel(&slack, "U0ANA") + &mail.channel("");
+    let world = world_with(POLICY, &channels, tickets).await?;
+    let environment = [
+        ("GITLAB_CI", "true"),
+        ("CI_PROJECT_PATH", "acme/billing"),
+        ("CI_COMMIT_BRANCH", "OPS-42-by-channel"),
+        ("CI_COMMIT_SHA", "6d734b7"),
+        ("CI_COMMIT_MESSAGE", "Add a column\n\nRefs: CHG-7 <!channel> https://evil.example\n"),
+        ("CI_JOB_URL", "https://gitlab.example.com/acme/billing/-/jobs/8"),
+    ];
+    let port = world.pg.port().to_string();
+    let command = lockgate_tests::job::psql("127.0.0.1", &port, "shop", &[ALTER]);
+    let uid = lockgate_tests::job::JOB_UID;
+    let job =
+        lockgate_tests::job::start(lockgate_tests::job::governed(&world.agent, uid, &environment, &command))?;
+    let request = world.receiver.requested(ALTER).await?;
+    let identity = &request.data()["identity"];
+    ensure!(
+        identity["ci"]["commit"] == "6d734b7" && identity["ci"]["ref"] == "refs/heads/OPS-42-by-channel",
+        "{identity:#}"
+    );
+    let expected = json!([
+        { "id": "OPS-42", "url": "https://tickets.example.com/browse/OPS-42", "source": "branch",
+          "assurance": "claimed", "standing": "in the branch; claimed, not confirmed" },
+        { "id": "CHG-7", "url": "https://tickets.example.com/browse/CHG-7", "source": "commit_message",
+          "assurance": "claimed", "standing": "in the commit message; claimed, not confirmed" },
+    ]);
+    ensure!(identity["tickets"] == expected, "{:#}", identity["tickets"]);
+    let card = slack.card(ALTER).await?.text();
+    let letter = mail.wait_for(1).await?.remove(0);
+    let id = request.data()["request_id"].as_str().context("an id")?.to_owned();
+    let shown = world.agent.cli(&["approvals", "show", &id])?;
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let letter = letter.replace("=\r\n", "").replace("=\n", "");
+    for (place, text) in [("the card", &card), ("the letter", &letter), ("approvals show", &shown)] {
+        for part in ["OPS-42", "CHG-7", "claimed, not confirmed", "https://tickets.example.com/browse/OPS-42"]
+        {
+            ensure!(text.contains(part), "{part:?} is missing in {place}: {text}");
+        }
+    }
+    ensure!(slack.seen().refused.is_empty(), "{:?}", slack.seen().refused);
+    let session = request.data()["session_id"].as_str().context("a session")?.to_owned();
+    Decision::on(&request, "approve", "ana@example.com", &["dba"]).accepted().await?;
+    ensure!(job.done().await?.code == Some(0));
+    let started = world.recorded("session_started", 1).await?;
+    ensure!(started.iter().any(|event| event.to_string().contains("\"OPS-42\"")), "{started:#?}");
+    let replayed = world.agent.cli(&["sessions", "replay", &session])?;
+    let replay = String::from_utf8_lossy(&replayed.stdout);
+    ensure!(replay.contains("OPS-42 (in the branch; claimed, not confirmed)"), "{replayed:?}");
     Ok(())
 }
 

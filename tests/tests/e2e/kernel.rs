@@ -17,7 +17,7 @@ use std::{
 /// A second for the alarm, and what a busy machine adds.
 const ALARM_WITHIN: Duration = Duration::from_secs(3);
 
-async fn eventually(
+pub(crate) async fn eventually(
     what: &str,
     within: Duration,
     mut holds: impl AsyncFnMut() -> Result<bool>,

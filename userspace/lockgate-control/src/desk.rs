@@ -11,6 +11,7 @@ use crate::{
     link::Links,
     notify::{
         Channels,
+        alarms::Alarms,
         channel::About,
         event::EventType,
         health::ChannelHealth,
@@ -48,6 +49,7 @@ pub(crate) struct Desk {
     pub(crate) ambient: Arc<dyn Ambient>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) channels: Channels,
+    pub(crate) alarms: Alarms,
     pub(crate) integrations: Vec<Integration>,
     pub(crate) local_approvers: BTreeMap<u32, Vec<GroupName>>,
     pub(crate) people: People,
@@ -140,6 +142,7 @@ impl Control {
             ambient,
             registry: Arc::default(),
             channels,
+            alarms: Alarms::default(),
             integrations,
             local_approvers: settings.local_approvers,
             people,

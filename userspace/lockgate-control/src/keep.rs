@@ -260,7 +260,7 @@ pub(crate) fn restore(desk: &Arc<Desk>, lasting: &Lasting) {
 /// What is on the shelf as the log says. What is not (edited, or an older copy put back) is taken off it, and told: it
 /// gives nobody anything.
 fn believed(
-    desk: &Desk,
+    desk: &Arc<Desk>,
     shelf: &dyn Shelf,
     all: Vec<(String, Vec<u8>)>,
     lasting: &Lasting,
@@ -287,7 +287,7 @@ fn believed(
         tracing::error!(detail, "the shelf");
         let count = u64::try_from(bad.len() + missing).ok();
         let kind = EventKind::Gap { stage: "shelf".to_owned(), count, detail };
-        desk.recorder.submit(vec![Event { at: desk.ambient.now(), session: None, kind }]);
+        desk.alarm(Event { at: desk.ambient.now(), session: None, kind });
     }
     for (name, _) in bad {
         if let Some(request) = name.parse().ok().filter(|id| lasting.left_open.contains(id)) {

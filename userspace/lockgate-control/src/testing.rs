@@ -20,7 +20,9 @@ use lockgate_model::{
     session::{ClientClaims, DefaultEffect, Mode, Protocol, Session, Target},
     sql::{RelationName, Risk, SqlClass, SqlEffect, SqlFacts},
     verdict::{ApprovalSpec, Effect, Exclude, Requirement, RuleHit, Stage as StageSpec, Verdict},
-    workload::{Ancestor, Assurance, CiAssurance, CiJob, IdentityKind, Process, Workload},
+    workload::{
+        Ancestor, Assurance, CiAssurance, CiJob, IdentityKind, Process, Ticket, TicketSource, Workload,
+    },
 };
 use parking_lot::Mutex;
 use sha2::Sha256;
@@ -362,6 +364,15 @@ fn alter() -> SqlFacts {
     }
 }
 
+pub(crate) fn ticket() -> Ticket {
+    Ticket {
+        id: "OPS-42".into(),
+        url: Some("https://tickets.example.com/browse/OPS-42".into()),
+        source: TicketSource::CommitMessage,
+        assurance: Assurance::Claimed,
+    }
+}
+
 /// uid 1001 (`build`), a CI job that ana triggered.
 fn a_session(id: SessionId, principal: &str, now: Timestamp) -> Session {
     let process = Process {
@@ -386,6 +397,9 @@ fn a_session(id: SessionId, principal: &str, now: Timestamp) -> Session {
         run_url: Some("https://ci.example.com/acme/billing/runs/4711".into()),
         git_ref: Some("refs/heads/main".into()),
         commit: Some("6d734b7".into()),
+        commit_message: Some("OPS-42: note what was agreed".into()),
+        source_branch: Some("ops-42-notes".into()),
+        merge_request: Some("Notes on orders".into()),
         actor: Some("bert".into()),
         triggering_actor: Some("carla".into()),
         ..CiJob::default()
@@ -420,6 +434,7 @@ fn a_session(id: SessionId, principal: &str, now: Timestamp) -> Session {
             container: None,
             pod: None,
             ci: Some(ci),
+            tickets: vec![ticket()],
         }),
         principal: Principal {
             kind: IdentityKind::CiJob,

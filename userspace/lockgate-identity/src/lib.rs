@@ -18,12 +18,14 @@ mod looks;
 mod memo;
 mod settings;
 mod telemetry;
+mod tickets;
 mod token_file;
 mod turns;
 
 pub use http::HttpError;
 pub use settings::{
-    BoundTokenSettings, CiProvider, IdentitySettings, Issuer, KindRule, Kubernetes, Provider, TokenCarrier,
+    BoundTokenSettings, CiProvider, IdentitySettings, Issuer, KindRule, Kubernetes, Provider, TicketRule,
+    TokenCarrier,
 };
 pub use telemetry::describe_metrics;
 pub(crate) use token_file::TokenFile;
@@ -39,6 +41,7 @@ use lockgate_model::{
 };
 use looks::Looks;
 use std::{sync::Arc, time::Duration};
+use tickets::{Annotations, Tickets};
 use turns::Turns;
 
 /// Workloads that are confirmed at one time: each may wait for servers, and holds a process's secrets meanwhile.
@@ -61,6 +64,9 @@ pub enum SetUpError {
     /// One glob.
     #[error("{0:?} is no glob: {1}")]
     Glob(String, String),
+    /// One kind of ticket.
+    #[error("identity.tickets: {0:?}: {1}")]
+    Ticket(String, String),
     /// What is kept of earlier jobs.
     #[error("which workloads jobs belong to cannot be read: {0}")]
     Bindings(std::io::Error),
@@ -78,6 +84,7 @@ pub struct Identity {
     cluster: Option<Cluster>,
     jobs: Jobs,
     kinds: Kinds,
+    tickets: Tickets,
     turns: Turns,
     looks: Looks,
 }
@@ -99,22 +106,25 @@ impl Identity {
             Some(shelf) => FirstSeen::kept_on(shelf, seconds(&*ambient)).map_err(SetUpError::Bindings)?,
             None => FirstSeen::default(),
         };
-        let cluster = settings.kubernetes.as_ref().map(|kubernetes| Cluster::start(kubernetes, skew));
+        let tickets = Tickets::compile(&settings.tickets)?;
+        let cluster =
+            settings.kubernetes.as_ref().map(|cluster| Cluster::start(cluster, skew, tickets.annotations()));
         Ok(Self {
             ambient,
             wait: settings.wait,
             cluster: cluster.transpose()?,
             jobs: Jobs::new(&settings, seen)?,
             kinds: Kinds::compile(&settings.kinds)?,
+            tickets,
             turns: Turns::new(AT_ONCE, AT_ONCE_PER_CGROUP),
             looks: Looks::new(witness),
         })
     }
 
-    async fn confirmed(&self, flow: &Flow, workload: &mut Workload) {
+    async fn confirmed(&self, flow: &Flow, workload: &mut Workload, annotations: &mut Annotations) {
         let now = seconds(&*self.ambient);
         if let Some(cluster) = &self.cluster {
-            cluster.name(workload).await;
+            *annotations = cluster.name(workload).await;
             if let Some(pod) = workload.pod.as_mut().filter(|pod| pod.is_named() && cluster.wants_tokens()) {
                 let token = self.looks.look(flow, |witness, flow| witness.service_account_token(flow)).await;
                 cluster.prove(pod, token.flatten(), now).await;
@@ -135,14 +145,15 @@ impl Confirmer for Identity {
     fn confirm<'a>(&'a self, flow: &'a Flow, mut workload: Workload) -> BoxFuture<'a, Workload> {
         Box::pin(async move {
             let before = workload.clone();
+            let mut annotations = Annotations::new();
             let work = async {
                 let _turn = self.turns.take(flow.process.cgroup_id).await;
-                self.confirmed(flow, &mut workload).await;
+                self.confirmed(flow, &mut workload, &mut annotations).await;
             };
             let in_time = tokio::time::timeout(self.wait, work).await.is_ok();
             if !in_time {
                 // What was confirmed until then may be half of it.
-                workload = before;
+                workload = before.clone();
                 let why = format!("nothing was confirmed within {} ms", self.wait.as_millis());
                 if let Some(pod) = &mut workload.pod {
                     pod.unconfirmed = Some(why.clone());
@@ -153,6 +164,7 @@ impl Confirmer for Identity {
                 crate::telemetry::unconfirmed("late");
             }
             self.kinds.apply(&mut workload);
+            workload.tickets = self.tickets.of(before.ci.as_ref(), &workload, &annotations);
             workload
         })
     }

@@ -18,6 +18,21 @@ pub struct IdentitySettings {
     pub providers: Vec<Provider>,
     /// What kind of actor a workload is, first match first.
     pub kinds: Vec<KindRule>,
+    /// What change tickets look like.
+    pub tickets: Vec<TicketRule>,
+}
+
+/// One entry of `identity.tickets`.
+#[derive(Clone, Debug, Default)]
+pub struct TicketRule {
+    /// A regular expression; its first group is the ticket, or all of it when it has none.
+    pub pattern: String,
+    /// Where a person can look at it; `{ticket}` stands for its id.
+    pub url: Option<String>,
+    /// Where to look; empty: everywhere.
+    pub from: Vec<lockgate_model::workload::TicketSource>,
+    /// The pods' annotation that may name one.
+    pub annotation: Option<String>,
 }
 
 /// `identity.kubernetes`
@@ -134,4 +149,14 @@ pub struct KindRule {
     pub repositories: Vec<String>,
     /// Accounts that own or triggered confirmed jobs (`dependabot[bot]`).
     pub actors: Vec<String>,
+}
+
+impl TicketRule {
+    /// Whether pattern and address can be used.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn check(&self) -> Result<(), crate::SetUpError> {
+        crate::tickets::Tickets::compile(std::slice::from_ref(self)).map(drop)
+    }
 }

@@ -254,6 +254,7 @@ pub(crate) fn plain(pid: u32) -> Workload {
         container: None,
         pod: None,
         ci: None,
+        tickets: Vec::new(),
     }
 }
 

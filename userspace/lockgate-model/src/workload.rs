@@ -85,6 +85,9 @@ pub struct Workload {
     /// CI job facts, with an assurance of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ci: Option<CiJob>,
+    /// Change tickets that its surroundings name, bounded. Shown to approvers; nothing is decided by them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tickets: Vec<Ticket>,
 }
 
 impl Workload {
@@ -100,6 +103,7 @@ impl Workload {
             container: None,
             pod: None,
             ci: None,
+            tickets: Vec::new(),
         }
     }
 }
@@ -287,6 +291,15 @@ pub struct CiJob {
     /// Who wrote that commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit_author: Option<String>,
+    /// What that commit says it does, bounded, in one line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit_message: Option<String>,
+    /// The branch that a pull or merge request wants to merge, or that was pushed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_branch: Option<String>,
+    /// The title of the pull or merge request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merge_request: Option<String>,
     /// `push`, `pull_request`, …
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event_name: Option<String>,
@@ -326,5 +339,60 @@ pub struct CiAssurance(pub Assurance);
 impl Default for CiAssurance {
     fn default() -> Self {
         Self(Assurance::Claimed)
+    }
+}
+
+/// A change ticket that something around a workload names: a label for people, never a reason to allow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ticket {
+    /// `OPS-42`
+    pub id: String,
+    /// Where a person can look at it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// What names it.
+    pub source: TicketSource,
+    /// How sure it is that this source says so; whether the ticket is about this change, nobody vouches for.
+    pub assurance: Assurance,
+}
+
+/// Where a ticket was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TicketSource {
+    /// The ref or source branch of the job.
+    Branch,
+    /// The message of its commit.
+    CommitMessage,
+    /// The title of its pull or merge request.
+    MergeRequest,
+    /// An annotation of its pod.
+    Annotation,
+}
+
+impl TicketSource {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::Branch, Self::CommitMessage, Self::MergeRequest, Self::Annotation];
+
+    /// In words for an approver: "in the branch".
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Branch => "in the branch",
+            Self::CommitMessage => "in the commit message",
+            Self::MergeRequest => "in the merge request's title",
+            Self::Annotation => "in the pod's annotation",
+        }
+    }
+}
+
+impl Ticket {
+    /// How sure it is, in words for an approver.
+    pub fn vouched(&self) -> &'static str {
+        match self.assurance {
+            Assurance::Claimed => "claimed, not confirmed",
+            Assurance::Kernel => "as the kernel says",
+            Assurance::Platform => "as the platform says",
+            Assurance::Attested => "as its issuer or provider confirms",
+        }
     }
 }

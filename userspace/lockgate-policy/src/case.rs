@@ -362,6 +362,8 @@ fn workload(given: &GivenIdentity) -> Workload {
         runner: given.runner.clone(),
         established_by: None,
         unconfirmed: None,
+        // What changes say of themselves decides nothing, so no test has to give it.
+        ..CiJob::default()
     });
     let kind = match (given.kind, &ci) {
         (Some(kind), _) => kind.0,
@@ -396,6 +398,7 @@ fn workload(given: &GivenIdentity) -> Workload {
         }),
         pod: given_pod(given, assurance),
         ci,
+        tickets: Vec::new(),
     }
 }
 

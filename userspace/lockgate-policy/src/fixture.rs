@@ -45,6 +45,7 @@ pub(crate) fn session() -> Session {
             commit_author: Some("Cleo <cleo@example.com>".to_owned()),
             ..CiJob::default()
         }),
+        tickets: Vec::new(),
     };
     let addr = "127.0.0.1:5432".parse().unwrap();
     Session {

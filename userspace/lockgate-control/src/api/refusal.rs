@@ -155,7 +155,7 @@ fn count_later(desk: &Arc<Desk>, caller: Caller) {
             metrics::counter!("lockgate_events_dropped_total", "stage" => "refused_decisions")
                 .increment(over);
             tracing::warn!(over, ?caller, "refused decisions were counted, not recorded one by one");
-            later.recorder.submit(vec![Event {
+            later.alarm(Event {
                 at: later.ambient.now(),
                 session: None,
                 kind: EventKind::Gap {
@@ -163,7 +163,7 @@ fn count_later(desk: &Arc<Desk>, caller: Caller) {
                     count: Some(over),
                     detail: "decisions refused faster than they are recorded one by one".to_owned(),
                 },
-            }]);
+            });
         },
         &desk.runtime,
     );

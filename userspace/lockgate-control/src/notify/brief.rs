@@ -58,7 +58,7 @@ impl Brief {
         let mut facts = Facts(Vec::new());
         facts.gather(data);
         Self {
-            heading: heading(kind),
+            heading: heading(kind, data["stage"].as_str().unwrap_or_default()),
             rehearsal: data["rehearsal"].as_bool().unwrap_or(false),
             summary: one_line(&text(&data["summary"])),
             statement_cut: is_cut(data, "/operation/statement"),
@@ -76,8 +76,14 @@ impl Brief {
 }
 
 /// What each kind of message is called; never anybody's text.
-fn heading(kind: EventType) -> &'static str {
+fn heading(kind: EventType, stage: &str) -> &'static str {
     match kind {
+        EventType::Gap => match stage {
+            "hook_lost" => "ALARM: a capture hook was taken away",
+            "kernel_events" => "ALARM: reports from the kernel are missing",
+            "shelf" => "ALARM: what outlives a restart was changed",
+            _ => "ALARM: a gap in the record",
+        },
         EventType::Requested => "Approval needed",
         EventType::Updated => "Approval needed, more was added",
         EventType::Escalated => "Approval still needed, escalated",
@@ -91,8 +97,7 @@ fn heading(kind: EventType) -> &'static str {
         EventType::GlassOverdue => "Emergency override not reviewed",
         EventType::SessionStarted => "Session started",
         EventType::SessionEnded => "Session ended",
-        EventType::Gap => "Gap in the record",
-        EventType::Bypass => "Connection past lockgate",
+        EventType::Bypass => "ALARM: a connection went past lockgate",
     }
 }
 
@@ -218,6 +223,14 @@ impl Facts {
         let attempt = text(&ci["run_attempt"]);
         let attempt = if attempt.is_empty() { attempt } else { format!(", attempt {attempt}") };
         self.put("Run", run.map(|run| format!("{run}{attempt}")).unwrap_or_default());
+        self.put("Commit message", text(&ci["commit_message"]));
+        self.put("Source branch", text(&ci["source_branch"]));
+        self.put("Merge request", text(&ci["merge_request"]));
+        for ticket in list(&identity["tickets"]) {
+            let (id, standing, url) = (text(&ticket["id"]), text(&ticket["standing"]), text(&ticket["url"]));
+            let url = if url.is_empty() { url } else { format!(" {url}") };
+            self.put("Change ticket", format!("{id} ({standing}){url}"));
+        }
         self.put("CI facts are", joined(&ci["assurance"], "by", &ci["established_by"]));
         self.put("CI not confirmed", text(&ci["unconfirmed"]));
         let pod = &identity["pod"];
@@ -279,7 +292,12 @@ impl Facts {
         self.put("Reason", text(&data["reason"]));
         self.put("Ticket", text(&data["ticket"]));
         self.put("Until", text(&data["ends_at"]));
-        self.put("Stage", text(&data["stage"]));
+        if data["stage"].is_string() {
+            self.put("Stage", text(&data["stage"]));
+            self.put("How often", text(&data["count"]));
+            self.put("Node", text(&data["node"]));
+            self.put("When", text(&data["happened_at"]));
+        }
         self.put("Ended because", text(&data["closing"]["reason"]));
         self.put("Session", text(&data["session_id"]));
     }

@@ -2,7 +2,7 @@
 
 use super::{
     event::EventType,
-    health::Health,
+    health::{Health, Standing},
     retry::{self, Answer, Next, Urgency},
     transport::{Parcel, Transport},
 };
@@ -173,6 +173,7 @@ impl Channel {
             metrics::counter!("lockgate_events_dropped_total", "stage" => "notify").increment(1);
             note(&self.around, &self.label, &message, None, Some(why.to_owned()));
             self.health.failed(self.around.ambient.now(), why);
+            self.health.given_up();
         }
     }
 }
@@ -232,6 +233,7 @@ impl Task {
             let due = self.scheduled.first_key_value().map(|((due, _), _)| *due);
             let due = due.map(|due| self.resumes.map_or(due, |resumes| due.max(resumes)));
             let may_start = self.under_way.len() < IN_FLIGHT_MAX;
+            self.tell_standing(due);
             // Every arm is cancel-safe: receive, join, sleep, cancelled.
             tokio::select! {
                 Some(message) = self.inbox.recv(), if self.scheduled.len() < SCHEDULED_MAX => {
@@ -253,6 +255,17 @@ impl Task {
                 else => return,
             }
         }
+    }
+
+    /// What people see of what waits here.
+    fn tell_standing(&self, due: Option<Instant>) {
+        let next_attempt_at =
+            due.map(|due| self.around.ambient.now() + due.saturating_duration_since(Instant::now()));
+        self.health.stands(Standing {
+            scheduled: self.scheduled.len(),
+            under_way: self.under_way.len(),
+            next_attempt_at,
+        });
     }
 
     fn schedule(&mut self, due: Instant, message: Message) {
@@ -296,6 +309,9 @@ impl Task {
         match &error {
             None => self.health.delivered(now),
             Some(error) => self.health.failed(now, error),
+        }
+        if next == Next::GiveUp {
+            self.health.given_up();
         }
         note(&self.around, &self.label, &message, status, error);
         match next {
@@ -349,8 +365,14 @@ fn note(around: &Surroundings, label: &str, message: &Message, status: Option<u1
         About::Glass(glass) => {
             (None, EventKind::Alerted { about: glass.id.to_string(), channel, attempt, status, error })
         }
-        // What is told of a session is no step of a request, and would tell of itself without end.
-        About::Happening(_) => return,
+        About::Happening(event) => match &event.kind {
+            EventKind::Gap { stage, .. } => (
+                None,
+                EventKind::Alerted { about: format!("alarm:{stage}"), channel, attempt, status, error },
+            ),
+            // What is told of a session is no step of a request, and would tell of itself without end.
+            _ => return,
+        },
         About::Case(_) | About::Bundle(_) => {
             // Of a bundle the first request's record says it; which belong to it is recorded.
             let Some(case) = message.about.first() else { return };

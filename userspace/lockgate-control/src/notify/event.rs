@@ -117,6 +117,17 @@ impl EventType {
         }
     }
 
+    /// True for what somebody should look at although nobody asked for anything.
+    pub(crate) fn is_alarm(self) -> bool {
+        match self {
+            Self::Gap | Self::Bypass => true,
+            Self::Requested | Self::Updated | Self::Escalated => false,
+            Self::Approved | Self::Denied | Self::Expired | Self::Cancelled => false,
+            Self::GlassUsed | Self::GlassEnded | Self::GlassOverdue => false,
+            Self::Consumed | Self::SessionStarted | Self::SessionEnded => false,
+        }
+    }
+
     /// True while a client waits for what people do with it.
     pub(crate) fn is_waiting(self) -> bool {
         match self {
@@ -151,7 +162,8 @@ fn made(desk: &Desk, message: &Message) -> (Value, Vec<u8>) {
         About::Glass(glass) => (json!(glass.id), GLASS_SCHEMA, json!({ "id": glass.id }), of_glass(glass)),
         About::Happening(event) => {
             let facts = view::happening(event);
-            (json!(event.session), HAPPENING_SCHEMA, json!({ "session_id": event.session }), facts)
+            let fixed = json!({ "session_id": event.session, "node": desk.node, "happened_at": event.at });
+            (json!(event.session), HAPPENING_SCHEMA, fixed, facts)
         }
     };
     let envelope = |data: Value| {

@@ -9,8 +9,8 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// By `events:`, entries of which are a type or `prefix.*`; without it, calls for decisions, emergency overrides, and with
-    /// `follow_ups` how requests ended.
+    /// By `events:`, entries of which are a type or `prefix.*`; without it, calls for decisions, emergency overrides, alarms
+    /// (connections past lockgate, gaps in what is seen and recorded), and with `follow_ups` how requests ended.
     ///
     /// # Errors
     /// The entry that means nothing.
@@ -38,9 +38,27 @@ impl Events {
             EventType::GlassUsed | EventType::GlassEnded | EventType::GlassOverdue => true,
             EventType::Approved | EventType::Denied | EventType::Expired | EventType::Cancelled => follow_ups,
             EventType::Consumed | EventType::SessionStarted | EventType::SessionEnded => false,
-            EventType::Gap | EventType::Bypass => false,
+            EventType::Gap | EventType::Bypass => true,
         };
         Self { wanted: EVENT_TYPES.into_iter().filter(usual).collect() }
+    }
+
+    /// The same for what is edited in place: whoever shows requests with buttons shows how they went on, whatever
+    /// `events:` names, or its buttons would outlive what they decide.
+    pub(crate) fn of_cards(mut self) -> Self {
+        if self.wants(EventType::Requested) {
+            let follow = [
+                EventType::Updated,
+                EventType::Escalated,
+                EventType::Approved,
+                EventType::Denied,
+                EventType::Expired,
+                EventType::Cancelled,
+            ];
+            self.wanted
+                .extend(follow.into_iter().filter(|kind| !self.wanted.contains(kind)).collect::<Vec<_>>());
+        }
+        self
     }
 
     pub(crate) fn wants(&self, kind: EventType) -> bool {
@@ -75,6 +93,22 @@ mod tests {
         let usual = Events::new(None, false).unwrap();
         assert!(usual.wants(EventType::Escalated) && !usual.wants(EventType::Denied));
         assert!(!Events::new(None, true).unwrap().wants(EventType::SessionEnded));
+        for follow_ups in [true, false] {
+            let usual = Events::new(None, follow_ups).unwrap();
+            assert!(usual.wants(EventType::Gap) && usual.wants(EventType::Bypass), "alarms go to everybody");
+        }
+    }
+
+    #[test]
+    fn a_card_follows_its_request_whatever_is_named() {
+        let of = |entry: &str| Events::new(Some(&[entry.to_owned()]), true).unwrap().of_cards();
+        let asks = of("lockgate.approval.requested");
+        for kind in [EventType::Escalated, EventType::Denied, EventType::Expired, EventType::Cancelled] {
+            assert!(asks.wants(kind), "{kind:?}");
+        }
+        assert!(!asks.wants(EventType::GlassUsed) && !asks.wants(EventType::Consumed));
+        let tells = of("lockgate.breakglass.used");
+        assert!(!tells.wants(EventType::Denied), "no card, nothing to edit");
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Tells channels of what the data plane records: sessions, gaps, used approvals. It listens where events go to the
-//! record, so nothing is told that was not recorded first, and nobody waits for it. Without a channel that wants any of
-//! it, nothing stands in between.
+//! Tells channels of what others record: the data plane's sessions and used approvals, the kernel side's alarms. It listens
+//! where events go to the record, so nothing is told that was not recorded first, and nobody waits for it. Without a
+//! channel that wants any of it, nothing stands in between.
 
-use super::{channel::About, event::EventType};
+use super::{alarms, channel::About, event::EventType};
 use crate::{Control, desk::Desk};
 use lockgate_model::{
     event::{Event, EventKind},
@@ -10,19 +10,26 @@ use lockgate_model::{
 };
 use std::sync::{Arc, Weak};
 
-/// What only a herald tells.
-const HEARD: [EventType; 5] = [
-    EventType::Consumed,
-    EventType::SessionStarted,
-    EventType::SessionEnded,
-    EventType::Gap,
-    EventType::Bypass,
-];
+/// What is told of the data plane.
+const HEARD: [EventType; 3] = [EventType::Consumed, EventType::SessionStarted, EventType::SessionEnded];
+
+/// What is told of whatever watches.
+const ALARMS: [EventType; 2] = [EventType::Gap, EventType::Bypass];
 
 impl Control {
     /// The recorder to give to the data plane: what it records is told to the channels that want it.
     pub fn heard(&self, recorder: Arc<dyn Recorder>) -> Arc<dyn Recorder> {
-        if HEARD.into_iter().any(|kind| self.desk.channels.want(kind)) {
+        self.told(recorder, &HEARD)
+    }
+
+    /// The recorder to give to what watches (capture, observation): the gaps and bypasses that it records are told to the
+    /// channels that want them, the first of a kind at once, a storm of them gathered.
+    pub fn alarms(&self, recorder: Arc<dyn Recorder>) -> Arc<dyn Recorder> {
+        self.told(recorder, &ALARMS)
+    }
+
+    fn told(&self, recorder: Arc<dyn Recorder>, kinds: &[EventType]) -> Arc<dyn Recorder> {
+        if kinds.iter().any(|kind| self.desk.channels.want(*kind)) {
             Arc::new(Herald { recorder, desk: Arc::downgrade(&self.desk) })
         } else {
             recorder
@@ -84,8 +91,12 @@ fn kind(event: &Event) -> Option<EventType> {
     }
 }
 
-fn tell(desk: &Arc<Desk>, event: Event) {
+/// Tells what was recorded, if it is worth telling.
+pub(super) fn tell(desk: &Arc<Desk>, event: Event) {
     let Some(kind) = kind(&event) else { return };
+    if kind.is_alarm() {
+        return alarms::sound(desk, kind, event);
+    }
     let about = match &event.kind {
         EventKind::Forwarded { approval: Some(request), .. } => {
             // One that is forgotten already was told of when it was decided.

@@ -4,11 +4,13 @@
 //! Whatever the channel, what it tells is made from one event ([`event`]), so masks hold for all of them; [`brief`] puts
 //! it into words for people. Who may decide is judged elsewhere (`api::vote`).
 
+pub(crate) mod alarms;
 pub(crate) mod brief;
 pub(crate) mod channel;
 pub(crate) mod email;
 pub(crate) mod event;
 pub(crate) mod events;
+pub(crate) mod guard;
 pub mod health;
 pub(crate) mod herald;
 pub(crate) mod http;
@@ -140,7 +142,7 @@ fn prepare(settings: ChannelSettings) -> Result<Prepared, ControlError> {
             (name, events, Transport::Webhook(Box::new(Webhook::new(webhook)?)))
         }
         ChannelSettings::Slack(slack) => {
-            let events = Events::new(slack.events.as_deref(), true).map_err(bad)?;
+            let events = Events::new(slack.events.as_deref(), true).map_err(bad)?.of_cards();
             (name, events, Transport::Slack(Arc::new(Slack::new(slack)?)))
         }
         ChannelSettings::Email(email) => {

@@ -21,7 +21,7 @@ pub struct WebhookSettings {
     pub speaks_for: Vec<GroupName>,
     /// PEM certificates trusted instead of the public roots.
     pub ca_pem: Option<Vec<u8>>,
-    /// Lets `url`'s host *name* resolve to a private address.
+    /// Lets `url`'s host *name* resolve to a private address, and `url` name a link-local one.
     pub allow_private: bool,
     /// Also tell it how a request went on (escalated, approved, denied, expired, cancelled).
     pub follow_ups: bool,
@@ -71,6 +71,18 @@ impl ChannelSettings {
             Self::Webhook(webhook) => &webhook.name,
         }
     }
+
+    /// Whether a channel can be made of it: what [`crate::Control::start`] would say, for one channel, before anything runs.
+    ///
+    /// # Errors
+    /// The key to change.
+    pub fn check(self) -> Result<(), crate::ControlError> {
+        crate::settings::check_names(std::iter::once(self.name()))?;
+        if let Self::Webhook(webhook) = &self {
+            crate::settings::integrations(std::iter::once(webhook))?;
+        }
+        super::prepare(self).map(drop)
+    }
 }
 
 /// `kind: slack`
@@ -94,6 +106,8 @@ pub struct SlackSettings {
     pub events: Option<Vec<String>>,
     /// Instead of `https://slack.com/api/`: for a receiver that stands in for Slack.
     pub api_url: Option<String>,
+    /// Lets `api_url`'s host *name* resolve to a private address.
+    pub allow_private: bool,
     /// PEM certificates trusted instead of the public roots.
     pub ca_pem: Option<Vec<u8>>,
 }

@@ -207,6 +207,16 @@ async fn the_body_says_everything_an_approver_needs() {
         (&data["identity"]["ci"]["assurance"], json!("platform")),
         (&data["identity"]["ci"]["run_url"], json!("https://ci.example.com/acme/billing/runs/4711")),
         (&data["identity"]["ci"]["commit"], json!("6d734b7")),
+        (&data["identity"]["ci"]["commit_message"], json!("OPS-42: note what was agreed")),
+        (&data["identity"]["ci"]["source_branch"], json!("ops-42-notes")),
+        (&data["identity"]["ci"]["merge_request"], json!("Notes on orders")),
+        (
+            &data["identity"]["tickets"],
+            json!([{
+                "id": "OPS-42", "url": "https://tickets.example.com/browse/OPS-42", "source": "commit_message",
+                "assurance": "claimed", "standing": "in the commit message; claimed, not confirmed",
+            }]),
+        ),
         (&data["identity"]["ci"]["ref"], json!("refs/heads/main")),
         (&data["identity"]["ci"]["actor"], json!("bert")),
         (&data["identity"]["ci"]["triggering_actor"], json!("carla")),
@@ -415,4 +425,98 @@ async fn https_is_verified_against_the_configured_authority_and_no_other() {
     };
     assert!(wary.3.as_deref().unwrap().to_lowercase().contains("certificate"), "{wary:?}");
     drop(pending);
+}
+
+/// Signs and verifies by the crate itself, not by ours: seeds of RFC 8032's first and second test.
+#[tokio::test]
+async fn ed25519_both_ways_with_rotation() {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use ed25519_dalek::{Signature, Signer, SigningKey};
+    use tower::ServiceExt;
+    let seed = |text: &str| SigningKey::from_bytes(&hex::decode(text).unwrap().try_into().unwrap());
+    let old = seed("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60");
+    let new = seed("4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb");
+    let private = |key: &SigningKey| format!("whsk_{}", STANDARD.encode(key.to_bytes()));
+    let public = |key: &SigningKey| format!("whpk_{}", STANDARD.encode(key.verifying_key().to_bytes()));
+    let receiver = Receiver::new(|_| 200).await;
+    let mut hook =
+        webhook("approvals", &receiver.url(), &format!("{} {}", public(&old), public(&new)), &["dba"]);
+    hook.secret = Some(lockgate_model::Secret::new(format!("{} {} {SECRET}", private(&old), private(&new))));
+    let stage = Stage::new(vec![hook]);
+    let mut pending = open(&stage, Ask { need: 2, ..Ask::default() }).await;
+    // Outwards: one signature a key, each verified by whoever has its public half, or the symmetric one.
+    let got = receiver.next().await;
+    let (id, stamp) = (got.header("webhook-id"), got.header("webhook-timestamp"));
+    let signed = [format!("{id}.{stamp}.").as_bytes(), &got.body].concat();
+    let signatures: Vec<&str> = got.header("webhook-signature").split(' ').collect();
+    assert_eq!(signatures.len(), 3, "{signatures:?}");
+    for (signature, key) in signatures.iter().zip([&old, &new]) {
+        let bytes = STANDARD.decode(signature.strip_prefix("v1a,").unwrap()).unwrap();
+        let signature = Signature::from_slice(&bytes).unwrap();
+        key.verifying_key().verify_strict(&signed, &signature).unwrap();
+    }
+    assert_eq!(signatures[2], reference_signature(SECRET, id, stamp, &got.body));
+    // Inwards: with either key of the rotation, and with no other.
+    let event = parse(&got.body);
+    let decide = async |key: &SigningKey, message: &str, person: &str| {
+        let body = json!({
+            "type": "lockgate.decision",
+            "timestamp": stage.now().to_string(),
+            "data": {
+                "request_id": event["data"]["request_id"], "command_digest": event["data"]["command_digest"],
+                "decision": "approve", "reason": "planned", "decided_by": { "id": person, "groups": ["dba"] },
+            },
+        })
+        .to_string();
+        let stamp = stage.now().as_second().to_string();
+        let signature = key.sign(format!("{message}.{stamp}.{body}").as_bytes());
+        let request = axum::http::Request::post(format!(
+            "/v1/approvals/{}/decision",
+            event["data"]["request_id"].as_str().unwrap()
+        ))
+        .header("webhook-id", message)
+        .header("webhook-timestamp", stamp)
+        .header("webhook-signature", format!("v1a,{}", STANDARD.encode(signature.to_bytes())))
+        .body(axum::body::Body::from(body))
+        .unwrap();
+        let router = crate::finish(stage.control.public_router());
+        router.oneshot(request).await.unwrap().status().as_u16()
+    };
+    let stranger = SigningKey::from_bytes(&[7; 32]);
+    assert_eq!(decide(&stranger, "msg_0", "ana@example.com").await, 401);
+    assert_eq!(decide(&old, "msg_1", "ana@example.com").await, 200);
+    assert_eq!(decide(&old, "msg_1", "ana@example.com").await, 409, "a repeat has no effect");
+    assert_eq!(decide(&new, "msg_2", "bo@example.com").await, 200);
+    while pending.changed().await.resolution.is_none() {}
+    assert_eq!(stage.log.resolutions(), ["approved"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_with_a_dead_channel_is_seen_and_when_it_is_tried() {
+    let dead = Script::always(Duration::ZERO, Answer::Failed("Connection refused (os error 111)".into()));
+    let well = Script::always(Duration::ZERO, status(200));
+    let stage = Stage::scripted(vec![("dead", dead), ("well", well)]);
+    assert!(
+        stage.control.channels().iter().all(|channel| channel.attempted_at.is_none() && channel.queued == 0)
+    );
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        waiting.push(open(&stage, Ask::default()).await);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let health = stage.control.channels();
+    let (dead, well) = (&health[0], &health[1]);
+    assert_eq!((dead.name.as_str(), dead.state, dead.failures), ("webhook:dead", "failing", 20));
+    assert_eq!((dead.queued, dead.delivered_at, dead.given_up), (20, None, 0));
+    let next = dead.next_attempt_at.unwrap();
+    let within = stage.now()..=(stage.now() + Duration::from_secs(5));
+    assert!(within.contains(&next), "{next}");
+    assert!(dead.remedy.unwrap().contains("is the receiver running"));
+    assert_eq!((well.state, well.queued, well.delivered, well.remedy), ("ok", 0, 20, None));
+    assert!(well.delivered_at.is_some() && well.next_attempt_at.is_none());
+    drop(waiting);
+    // How it ended is told on a schedule that ends: then the messages are given up, and that is seen, too.
+    tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+    let dead = &stage.control.channels()[0];
+    assert_eq!((dead.queued, dead.given_up, dead.next_attempt_at), (0, 20, None));
 }

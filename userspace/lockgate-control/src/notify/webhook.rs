@@ -3,7 +3,8 @@
 use super::{
     channel::Message,
     event,
-    http::{Http, parse_url},
+    guard::parse_url,
+    http::Http,
     retry::Answer,
     settings::WebhookSettings,
     signing::{SigningKeys, Use},
@@ -42,8 +43,8 @@ impl Webhook {
                 "expected a key to sign with; only a template may do without".to_owned(),
             ));
         }
-        let url = parse_url(&settings.url)
-            .map_err(|detail| ControlError::Url { name: name.clone(), detail: detail.to_owned() })?;
+        let url = parse_url(&settings.url, settings.allow_private)
+            .map_err(|detail| ControlError::Url { name: name.clone(), detail })?;
         let template = settings.template.as_ref().map(Template::new).transpose();
         let template = template.map_err(|detail| bad("template", detail))?;
         let mut headers = Vec::new();

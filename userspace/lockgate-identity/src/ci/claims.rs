@@ -38,6 +38,7 @@ pub(super) fn github(claims: &Claims) -> Result<(String, CiJob), TokenError> {
         run_url: Some(format!("https://github.com/{repository}/actions/runs/{run_id}"))
             .filter(|_| claims.text("iss") == Some("https://token.actions.githubusercontent.com")),
         git_ref: text(claims, "ref"),
+        source_branch: text(claims, "head_ref").filter(|branch| !branch.is_empty()),
         ref_protected: claims.flag("ref_protected"),
         commit: text(claims, "sha"),
         event_name: text(claims, "event_name"),

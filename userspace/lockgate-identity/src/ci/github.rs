@@ -5,7 +5,7 @@
 //! have a job of that run in progress on exactly that runner. A process that is older than the job belongs to another, and
 //! so does one that is younger than the answer: a runner has one job after the other, a second apart.
 
-use super::{Found, Vouched};
+use super::{Found, Vouched, one_line};
 use crate::{
     CiProvider, Provider, SetUpError,
     http::{self, Http, HttpError},
@@ -93,6 +93,10 @@ struct Run {
     run_attempt: u64,
     event: String,
     head_sha: String,
+    #[serde(default)]
+    head_branch: Option<String>,
+    #[serde(default)]
+    display_title: Option<String>,
     html_url: String,
     #[serde(default)]
     actor: Option<Account>,
@@ -117,6 +121,8 @@ struct Repository {
 struct HeadCommit {
     #[serde(default)]
     author: Option<Author>,
+    #[serde(default)]
+    message: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -298,7 +304,10 @@ fn facts(run: Run, job: Job, runner: &str, host: &str) -> CiJob {
     let login = |account: Option<Account>| account.map(|account| account.login);
     // `.github/workflows/deploy.yml`, and with `@REF` behind for one that is called.
     let file = run.path.split('@').next().and_then(|path| path.rsplit('/').next()).map(str::to_owned);
-    let author = run.head_commit.and_then(|commit| commit.author);
+    let (author, message) = run.head_commit.map_or((None, None), |commit| (commit.author, commit.message));
+    // For other events it is the commit's first line again.
+    let of_request = matches!(run.event.as_str(), "pull_request" | "pull_request_target");
+    let merge_request = run.display_title.filter(|_| of_request);
     let id = job.id.to_string();
     CiJob {
         provider: CiProvider::GithubActions.as_str().to_owned(),
@@ -310,6 +319,9 @@ fn facts(run: Run, job: Job, runner: &str, host: &str) -> CiJob {
         run_url: Some(run.html_url),
         // `head_branch` is a tag's name as well as a branch's: a tag called `main` must not become refs/heads/main.
         git_ref: None,
+        source_branch: run.head_branch.and_then(|branch| one_line(&branch)),
+        commit_message: message.and_then(|message| one_line(&message)),
+        merge_request: merge_request.and_then(|title| one_line(&title)),
         commit: Some(run.head_sha),
         commit_author: author.map(|author| format!("{} <{}>", author.name, author.email)),
         event_name: Some(run.event),

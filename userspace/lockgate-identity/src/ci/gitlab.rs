@@ -3,7 +3,7 @@
 //! `GET /api/v4/job` names the job that a CI_JOB_TOKEN belongs to (<https://docs.gitlab.com/api/jobs/#get-a-jobs-details>).
 //! The token goes to the configured server alone, whatever CI_API_V4_URL says.
 
-use super::{Carried, Found, Vouched};
+use super::{Carried, Found, Vouched, one_line};
 use crate::{
     CiProvider, Provider, SetUpError,
     http::{self, Http, HttpError},
@@ -76,6 +76,8 @@ struct Commit {
     id: String,
     author_name: Option<String>,
     author_email: Option<String>,
+    #[serde(default)]
+    message: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -179,6 +181,7 @@ fn facts(job: Job, repository: String, is_local: bool, host: String) -> CiJob {
         run_id: Some(job.pipeline.id.to_string()),
         run_url: Some(job.web_url),
         git_ref,
+        commit_message: job.commit.as_ref().and_then(|commit| one_line(commit.message.as_deref()?)),
         commit: job.commit.map(|commit| commit.id).or(job.pipeline.sha),
         commit_author: author,
         event_name: job.source,

@@ -143,6 +143,15 @@ impl Jobs {
     }
 }
 
+/// Characters of a text that somebody else wrote.
+const TEXT_CHARS: usize = 512;
+
+/// Of several lines one, bounded; None for nothing.
+fn one_line(text: &str) -> Option<String> {
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    (!text.is_empty()).then(|| text.chars().take(TEXT_CHARS).collect())
+}
+
 /// Configuration's names, for as long as the process lives: one per issuer, made once.
 fn leaked(name: &str) -> &'static str {
     Box::leak(name.to_owned().into_boxed_str())

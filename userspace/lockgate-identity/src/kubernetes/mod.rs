@@ -13,6 +13,7 @@ use crate::{
         self, Expected, TokenError,
         keys::{KeySet, Source},
     },
+    tickets::Annotations,
 };
 use lockgate_model::{
     Secret,
@@ -57,7 +58,12 @@ enum BoundError {
 
 impl Cluster {
     /// Begins to follow; must be called on a runtime.
-    pub(crate) fn start(settings: &Kubernetes, skew: u64) -> Result<Self, SetUpError> {
+    /// `annotations` are those of a pod that are kept.
+    pub(crate) fn start(
+        settings: &Kubernetes,
+        skew: u64,
+        annotations: Vec<String>,
+    ) -> Result<Self, SetUpError> {
         let fail = |cause| SetUpError::Kubernetes(cause);
         let http = Http::new(settings.ca_pem.as_deref()).map_err(fail)?;
         let server = http::address(&settings.server).map_err(fail)?;
@@ -73,7 +79,7 @@ impl Cluster {
             }
         });
         let pods = Pods::new();
-        let api = Api { http, server, token, node: settings.node.clone() };
+        let api = Api { http, server, token, node: settings.node.clone(), annotations };
         let follower = tokio::spawn(pods.clone().follow(api)).abort_handle();
         Ok(Self { pods, wait: settings.wait, bound, node: settings.node.clone(), follower })
     }
@@ -82,9 +88,9 @@ impl Cluster {
         self.bound.is_some()
     }
 
-    /// Names the pod, as far as the API server does in time.
-    pub(crate) async fn name(&self, workload: &mut Workload) {
-        let Some(pod) = &mut workload.pod else { return };
+    /// Names the pod, as far as the API server does in time; gives the annotations of it that are kept.
+    pub(crate) async fn name(&self, workload: &mut Workload) -> Annotations {
+        let Some(pod) = &mut workload.pod else { return Annotations::new() };
         let container = workload.container.as_mut().filter(|container| !container.claimed);
         match self.pods.wait_for(&pod.uid, Instant::now() + self.wait).await {
             Ok(facts) => {
@@ -95,10 +101,12 @@ impl Cluster {
                 {
                     container.runtime.clone_from(&running.runtime);
                 }
+                facts.annotations.clone()
             }
             Err(why) => {
                 crate::telemetry::unconfirmed("pod");
                 pod.unconfirmed = Some(why);
+                Annotations::new()
             }
         }
     }

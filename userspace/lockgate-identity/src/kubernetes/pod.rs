@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 const MAX_LABELS: usize = 64;
 /// A label's key has at most 253 + 1 + 63 characters, its value 63; longer is not Kubernetes.
 const MAX_LABEL_BYTES: usize = 320;
+/// Bytes of an annotation that is kept; longer ones name no ticket.
+const MAX_ANNOTATION_BYTES: usize = 1 << 10;
 /// Containers of one pod whose images are kept.
 const MAX_CONTAINERS: usize = 64;
 
@@ -20,6 +22,8 @@ pub(crate) struct Facts {
     pub(crate) owner: Option<String>,
     pub(crate) node: String,
     pub(crate) labels: BTreeMap<String, String>,
+    /// Those that configuration names.
+    pub(crate) annotations: BTreeMap<String, String>,
     /// By container id.
     pub(crate) containers: HashMap<String, Running>,
 }
@@ -67,6 +71,7 @@ struct Metadata {
     namespace: String,
     resource_version: String,
     labels: Option<BTreeMap<String, String>>,
+    annotations: Option<BTreeMap<String, String>>,
     owner_references: Option<Vec<Owner>>,
 }
 
@@ -119,7 +124,8 @@ impl Object {
         &self.spec.node_name
     }
 
-    pub(super) fn into_facts(self) -> Facts {
+    /// With the annotations of these names.
+    pub(super) fn into_facts(self, annotations: &[String]) -> Facts {
         let Self { metadata, spec, status } = self;
         let owner =
             metadata.owner_references.into_iter().flatten().find(|owner| owner.controller == Some(true));
@@ -135,6 +141,12 @@ impl Object {
             labels: labels
                 .filter(|(key, value)| key.len() <= MAX_LABEL_BYTES && value.len() <= MAX_LABEL_BYTES)
                 .take(MAX_LABELS)
+                .collect(),
+            annotations: metadata
+                .annotations
+                .into_iter()
+                .flatten()
+                .filter(|(key, value)| annotations.contains(key) && value.len() <= MAX_ANNOTATION_BYTES)
                 .collect(),
             containers: statuses
                 .into_iter()

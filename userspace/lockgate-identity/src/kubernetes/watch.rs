@@ -59,6 +59,8 @@ pub(super) struct Api {
     pub(super) server: Url,
     pub(super) token: Option<TokenFile>,
     pub(super) node: String,
+    /// The annotations that are kept.
+    pub(super) annotations: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -177,7 +179,7 @@ impl Pods {
             };
             for object in list.items {
                 if found.len() < MAX_PODS && object.node() == api.node && !object.uid().is_empty() {
-                    found.insert(object.uid().to_owned(), object.into_facts());
+                    found.insert(object.uid().to_owned(), object.into_facts(&api.annotations));
                 }
             }
             match list.metadata.next.filter(|token| !token.is_empty()) {
@@ -219,14 +221,14 @@ impl Pods {
                 }
                 line.extend_from_slice(part);
                 if line.last() == Some(&b'\n') {
-                    self.event(&line, version, &api.node, &url)?;
+                    self.event(&line, version, api, &url)?;
                     line.clear();
                 }
             }
         }
     }
 
-    fn event(&self, line: &[u8], version: &mut String, node: &str, url: &Url) -> Result<(), WatchError> {
+    fn event(&self, line: &[u8], version: &mut String, api: &Api, url: &Url) -> Result<(), WatchError> {
         let shape = |error: serde_json::Error| HttpError::Shape { host: host(url), cause: error.to_string() };
         let event: Event = serde_json::from_slice(line).map_err(shape)?;
         if event.kind == "ERROR" {
@@ -244,7 +246,9 @@ impl Pods {
             object.resource_version().clone_into(version);
         }
         match event.kind.as_str() {
-            "ADDED" | "MODIFIED" if object.node() == node && !object.uid().is_empty() => self.put(object),
+            "ADDED" | "MODIFIED" if object.node() == api.node && !object.uid().is_empty() => {
+                self.put(object, &api.annotations);
+            }
             "DELETED" => self.delete(object.uid()),
             // BOOKMARK moves the version alone; what is not known yet changes nothing.
             _ => {}
@@ -252,14 +256,14 @@ impl Pods {
         Ok(())
     }
 
-    fn put(&self, object: Object) {
+    fn put(&self, object: Object, annotations: &[String]) {
         let uid = object.uid().to_owned();
         let mut pods = self.pods();
         if pods.len() >= MAX_PODS && !pods.contains_key(&uid) {
             tracing::warn!(MAX_PODS, "more pods than are followed; this one stays unnamed");
             return;
         }
-        pods.insert(uid, Known { facts: Arc::new(object.into_facts()), deleted: None });
+        pods.insert(uid, Known { facts: Arc::new(object.into_facts(annotations)), deleted: None });
         drop(pods);
         self.tell();
     }

@@ -15,7 +15,7 @@ fn run() -> Value {
         "status": "in_progress", "conclusion": null, "run_attempt": 2,
         "html_url": "https://github.com/acme/billing/actions/runs/4711",
         "actor": { "login": "bert", "id": 1 }, "triggering_actor": { "login": "carla", "id": 2 },
-        "head_commit": { "id": "6d734b7", "author": { "name": "Cleo", "email": "cleo@example.com" } },
+        "display_title": "OPS-42: notes", "head_commit": { "id": "6d734b7", "message": "notes\n\nmore", "author": { "name": "Cleo", "email": "cleo@example.com" } },
         "repository": { "id": 74, "full_name": "acme/billing" },
         "head_repository": { "id": 74, "full_name": "acme/billing" }
     })
@@ -68,6 +68,9 @@ async fn the_job_in_progress_on_this_units_runner_is_named() {
         assert_eq!((job.job.as_deref(), job.job_id.as_deref()), (Some("migrate"), Some("2")));
         assert_eq!((job.runner.as_deref(), job.run_attempt.as_deref()), (Some("build-7"), Some("2")));
         assert_eq!((job.workflow.as_deref(), job.git_ref.as_deref()), (Some("deploy.yml"), None));
+        assert_eq!(job.source_branch.as_deref(), Some("main"));
+        assert_eq!(job.commit_message.as_deref(), Some("notes more"));
+        assert_eq!(job.merge_request, None, "a title is a merge request's for its events alone");
         assert_eq!(Principal::of(&workload).id, "github_actions:acme/billing");
     }
     assert_eq!((server.hits(RUN), server.hits(JOBS)), (1, 1));

@@ -6,7 +6,7 @@ use super::*;
 fn job(base: &str) -> Value {
     json!({
         "commit": { "author_email": "cleo@example.com", "author_name": "Cleo",
-                    "created_at": "2015-12-24T16:51:14.000+01:00", "id": "0ff3ae1", "message": "Test",
+                    "created_at": "2015-12-24T16:51:14.000+01:00", "id": "0ff3ae1", "message": "Test\n\nRefs: OPS-42\n",
                     "short_id": "0ff3ae19", "title": "Test" },
         "coverage": null, "archived": false, "source": "push", "allow_failure": false,
         "created_at": "2015-12-24T15:51:21.880Z", "started_at": "2015-12-24T17:54:30.733Z",
@@ -53,6 +53,7 @@ async fn the_jobs_own_token_names_it_on_a_runner_of_this_host() {
         assert_eq!((job.actor.as_deref(), job.triggering_actor.as_deref()), (Some("carla"), Some("carla")));
         assert_eq!((job.runner.as_deref(), job.job.as_deref()), (Some("build-7"), Some("rubocop")));
         assert_eq!(job.commit_author.as_deref(), Some("Cleo <cleo@example.com>"));
+        assert_eq!(job.commit_message.as_deref(), Some("Test Refs: OPS-42"));
         assert!(job.established_by.as_deref().unwrap().contains("on a runner of this host"));
     }
     assert_eq!(server.hits("/api/v4/job"), 1, "an answer holds for a while");
@@ -100,4 +101,38 @@ async fn answers_that_do_not_fit_confirm_nothing() {
         let reason = unconfirmed(&world(&server, &["32"]).await.confirm(plain(1)).await);
         assert!(reason.contains(why), "{reason}");
     }
+}
+
+#[tokio::test]
+async fn a_ticket_of_the_confirmed_commit_is_as_sure_as_the_job_and_the_job_s_own_word_is_not() {
+    use lockgate_model::workload::TicketSource::{CommitMessage, MergeRequest};
+    let server = StandIn::start().await;
+    server.serve("/api/v4/job", job(&server.base()));
+    let provider = Provider {
+        provider: CiProvider::Gitlab,
+        url: server.base(),
+        ca_pem: None,
+        token: None,
+        runners: vec!["32".to_owned()],
+        namespaces: Vec::new(),
+    };
+    let rule = crate::TicketRule {
+        pattern: r"\b[A-Z]+-\d+\b".to_owned(),
+        url: Some("https://tickets.example.com/{ticket}".to_owned()),
+        ..Default::default()
+    };
+    let settings =
+        IdentitySettings { providers: vec![provider], tickets: vec![rule], ..IdentitySettings::default() };
+    let world = World::new(settings);
+    world.carrier.carry("CI_JOB_TOKEN", "glcbt-64_secret");
+    let mut claimed = claims("gitlab", "acme/billing", "6");
+    claimed.commit_message = Some("OPS-666".to_owned());
+    claimed.merge_request = Some("OPS-7".to_owned());
+    let workload = world.confirm(Workload { ci: Some(claimed), ..plain(1) }).await;
+    let shown: Vec<_> = workload.tickets.iter().map(|it| (&*it.id, it.source, it.assurance)).collect();
+    assert_eq!(
+        shown,
+        [("OPS-7", MergeRequest, Assurance::Claimed), ("OPS-42", CommitMessage, Assurance::Attested)]
+    );
+    assert_eq!(workload.tickets[1].url.as_deref(), Some("https://tickets.example.com/OPS-42"));
 }

@@ -30,6 +30,14 @@ impl<'a> Environ<'a> {
         (!value.is_empty()).then_some(value)
     }
 
+    /// Of several lines one.
+    fn line(&self, name: &str) -> Option<String> {
+        let value = String::from_utf8_lossy(self.0.get(name)?);
+        let value: String = value.split_whitespace().collect::<Vec<_>>().join(" ");
+        let value: String = printable(&value).chars().take(VALUE_CHARS).collect();
+        (!value.is_empty()).then_some(value)
+    }
+
     fn is_true(&self, name: &str) -> bool {
         self.flag(name) == Some(true)
     }
@@ -46,7 +54,7 @@ impl<'a> Environ<'a> {
 /// Prefixes of the providers' own variables, and the few names Jenkins uses without one.
 fn is_known(name: &str) -> bool {
     const PREFIXES: [&str; 5] = ["GITHUB_", "CI_", "GITLAB_", "BUILDKITE", "CIRCLE"];
-    const JENKINS: [&str; 10] = [
+    const JENKINS: [&str; 12] = [
         "JENKINS_URL",
         "JOB_NAME",
         "BUILD_ID",
@@ -57,6 +65,8 @@ fn is_known(name: &str) -> bool {
         "GIT_URL",
         "BUILD_USER_ID",
         "STAGE_NAME",
+        "CHANGE_BRANCH",
+        "CHANGE_TITLE",
     ];
     // Tokens bear the same prefixes: never even looked at.
     let is_secret = ["TOKEN", "PASSWORD", "SECRET", "KEY"].iter().any(|word| name.contains(word));
@@ -104,6 +114,7 @@ fn github(environ: &Environ<'_>) -> CiJob {
         git_ref: environ.text("GITHUB_REF"),
         ref_protected: environ.flag("GITHUB_REF_PROTECTED"),
         commit: environ.text("GITHUB_SHA"),
+        source_branch: environ.text("GITHUB_HEAD_REF"),
         event_name: environ.text("GITHUB_EVENT_NAME"),
         actor: environ.text("GITHUB_ACTOR"),
         triggering_actor: environ.text("GITHUB_TRIGGERING_ACTOR"),
@@ -129,6 +140,9 @@ fn gitlab(environ: &Environ<'_>) -> CiJob {
         ref_protected: environ.flag("CI_COMMIT_REF_PROTECTED"),
         commit: environ.text("CI_COMMIT_SHA"),
         commit_author: environ.text("CI_COMMIT_AUTHOR"),
+        commit_message: environ.line("CI_COMMIT_MESSAGE").or_else(|| environ.line("CI_COMMIT_TITLE")),
+        source_branch: environ.text("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME"),
+        merge_request: environ.line("CI_MERGE_REQUEST_TITLE"),
         event_name: environ.text("CI_PIPELINE_SOURCE"),
         actor: environ.text("GITLAB_USER_LOGIN"),
         ..CiJob::default()
@@ -153,6 +167,7 @@ fn buildkite(environ: &Environ<'_>) -> CiJob {
             .or_else(|| environ.text("BUILDKITE_BRANCH").map(|branch| format!("refs/heads/{branch}"))),
         commit: environ.text("BUILDKITE_COMMIT"),
         commit_author: environ.text("BUILDKITE_BUILD_AUTHOR"),
+        commit_message: environ.line("BUILDKITE_MESSAGE"),
         event_name: environ.text("BUILDKITE_SOURCE"),
         actor: environ.text("BUILDKITE_BUILD_CREATOR"),
         ..CiJob::default()
@@ -188,6 +203,8 @@ fn jenkins(environ: &Environ<'_>) -> CiJob {
         run_url: environ.text("BUILD_URL"),
         git_ref: environ.text("GIT_BRANCH"),
         commit: environ.text("GIT_COMMIT"),
+        source_branch: environ.text("CHANGE_BRANCH"),
+        merge_request: environ.line("CHANGE_TITLE"),
         actor: environ.text("BUILD_USER_ID"),
         ..CiJob::default()
     }
@@ -291,6 +308,45 @@ mod tests {
         assert_eq!(job.workflow.as_deref(), Some("deploy.yml"));
         assert_eq!(job.run_url.as_deref(), Some("https://github.com/acme/billing/actions/runs/42"));
         assert_eq!(job.ref_protected, Some(true));
+    }
+
+    #[test]
+    fn what_a_change_says_of_itself_is_one_line() {
+        for (pairs, message, branch, title) in [
+            (
+                &[("GITHUB_ACTIONS", "true"), ("GITHUB_HEAD_REF", "ops-42-x")][..],
+                None,
+                Some("ops-42-x"),
+                None,
+            ),
+            (
+                &[
+                    ("GITLAB_CI", "true"),
+                    ("CI_COMMIT_MESSAGE", "Drop it\n\n  Refs: OPS-42\t\r\n"),
+                    ("CI_COMMIT_TITLE", "Drop it"),
+                    ("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", "ops-42"),
+                    ("CI_MERGE_REQUEST_TITLE", "OPS-42\u{1b}[2J"),
+                ],
+                Some("Drop it Refs: OPS-42"),
+                Some("ops-42"),
+                Some("OPS-42\u{fffd}[2J"),
+            ),
+            (&[("GITLAB_CI", "true"), ("CI_COMMIT_TITLE", "Drop it")], Some("Drop it"), None, None),
+            (&[("BUILDKITE", "true"), ("BUILDKITE_MESSAGE", "OPS-7 go\n")], Some("OPS-7 go"), None, None),
+            (
+                &[("JENKINS_URL", "http://j/"), ("CHANGE_BRANCH", "b"), ("CHANGE_TITLE", "T")],
+                None,
+                Some("b"),
+                Some("T"),
+            ),
+        ] {
+            let job = from_environ(&environ(pairs)).unwrap();
+            assert_eq!(
+                (job.commit_message.as_deref(), job.source_branch.as_deref(), job.merge_request.as_deref()),
+                (message, branch, title),
+                "{pairs:?}"
+            );
+        }
     }
 
     #[test]

@@ -58,6 +58,7 @@ impl Reader {
             container,
             pod,
             ci: live.and_then(|live| live.image.ci.clone()),
+            tickets: Vec::new(),
         }
     }
 }

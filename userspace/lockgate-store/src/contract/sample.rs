@@ -73,6 +73,7 @@ pub fn session(n: u32) -> Session {
         container: None,
         pod: None,
         ci: None,
+        tickets: Vec::new(),
     };
     Session {
         id: SessionId::from_parts(EPOCH_SECONDS.cast_unsigned() * 1000 + u64::from(n), u128::from(n)),

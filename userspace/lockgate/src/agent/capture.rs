@@ -1,7 +1,7 @@
-//! What the kernel side tells: into the record, into metrics, into readiness.
+//! What the kernel side tells: into the record, into metrics, into readiness, and what is an alarm to every channel.
 //!
 //! Refusals, lost reports, hooks that somebody took away and connections that went past lockgate come as events; the
-//! numbers are read. Decides nothing.
+//! numbers are read. Decides nothing; which of them people hear of, and how often, the control plane knows.
 
 use super::{Agent, telemetry};
 use anyhow::Context as _;
@@ -12,7 +12,6 @@ use lockgate_model::{
     Timestamp,
     event::{Event, EventKind},
     outcome::{CloseReason, Closing},
-    port::Recorder as _,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc::Receiver;
@@ -102,7 +101,7 @@ fn record(agent: &Agent, event: CaptureEvent) {
             gap("bypass", Some(1), detail)
         }
     };
-    agent.log.submit(vec![Event { at: Timestamp::now(), session: None, kind }]);
+    agent.alarms.submit(vec![Event { at: Timestamp::now(), session: None, kind }]);
 }
 
 fn gap(stage: &str, count: Option<u64>, detail: String) -> EventKind {

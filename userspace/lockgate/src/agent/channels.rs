@@ -11,7 +11,7 @@ use lockgate_model::{Secret, SecretRef};
 use std::collections::BTreeMap;
 
 /// Everything under `channels:`.
-pub(super) async fn settings(channels: &[Channel]) -> anyhow::Result<Vec<ChannelSettings>> {
+pub(crate) async fn settings(channels: &[Channel]) -> anyhow::Result<Vec<ChannelSettings>> {
     let mut settings = Vec::with_capacity(channels.len());
     for channel in channels {
         settings.push(match channel {
@@ -24,7 +24,7 @@ pub(super) async fn settings(channels: &[Channel]) -> anyhow::Result<Vec<Channel
 }
 
 /// A webhook without a template. `list` is where it stands.
-pub(super) async fn webhook(webhook: &Webhook, list: &str) -> anyhow::Result<WebhookSettings> {
+pub(crate) async fn webhook(webhook: &Webhook, list: &str) -> anyhow::Result<WebhookSettings> {
     let place = format!("{list}: {}", webhook.name);
     Ok(WebhookSettings {
         name: webhook.name.clone(),
@@ -65,6 +65,7 @@ async fn slack(channel: &Slack) -> anyhow::Result<SlackSettings> {
         approvers: channel.approvers.clone(),
         events: channel.events.clone(),
         api_url: channel.api_url.clone(),
+        allow_private: channel.allow_private,
         ca_pem: ca(channel.ca.as_ref(), &place).await?,
     })
 }

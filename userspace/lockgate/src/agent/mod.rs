@@ -9,7 +9,7 @@ mod ambient;
 pub(crate) mod api;
 pub(crate) mod callers;
 mod capture;
-mod channels;
+pub(crate) mod channels;
 mod coverage;
 pub(crate) mod evidence;
 mod handover;
@@ -37,7 +37,7 @@ use lockgate_model::{
     Timestamp,
     event::{Event, EventKind},
     id::TargetName,
-    port::{Confirmer, Durability, Recorder as _},
+    port::{Confirmer, Durability, Recorder},
 };
 use lockgate_proxy::{Lanes, Proxy};
 use lockgate_store::Log;
@@ -77,6 +77,8 @@ const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 pub(crate) struct Agent {
     pub(crate) config: Config,
     pub(crate) log: Arc<Log>,
+    /// The log for what should not be: channels are told of it.
+    alarms: Arc<dyn Recorder>,
     policy: Policy,
     control: Arc<Control>,
     interceptor: Arc<Interceptor>,
@@ -91,10 +93,10 @@ pub(crate) struct Agent {
     observed: Mutex<observe::Tally>,
     /// Where the API really listens (the port chosen, when port 0 was asked for).
     listen: Option<SocketAddr>,
-    started_at: Timestamp,
-    reload: Notify,
     /// What of people and certificates is read anew while it runs.
     people: people::Watched,
+    started_at: Timestamp,
+    reload: Notify,
     /// What becomes of the log besides being written.
     evidence: evidence::Evidence,
     /// What the hooks had counted when it started.
@@ -222,7 +224,8 @@ async fn live(config: Config, lanes: Lanes) -> anyhow::Result<()> {
     synced.context("closing the log")?.context("closing the log")
 }
 
-/// Everything, to whoever proves who they are, once somebody can; else no more than integrations need.
+/// Everything, to whoever proves who they are, once somebody can; else no more than integrations need. Which of them is asked
+/// for every request: `login:` may come and go.
 fn over_tcp(
     agent: &Arc<Agent>,
     host: &axum::Router,
@@ -271,11 +274,11 @@ fn background(agent: &Arc<Agent>, metrics: metrics_exporter_prometheus::Promethe
     let mut tasks = JoinSet::new();
     let watched = agent.clone();
     tasks.spawn(async move { watched.policy.watch(watched.log.as_ref(), &watched.reload).await });
+    let watched = agent.clone();
+    tasks.spawn(async move { people::watch(&watched).await });
     tasks.spawn(names::follow(agent.clone()));
     tasks.spawn(registry::follow(agent.clone()));
     tasks.spawn(capture::follow(agent.clone(), agent.interceptor.events()));
-    let watched = agent.clone();
-    tasks.spawn(async move { people::watch(&watched).await });
     tasks.spawn(coverage::follow(agent.clone()));
     tasks.spawn(observe::follow(agent.clone()));
     evidence::start(agent, &mut tasks);
@@ -289,12 +292,12 @@ fn background(agent: &Arc<Agent>, metrics: metrics_exporter_prometheus::Promethe
 }
 
 fn reload(agent: &Agent) {
-    tracing::info!("SIGHUP: loading policies again");
+    tracing::info!("SIGHUP: loading policies, logins and certificates again");
     agent.reload.notify_one();
+    agent.people.now_please();
     agent.control.enable_webhooks();
 }
 
-    agent.people.now_please();
 /// Ends sessions in order; a second signal ends them at once.
 async fn stop(agent: &Agent, signals: &mut Signals) {
     tracing::info!(within = ?DRAIN_WITHIN, "ending sessions; the hooks stay in force");

@@ -14,7 +14,7 @@ use lockgate_model::{
     event::{Event, EventKind},
     id::TargetName,
     observation::Observation,
-    port::{Attributor as _, Recorder as _},
+    port::Attributor as _,
     principal::Principal,
     workload::{Assurance, Workload},
 };
@@ -179,7 +179,7 @@ pub(super) async fn flush(agent: &Arc<Agent>) {
 fn finish(agent: &Agent) {
     let events = tally(agent).finish(Timestamp::now());
     if !events.is_empty() {
-        agent.log.submit(events);
+        agent.alarms.submit(events);
     }
 }
 

@@ -106,6 +106,7 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
     let confirmer =
         super::identity::confirmer(config.identity.as_ref(), ambient.clone(), Arc::new(jobs)).await?;
     let evidence = Evidence::open(&config.evidence).await?;
+    let alarms = control.alarms(recorder.clone());
     let ports = Ports {
         // In front of everything: nobody hears of a session that may not begin.
         recorder: match config.evidence.recordings {
@@ -133,6 +134,7 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
         evidence,
         config,
         log,
+        alarms,
         policy,
         control,
         interceptor,
@@ -143,9 +145,9 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
         confirmer,
         observed: Mutex::new(super::observe::Tally::new(Timestamp::now())),
         listen,
+        people,
         started_at: Timestamp::now(),
         reload: Notify::new(),
-        people,
         before,
         not_governed: AtomicU64::new(0),
     });

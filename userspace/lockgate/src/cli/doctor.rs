@@ -2,6 +2,9 @@
 //!
 //! Works with and without a running agent, and changes nothing that outlives it.
 
+mod channels;
+mod evidence;
+
 use super::{
     Exit, Output, OutputArgument, TEMPLATE,
     client::{Agent, CallError},
@@ -77,6 +80,8 @@ pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
     let parsed = configuration(config, &mut findings);
     if let Some(config) = &parsed {
         secrets(config, &mut findings);
+        channels::configured(config, &mut findings);
+        evidence::buckets(config, &mut findings);
     }
     let client = Client::read(config).ok();
     let instance = client.as_ref().map_or_else(Instance::default, |client| client.instance.clone());
@@ -214,16 +219,11 @@ fn masks(config: &Config, databases: &[String], findings: &mut Findings) {
     }
 }
 
-/// Whether every reference leads to something; what it is stays unseen.
+/// Whether every reference of a target leads to something; what it is stays unseen.
 fn secrets(config: &Config, findings: &mut Findings) {
     const SECTION: &str = "configuration";
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
-    let of_webhooks = config
-        .webhooks
-        .iter()
-        .flat_map(|webhook| [webhook.secret.as_ref(), webhook.decision_secret.as_ref()]);
-    let of_targets = config.targets.iter().flat_map(TargetConfig::secrets).map(Some);
-    let references: Vec<&SecretRef> = of_targets.chain(of_webhooks).flatten().collect();
+    let references: Vec<&SecretRef> = config.targets.iter().flat_map(TargetConfig::secrets).collect();
     let places = match runtime.block_on(targets::secrets(config)) {
         Ok(places) => places,
         Err(error) => {
@@ -282,6 +282,7 @@ fn agent(client: &Client, findings: &mut Findings) -> Option<Value> {
     agent_hooks(&status["hooks"], findings);
     agent_policy(&status["policy"], findings);
     agent_evidence(&status["evidence"], findings);
+    channels::running(&agent, findings);
     match agent.post("/v1/self-test", &json!({})) {
         Ok(answer) if answer["ok"] == true => {
             let detail = "a probe in a governed cgroup came in at the listener, attributed to its process";

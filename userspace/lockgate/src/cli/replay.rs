@@ -105,6 +105,11 @@ pub(super) fn heading(records: &[Record]) -> String {
             out.push_str(&field("", &format!("not confirmed: {why}")));
         }
     }
+    for ticket in &workload.tickets {
+        let url = ticket.url.as_deref().unwrap_or_default();
+        let shown = format!("{} ({}; {}) {url}", ticket.id, ticket.source.words(), ticket.vouched());
+        out.push_str(&field("ticket", shown.trim_end()));
+    }
     out.push_str(&field("address", &format!("{} → {}", flow.client.0, flow.original_dst)));
     out
 }

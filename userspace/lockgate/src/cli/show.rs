@@ -154,6 +154,11 @@ fn identity(request: &Value) -> String {
             parts.iter().map(|part| word(&ci[*part])).filter(|fact| !fact.is_empty()).collect();
         put("ci", format!("{} {} [{}]", word(&ci["provider"]), facts.join(" › "), word(&ci["assurance"])));
         put("run", word(&ci["run_url"]));
+        put("message", word(&ci["commit_message"]));
+    }
+    for ticket in identity["tickets"].as_array().into_iter().flatten() {
+        let (id, standing, url) = (word(&ticket["id"]), word(&ticket["standing"]), word(&ticket["url"]));
+        put("ticket", format!("{id} ({standing}) {url}").trim_end().to_owned());
     }
     put("claims", claims(&identity["client_claims"]));
     out

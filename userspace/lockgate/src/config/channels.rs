@@ -16,6 +16,15 @@ pub(crate) enum Channel {
 }
 
 impl Channel {
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Slack(slack) => &slack.name,
+            Self::Email(email) => &email.name,
+            Self::Webhook(webhook) => &webhook.webhook.name,
+        }
+    }
+
     /// The groups that somebody votes for through it.
     pub(crate) fn spoken_for(&self) -> &[Spanned<GroupName>] {
         match self {
@@ -39,6 +48,7 @@ pub(crate) struct Slack {
     pub(crate) groups: Vec<Spanned<GroupName>>,
     pub(crate) events: Option<Vec<String>>,
     pub(crate) api_url: Option<String>,
+    pub(crate) allow_private: bool,
     pub(crate) ca: Option<SecretRef>,
 }
 

@@ -579,7 +579,10 @@ fn every_draft_of_a_target_is_an_entry_that_can_be_used() {
             let text = format!("{}- {entry}\n{}", &GOOD[..begin], &GOOD[end..]);
             let config = dir.parse(&text).unwrap_or_else(|found| panic!("{entry}: {found:?}"));
             let target = &config.targets[0].target;
-            assert_eq!((target.name.as_str(), target.protocol, target.mode), ("drafted", protocol, Mode::Shadow));
+            assert_eq!(
+                (target.name.as_str(), target.protocol, target.mode),
+                ("drafted", protocol, Mode::Shadow)
+            );
             checked += 1;
         }
     }

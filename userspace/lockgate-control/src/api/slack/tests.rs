@@ -65,6 +65,7 @@ impl Workspace {
             approvers: BTreeMap::from([("dba".into(), members)]),
             events: None,
             api_url: Some(api_url),
+            allow_private: false,
             ca_pem: None,
         };
         let mut settings = settings(Vec::new());

@@ -17,7 +17,8 @@ use super::{
     brief::Brief,
     channel::{About, Message},
     event::{self, EventType},
-    http::{Http, parse_url},
+    guard::parse_url,
+    http::Http,
     retry::Answer,
     settings::SlackSettings,
     webhook::header_value,
@@ -97,11 +98,11 @@ impl Slack {
         if !base.ends_with('/') {
             base.push('/');
         }
-        let base = parse_url(&base).map_err(|detail| bad("api_url", detail))?;
-        if settings.api_url.is_none() && base.scheme() != "https" {
-            return Err(bad("api_url", "expected https"));
+        let base = parse_url(&base, settings.allow_private).map_err(|detail| bad("api_url", &detail))?;
+        if base.scheme() != "https" && !is_here(&base) {
+            return Err(bad("api_url", "expected https: the bot's token goes there"));
         }
-        let http = Http::new(&name, settings.ca_pem.as_deref(), settings.api_url.is_some())?;
+        let http = Http::new(&name, settings.ca_pem.as_deref(), settings.allow_private)?;
         Ok(Self {
             name,
             http,
@@ -274,6 +275,13 @@ impl Slack {
         cards.order.push_back(subject.to_owned());
         card
     }
+}
+
+/// A receiver on this very host, which no wire leads to.
+fn is_here(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    ip.is_ok_and(|ip| ip.to_canonical().is_loopback()) || host == "localhost"
 }
 
 fn subject(about: &About) -> Option<String> {

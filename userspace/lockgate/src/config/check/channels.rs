@@ -70,7 +70,6 @@ impl Checker {
             ("secret", raw.secret.is_some()),
             ("decision_secret", raw.decision_secret.is_some()),
             ("speaks_for", !raw.speaks_for.is_empty()),
-            ("allow_private", raw.allow_private.is_some()),
             ("follow_ups", raw.follow_ups.is_some()),
         ];
         let of = [
@@ -78,6 +77,9 @@ impl Checker {
             (given::Kind::Email, "email", &email[..]),
             (given::Kind::Webhook, "webhook", &webhook[..]),
         ];
+        if raw.kind == given::Kind::Email && raw.allow_private.is_some() {
+            self.error(raw.name.at, "`allow_private` belongs to `kind: webhook` and `kind: slack`", None);
+        }
         for (kind, word, keys) in of.into_iter().filter(|(kind, ..)| *kind != raw.kind) {
             let _ = kind;
             for (key, _) in keys.iter().filter(|(_, given)| *given) {
@@ -146,6 +148,7 @@ impl Checker {
             groups: approver_groups.collect(),
             events: raw.events.as_deref().map(texts),
             api_url: raw.api_url.as_ref().map(|url| url.value.clone()),
+            allow_private: raw.allow_private.unwrap_or(false),
             ca,
         })
     }

@@ -3,9 +3,10 @@
 use super::{Checker, raw};
 use crate::config::IdentityConfig;
 use lockgate_identity::{
-    BoundTokenSettings, CiProvider, IdentitySettings, Issuer, KindRule, Kubernetes, Provider, TokenCarrier,
+    BoundTokenSettings, CiProvider, IdentitySettings, Issuer, KindRule, Kubernetes, Provider, TicketRule,
+    TokenCarrier,
 };
-use lockgate_model::SecretRef;
+use lockgate_model::{SecretRef, workload::TicketSource};
 use lockgate_policy::yaml::{Position, Spanned};
 use raw::identity as given;
 use std::{path::PathBuf, time::Duration};
@@ -32,7 +33,8 @@ impl Checker {
         let nothing = raw.kubernetes.is_none()
             && raw.issuers.is_empty()
             && raw.providers.is_empty()
-            && raw.kinds.is_empty();
+            && raw.kinds.is_empty()
+            && raw.tickets.is_empty();
         if nothing {
             return None;
         }
@@ -59,6 +61,7 @@ impl Checker {
             config.provider_secrets.push((ca, token));
         }
         config.settings.kinds = raw.kinds.iter().map(|rule| self.kind(rule)).collect();
+        config.settings.tickets = raw.tickets.iter().map(|rule| self.ticket(rule)).collect();
         Some(config)
     }
 
@@ -203,6 +206,30 @@ impl Checker {
             repositories: repositories.clone(),
             actors: actors.clone(),
         }
+    }
+
+    fn ticket(&mut self, spanned: &Spanned<given::TicketRule>) -> TicketRule {
+        let given::TicketRule { pattern, url, from, annotation } = &spanned.value;
+        let place = |place: &given::TicketPlace| match place {
+            given::TicketPlace::Branch => TicketSource::Branch,
+            given::TicketPlace::CommitMessage => TicketSource::CommitMessage,
+            given::TicketPlace::MergeRequest => TicketSource::MergeRequest,
+        };
+        let rule = TicketRule {
+            pattern: pattern.value.clone(),
+            url: url.as_ref().map(|url| url.value.clone()),
+            from: from.iter().map(place).collect(),
+            annotation: annotation.clone(),
+        };
+        if let Err(error) = rule.check() {
+            self.error(pattern.at, error.to_string(), Some("such as pattern: '\\b[A-Z]+-[0-9]+\\b'"));
+        }
+        let is_address = |url: &str| url.starts_with("https://") || url.starts_with("http://");
+        if let Some(url) = url.as_ref().filter(|url| !is_address(&url.value)) {
+            let message = format!("identity.tickets.url: expected http(s)://…, got {:?}", url.value);
+            self.error(url.at, message, Some("such as https://tickets.example.com/browse/{ticket}"));
+        }
+        rule
     }
 
     fn https(&mut self, key: &str, url: &Spanned<String>) -> String {

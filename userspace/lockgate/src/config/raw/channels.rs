@@ -15,6 +15,9 @@ pub(crate) struct Channel {
     pub(crate) events: Option<Vec<Spanned<String>>>,
     #[serde(default)]
     pub(crate) ca: Option<PathOrSecret>,
+    /// Not of `kind: email`.
+    #[serde(default)]
+    pub(crate) allow_private: Option<bool>,
 
     // kind: slack
     #[serde(default)]
@@ -65,8 +68,6 @@ pub(crate) struct Channel {
     pub(crate) decision_secret: Option<Spanned<SecretText>>,
     #[serde(default)]
     pub(crate) speaks_for: Vec<Spanned<String>>,
-    #[serde(default)]
-    pub(crate) allow_private: Option<bool>,
     #[serde(default)]
     pub(crate) follow_ups: Option<bool>,
 }

@@ -19,6 +19,28 @@ pub(crate) struct Identity {
     pub(crate) providers: Vec<Spanned<Provider>>,
     #[serde(default)]
     pub(crate) kinds: Vec<Spanned<KindRule>>,
+    #[serde(default)]
+    pub(crate) tickets: Vec<Spanned<TicketRule>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TicketRule {
+    pub(crate) pattern: Spanned<String>,
+    #[serde(default)]
+    pub(crate) url: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) from: Vec<TicketPlace>,
+    #[serde(default)]
+    pub(crate) annotation: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum TicketPlace {
+    Branch,
+    CommitMessage,
+    MergeRequest,
 }
 
 #[derive(Debug, Deserialize)]
