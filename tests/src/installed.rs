@@ -18,3 +18,13 @@ pub fn client_source(name: &str) -> Result<String> {
     ensure!(path.exists(), "{} is missing", path.display());
     Ok(path.display().to_string())
 }
+
+/// Holds events against OCSF's published schema; how many there are of each class, as JSON.
+pub fn ocsf_classes(events: &Path) -> Result<String> {
+    let output = std::process::Command::new(installed("sinks/bin/python")?)
+        .arg(client_source("sinks/ocsf.py")?)
+        .arg(events)
+        .output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}

@@ -5,6 +5,7 @@
 //! production is somebody's approval tool; [`slack`]; and [`vault`] and [`provider`], whose real ones cannot be had here.
 
 pub mod agent;
+pub mod bucket;
 pub mod builtins;
 pub mod certificate;
 pub mod installed;

@@ -1,10 +1,9 @@
-//! Evidence off the host and over time: signed heads that were sent find a log that was rolled back, recordings go to a
-//! bucket with object lock, retention and holds leave a log that verifies, traces arrive without what they must not carry.
+//! Evidence off the host and over time: signed heads that were sent find a log that was rolled back, retention and holds leave a log that verifies, traces arrive without what they must not carry.
 
 use crate::world::{POLICY, World};
 use anyhow::{Context as _, Result, bail, ensure};
 use lockgate_tests::{
-    installed::installed,
+    installed::{installed, ocsf_classes},
     receiver::{Receiver, SECRET},
     scratch::{Scratch, free_port},
 };
@@ -19,7 +18,7 @@ use std::{
 /// Schedules of a second, on a machine that does other things.
 const WITHIN: Duration = Duration::from_secs(60);
 
-async fn until<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub(crate) async fn until<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let end = Instant::now() + WITHIN;
     loop {
         if let Some(found) = look()? {
@@ -30,14 +29,14 @@ async fn until<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Re
     }
 }
 
-fn status(world: &World) -> Result<Value> {
+pub(crate) fn status(world: &World) -> Result<Value> {
     let socket = format!("{}.sock", world.agent.store().display());
     let asked =
         Command::new("curl").args(["-s", "--unix-socket", &socket, "http://localhost/v1/status"]).output()?;
     Ok(serde_json::from_str(&done(&asked)?)?)
 }
 
-fn custody(world: &World, action: &str) -> Result<Vec<Value>> {
+pub(crate) fn custody(world: &World, action: &str) -> Result<Vec<Value>> {
     let events = world.events("custody")?;
     Ok(events
         .into_iter()
@@ -61,7 +60,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn done(output: &Output) -> Result<String> {
+pub(crate) fn done(output: &Output) -> Result<String> {
     ensure!(output.status.success(), "{output:?}");
     Ok(String::from_utf8(output.stdout.clone())?)
 }
@@ -162,11 +161,6 @@ async fn a_place_that_does_not_take_heads_raises_an_alarm_and_an_export_verifies
     Ok(())
 }
 
-/// A policy under which rows are recorded.
-fn recording() -> String {
-    POLICY.replacen("  effect: allow\n", "  effect: allow\n  record: { results: masked }\n", 1)
-}
-
 /// A server from PyPI, ended with the value.
 struct Server(Child);
 
@@ -179,83 +173,6 @@ impl Drop for Server {
 
 async fn listening(port: u16) -> Result<()> {
     until("it listens", || Ok(std::net::TcpStream::connect(("127.0.0.1", port)).ok().map(drop))).await
-}
-
-fn python(script: &str, arguments: &[&str]) -> Result<String> {
-    let output =
-        Command::new(installed("sinks/bin/python")?).arg("-c").arg(script).args(arguments).output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8(output.stdout)?)
-}
-
-const BUCKET: &str = "
-import boto3, sys
-s = boto3.client('s3', endpoint_url=sys.argv[1], aws_access_key_id='a', aws_secret_access_key='b', region_name='us-east-1')
-s.create_bucket(Bucket='evidence', ObjectLockEnabledForBucket=True)
-s.put_object_lock_configuration(Bucket='evidence', ObjectLockConfiguration={'ObjectLockEnabled': 'Enabled', 'Rule': {'DefaultRetention': {'Mode': 'COMPLIANCE', 'Days': 400}}})
-";
-
-const LOOK: &str = "
-import boto3, sys, hashlib, json
-s = boto3.client('s3', endpoint_url=sys.argv[1], aws_access_key_id='a', aws_secret_access_key='b', region_name='us-east-1')
-found = []
-for v in s.list_object_versions(Bucket='evidence').get('Versions', []):
-    body = s.get_object(Bucket='evidence', Key=v['Key'])['Body'].read()
-    found.append({'name': v['Key'], 'sha256': hashlib.sha256(body).hexdigest(), 'text': body.decode()})
-print(json.dumps(found))
-";
-
-#[tokio::test(flavor = "multi_thread")]
-async fn recordings_go_to_a_bucket_with_object_lock_and_what_must_be_recorded_waits_for_it() -> Result<()> {
-    let scratch = Scratch::new("recordings")?;
-    let port = free_port()?;
-    let secret = scratch.write_secret("s3.secret", "b")?;
-    let endpoint = format!("http://127.0.0.1:{port}");
-    let world = World::with(&recording(), |options, _| {
-        for target in &mut options.targets {
-            *target = target.replacen("tags: { ", "tags: { record: required, ", 1);
-        }
-        options.extra += &format!(
-            "evidence:\n  recordings:\n    refuse_after: 1s\n    objects: {{ to: \"s3://evidence/lockgate\", endpoint: \"{endpoint}\", region: us-east-1, access_key: a, secret_key: {{ file: {} }} }}\n",
-            secret.display(),
-        );
-    })
-    .await?;
-    // The store is away. What runs is recorded in the log, and its recording waits.
-    ensure!(world.psql(&["select id, ssn from customers order by id limit 1"]).await?.code == Some(0));
-    until("sessions are refused", || Ok(custody(&world, "recordings_blocked")?.into_iter().next())).await?;
-    let refused = world.psql(&["select 'not-recorded'"]).await?;
-    ensure!(refused.code != Some(0), "{refused:?}");
-    ensure!(!world.target_saw("not-recorded")?);
-    ensure!(status(&world)?["evidence"]["recordings"]["blocked"] == true);
-
-    let log = fs::File::create(scratch.path().join("moto.log"))?;
-    let _moto = Server(
-        Command::new(installed("sinks/bin/moto_server")?)
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .stdin(Stdio::null())
-            .spawn()?,
-    );
-    listening(port).await?;
-    python(BUCKET, &[&endpoint])?;
-    let stored =
-        until("it is stored", || Ok(custody(&world, "recording_stored")?.into_iter().next())).await?;
-    until("sessions begin again", || Ok(custody(&world, "recordings_resumed")?.into_iter().next())).await?;
-    ensure!(world.psql(&["select 'recorded-again'"]).await?.code == Some(0));
-    until("both are stored", || Ok((custody(&world, "recording_stored")?.len() == 2).then_some(()))).await?;
-
-    let objects: Vec<Value> = serde_json::from_str(&python(LOOK, &[&endpoint])?)?;
-    ensure!(objects.len() == 2, "{objects:?}");
-    let first = objects.iter().find(|object| object["name"] == stored["name"]).context("the first one")?;
-    ensure!(first["sha256"] == stored["sha256"], "{first}");
-    let text = first["text"].as_str().unwrap_or_default();
-    ensure!(
-        text.contains("result_rows") && text.contains("session_started") && text.contains("session_ended")
-    );
-    ensure!(!text.contains(crate::world::SSN), "masked in the recording as on the wire");
-    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -406,26 +323,6 @@ async fn whatever_the_dashboard_and_the_alerts_name_an_agent_shows() -> Result<(
     Ok(())
 }
 
-/// Each event against the published schema of its class, as PyPI's ocsf-json-schema packages it (Apache-2.0).
-const OCSF: &str = "
-import json, sys
-from jsonschema import Draft202012Validator
-from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
-schema = OcsfJsonSchemaEmbedded(get_ocsf_schema('1.5.0'))
-validators, classes = {}, {}
-for line in open(sys.argv[1]):
-    event = json.loads(line)
-    uid = event['class_uid']
-    profiles = tuple(event['metadata'].get('profiles', []))
-    if (uid, profiles) not in validators:
-        validators[uid, profiles] = Draft202012Validator(schema.get_class_schema(schema.lookup_class_name_from_uid(uid), list(profiles)))
-    errors = [f'{list(e.absolute_path)}: {e.message[:300]}' for e in validators[uid, profiles].iter_errors(event)]
-    assert not errors, (uid, errors, event)
-    assert event['type_uid'] == uid * 100 + event['activity_id'], event
-    classes[uid] = classes.get(uid, 0) + 1
-print(json.dumps(classes))
-";
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_exported_as_ocsf_is_of_the_published_schema() -> Result<()> {
     let scratch = Scratch::new("ocsf")?;
@@ -441,7 +338,7 @@ async fn what_is_exported_as_ocsf_is_of_the_published_schema() -> Result<()> {
     world.recorded("session_ended", 1).await?;
     let export = scratch.path().join("ocsf.jsonl");
     fs::write(&export, done(&world.agent.cli(&["audit", "export", "--format", "ocsf"])?)?)?;
-    let classes: Value = serde_json::from_str(&python(OCSF, &[&export.display().to_string()])?)?;
+    let classes: Value = serde_json::from_str(&ocsf_classes(&export)?)?;
     for class in ["6005", "3003"] {
         ensure!(classes[class].as_u64() > Some(0), "no event of class {class}: {classes}");
     }

@@ -3,6 +3,7 @@
 //! Needs root, cgroup v2 and BPF, and fails without.
 
 mod decide;
+mod exported;
 mod framing;
 mod masks;
 mod world;

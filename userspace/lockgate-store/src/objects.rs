@@ -2,13 +2,20 @@
 //! and not deleted from here.
 //!
 //! Names are made of parts that are encoded one by one: none leads out of the prefix, whatever a part holds.
+//!
+//! To S3 every object, and every piece of a large one, goes with its SHA-256: a bucket with object lock takes no other, and
+//! what arrives damaged is refused.
+
+mod lock;
+
+pub use lock::ObjectLock;
 
 use futures_util::StreamExt as _;
 use lockgate_model::Secret;
 use object_store::{
     ClientOptions, Error, GetResultPayload, ObjectStore, ObjectStoreExt as _, PutMode, PutPayload,
     RetryConfig, WriteMultipart,
-    aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum},
+    aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, Checksum},
     azure::MicrosoftAzureBuilder,
     gcp::GoogleCloudStorageBuilder,
     local::LocalFileSystem,
@@ -40,6 +47,8 @@ pub struct ObjectSettings {
     pub access_key: Option<String>,
     /// The secret key (S3), the access key (Azure), the service account's JSON (Google).
     pub secret_key: Option<Secret<String>>,
+    /// S3: nothing is stored in a bucket that does not retain it by default.
+    pub lock_required: bool,
 }
 
 /// Why an object is not stored.
@@ -51,6 +60,16 @@ pub enum ObjectError {
     /// The store's words.
     #[error("{0}")]
     Store(String),
+    /// The configuration demands object lock.
+    #[error(
+        "expected a bucket that retains what is stored (`lock: required`), got {found} at {to}; give it object lock with a default retention"
+    )]
+    NotRetained {
+        /// The address.
+        to: String,
+        /// What the store says.
+        found: ObjectLock,
+    },
     /// The file that was to be stored.
     #[error("cannot read what was to be stored: {0}")]
     File(#[from] std::io::Error),
@@ -78,12 +97,16 @@ pub struct Objects {
     store: Arc<dyn ObjectStore>,
     prefix: Name,
     to: String,
+    /// Where it is S3, to ask about the bucket.
+    s3: Option<(Arc<AmazonS3>, reqwest::Client)>,
+    lock_required: bool,
 }
 
 impl Objects {
     /// Opens it; nothing is asked of a store yet, a directory is made.
     pub fn open(settings: &ObjectSettings) -> Result<Self, ObjectError> {
         let address = || ObjectError::Address(settings.to.clone());
+        let mut s3 = None;
         let (store, prefix): (Arc<dyn ObjectStore>, &str) = if settings.to.starts_with('/') {
             std::fs::create_dir_all(&settings.to)?;
             (Arc::new(LocalFileSystem::new_with_prefix(Path::new(&settings.to))?.with_fsync(true)), "")
@@ -93,9 +116,39 @@ impl Objects {
             if bucket.is_empty() {
                 return Err(address());
             }
-            (remote(scheme, bucket, settings)?.ok_or_else(address)?, prefix)
+            let store = match scheme {
+                "s3" => {
+                    let store = Arc::new(amazon(bucket, settings)?);
+                    s3 = Some((store.clone(), asking()?));
+                    store
+                }
+                _ => remote(scheme, bucket, settings)?.ok_or_else(address)?,
+            };
+            (store, prefix)
         };
-        Ok(Self { store, prefix: Name::from(prefix), to: settings.to.clone() })
+        let (to, lock_required) = (settings.to.clone(), settings.lock_required);
+        Ok(Self { store, prefix: Name::from(prefix), to, s3, lock_required })
+    }
+
+    /// Whether what is stored here is retained, as the store says now.
+    pub async fn lock(&self) -> Result<ObjectLock, ObjectError> {
+        match &self.s3 {
+            Some((store, client)) => lock::ask(store, client).await,
+            None => Ok(ObjectLock::NotSaid),
+        }
+    }
+
+    /// Refuses a place that keeps nothing, where one that does is demanded. Asked each time: who may, can change a bucket.
+    async fn is_retained(&self) -> Result<(), ObjectError> {
+        if !self.lock_required {
+            return Ok(());
+        }
+        match self.lock().await? {
+            ObjectLock::Retains { .. } => Ok(()),
+            found @ (ObjectLock::NoDefault | ObjectLock::Off | ObjectLock::NotSaid) => {
+                Err(ObjectError::NotRetained { to: self.to.clone(), found })
+            }
+        }
     }
 
     /// As the configuration has it.
@@ -113,31 +166,30 @@ impl Objects {
 
     /// Stores bytes under a name that nothing has.
     pub async fn put(&self, name: &str, bytes: Vec<u8>) -> Result<(), ObjectError> {
+        self.is_retained().await?;
+        self.put_whole(name, bytes).await
+    }
+
+    async fn put_whole(&self, name: &str, bytes: Vec<u8>) -> Result<(), ObjectError> {
         let name = Name::parse(name).map_err(|error| ObjectError::Store(error.to_string()))?;
         let length = bytes.len() as u64;
-        match self.store.put_opts(&name, PutPayload::from(bytes.clone()), PutMode::Create.into()).await {
+        match self.store.put_opts(&name, PutPayload::from(bytes), PutMode::Create.into()).await {
             Ok(_) => Ok(()),
             // Names tell what is in them: it is there from a try that was cut off after it was stored.
             Err(Error::AlreadyExists { .. }) => self.is_there(&name, length).await,
-            // Some that speak S3 want another checksum than Amazon's own of whoever stores under object lock, but for
-            // objects that come in parts, whose parts carry one each.
-            Err(error) if error.to_string().contains("ObjectLock") => {
-                let mut upload = WriteMultipart::new(self.store.put_multipart(&name).await?);
-                upload.write(&bytes);
-                upload.finish().await.map(drop).map_err(Into::into)
-            }
             Err(error) => Err(error.into()),
         }
     }
 
     /// Stores a file, in pieces when it is large: memory does not grow with it.
     pub async fn put_file(&self, name: &str, file: &Path) -> Result<(), ObjectError> {
+        self.is_retained().await?;
         let mut file = tokio::fs::File::open(file).await?;
         let length = file.metadata().await?.len();
         let mut piece = Vec::with_capacity(PIECE_BYTES.min(usize::try_from(length).unwrap_or(PIECE_BYTES)));
         if length <= PIECE_BYTES as u64 {
             file.read_to_end(&mut piece).await?;
-            return self.put(name, piece).await;
+            return self.put_whole(name, piece).await;
         }
         let name = Name::parse(name).map_err(|error| ObjectError::Store(error.to_string()))?;
         if self.store.head(&name).await.is_ok_and(|meta| meta.size == length) {
@@ -200,42 +252,58 @@ impl Objects {
     }
 }
 
+fn retry() -> RetryConfig {
+    RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_WITHIN, ..RetryConfig::default() }
+}
+
+fn options(settings: &ObjectSettings) -> ClientOptions {
+    let plain = settings.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+    ClientOptions::new().with_timeout(REQUEST_WITHIN).with_allow_http(plain)
+}
+
+fn secret(settings: &ObjectSettings) -> Option<String> {
+    settings.secret_key.as_ref().map(|secret| secret.expose().trim().to_owned())
+}
+
+/// What asks about a bucket; an answer that leads elsewhere is none.
+fn asking() -> Result<reqwest::Client, ObjectError> {
+    let client =
+        reqwest::Client::builder().timeout(REQUEST_WITHIN).redirect(reqwest::redirect::Policy::none());
+    client.build().map_err(|error| ObjectError::Store(error.to_string()))
+}
+
+fn amazon(bucket: &str, settings: &ObjectSettings) -> Result<AmazonS3, ObjectError> {
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(bucket)
+        .with_client_options(options(settings))
+        .with_retry(retry())
+        .with_checksum_algorithm(Checksum::SHA256);
+    let given = [
+        (AmazonS3ConfigKey::Endpoint, settings.endpoint.clone()),
+        (AmazonS3ConfigKey::Region, settings.region.clone()),
+        (AmazonS3ConfigKey::AccessKeyId, settings.access_key.clone()),
+        (AmazonS3ConfigKey::SecretAccessKey, secret(settings)),
+    ];
+    for (key, value) in given {
+        if let Some(value) = value {
+            builder = builder.with_config(key, value);
+        }
+    }
+    Ok(builder.build()?)
+}
+
 fn remote(
     scheme: &str,
     bucket: &str,
     settings: &ObjectSettings,
 ) -> Result<Option<Arc<dyn ObjectStore>>, ObjectError> {
-    let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_WITHIN, ..RetryConfig::default() };
-    let plain = settings.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
-    let client = ClientOptions::new().with_timeout(REQUEST_WITHIN).with_allow_http(plain);
-    let secret = settings.secret_key.as_ref().map(|secret| secret.expose().trim().to_owned());
     Ok(Some(match scheme {
-        "s3" => {
-            let mut builder = AmazonS3Builder::from_env()
-                .with_bucket_name(bucket)
-                .with_client_options(client)
-                .with_retry(retry)
-                // Buckets with object lock want one.
-                .with_checksum_algorithm(Checksum::SHA256);
-            let given = [
-                (AmazonS3ConfigKey::Endpoint, settings.endpoint.clone()),
-                (AmazonS3ConfigKey::Region, settings.region.clone()),
-                (AmazonS3ConfigKey::AccessKeyId, settings.access_key.clone()),
-                (AmazonS3ConfigKey::SecretAccessKey, secret),
-            ];
-            for (key, value) in given {
-                if let Some(value) = value {
-                    builder = builder.with_config(key, value);
-                }
-            }
-            Arc::new(builder.build()?)
-        }
         "gs" => {
             let mut builder = GoogleCloudStorageBuilder::from_env()
                 .with_bucket_name(bucket)
-                .with_client_options(client)
-                .with_retry(retry);
-            if let Some(secret) = secret {
+                .with_client_options(options(settings))
+                .with_retry(retry());
+            if let Some(secret) = secret(settings) {
                 builder = builder.with_service_account_key(secret);
             }
             Arc::new(builder.build()?)
@@ -243,12 +311,12 @@ fn remote(
         "az" => {
             let mut builder = MicrosoftAzureBuilder::from_env()
                 .with_container_name(bucket)
-                .with_client_options(client)
-                .with_retry(retry);
+                .with_client_options(options(settings))
+                .with_retry(retry());
             if let Some(account) = &settings.access_key {
                 builder = builder.with_account(account);
             }
-            if let Some(secret) = secret {
+            if let Some(secret) = secret(settings) {
                 builder = builder.with_access_key(secret);
             }
             Arc::new(builder.build()?)
@@ -296,5 +364,21 @@ mod tests {
             let settings = ObjectSettings { to: bad.into(), ..Default::default() };
             assert!(matches!(Objects::open(&settings), Err(ObjectError::Address(_))), "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_must_be_retained_is_stored_nowhere_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("objects").display().to_string();
+        let objects =
+            Objects::open(&ObjectSettings { to, lock_required: true, ..Default::default() }).unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, b"bytes").unwrap();
+        let name = objects.name(&["one"]);
+        let refused = [objects.put(&name, b"bytes".to_vec()).await, objects.put_file(&name, &file).await];
+        for refused in refused {
+            assert!(matches!(refused, Err(ObjectError::NotRetained { .. })), "{refused:?}");
+        }
+        assert_eq!(std::fs::read_dir(dir.path().join("objects")).unwrap().count(), 0);
     }
 }

@@ -7,7 +7,8 @@ use super::{
     client::Agent,
     custody, export,
     output::{self, Style, styled},
-    proofs, sessions, text,
+    proofs::{self, Place},
+    recording, sessions, text,
 };
 use crate::config::Client;
 use clap::{Args, Subcommand};
@@ -60,6 +61,7 @@ enum Verb {
 Examples:
   lockgate audit verify
   lockgate audit verify --key /root/log.pub     trust this copy of the key, not the one beside the log
+  lockgate audit verify --recording ses_01JD4Z-001-5f2b.jsonl
 ",
 )]
 struct Verify {
@@ -75,6 +77,9 @@ struct Verify {
     /// Records as `audit export --format jsonl` wrote them, with at least one signed head: needs no agent and no configuration
     #[arg(long, value_name = "FILE", requires_all = ["key", "checkpoints"], conflicts_with = "log")]
     export: Option<PathBuf>,
+    /// An object that `evidence.recordings` stored: its hash must be the one that the log keeps (may be repeated)
+    #[arg(long, value_name = "FILE", conflicts_with = "export")]
+    recording: Vec<PathBuf>,
 }
 
 pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
@@ -90,12 +95,31 @@ pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
         Verb::Holds => return custody::holds(config, arguments.output.output),
         Verb::Check(check) => return proofs::check(&check, arguments.output.output),
     };
-    let report = report(config, &verify)?;
+    let mut report = report(config, &verify)?;
+    let unknown = recordings(config, &verify, &mut report)?;
     match arguments.output.output {
         Output::Json => output::print_json(&report)?,
         Output::Text => output::print(&describe(&report))?,
     }
-    Ok(if report["integrity"] == json!("intact") { Exit::Done } else { Exit::Failed })
+    let intact = report["integrity"] == json!("intact") && unknown == 0;
+    Ok(if intact { Exit::Done } else { Exit::Failed })
+}
+
+/// Holds recordings against the log; how many of them it does not know.
+fn recordings(config: &Path, verify: &Verify, report: &mut Value) -> anyhow::Result<usize> {
+    if verify.recording.is_empty() {
+        return Ok(0);
+    }
+    let key = recording::key(verify.key.as_deref(), report)?;
+    let place = match &verify.log {
+        Some(log) => Place::Copy(Box::new(Reader::open(log)?)),
+        None => Place::Host(config),
+    };
+    let held = verify.recording.iter().map(|file| recording::held(&place, &key, file));
+    let held = held.collect::<anyhow::Result<Vec<_>>>()?;
+    let unknown = held.iter().filter(|held| held.record.is_none()).count();
+    report["recordings"] = serde_json::to_value(held)?;
+    Ok(unknown)
 }
 
 fn report(config: &Path, verify: &Verify) -> anyhow::Result<Value> {
@@ -179,6 +203,14 @@ fn describe(report: &Value) -> String {
             range["announced"]
         );
         out.push_str(&sessions::field("removed", &told));
+    }
+    for held in report["recordings"].as_array().into_iter().flatten() {
+        let file = text::line(held["file"].as_str().unwrap_or_default());
+        let told = match held["record"].as_u64() {
+            Some(record) => format!("{file} is what record {record} keeps the hash of"),
+            None => format!("{file}: {}: no record keeps its hash", styled(Style::Red, "NOT WHAT WAS STORED")),
+        };
+        out.push_str(&sessions::field("recording", &told));
     }
     for note in report["notes"].as_array().into_iter().flatten() {
         out.push_str(&sessions::field("note", note.as_str().unwrap_or_default()));

@@ -24,6 +24,7 @@ mod output;
 mod permission;
 mod policy;
 mod proofs;
+mod recording;
 mod rehearse;
 mod remote;
 mod replay;

@@ -1,18 +1,19 @@
 //! `lockgate audit checkpoint|prove|grown|check`: what the log proves to somebody who has neither it nor this host's word.
 //!
-//! Giving proofs reads the store, beside a running agent or without one. Checking them takes the public key and nothing
-//! else: no configuration, no store, no network.
+//! Proofs are asked of the agent, this host's or the one that `LOCKGATE_URL` names; without one they are made from the
+//! store. Checking them takes the public key and nothing else: no configuration, no store, no network.
 
 use super::{
     Exit, Output, TEMPLATE,
+    client::{Agent, CallError},
     output::{self, Style, styled},
     sessions, text,
 };
 use crate::config::Client;
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
-use lockgate_store::{Growth, Inclusion, PublicKey};
-use serde_json::json;
+use lockgate_store::{Growth, Inclusion, PublicKey, Reader, StoreError};
+use serde_json::{Value, json};
 use std::{
     fs,
     io::Read as _,
@@ -86,12 +87,68 @@ pub(super) fn public_key(path: &Path) -> anyhow::Result<PublicKey> {
 }
 
 pub(super) fn checkpoint(config: &Path) -> anyhow::Result<Exit> {
-    output::print(&sessions::reader(&Client::read(config)?)?.checkpoint()?)?;
+    let place = Place::Host(config);
+    output::print(
+        &place.text(|agent| agent.get_slow("/v1/audit/checkpoint"), |reader| reader.checkpoint())?,
+    )?;
     Ok(Exit::Done)
 }
 
+/// The log that proves: this host's, or a copy.
+pub(super) enum Place<'a> {
+    /// The agent is asked; without one the store is read.
+    Host(&'a Path),
+    /// A directory.
+    Copy(Box<Reader>),
+}
+
+impl Place<'_> {
+    /// What the agent answers; from the store when none does.
+    fn asked<T>(
+        &self,
+        ask: impl FnOnce(&Agent) -> Result<Value, CallError>,
+        answer: impl FnOnce(Value) -> Option<T>,
+        read: impl FnOnce(&Reader) -> Result<T, StoreError>,
+    ) -> anyhow::Result<T> {
+        let config = match self {
+            Self::Host(config) => config,
+            Self::Copy(reader) => return Ok(read(reader)?),
+        };
+        match ask(&Agent::reach(config)?) {
+            Ok(value) => answer(value).context("the agent's answer cannot be read: is it another version?"),
+            Err(error) if error.is_no_agent() => Ok(read(&sessions::reader(&Client::read(config)?)?)?),
+            Err(error) => Err(error.into_failure()),
+        }
+    }
+
+    fn text(
+        &self,
+        ask: impl FnOnce(&Agent) -> Result<Value, CallError>,
+        read: impl FnOnce(&Reader) -> Result<String, StoreError>,
+    ) -> anyhow::Result<String> {
+        self.asked(ask, |answer| Some(answer["text"].as_str()?.to_owned()), read)
+    }
+
+    /// That a record is in the log.
+    pub(super) fn proof(&self, seq: u64) -> anyhow::Result<String> {
+        self.text(
+            |agent| agent.get_slow(&format!("/v1/audit/proofs/{seq}")),
+            |reader| Ok(reader.prove(seq)?.to_string()),
+        )
+    }
+
+    /// Which records mention an id or a hash.
+    pub(super) fn mentions(&self, id: &str) -> anyhow::Result<Vec<u64>> {
+        self.asked(
+            |agent| agent.get_slow(&format!("/v1/audit/mentions/{id}")),
+            |answer| answer["records"].as_array()?.iter().map(Value::as_u64).collect(),
+            |reader| reader.mentions(id, MAX_PROVEN),
+        )
+    }
+}
+
 pub(super) fn prove(config: &Path, Prove { what, out }: &Prove) -> anyhow::Result<Exit> {
-    let reader = sessions::reader(&Client::read(config)?)?;
+    let place = Place::Host(config);
     let records = match what.parse() {
         Ok(seq) => vec![seq],
         Err(_) => {
@@ -99,12 +156,12 @@ pub(super) fn prove(config: &Path, Prove { what, out }: &Prove) -> anyhow::Resul
                 !kind.is_empty() && id.len() > 5 && id.bytes().all(|byte| byte.is_ascii_alphanumeric())
             });
             ensure!(id, "expected a record's number or an id like dec_01J9Z3…, got {what:?}");
-            reader.mentions(what, MAX_PROVEN)?
+            place.mentions(what)?
         }
     };
     match (&records[..], out) {
         ([], _) => bail!("no record mentions {what}; `lockgate sessions` lists what is recorded"),
-        ([seq], None) => output::print(&reader.prove(*seq)?.to_string())?,
+        ([seq], None) => output::print(&place.proof(*seq)?)?,
         (many, None) => bail!(
             "{} records mention {what}: say where their proofs go with --out DIR, or take one: {}",
             many.len(),
@@ -114,8 +171,7 @@ pub(super) fn prove(config: &Path, Prove { what, out }: &Prove) -> anyhow::Resul
             fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
             for seq in records {
                 let path = dir.join(format!("{seq}.tlog-proof"));
-                fs::write(&path, reader.prove(*seq)?.to_string())
-                    .with_context(|| path.display().to_string())?;
+                fs::write(&path, place.proof(*seq)?).with_context(|| path.display().to_string())?;
                 output::print(&format!("{}\n", path.display()))?;
             }
             if records.len() == MAX_PROVEN {
@@ -128,7 +184,10 @@ pub(super) fn prove(config: &Path, Prove { what, out }: &Prove) -> anyhow::Resul
 
 pub(super) fn grown(config: &Path, Grown { old }: &Grown) -> anyhow::Result<Exit> {
     let old = read(old)?;
-    output::print(&sessions::reader(&Client::read(config)?)?.prove_growth(&old)?.to_string())?;
+    output::print(&Place::Host(config).text(
+        |agent| agent.post("/v1/audit/growth", &json!({ "checkpoint": old })),
+        |reader| Ok(reader.prove_growth(&old)?.to_string()),
+    )?)?;
     Ok(Exit::Done)
 }
 

@@ -7,7 +7,7 @@ use super::{
     client::{Agent, CallError, query},
     history, observed,
     output::{self, Style, Table, styled},
-    replay, search, tail, text,
+    recording, replay, search, tail, text,
 };
 use crate::{agent::house, config::Client};
 use anyhow::Context as _;
@@ -17,7 +17,10 @@ use lockgate_model::{SessionId, Timestamp, id::TargetName, time::format_duration
 use lockgate_store::{Reader, Record, SessionFilter, SessionSummary};
 use serde::Deserialize;
 use serde_json::json;
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// List, show and replay recorded sessions
 #[derive(Debug, Args)]
@@ -96,10 +99,15 @@ Examples:
 Examples:
   lockgate sessions replay \"$(lockgate sessions list -o json | jq -r '.sessions[0].id')\"
   lockgate sessions replay --speed 10 ses_01JD4Z0000000000000000000A
+  lockgate sessions replay --recording ses_01JD4Z-001-5f2b.jsonl
 ")]
     Replay {
         /// ses_…, or req_… of a request for approval in it
-        session: SessionRef,
+        #[arg(required_unless_present = "recording")]
+        session: Option<SessionRef>,
+        /// From objects that `evidence.recordings` stored instead, all parts of one session: needs no agent
+        #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "session")]
+        recording: Vec<PathBuf>,
         /// Wait between steps as long as it took then, divided by this; instant unless given
         #[arg(long, value_name = "FACTOR", value_parser = speed)]
         speed: Option<f64>,
@@ -152,6 +160,13 @@ pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
     if let Verb::Observed(period) = &arguments.verb {
         return observed::run(config, period, format);
     }
+    if let Verb::Replay { recording: files, speed, .. } = &arguments.verb
+        && !files.is_empty()
+    {
+        let (session, records) = recording::records(files)?;
+        play(session, &records, *speed, format)?;
+        return Ok(Exit::Done);
+    }
     let agent = Agent::reach(config)?;
     let here = Here { agent, config };
     match arguments.verb {
@@ -186,14 +201,9 @@ pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
                 }
             }
         }
-        Verb::Replay { session, speed } => {
-            let (session, records) = records_of(&here, session)?;
-            match format {
-                Output::Json => {
-                    output::print_json(&json!({ "session": session, "steps": replay::steps(&records) }))?
-                }
-                Output::Text => replay::play(&records, speed)?,
-            }
+        Verb::Replay { session, recording: _, speed } => {
+            let (session, records) = records_of(&here, session.context("which session?")?)?;
+            play(session, &records, speed, format)?;
         }
     }
     Ok(Exit::Done)
@@ -246,6 +256,15 @@ fn list_sessions(here: &Here, filter: SessionFilter) -> anyhow::Result<Vec<Sessi
         if before.is_none() || found.len() >= wanted {
             return Ok(found);
         }
+    }
+}
+
+fn play(session: SessionId, records: &[Record], speed: Option<f64>, format: Output) -> anyhow::Result<()> {
+    match format {
+        Output::Json => {
+            output::print_json(&json!({ "session": session, "steps": replay::steps(records) }))
+        }
+        Output::Text => replay::play(records, speed),
     }
 }
 

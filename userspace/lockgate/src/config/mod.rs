@@ -102,6 +102,20 @@ pub(crate) struct EvidenceConfig {
     pub(crate) otlp: Option<OtlpConfig>,
 }
 
+impl EvidenceConfig {
+    /// Every object store, and which key names it.
+    pub(crate) fn objects(&self) -> Vec<(&'static str, &ObjectsConfig)> {
+        let heads =
+            self.checkpoints.iter().flat_map(|checkpoints| &checkpoints.to).filter_map(|to| match to {
+                CheckpointSink::Objects(objects) => Some(("evidence.checkpoints", objects)),
+                CheckpointSink::File(_) | CheckpointSink::Url { .. } => None,
+            });
+        let recordings = self.recordings.iter().map(|config| ("evidence.recordings", &config.objects));
+        let archive = self.retention.iter().filter_map(|config| config.archive.as_ref());
+        heads.chain(recordings).chain(archive.map(|to| ("evidence.retention.archive", to))).collect()
+    }
+}
+
 /// Signed heads that are sent off the host.
 #[derive(Clone, Debug)]
 pub(crate) struct Checkpoints {
@@ -128,6 +142,8 @@ pub(crate) struct ObjectsConfig {
     pub(crate) region: Option<String>,
     pub(crate) access_key: Option<String>,
     pub(crate) secret_key: Option<SecretRef>,
+    /// Nothing is stored in a bucket that does not retain it by default.
+    pub(crate) lock_required: bool,
 }
 
 /// Sessions as objects of their own.

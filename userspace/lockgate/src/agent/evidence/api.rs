@@ -1,4 +1,4 @@
-//! Holds and retention over the API: auditors look, administrators change.
+//! Holds, retention, and which records mention an id, over the API: auditors look, administrators change.
 #![allow(clippy::result_large_err, reason = "a problem is made where an answer ends, never on a hot path")]
 
 use super::{Agent, record, retention};
@@ -18,6 +18,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
+/// Records that are named at most: a session's id can be in millions.
+const MAX_MENTIONS: usize = 1000;
+/// The longest id is some 40 characters.
+const MAX_ID_BYTES: usize = 100;
 /// A reason is a sentence or two.
 const MAX_REASON_BYTES: usize = 4096;
 
@@ -27,6 +31,7 @@ pub(in crate::agent) fn routes(agent: Arc<Agent>) -> Router {
         .route("/v1/audit/holds", get(holds).post(place))
         .route("/v1/audit/holds/{name}/release", post(release))
         .route("/v1/audit/retention", get(plan).post(run))
+        .route("/v1/audit/mentions/{id}", get(mentions))
         .with_state(agent)
 }
 
@@ -127,6 +132,23 @@ async fn run(State(agent): State<Arc<Agent>>, caller: Caller) -> Result<Json<Val
     caller.require(Role::Admin)?;
     let last = retention::run(&agent, caller.id()).await.map_err(failed)?;
     Ok(Json(json!(last)))
+}
+
+/// Which records mention an id: what each of them proves is asked by its number.
+async fn mentions(
+    State(agent): State<Arc<Agent>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    looks(&caller)?;
+    let is_id = |text: &str| {
+        text.len() <= MAX_ID_BYTES && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    if !is_id(&id) {
+        return Err(Problem::malformed("expected an id like dec_01J9Z3…"));
+    }
+    let records = blocking(move || agent.log.reader().mentions(&id, MAX_MENTIONS)).await?;
+    Ok(Json(json!({ "records": records })))
 }
 
 fn looks(caller: &Caller) -> Result<(), Problem> {

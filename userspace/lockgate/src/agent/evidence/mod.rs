@@ -115,13 +115,15 @@ pub(super) fn start(agent: &Arc<Agent>, tasks: &mut JoinSet<()>) {
     }
 }
 
-async fn objects(config: &ObjectsConfig) -> anyhow::Result<Objects> {
+/// Opens an object store; nothing is asked of it yet.
+pub(crate) async fn objects(config: &ObjectsConfig) -> anyhow::Result<Objects> {
     let settings = ObjectSettings {
         to: config.to.clone(),
         endpoint: config.endpoint.clone(),
         region: config.region.clone(),
         access_key: config.access_key.clone(),
         secret_key: optional(config.secret_key.as_ref()).await?,
+        lock_required: config.lock_required,
     };
     Ok(tokio::task::spawn_blocking(move || Objects::open(&settings)).await??)
 }

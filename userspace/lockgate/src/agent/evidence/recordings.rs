@@ -29,7 +29,7 @@ const PART_BYTES: u64 = 256 << 20;
 /// Sessions that wait at most; the log is read no further while so many do.
 const WAITING: usize = 10_000;
 /// After the store did not take one.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 /// Sessions that must be recorded, and run: remembered until they end.
 const RUNNING: usize = 100_000;
 

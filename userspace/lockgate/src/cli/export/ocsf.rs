@@ -2,8 +2,10 @@
 //!
 //! | record | class |
 //! |---|---|
-//! | an operation decided, forwarded, refused, cut, answered | 6005 Datastore Activity |
-//! | a session begun or ended | 6005, activity Connect; an end without a session: 4001 Network Activity, Refuse |
+//! | a statement decided, forwarded, refused, cut, answered | 6005 Datastore Activity |
+//! | a request over HTTP, the same | 6003 API Activity, with `http_request`, and `http_response` once it is answered |
+//! | a session begun or ended | 6005, activity Connect; over HTTP 4001 Network Activity, Open and Close |
+//! | a connection that became no session | 4001, Refuse |
 //! | a request, a vote, its end | 3003 Authorize Session |
 //! | a grant, an emergency override, a token | 3005 User Access Management |
 //! | what passed lockgate by, a refused decision, what could not be recorded | 2004 Detection Finding |
@@ -15,11 +17,13 @@ use super::About;
 use lockgate_model::{
     access::{Access, AccessAction},
     approval::{Resolution, VoteDecision},
-    event::EventKind,
+    event::{EventKind, RecordedOperation},
+    http::{HttpBody, HttpClass, HttpFacts},
+    operation::Facts,
     outcome::OutcomeStatus,
     principal::Approver,
-    session::Session,
-    sql::{Risk, SqlClass},
+    session::{Protocol, Session},
+    sql::{Risk, SqlClass, SqlFacts},
     verdict::{Effect, Verdict},
 };
 use lockgate_store::Record;
@@ -83,6 +87,7 @@ impl Said {
 }
 
 const DATASTORE: u64 = 6005;
+const API: u64 = 6003;
 const NETWORK: u64 = 4001;
 const AUTHORIZE: u64 = 3003;
 const ACCESS: u64 = 3005;
@@ -91,6 +96,8 @@ const AUTHENTICATION: u64 = 3002;
 
 const OTHER: u64 = 99;
 const CONNECT: u64 = 3;
+const OPEN: u64 = 1;
+const CLOSE: u64 = 2;
 const QUERY: u64 = 4;
 
 const INFORMATIONAL: u64 = 1;
@@ -147,7 +154,7 @@ pub(super) fn event(record: &Record, about: &About<'_>) -> Option<Value> {
         // Whose access it is about, and to what: whoever asks, and what they asked for, unless the event knows better.
         let user = event.get("actor").map(|actor| actor["user"].clone());
         event.insert("user".into(), user.unwrap_or_else(|| json!({ "name": "unknown" })));
-        let what = about.sql().map_or("access", |facts| facts.kind.as_str());
+        let what = about.operation.map_or("access", |operation| operation.facts.kind());
         let privilege = match about.session {
             Some(session) => format!("{what} on {}", session.target.name),
             None => what.to_owned(),
@@ -200,13 +207,20 @@ fn user_type(session: &Session) -> u64 {
 
 fn said(kind: &EventKind, about: &About<'_>) -> Option<Said> {
     match kind {
-        EventKind::SessionStarted(session) => Some(
-            Said::new(DATASTORE, CONNECT, format!("session on {} begun", session.target.name))
-                .about(&session.id)
-                .status(true),
-        ),
+        EventKind::SessionStarted(session) => {
+            let (class, activity) = match session.target.protocol {
+                Protocol::Postgres => (DATASTORE, CONNECT),
+                Protocol::Http => (NETWORK, OPEN),
+            };
+            let said = Said::new(class, activity, format!("session on {} begun", session.target.name));
+            Some(said.about(&session.id).status(true))
+        }
         EventKind::SessionEnded(closing) => {
-            let said = Said::new(DATASTORE, OTHER, format!("session ended: {}", word(&closing.reason)));
+            let (class, activity) = match about.session.map(|session| session.target.protocol) {
+                Some(Protocol::Http) => (NETWORK, CLOSE),
+                Some(Protocol::Postgres) | None => (DATASTORE, OTHER),
+            };
+            let said = Said::new(class, activity, format!("session ended: {}", word(&closing.reason)));
             Some(match about.session {
                 Some(session) => said.about(&session.id),
                 None => said,
@@ -221,7 +235,7 @@ fn said(kind: &EventKind, about: &About<'_>) -> Option<Said> {
         EventKind::OperationDecided { operation, verdict, denial } => {
             let (control, word) = decided(verdict);
             let reason = denial.as_ref().map(|denial| format!(": {}", denial.reason)).unwrap_or_default();
-            let said = statement(about, format!("{word}{reason}"))?
+            let said = operation_of(about, format!("{word}{reason}"))?
                 .about(&operation.id)
                 .control(control.0, control.1);
             let said = said.with(
@@ -233,23 +247,35 @@ fn said(kind: &EventKind, about: &About<'_>) -> Option<Said> {
         }
         EventKind::Forwarded { operation, approval, .. } => {
             let disposition = if approval.is_some() { APPROVED } else { ALLOWED };
-            Some(statement(about, "forwarded")?.about(operation).control(ALLOW, disposition))
+            Some(operation_of(about, "forwarded")?.about(operation).control(ALLOW, disposition))
         }
         EventKind::Refused { operation, denial, .. } => {
-            let said = statement(about, format!("refused: {}", denial.reason))?.about(operation);
+            let said = operation_of(about, format!("refused: {}", denial.reason))?.about(operation);
             Some(said.control(DENY, REJECTED).status(false))
         }
         EventKind::ResultCut { operation, denial, rows, .. } => {
             let said =
-                statement(about, format!("cut after {rows} rows: {}", denial.reason))?.about(operation);
+                operation_of(about, format!("cut after {rows} rows: {}", denial.reason))?.about(operation);
             Some(said.control(DENY, BLOCKED).status(false))
         }
         EventKind::Responded { operation, outcome } => {
             let success =
                 matches!(outcome.status, OutcomeStatus::Completed { .. } | OutcomeStatus::Suspended)
                     || matches!(outcome.status, OutcomeStatus::Responded { status } if status < 400);
-            let said = statement(about, format!("answered, {} rows", outcome.rows))?.about(operation);
-            Some(said.status(success).with("duration", json!(outcome.elapsed_micros / 1000)))
+            let (message, status) = match outcome.status {
+                OutcomeStatus::Responded { status } => (format!("answered with {status}"), Some(status)),
+                OutcomeStatus::Completed { .. }
+                | OutcomeStatus::Failed { .. }
+                | OutcomeStatus::Suspended
+                | OutcomeStatus::Skipped
+                | OutcomeStatus::Broken => (format!("answered, {} rows", outcome.rows), None),
+            };
+            let said = operation_of(about, message)?.about(operation);
+            let said = said.status(success).with("duration", json!(outcome.elapsed_micros / 1000));
+            Some(match status {
+                Some(code) => said.with("http_response", json!({ "code": code, "length": outcome.bytes_out })),
+                None => said,
+            })
         }
         EventKind::ApprovalRequested { request, .. } => {
             Some(Said::new(AUTHORIZE, OTHER, "approval asked for").about(request).control(SEEN, DELAYED))
@@ -337,9 +363,73 @@ fn decided(verdict: &Verdict) -> ((u64, u64), &'static str) {
     }
 }
 
-/// Of one statement.
-fn statement(about: &About<'_>, message: impl Into<String>) -> Option<Said> {
-    let (facts, operation) = (about.sql()?, about.operation?);
+/// Of one operation, in its protocol's class.
+fn operation_of(about: &About<'_>, message: impl Into<String>) -> Option<Said> {
+    let operation = about.operation?;
+    Some(match &*operation.facts {
+        Facts::Sql(facts) => statement(about, operation, facts, message),
+        Facts::Http(facts) => request(operation, facts, message),
+    })
+}
+
+fn severity(risk: Risk) -> u64 {
+    match risk {
+        Risk::Low => INFORMATIONAL,
+        Risk::Medium => 2,
+        Risk::High => 3,
+        Risk::Critical => 4,
+    }
+}
+
+/// OCSF knows these methods; another one stands in `api.operation` alone.
+const METHODS: [&str; 8] = ["OPTIONS", "GET", "HEAD", "POST", "PUT", "DELETE", "TRACE", "CONNECT"];
+
+fn request(operation: &RecordedOperation, facts: &HttpFacts, message: impl Into<String>) -> Said {
+    const CREATE: u64 = 1;
+    const READ: u64 = 2;
+    const UPDATE: u64 = 3;
+    const DELETE: u64 = 4;
+    let activity = match (facts.class, facts.method.as_str()) {
+        (HttpClass::Upgrade | HttpClass::Opaque, _) => OTHER,
+        (HttpClass::Read, _) => READ,
+        (HttpClass::Write, "POST") => CREATE,
+        (HttpClass::Write, "PUT" | "PATCH") => UPDATE,
+        (HttpClass::Write, "DELETE") => DELETE,
+        (HttpClass::Write, _) => OTHER,
+    };
+    let url = json!({ "scheme": facts.scheme, "hostname": facts.host, "path": facts.path });
+    let mut http = json!({ "url": url, "uid": operation.id.to_string() });
+    if METHODS.contains(&facts.method.as_str()) {
+        http["http_method"] = json!(facts.method);
+    }
+    if let Some(agent) = facts.header("user-agent").next() {
+        http["user_agent"] = json!(agent);
+    }
+    let length = match facts.body {
+        HttpBody::None => Some(0),
+        HttpBody::Read { bytes } => Some(bytes),
+        HttpBody::Streamed { bytes } => bytes,
+    };
+    if let Some(length) = length {
+        http["body_length"] = json!(length);
+    }
+    let api = json!({
+        "operation": format!("{} {}", facts.method, facts.route),
+        "service": { "name": facts.host },
+        "request": { "uid": operation.digest.to_string() },
+    });
+    Said::new(API, activity, message)
+        .severity(severity(facts.risk))
+        .with("api", api)
+        .with("http_request", http)
+}
+
+fn statement(
+    about: &About<'_>,
+    operation: &RecordedOperation,
+    facts: &SqlFacts,
+    message: impl Into<String>,
+) -> Said {
     let activity = match facts.class {
         SqlClass::Read | SqlClass::CopyOut => 1,
         SqlClass::Write | SqlClass::CopyIn if facts.kind.starts_with("delete") => 7,
@@ -352,20 +442,14 @@ fn statement(about: &About<'_>, message: impl Into<String>) -> Option<Said> {
             QUERY
         }
     };
-    let severity = match facts.risk {
-        Risk::Low => INFORMATIONAL,
-        Risk::Medium => 2,
-        Risk::High => 3,
-        Risk::Critical => 4,
-    };
     let tables: Vec<Value> = about.tables().into_iter().map(|name| json!({ "name": name })).collect();
     let said = Said::new(DATASTORE, activity, message)
-        .severity(severity)
+        .severity(severity(facts.risk))
         .with("query_info", json!({ "query_string": &*operation.text, "uid": operation.digest.to_string() }));
-    Some(match tables.first() {
+    match tables.first() {
         Some(first) => said.with("table", first.clone()),
         None => said,
-    })
+    }
 }
 
 /// Authentication: logon (1), logoff (2); what changes means of access is access of a user (assign 1, revoke 2).

@@ -126,7 +126,11 @@ impl Checker {
         if let Some(endpoint) = &raw.endpoint {
             self.http_url("endpoint", endpoint);
         }
+        if let Some(lock) = raw.lock.as_ref().filter(|_| !to.starts_with("s3://")) {
+            self.error(lock.at, format!("{to:?} has no object lock"), Some("`lock: required` is for s3://"));
+        }
         ObjectsConfig {
+            lock_required: raw.lock.is_some(),
             to: to.clone(),
             endpoint: raw.endpoint.as_ref().map(|endpoint| endpoint.value.clone()),
             region: raw.region.clone(),

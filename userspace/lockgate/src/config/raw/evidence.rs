@@ -53,6 +53,16 @@ pub(crate) struct Objects {
     pub(crate) access_key: Option<String>,
     #[serde(default)]
     pub(crate) secret_key: Option<Spanned<SecretText>>,
+    /// S3: `required` stores nothing in a bucket that does not retain it.
+    #[serde(default)]
+    pub(crate) lock: Option<Spanned<Lock>>,
+}
+
+/// What is asked of a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Lock {
+    Required,
 }
 
 /// Sessions as objects of their own.
