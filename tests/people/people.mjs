@@ -39,16 +39,22 @@ async function openid(kid) {
     jwks: { keys: [{ ...jwk, kid, use: "sig", alg: "RS256" }] },
     clients: [{
       client_id: "lockgate", client_secret: "s3cret-s3cret-s3cret", redirect_uris: [`${given.url}/login/corp/callback`],
-      post_logout_redirect_uris: [`${given.url}/login`], response_types: ["code"], grant_types: ["authorization_code"],
+      post_logout_redirect_uris: [`${given.url}/login`], response_types: ["code"],
+      grant_types: ["authorization_code", "refresh_token"], backchannel_logout_uri: `${given.url}/login/corp/backchannel`,
+      backchannel_logout_session_required: true,
     }],
     claims: { openid: ["sub"], email: ["email", "email_verified"], profile: ["name"], groups: ["groups"] },
     scopes: ["openid", "email", "profile", "groups"],
     conformIdTokenClaims: false,
     findAccount: async (_, id) => users[id] && { accountId: id, claims: async () => ({ sub: id, ...users[id] }) },
-    features: { devInteractions: { enabled: true } },
+    features: { devInteractions: { enabled: true }, backchannelLogout: { enabled: true } },
+    issueRefreshToken: async () => true,
+    // Its own way refuses to speak to this host, where everything is here.
+    fetch: (url, { method, headers, body }) => fetch(url, { method, headers, body, signal: AbortSignal.timeout(PATIENCE) }),
     cookies: { keys: ["k"] },
     pkce: { required: () => true },
   });
+  provider.on("backchannel.error", (_, error) => console.error("back-channel logout:", error));
   const server = http.createServer(provider.callback());
   await new Promise((up) => server.listen(given.oidc_port, "127.0.0.1", up));
   return server;
@@ -162,8 +168,89 @@ async function scenario() {
   await tell("decided");
 }
 
+/** Asks until it is so; what is asked last goes into the error. */
+async function until(what, ask) {
+  const end = Date.now() + 2 * PATIENCE;
+  for (;;) {
+    const [is, seen] = await ask();
+    if (is) return;
+    must(`${what}: ${JSON.stringify(seen)}`, Date.now() < end);
+    await new Promise((soon) => setTimeout(soon, 500));
+  }
+}
+
+/** Ends somebody's login at the provider, as its own pages do. */
+async function end_at_provider(person, url) {
+  const page = await person.go(url);
+  const action = page.text.match(/action="([^"]+)"/)?.[1];
+  const xsrf = page.text.match(/name="xsrf" value="([^"]+)"/)?.[1];
+  must(`the provider asks: ${page.text}`, action && xsrf);
+  return person.post(new URL(action, page.url).href, { xsrf, logout: "yes" });
+}
+
+/** What a login gives follows what its provider says, and what configuration says. */
+async function rights() {
+  await openid("k1");
+  const [ana, bob] = [new Guest(), new Guest()];
+  const gone = (person) => async () => {
+    const me = await person.api("/v1/whoami");
+    return [me.code === "login_required", me];
+  };
+
+  // A group is taken away and an account is closed at the provider; nobody logs in or out.
+  await ana.log_in("ana");
+  await bob.log_in("bob");
+  const first = await ana.api("/v1/whoami");
+  must(JSON.stringify(first), first.groups.includes("dba") && first.roles.includes("approver"));
+  users.ana.groups = ["staff"];
+  const was = users.bob;
+  delete users.bob;
+  await until("ana is no DBA any more", async () => {
+    const me = await ana.api("/v1/whoami");
+    return [me.groups?.length === 0 && !me.roles.includes("approver"), me];
+  });
+  const second = await ana.api("/v1/whoami");
+  must("it is the same login", second.login === first.login && second.csrf === first.csrf);
+  await until("bob is nobody any more", gone(bob));
+  users.bob = was;
+
+  // Configuration gives staff another role, for logins that are open.
+  await tell("roles");
+  await until("staff audit", async () => {
+    const me = await ana.api("/v1/whoami");
+    return [me.roles.includes("auditor") && me.login === first.login, me];
+  });
+
+  // The provider ends ana's login, and says so behind the browser's back; bob's goes on.
+  await bob.log_in("bob");
+  const issuer = `http://127.0.0.1:${given.oidc_port}`;
+  await end_at_provider(ana, `${issuer}/session/end?client_id=lockgate`);
+  await until("the provider ended it", gone(ana));
+  must("bob goes on", (await bob.api("/v1/whoami")).id === "oidc:corp:bob");
+  const made_up = await bob.post(`${given.url}/login/corp/backchannel`, { logout_token: "a.b.c" });
+  must(`made up: ${made_up.text}`, made_up.status === 400 && JSON.parse(made_up.text).error === "invalid_request");
+
+  // Ana's own logout goes on to the provider, which asks for her again then.
+  await ana.log_in("ana");
+  const me = await ana.api("/v1/whoami");
+  const out = await ana.post(`${given.url}/logout`, { csrf: me.csrf });
+  const next = out.text.match(/href="([^"]*session\/end[^"]*)"/)?.[1].replaceAll("&amp;", "&");
+  must(`it goes on: ${out.text}`, next?.includes("id_token_hint=") && next.includes("post_logout_redirect_uri="));
+  const back = await end_at_provider(ana, next);
+  must(`back at ${back.url}`, back.url.startsWith(`${given.url}/login`) && back.status === 200);
+  const again = await ana.go(`${given.url}/login/corp`);
+  must("the provider asks who she is", again.url.startsWith(issuer) && again.text.includes('name="login"'));
+
+  // The provider is taken from the configuration.
+  must("bob is there", (await bob.api("/v1/whoami")).id === "oidc:corp:bob");
+  await tell("remove");
+  await until("its logins are over", gone(bob));
+  const page = await bob.go(`${given.url}/login`);
+  must(`no way in by it: ${page.text}`, !page.text.includes("/login/corp") && page.text.includes("/login/spare"));
+}
+
 try {
-  await scenario();
+  await (given.scenario === "rights" ? rights() : scenario());
   console.log("> done");
 } catch (error) {
   console.log(`> failed ${JSON.stringify(String(error.stack ?? error))}`);

@@ -367,7 +367,10 @@ fn configuration(options: &AgentOptions, scratch: &Scratch, instance: &str, api_
             speaks_for.join(", ")
         ));
     }
-    text.push_str(&format!("api:\n  listen: \"127.0.0.1:{api_port}\"\n{}", options.api.replace("PORT", &api_port.to_string())));
+    text.push_str(&format!(
+        "api:\n  listen: \"127.0.0.1:{api_port}\"\n{}",
+        options.api.replace("PORT", &api_port.to_string())
+    ));
     if !options.local_approvers.is_empty() {
         text.push_str("  local_approvers:\n");
         for (uid, groups) in &options.local_approvers {

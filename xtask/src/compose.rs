@@ -14,7 +14,8 @@ use std::{
 };
 
 /// What the engine stands on, and what makes its namespaces. The engine itself would start with the machine as a package.
-const PACKAGES: &[&str] = &["containerd", "runc", "iptables", "iproute2", "util-linux", "nodejs", "postgresql-15"];
+const PACKAGES: &[&str] =
+    &["containerd", "runc", "iptables", "iproute2", "util-linux", "nodejs", "postgresql-15"];
 
 /// Debian's release with an engine that knows CAP_BPF, and a Compose of the second major.
 const RELEASE: &str = "trixie";
@@ -86,13 +87,20 @@ fn postgres(directory: &Path) -> Result<PathBuf> {
     const AT: &str = "/usr/lib/postgresql/15";
     shell::step(&format!("stand-in for {POSTGRES}: this machine's PostgreSQL 15"));
     let root = fresh(directory, "postgres-root")?;
-    let own: Vec<String> =
-        ["postgres", "initdb", "pg_ctl", "psql", "pg_isready"].iter().map(|name| format!("{AT}/bin/{name}")).collect();
+    let own: Vec<String> = ["postgres", "initdb", "pg_ctl", "psql", "pg_isready"]
+        .iter()
+        .map(|name| format!("{AT}/bin/{name}"))
+        .collect();
     let tools = ["/bin/sh", "/bin/mkdir", "/bin/chown", "/bin/cat", "/usr/bin/setpriv", "/usr/bin/env"];
     let programs: Vec<(&Path, &str)> =
         own.iter().map(String::as_str).chain(tools).map(|name| (Path::new(name), name)).collect();
     oci::add_programs(&root, &programs)?;
-    for tree in ["/usr/lib/postgresql/15/lib", "/usr/share/postgresql/15", "/usr/lib/locale/C.utf8", "/usr/share/zoneinfo/UTC"] {
+    for tree in [
+        "/usr/lib/postgresql/15/lib",
+        "/usr/share/postgresql/15",
+        "/usr/lib/locale/C.utf8",
+        "/usr/share/zoneinfo/UTC",
+    ] {
         copy(Path::new(tree), &root.join(tree.trim_start_matches('/')))?;
     }
     users(&root, "postgres:x:999:999::/var/lib/postgresql:/bin/sh\n")?;
@@ -110,7 +118,10 @@ fn dex(directory: &Path) -> Result<PathBuf> {
     shell::step(&format!("stand-in for {DEX}: npm's oidc-provider, told what Dex's configuration says"));
     let root = fresh(directory, "dex-root")?;
     let node = shell::output(Command::new("node").args(["-p", "process.execPath"]))?;
-    oci::add_programs(&root, &[(Path::new(node.trim()), "/usr/bin/node"), (Path::new("/bin/sh"), "/bin/sh")])?;
+    oci::add_programs(
+        &root,
+        &[(Path::new(node.trim()), "/usr/bin/node"), (Path::new("/bin/sh"), "/bin/sh")],
+    )?;
     copy(&drivers::directory().join("people/node_modules"), &root.join("srv/dex/node_modules"))?;
     oci::add_file(&root, &shell::root().join("tests/compose/dex.mjs"), "/srv/dex/dex.mjs", 0o644)?;
     oci::add_text(&root, "/usr/bin/dex", "#!/bin/sh\nexec /usr/bin/node /srv/dex/dex.mjs \"$@\"\n")?;

@@ -71,12 +71,7 @@ pub type Tls = Arc<ArcSwap<rustls::ServerConfig>>;
 
 /// Serves a router over TCP, by TLS when there is a certificate, until `shutdown`, then drains. Every request carries the
 /// address it came from ([`Remote`]).
-pub async fn serve_tcp(
-    listener: TcpListener,
-    router: Router,
-    tls: Option<Tls>,
-    shutdown: CancellationToken,
-) {
+pub async fn serve_tcp(listener: TcpListener, router: Router, tls: Option<Tls>, shutdown: CancellationToken) {
     let mut connections = Connections::new(shutdown.clone());
     loop {
         tokio::select! {

@@ -75,7 +75,8 @@ async fn admit(desk: &Arc<Desk>, mut request: Request) -> Result<Request, Box<Re
     let rule = rules::rule(request.method(), &path);
     if direct && rule != Some(Rule::Public) {
         // Nobody knows who reads along: what must not pass a network in the clear is not even asked for.
-        let detail = "this address is for the proxy in front (api.proxies), which ends TLS; use api.public_url";
+        let detail =
+            "this address is for the proxy in front (api.proxies), which ends TLS; use api.public_url";
         let problem = Problem::new(StatusCode::FORBIDDEN, "not_by_proxy", "Not by this way", detail);
         return Err(Box::new(problem.into_response()));
     }
@@ -239,7 +240,8 @@ fn source(auth: &Auth, request: &Request) -> (Option<IpAddr>, bool) {
         return (remote, true);
     }
     let told = request.headers().get_all("x-forwarded-for").iter();
-    let told: Vec<&str> = told.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).collect();
+    let told: Vec<&str> =
+        told.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).collect();
     let mut seen = from;
     for address in told.iter().rev() {
         let Ok(address) = address.trim().parse::<IpAddr>() else { break };

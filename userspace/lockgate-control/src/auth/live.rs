@@ -3,11 +3,7 @@
 
 use super::caller::{Caller, Role};
 use crate::desk::Desk;
-use axum::{
-    body::Body,
-    http::header,
-    response::Response,
-};
+use axum::{body::Body, http::header, response::Response};
 use futures_util::StreamExt as _;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};

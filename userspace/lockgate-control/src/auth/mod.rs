@@ -91,7 +91,11 @@ pub(crate) enum Kind {
 
 impl Ways {
     /// Asks no provider yet. What a provider of before must not forget goes over to the one of its name.
-    fn new(settings: Option<LoginSettings>, base: Option<&str>, before: Option<&Self>) -> Result<Self, LoginError> {
+    fn new(
+        settings: Option<LoginSettings>,
+        base: Option<&str>,
+        before: Option<&Self>,
+    ) -> Result<Self, LoginError> {
         let mut providers = Vec::new();
         if let Some(settings) = &settings {
             if settings.providers.is_empty() && settings.bootstrap.is_none() {

@@ -292,7 +292,10 @@ impl Oidc {
         if metadata.additional_metadata().additional_metadata.authorization_response_iss_parameter_supported
             && issuer.is_none()
         {
-            return Err(refuse("bad_issuer", "the answer does not name the provider (iss), which always does"));
+            return Err(refuse(
+                "bad_issuer",
+                "the answer does not name the provider (iss), which always does",
+            ));
         }
         let client = self.client(&metadata);
         let request = client
@@ -418,10 +421,7 @@ impl Oidc {
     }
 
     /// What the provider says of itself; newer than `stale`, when that is given.
-    async fn metadata(
-        &self,
-        stale: Option<&Metadata>,
-    ) -> Result<Arc<Metadata>, LoginRefusal> {
+    async fn metadata(&self, stale: Option<&Metadata>) -> Result<Arc<Metadata>, LoginRefusal> {
         let known = self.known.lock().clone();
         if let Some((metadata, asked)) = known {
             let good = if stale.is_some() { KEYS_AGAIN } else { KEYS_GOOD };
@@ -431,10 +431,9 @@ impl Oidc {
         }
         let issuer = IssuerUrl::new(self.settings.issuer.clone())
             .map_err(|error| refuse("provider_unusable", format!("its issuer is no address: {error}")))?;
-        let metadata =
-            Metadata::discover_async(issuer, &self.http).await.map_err(|error| {
-                refuse("provider_unreachable", format!("{} cannot be asked: {}", self.name, chain(&error)))
-            })?;
+        let metadata = Metadata::discover_async(issuer, &self.http).await.map_err(|error| {
+            refuse("provider_unreachable", format!("{} cannot be asked: {}", self.name, chain(&error)))
+        })?;
         let endpoints =
             [Some(metadata.authorization_endpoint().url()), metadata.token_endpoint().map(|it| it.url())];
         if !endpoints.into_iter().flatten().all(is_safe) {
@@ -445,11 +444,7 @@ impl Oidc {
         Ok(metadata)
     }
 
-    fn verifier<'a>(
-        &self,
-        metadata: &Metadata,
-        now: Timestamp,
-    ) -> IdTokenVerifier<'a, CoreJsonWebKey> {
+    fn verifier<'a>(&self, metadata: &Metadata, now: Timestamp) -> IdTokenVerifier<'a, CoreJsonWebKey> {
         let (id, issuer) = (ClientId::new(self.settings.client_id.clone()), metadata.issuer().clone());
         let skew = i64::try_from(self.settings.skew.as_secs()).unwrap_or(0);
         let at = |seconds: i64| chrono::DateTime::from_timestamp(seconds, 0).unwrap_or_default();

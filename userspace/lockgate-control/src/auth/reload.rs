@@ -1,7 +1,10 @@
 //! `login:` read anew while the agent runs. What is there at once: new providers, certificates, roles and groups, for whoever is
 //! logged in too. Logins of a provider that is gone, or is another one now, end.
 
-use super::{Auth, Ways, settings::{LoginError, LoginSettings}};
+use super::{
+    Auth, Ways,
+    settings::{LoginError, LoginSettings},
+};
 use crate::{Control, desk::Desk};
 use std::sync::Arc;
 

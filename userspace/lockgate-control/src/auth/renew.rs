@@ -50,7 +50,11 @@ async fn renew(desk: &Arc<Desk>, session: &Arc<Session>, overdue: Duration) {
     let renewed = match provider.map(|provider| &provider.kind) {
         Some(Kind::Oidc(oidc)) => oidc.renew(session, desk.ambient.now()).await,
         Some(Kind::Saml(_)) | None => {
-            return desk.auth.over(desk, session, "its provider cannot be asked without the person; log in again");
+            return desk.auth.over(
+                desk,
+                session,
+                "its provider cannot be asked without the person; log in again",
+            );
         }
     };
     match renewed {

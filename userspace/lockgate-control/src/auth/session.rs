@@ -117,10 +117,7 @@ impl Sessions {
         }
         let session = Arc::new(session);
         let (vouched, turn) = (now, Arc::default());
-        kept.insert(
-            Hashed::of(&cookie),
-            Kept { session, began: now, seen: now, vouched, tried: None, turn },
-        );
+        kept.insert(Hashed::of(&cookie), Kept { session, began: now, seen: now, vouched, tried: None, turn });
         Ok((Secret::new(cookie), ended))
     }
 

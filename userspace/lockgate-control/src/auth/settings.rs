@@ -64,7 +64,8 @@ impl FromStr for Net {
 
     /// `10.0.0.0/8`, `::1`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+        let (address, bits) =
+            text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
         let parsed = || {
             let address: IpAddr = address.parse().ok()?;
             let all = if address.to_canonical().is_ipv4() { 32 } else { 128 };

@@ -421,3 +421,158 @@ async fn settings_that_let_nobody_in_or_blur_ids_are_refused() {
         Some(LoginError::NoPublicUrl)
     ));
 }
+
+/// A login of somebody at `corp`, in these groups.
+fn some_login(stage: &Stage, groups: &[&str]) -> String {
+    let auth = &stage.control.desk.auth;
+    let session = session::Session {
+        id: "lgn_1".into(),
+        person: person::tests::person("corp", groups),
+        csrf: "word".into(),
+        began: stage.control.desk.ambient.now(),
+        proved: None,
+        source: None,
+        id_token: None,
+        sid: None,
+        nonce: String::new(),
+        refresh: None,
+        until: None,
+    };
+    let (cookie, _) = auth.sessions.begin(session, tokio::time::Instant::now()).unwrap();
+    format!("lockgate={}", cookie.expose())
+}
+
+async fn who(stage: &Stage, cookie: &str) -> (u16, Value) {
+    json_of(send(stage, request("GET", "/v1/whoami", &[("cookie", cookie)], "")).await).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_configuration_says_anew_holds_for_open_logins_at_their_next_request() {
+    let (stage, _dir) = stage(|_| {});
+    let cookie = some_login(&stage, &["staff"]);
+    assert_eq!(who(&stage, &cookie).await.1["roles"], json!(["viewer"]));
+
+    let mut other = login_settings(vec![oidc_provider("corp"), oidc_provider("more")]);
+    other.roles = [(Role::Auditor, vec!["staff".to_owned()])].into();
+    let reloaded = stage.control.reload_login(Some(other)).unwrap();
+    assert_eq!((reloaded.ended, &*reloaded.providers), (0, &["corp".to_owned(), "more".to_owned()][..]));
+    assert_eq!(who(&stage, &cookie).await.1["roles"], json!(["viewer", "auditor"]), "auditors see, too");
+    let page =
+        send(&stage, request("GET", "/login", &[], "")).await.into_body().collect().await.unwrap().to_bytes();
+    assert!(String::from_utf8_lossy(&page).contains("/login/more"));
+
+    // What cannot be used changes nothing.
+    let twice = login_settings(vec![oidc_provider("a"), oidc_provider("a")]);
+    assert!(stage.control.reload_login(Some(twice)).is_err());
+    assert_eq!(who(&stage, &cookie).await.0, 200);
+
+    // Another provider of that name knows other people; no provider knows none.
+    stage.control.desk.auth.sessions.end_where(|_| true);
+    for settings in [
+        {
+            let mut corp = oidc_provider("corp");
+            if let ProviderKind::Oidc(oidc) = &mut corp.kind {
+                oidc.issuer = "https://elsewhere.example.com".into();
+            }
+            Some(login_settings(vec![corp]))
+        },
+        Some(login_settings(vec![oidc_provider("more")])),
+        None,
+    ] {
+        stage.control.reload_login(Some(login_settings(vec![oidc_provider("corp")]))).unwrap();
+        let cookie = some_login(&stage, &["staff"]);
+        assert_eq!(who(&stage, &cookie).await.0, 200);
+        assert_eq!(stage.control.reload_login(settings).unwrap().ended, 1);
+        assert_eq!(who(&stage, &cookie).await.0, 401);
+    }
+    let ended = actions(&stage).into_iter().filter(|(action, _)| *action == AccessAction::LoginEnded).count();
+    assert_eq!(ended, 3);
+    assert!(!stage.control.offers_login());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_nobody_vouches_for_any_more_is_over_by_the_time_that_is_set() {
+    let (stage, _dir) = stage(|login| login.vouched = Duration::from_secs(600));
+    let cookie = some_login(&stage, &["staff"]);
+    for _ in 0..5 {
+        tokio::time::advance(Duration::from_secs(110)).await;
+        assert_eq!(who(&stage, &cookie).await.0, 200);
+    }
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert_eq!(who(&stage, &cookie).await.0, 401, "the provider gave nothing to ask it anew with");
+    let (_, code) = actions(&stage).pop().unwrap();
+    assert_eq!(code, None);
+    assert!(actions(&stage).iter().any(|(action, _)| *action == AccessAction::LoginEnded));
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_proxy_in_front_is_believed_about_who_asks_and_nobody_comes_past_it() {
+    let (stage, _dir) = stage(|login| {
+        login.proxies = vec!["10.0.0.0/24".parse().unwrap(), "192.168.7.7".parse().unwrap()];
+    });
+    let cookie = some_login(&stage, &["staff"]);
+    let from = async |remote: &str, forwarded: &[&str]| {
+        let remote = Extension(Remote(remote.parse().unwrap()));
+        let mut headers = vec![FORM];
+        headers.extend(forwarded.iter().map(|value| ("x-forwarded-for", *value)));
+        let sent = request("POST", "/login/bootstrap", &headers, "token=lgb_wrong");
+        router(&stage).layer(remote).oneshot(sent).await.unwrap();
+        stage.log.pick(|kind| match kind {
+            EventKind::Access(access) => access.source.clone(),
+            _ => None,
+        })
+    };
+    for (remote, forwarded, expected) in [
+        ("10.0.0.9", &["203.0.113.5"][..], "203.0.113.5"),
+        ("10.0.0.9", &["1.1.1.1, 203.0.113.5"], "203.0.113.5"),
+        ("10.0.0.9", &["1.1.1.1", "203.0.113.5, 192.168.7.7"], "203.0.113.5"),
+        ("10.0.0.9", &["203.0.113.6, rubbish"], "10.0.0.9"),
+        ("10.0.0.9", &[], "10.0.0.9"),
+        ("203.0.113.9", &["10.0.0.9"], "203.0.113.9"),
+        ("::ffff:10.0.0.9", &["2001:db8::5"], "2001:db8::5"),
+    ] {
+        let seen = from(remote, forwarded).await;
+        assert_eq!(seen.last().map(String::as_str), Some(expected), "{remote} {forwarded:?}");
+    }
+    // Past the proxy nothing is asked for that would pass the network in the clear.
+    for (remote, path, status) in [
+        ("10.0.0.9", "/v1/whoami", 200),
+        ("203.0.113.9", "/v1/whoami", 403),
+        ("203.0.113.9", "/healthz", 200),
+        ("203.0.113.9", "/login", 200),
+    ] {
+        let remote = Extension(Remote(remote.parse().unwrap()));
+        let sent = request("GET", path, &[("cookie", &cookie)], "");
+        assert_eq!(router(&stage).layer(remote).oneshot(sent).await.unwrap().status(), status, "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_soon_after_the_right_to_hear_it() {
+    let (stage, _dir) = stage(|_| {});
+    let endless = async || {
+        let body = Body::from_stream(futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+        ([(header::CONTENT_TYPE, "text/event-stream")], body)
+    };
+    let router = stage.control.authenticated(Router::new().route("/v1/events", axum::routing::get(endless)));
+    let hears = async |cookie: &str| {
+        let sent = request("GET", "/v1/events", &[("cookie", cookie)], "");
+        let answer = router.clone().oneshot(sent).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        tokio::spawn(answer.into_body().collect())
+    };
+    let first = some_login(&stage, &["staff"]);
+    let heard = hears(&first).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(!heard.is_finished(), "whoever may goes on");
+    // A role is lost.
+    let mut other = login_settings(vec![oidc_provider("corp")]);
+    other.roles.clear();
+    stage.control.reload_login(Some(other)).unwrap();
+    tokio::time::timeout(Duration::from_secs(5), heard).await.unwrap().unwrap().unwrap();
+    // A login is over.
+    stage.control.reload_login(Some(login_settings(vec![oidc_provider("corp")]))).unwrap();
+    let heard = hears(&first).await;
+    stage.control.desk.auth.sessions.end_where(|_| true);
+    tokio::time::timeout(Duration::from_secs(5), heard).await.unwrap().unwrap().unwrap();
+}

@@ -10,6 +10,8 @@ use crate::config::{
     login::{Kind, Oidc, Provider, Saml},
 };
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use lockgate_control::Tls;
 use lockgate_control::{
     Control,
     auth::{
@@ -19,8 +21,6 @@ use lockgate_control::{
         },
     },
 };
-use arc_swap::ArcSwap;
-use lockgate_control::Tls;
 use lockgate_model::{Secret, SecretRef};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use std::{
@@ -137,7 +137,8 @@ async fn certificate(config: &Config) -> anyhow::Result<Option<Arc<rustls::Serve
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain.expose()).collect();
     let chain = chain.context("api.tls.certificate: not PEM")?;
     anyhow::ensure!(!chain.is_empty(), "api.tls.certificate: expected a certificate in PEM, found none");
-    let key = PrivateKeyDer::from_pem_slice(key.expose()).context("api.tls.key: expected a private key in PEM")?;
+    let key =
+        PrivateKeyDer::from_pem_slice(key.expose()).context("api.tls.key: expected a private key in PEM")?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut server = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?

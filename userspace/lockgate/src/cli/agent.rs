@@ -19,7 +19,7 @@ Examples:
   lockgate agent --detach          take the hooks off this host
 ",
     after_help = "\
-SIGHUP loads policies again. SIGTERM ends sessions in order, within ten seconds, and leaves the
+SIGHUP loads policies, logins and certificates again. SIGTERM ends sessions in order, within ten seconds, and leaves the
 hooks in force: governed connections wait for the next agent as long as node.restart_grace says, and
 are refused from then on until an agent runs again, or --detach.",
 )]

@@ -100,11 +100,13 @@ impl Oidc {
             return Err(malformed());
         }
         let (signed, signature) = token.rsplit_once('.').ok_or_else(malformed)?;
-        let (header, payload) = signed.split_once('.').filter(|(_, rest)| !rest.contains('.')).ok_or_else(malformed)?;
+        let (header, payload) =
+            signed.split_once('.').filter(|(_, rest)| !rest.contains('.')).ok_or_else(malformed)?;
         let decoded = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|_| malformed());
         let header: Header = serde_json::from_slice(&decoded(header)?).map_err(|_| malformed())?;
         let (payload, signature) = (decoded(payload)?, decoded(signature)?);
-        let typed = header.typ.as_deref().map(|typ| typ.trim_start_matches("application/").to_ascii_lowercase());
+        let typed =
+            header.typ.as_deref().map(|typ| typ.trim_start_matches("application/").to_ascii_lowercase());
         if header.crit.is_some() || !matches!(typed.as_deref(), None | Some("logout+jwt" | "jwt")) {
             return Err(refuse("bad_token", "this JWT is for something else (typ, crit)"));
         }
@@ -120,8 +122,9 @@ impl Oidc {
                 return Err(refuse("bad_signature", "no key of the provider's made this signature"));
             }
         }
-        let claims: Claims = serde_json::from_slice(&payload)
-            .map_err(|error| refuse("bad_token", format!("expected the claims of a logout token: {error}")))?;
+        let claims: Claims = serde_json::from_slice(&payload).map_err(|error| {
+            refuse("bad_token", format!("expected the claims of a logout token: {error}"))
+        })?;
         self.judge_logout(claims, now)
     }
 
@@ -154,7 +157,10 @@ impl Oidc {
         };
         let ended = Ended { subject: named(claims.sub)?, sid: named(claims.sid)? };
         if ended == (Ended { subject: None, sid: None }) {
-            return Err(refuse("bad_token", "the logout token names neither a person nor a login (sub, sid)"));
+            return Err(refuse(
+                "bad_token",
+                "the logout token names neither a person nor a login (sub, sid)",
+            ));
         }
         self.once(&claims.jti, over.saturating_add(skew), now)?;
         Ok(ended)

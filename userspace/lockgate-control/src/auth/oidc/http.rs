@@ -47,7 +47,6 @@ impl<'c> AsyncHttpClient<'c> for Http {
     }
 }
 
-
 impl Oidc {
     /// What the provider tells of whom an access token is for (core, 5.3); None when it tells nothing to anybody.
     pub(super) async fn userinfo(

@@ -39,13 +39,15 @@ impl Oidc {
         let person = match answer.id_token() {
             Some(token) => {
                 id_token = Some(Secret::new(token.to_string()));
-                let claims = self.believed(&answer, Wanted::NoneOr(&session.nonce), now).await.map_err(judged)?;
+                let claims =
+                    self.believed(&answer, Wanted::NoneOr(&session.nonce), now).await.map_err(judged)?;
                 let groups = self.groups_of(&claims, &answer).await.map_err(judged)?;
                 self.person(&claims, groups).map_err(judged)?
             }
             // Without one, only whom the access token is for can be asked.
             None => {
-                let subject = session.person.id.strip_prefix(&format!("oidc:{}:", self.name)).unwrap_or_default();
+                let subject =
+                    session.person.id.strip_prefix(&format!("oidc:{}:", self.name)).unwrap_or_default();
                 let told = self.userinfo(answer.access_token(), subject).await.map_err(judged)?;
                 let told = told.ok_or_else(|| {
                     judged(refuse("no_id_token", "the provider gave no ID token and has no userinfo"))
@@ -57,7 +59,10 @@ impl Oidc {
             }
         };
         if person.id != session.person.id {
-            return Err(NotRenewed::Over(refuse("bad_subject", "the provider's new token is of somebody else")));
+            return Err(NotRenewed::Over(refuse(
+                "bad_subject",
+                "the provider's new token is of somebody else",
+            )));
         }
         let newer = answer.refresh_token().map(|token| Secret::new(token.secret().clone()));
         Ok(Arrived {
@@ -78,15 +83,20 @@ fn refused<E: std::error::Error + 'static>(
     error: &RequestTokenError<E, StandardErrorResponse<CoreErrorResponseType>>,
 ) -> NotRenewed {
     match error {
-        RequestTokenError::ServerResponse(answer) if *answer.error() == CoreErrorResponseType::InvalidGrant => {
+        RequestTokenError::ServerResponse(answer)
+            if *answer.error() == CoreErrorResponseType::InvalidGrant =>
+        {
             NotRenewed::Over(refuse("login_over", "the provider says that this login is over"))
         }
         RequestTokenError::ServerResponse(answer) => NotRenewed::Away(refuse(
             "provider_unreachable",
             format!("the provider refuses to renew the login: {}", answer.error()),
         )),
-        RequestTokenError::Request(_) | RequestTokenError::Parse(..) | RequestTokenError::Other(_) => NotRenewed::Away(
-            refuse("provider_unreachable", format!("the login cannot be renewed: {}", chain(error))),
-        ),
+        RequestTokenError::Request(_) | RequestTokenError::Parse(..) | RequestTokenError::Other(_) => {
+            NotRenewed::Away(refuse(
+                "provider_unreachable",
+                format!("the login cannot be renewed: {}", chain(error)),
+            ))
+        }
     }
 }

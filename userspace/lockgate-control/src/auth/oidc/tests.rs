@@ -116,7 +116,10 @@ impl Op {
         };
         let userinfo = async |State(said): State<Arc<Mutex<Said>>>, headers: HeaderMap| {
             let brought = headers["authorization"] == "Bearer at";
-            (if brought { StatusCode::OK } else { StatusCode::UNAUTHORIZED }, Json(said.lock().userinfo.clone()))
+            (
+                if brought { StatusCode::OK } else { StatusCode::UNAUTHORIZED },
+                Json(said.lock().userinfo.clone()),
+            )
         };
         let router = Router::new()
             .route("/.well-known/openid-configuration", get(metadata))
@@ -339,7 +342,13 @@ async fn groups_that_the_token_does_not_hold_are_asked_for_at_the_provider_and_n
         ("in the token, userinfo is not asked", json!(["t"]), false, of_ana(json!(["u"])), Ok(&["t"])),
         ("the token says elsewhere", json!(["old"]), true, of_ana(json!(["now"])), Ok(&["now"])),
         ("elsewhere, and userinfo has none", Value::Null, true, json!({ "sub": "ana" }), Ok(&[])),
-        ("of somebody else", Value::Null, false, json!({ "sub": "bob", "groups": ["root"] }), Err("bad_subject")),
+        (
+            "of somebody else",
+            Value::Null,
+            false,
+            json!({ "sub": "bob", "groups": ["root"] }),
+            Err("bad_subject"),
+        ),
         ("of nobody", Value::Null, false, json!({ "groups": ["root"] }), Err("bad_subject")),
         ("odd", Value::Null, false, of_ana(json!({ "root": 1 })), Err("bad_groups")),
         ("no object", Value::Null, false, json!("x"), Err("provider_unreachable")),
@@ -353,7 +362,9 @@ async fn groups_that_the_token_does_not_hold_are_asked_for_at_the_provider_and_n
         op.says(&[&key], key.sign(&key.header(), &claims));
         op.said.lock().userinfo = userinfo;
         let arrived = op.login(&op.client()).await;
-        let got = arrived.as_ref().map(|arrived| arrived.person.groups["groups"].iter().map(String::as_str).collect());
+        let got = arrived
+            .as_ref()
+            .map(|arrived| arrived.person.groups["groups"].iter().map(String::as_str).collect());
         assert_eq!(got.map_err(|refusal| refusal.code), expected.map(<[&str]>::to_vec), "{name}");
     }
 }
@@ -372,8 +383,10 @@ async fn a_login_is_renewed_with_the_groups_of_now_or_it_is_over() {
         claims[name] = value;
         claims
     };
-    let token = |claims: &Value| json!([200, { "access_token": "at", "token_type": "Bearer", "refresh_token": "r2",
-                                             "id_token": key.sign(&key.header(), claims) }]);
+    let token = |claims: &Value| {
+        json!([200, { "access_token": "at", "token_type": "Bearer", "refresh_token": "r2",
+                                             "id_token": key.sign(&key.header(), claims) }])
+    };
     let bare = json!([200, { "access_token": "at", "token_type": "Bearer" }]);
     let forged = json!([200, { "access_token": "at", "token_type": "Bearer",
                                "id_token": other.sign(&other.header(), &with("groups", json!(["root"]))) }]);
@@ -389,7 +402,12 @@ async fn a_login_is_renewed_with_the_groups_of_now_or_it_is_over() {
         ("another client", token(&with("aud", json!("other"))), Value::Null, Err("over bad_audience")),
         ("forged", forged, Value::Null, Err("over bad_signature")),
         ("taken back", json!([400, { "error": "invalid_grant" }]), Value::Null, Err("over login_over")),
-        ("busy", json!([503, { "error": "temporarily_unavailable" }]), Value::Null, Err("away provider_unreachable")),
+        (
+            "busy",
+            json!([503, { "error": "temporarily_unavailable" }]),
+            Value::Null,
+            Err("away provider_unreachable"),
+        ),
         ("broken", json!([500, "x"]), Value::Null, Err("away provider_unreachable")),
     ] {
         op.said.lock().renewed = renewed;
@@ -424,7 +442,8 @@ async fn a_provider_ends_logins_by_a_token_that_is_one_and_only_once() {
         claims[name] = value;
         claims
     };
-    let typed = |typ: &str, claims: &Value| key.sign(&json!({ "alg": "ES256", "kid": "k1", "typ": typ }), claims);
+    let typed =
+        |typ: &str, claims: &Value| key.sign(&json!({ "alg": "ES256", "kid": "k1", "typ": typ }), claims);
     let sign = |claims: &Value| key.sign(&key.header(), claims);
     let unsigned = format!(
         "{}.{}.",
@@ -438,14 +457,26 @@ async fn a_provider_ends_logins_by_a_token_that_is_one_and_only_once() {
         ("as it should be", typed("logout+jwt", &with("x", json!(1))), Ok(both.clone())),
         ("untyped", sign(&with("x", json!(1))), Ok(both.clone())),
         ("several audiences of ours", sign(&with("aud", json!(["lockgate"]))), Ok(both.clone())),
-        ("only a login", sign(&with("sub", Value::Null)), Ok(Ended { subject: None, sid: Some("s1".into()) })),
-        ("only a person", sign(&with("sid", Value::Null)), Ok(Ended { subject: Some("ana".into()), sid: None })),
+        (
+            "only a login",
+            sign(&with("sub", Value::Null)),
+            Ok(Ended { subject: None, sid: Some("s1".into()) }),
+        ),
+        (
+            "only a person",
+            sign(&with("sid", Value::Null)),
+            Ok(Ended { subject: Some("ana".into()), sid: None }),
+        ),
         ("an ID token", sign(&op.claims()), Err("bad_token")),
         ("with a nonce", sign(&with("nonce", json!("n"))), Err("bad_token")),
         ("of another type", typed("at+jwt", &with("x", json!(1))), Err("bad_token")),
         ("with something critical", critical, Err("bad_token")),
         ("without the event", sign(&with("events", json!({ "other": {} }))), Err("bad_token")),
-        ("with an odd event", sign(&with("events", json!({ "http://schemas.openid.net/event/backchannel-logout": true }))), Err("bad_token")),
+        (
+            "with an odd event",
+            sign(&with("events", json!({ "http://schemas.openid.net/event/backchannel-logout": true }))),
+            Err("bad_token"),
+        ),
         ("without time", sign(&with("exp", Value::Null)), Err("bad_token")),
         ("without its id", sign(&with("jti", Value::Null)), Err("bad_token")),
         ("over", sign(&with("exp", json!(at - 31))), Err("expired")),
