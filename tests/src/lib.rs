@@ -8,6 +8,7 @@ pub mod agent;
 pub mod bucket;
 pub mod builtins;
 pub mod certificate;
+pub mod hooks;
 pub mod installed;
 pub mod job;
 pub mod mail;

@@ -5,6 +5,7 @@
 use crate::world::{POLICY, World};
 use anyhow::{Context, Result, ensure};
 use lockgate_tests::{
+    hooks::{Hooks, ROUTING_KEY},
     mail::MailServer,
     receiver::Decision,
     slack::{SIGNING, Slack, TEAM, TOKEN},
@@ -335,6 +336,47 @@ async fn mail_goes_out_by_starttls_and_the_end_replies_to_it() -> Result<()> {
     let last = mail.wait_for(2).await?.pop().context("a letter")?;
     ensure!(header(&last, "In-Reply-To:").as_deref() == Some(&*id), "{last}");
     ensure!(last.contains("Denied"), "{last}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pagerduty_teams_and_mattermost_take_what_they_get() -> Result<()> {
+    const HOSTILE: &str =
+        "alter table orders add column \"@channel ``` [ok](http://evil.example) \u{202e}x\" text";
+    let hooks = Hooks::start().await?;
+    let channel = |name: &str, more: &str| {
+        format!("- name: {name}\n  kind: webhook\n  url: \"{}\"\n  template: {name}\n{more}", hooks.url(name))
+    };
+    let key = "  vars: { routing_key: { file: DIR/slack.signing } }\n";
+    let channels = [channel("pagerduty", key), channel("teams", ""), channel("mattermost", "")].concat();
+    let world = World::with(POLICY, |options, pg| {
+        let dir = pg.socket_dir();
+        let _ = std::fs::write(dir.join("slack.signing"), format!("{ROUTING_KEY}\n"));
+        options.extra = format!("channels:\n{}", channels.replace("DIR", &dir.display().to_string()));
+    })
+    .await?;
+    let job = world.start(&[HOSTILE])?;
+    let mut opened = Vec::new();
+    for service in ["pagerduty", "teams", "mattermost"] {
+        let body = hooks.wait_for(service, |body| body.to_string().contains("Approval needed")).await?;
+        for part in ["alter table orders", "orders-db", "U+202E", "/approvals/req_"] {
+            ensure!(body.to_string().contains(part), "{part:?} is missing: {body:#}");
+        }
+        ensure!(!body.to_string().contains('\u{202e}'), "{body:#}");
+        opened.push(body);
+    }
+    let request = world.receiver.requested("alter table orders").await?;
+    Decision::on(&request, "deny", "bo@example.com", &["dba"]).accepted().await?;
+    job.done().await?;
+    let resolved = hooks.wait_for("pagerduty", |body| body["event_action"] == "resolve").await?;
+    ensure!(resolved["dedup_key"] == opened[0]["dedup_key"], "{resolved} {}", opened[0]);
+    for service in ["teams", "mattermost"] {
+        let said = |body: &Value| body.to_string().contains("denied by webhook:approvals:bo@example.com");
+        hooks.wait_for(service, said).await?;
+    }
+    let refused = hooks.got().refused;
+    ensure!(refused.is_empty(), "the receivers would have refused: {refused:?}");
+    ensure!(!world.target_saw("@channel")?);
     Ok(())
 }
 

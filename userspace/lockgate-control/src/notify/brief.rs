@@ -295,7 +295,6 @@ impl Facts {
         if data["stage"].is_string() {
             self.put("Stage", text(&data["stage"]));
             self.put("How often", text(&data["count"]));
-            self.put("Node", text(&data["node"]));
             self.put("When", text(&data["happened_at"]));
         }
         self.put("Ended because", text(&data["closing"]["reason"]));

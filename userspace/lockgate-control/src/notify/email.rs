@@ -5,6 +5,8 @@
 mod letter;
 
 pub(crate) use letter::Letter;
+#[cfg(test)]
+pub(in crate::notify) use letter::parts;
 
 use super::{
     channel::Message,

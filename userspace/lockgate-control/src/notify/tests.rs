@@ -520,3 +520,151 @@ async fn what_waits_with_a_dead_channel_is_seen_and_when_it_is_tried() {
     let dead = &stage.control.channels()[0];
     assert_eq!((dead.queued, dead.given_up, dead.next_attempt_at), (0, 20, None));
 }
+
+/// What `event` is in every channel: its name, and all that people get to read there.
+fn everywhere(kind: super::event::EventType, event: &Value) -> Vec<(&'static str, String)> {
+    use super::{
+        brief::Brief,
+        settings::{TemplateSettings, TemplateSource},
+        template::Template,
+    };
+    let brief = Brief::of(kind, event);
+    let mut all = vec![("webhook", event.to_string()), ("slack", super::slack::card_of(&brief).to_string())];
+    let [plain, html] = super::email::parts(&brief);
+    all.extend([("mail, text", plain), ("mail, HTML", html)]);
+    for name in ["pagerduty", "teams", "mattermost"] {
+        let vars = [("routing_key".to_owned(), lockgate_model::Secret::new("R0UT1NG".to_owned()))];
+        let settings = TemplateSettings { source: TemplateSource::Named(name.into()), vars: vars.into() };
+        let made = Template::new(&settings).unwrap().render(event).unwrap();
+        all.push((name, String::from_utf8(made).unwrap()));
+    }
+    all
+}
+
+/// A request of a job of which everything is known.
+fn of_everybody_s_knowledge(stage: &Stage, ask: Ask) -> lockgate_model::approval::ApprovalRequest {
+    use lockgate_model::workload::{Assurance, Pod, PodAssurance};
+    let mut request = stage.request(ask);
+    let mut session = (*request.session).clone();
+    let mut workload = (*session.workload).clone();
+    if let Some(ci) = &mut workload.ci {
+        ci.job = Some("migrate".into());
+        ci.run_attempt = Some("37".into());
+        ci.ref_protected = Some(false);
+        ci.commit_author = Some("Cleo".into());
+        ci.event_name = Some("workflow_dispatch".into());
+        ci.established_by = Some("api.github.com says that job 8 runs here".into());
+    }
+    workload.pod = Some(Pod {
+        uid: "6c1f".into(),
+        assurance: PodAssurance(Assurance::Platform),
+        name: Some("runner-x1".into()),
+        namespace: Some("builds".into()),
+        service_account: Some("deployer".into()),
+        ..Pod::default()
+    });
+    session.workload = workload.into();
+    request.session = session.into();
+    request
+}
+
+/// The list is identity.md's, "what an approver must see, the same in every channel".
+#[tokio::test(start_paused = true)]
+async fn every_channel_shows_all_that_an_approver_must_see() {
+    use super::{
+        channel::{About, Message},
+        event::{self, EventType},
+    };
+    let stage = Stage::scripted(Vec::new());
+    drop(stage.control.open(of_everybody_s_knowledge(&stage, Ask::default())).await.unwrap());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let request = of_everybody_s_knowledge(&stage, Ask { values: vec!["4242".into()], ..Ask::default() });
+    let (id, expires) = (request.id, request.expires_at.to_string());
+    let pending = stage.control.open(request).await.unwrap();
+    let desk = &stage.control.desk;
+    let about = About::Case(desk.registry.find(id).unwrap());
+    let event = event::value(desk, &Message::new(desk, EventType::Requested, about));
+    for (channel, said) in everywhere(EventType::Requested, &event) {
+        for (what, marker) in [
+            ("the exact command", "ALTER TABLE orders ADD COLUMN note text"),
+            ("bound values", "4242"),
+            ("effects", "ddl"),
+            ("tables", "public.orders"),
+            ("risk", "high"),
+            ("target", "orders-db"),
+            ("tags", "production"),
+            ("repository", "acme/billing"),
+            ("workflow", "deploy.yml"),
+            ("commit", "6d734b7"),
+            ("commit's author", "Cleo"),
+            ("commit's message", "note what was agreed"),
+            ("ticket", "OPS-42"),
+            ("ticket's standing", "claimed, not confirmed"),
+            ("ref", "refs/heads/main"),
+            ("event", "workflow_dispatch"),
+            ("actor", "bert"),
+            ("triggering actor", "carla"),
+            ("run", "https://ci.example.com/acme/billing/runs/4711"),
+            ("attempt", "37"),
+            ("pod", "runner-x1"),
+            ("namespace", "builds"),
+            ("service account", "deployer"),
+            ("node", "build-7"),
+            ("executable", "/usr/bin/psql"),
+            ("ancestry", "bash"),
+            ("assurance", "platform"),
+            ("how it was established", "cgroup of a system unit"),
+            ("how CI facts were", "api.github.com says that job 8 runs here"),
+            ("rule", "schema-change-dba"),
+            ("why it is held", "needs a DBA"),
+            ("who decides", "dba"),
+            ("expiry", &expires),
+            ("the same before", "cancelled"),
+            ("where to decide", "/approvals/req_"),
+        ] {
+            // HTML escapes what a browser would read; markers have nothing of it.
+            assert!(said.contains(marker), "{channel} does not show {what} ({marker}): {said}");
+        }
+        let transaction = if channel == "webhook" { "\"in_transaction\":true" } else { "OPEN" };
+        let unprotected = if channel == "webhook" { "\"ref_protected\":false" } else { "NOT protected" };
+        assert!(said.contains(transaction) && said.contains(unprotected), "{channel}: {said}");
+    }
+    drop(pending);
+}
+
+/// Where a mask applies: the shape of the statement, and neither literal, bound value nor the command line that has them.
+#[tokio::test(start_paused = true)]
+async fn no_channel_shows_what_a_mask_hides() {
+    use super::{
+        channel::{About, Message},
+        event::{self, EventType},
+    };
+    let stage = Stage::scripted(Vec::new());
+    let mut request = of_everybody_s_knowledge(
+        &stage,
+        Ask {
+            statement: "ALTER TABLE orders ADD COLUMN note text DEFAULT '078-05-1120'".into(),
+            values: vec!["219-09-9999".into()],
+            touches_masked: true,
+            ..Ask::default()
+        },
+    );
+    let mut session = (*request.session).clone();
+    let mut workload = (*session.workload).clone();
+    workload.process.argv = vec!["psql".into(), "-c".into(), "… DEFAULT '078-05-1120'".into()];
+    session.workload = workload.into();
+    request.session = session.into();
+    let id = request.id;
+    let pending = stage.control.open(request).await.unwrap();
+    let desk = &stage.control.desk;
+    for kind in [EventType::Requested, EventType::Escalated, EventType::Denied] {
+        let about = About::Case(desk.registry.find(id).unwrap());
+        let event = event::value(desk, &Message::new(desk, kind, about));
+        for (channel, said) in everywhere(kind, &event) {
+            for leak in ["078-05-1120", "219-09-9999", "DEFAULT '"] {
+                assert!(!said.contains(leak), "{channel} shows {leak}: {said}");
+            }
+        }
+    }
+    drop(pending);
+}

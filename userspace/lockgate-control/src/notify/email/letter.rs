@@ -103,6 +103,12 @@ fn statement(brief: &Brief) -> (String, Vec<String>) {
     (kept.into_owned(), notes)
 }
 
+/// Both parts of a letter, for tests that look at what is said.
+#[cfg(test)]
+pub(in crate::notify) fn parts(brief: &Brief) -> [String; 2] {
+    [plain(brief), html(brief)]
+}
+
 fn plain(brief: &Brief) -> String {
     let mut out = String::new();
     let mut line = |text: &str| {

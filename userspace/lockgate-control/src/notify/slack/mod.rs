@@ -307,6 +307,12 @@ fn now(desk: &Arc<Desk>, about: &About, last: EventType) -> (EventType, Message)
     (kind, Message::new(desk, kind, about.clone()))
 }
 
+/// A card without buttons, for tests that look at what is said.
+#[cfg(test)]
+pub(in crate::notify) fn card_of(brief: &Brief) -> Value {
+    card::message(brief, None)
+}
+
 /// What tells two cards apart.
 fn print(message: &Value) -> String {
     use sha2::{Digest, Sha256};
