@@ -6,4 +6,5 @@ mod decide;
 mod exported;
 mod framing;
 mod masks;
+mod trust;
 mod world;

@@ -6,6 +6,7 @@
 mod agent;
 mod cli;
 mod config;
+mod trust;
 
 use clap::Parser as _;
 use std::process::ExitCode;

@@ -30,6 +30,7 @@ const DOCUMENTS: &[&str] = &[
     "userspace/docs/kubernetes.md",
     "userspace/docs/operations.md",
     "userspace/docs/threat-model.md",
+    "userspace/docs/trust.md",
     "userspace/docs/tutorial.md",
     "userspace/docs/webhooks.md",
 ];
@@ -82,6 +83,10 @@ const VERBS: &[&[&str]] = &[
     &["inspect", "sql"],
     &["doctor"],
     &["tls", "ca"],
+    &["trust", "show"],
+    &["trust", "system"],
+    &["trust", "env"],
+    &["trust", "mount"],
     &["token"],
     &["tokens", "make"],
     &["tokens", "list"],

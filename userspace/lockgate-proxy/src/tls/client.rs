@@ -66,7 +66,10 @@ pub enum Negotiation {
     /// It began with it (`sslnegotiation=direct`), and has to name the protocol.
     Direct,
     /// It began with it, and speaks HTTP.
-    Http,
+    Http {
+        /// The target speaks HTTP/2 only to who speaks nothing else: it is asked in the clear, where nothing is negotiated.
+        plain: bool,
+    },
 }
 
 /// A client inside TLS.
@@ -167,7 +170,7 @@ impl ClientTls {
             let speaks = match hello.alpn() {
                 Some(mut protocols) => match negotiation {
                     Negotiation::Asked | Negotiation::Direct => protocols.any(|protocol| protocol == ALPN),
-                    Negotiation::Http => protocols.any(|protocol| HTTP_ALPN.contains(&protocol)),
+                    Negotiation::Http { .. } => protocols.any(|protocol| HTTP_ALPN.contains(&protocol)),
                 },
                 None => negotiation != Negotiation::Direct,
             };
@@ -188,9 +191,12 @@ impl ClientTls {
         let disliked = name.and_then(|name| self.foreign(name));
         let config = match negotiation {
             Negotiation::Asked | Negotiation::Direct => shown.config,
-            Negotiation::Http => {
+            Negotiation::Http { plain } => {
                 let mut config = ServerConfig::clone(&shown.config);
                 config.alpn_protocols = HTTP_ALPN.iter().map(|protocol| protocol.to_vec()).collect();
+                if plain {
+                    config.alpn_protocols.reverse();
+                }
                 Arc::new(config)
             }
         };

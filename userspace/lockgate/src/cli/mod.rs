@@ -38,6 +38,7 @@ mod text;
 mod tls;
 mod token;
 mod tokens;
+mod trust;
 mod watch;
 
 pub(crate) use exit::{Exit, failure};
@@ -99,6 +100,7 @@ enum Verb {
     Inspect(inspect::Arguments),
     Doctor(doctor::Arguments),
     Tls(tls::Arguments),
+    Trust(trust::Arguments),
     Login(login::Arguments),
     Token(token::Arguments),
     Tokens(tokens::Arguments),
@@ -148,6 +150,7 @@ impl Cli {
             Verb::Inspect(arguments) => inspect::run(arguments),
             Verb::Doctor(arguments) => doctor::run(config, arguments),
             Verb::Tls(arguments) => tls::run(arguments),
+            Verb::Trust(arguments) => trust::run(config, arguments),
             Verb::Login(arguments) => login::run(config, arguments),
             Verb::Token(arguments) => token::run(config, arguments),
             Verb::Tokens(arguments) => tokens::run(config, arguments),

@@ -142,7 +142,7 @@ async fn greet(
     };
     let dialled = flow.original_dst.addr().ip();
     let accepted = tls
-        .accept(stream, b"", Negotiation::Http, dialled)
+        .accept(stream, b"", Negotiation::Http { plain: !origin::is_encrypted(target) }, dialled)
         .await
         .map_err(|error| Ending::because(CloseReason::ClientProtocolError, error.to_string()))?;
     let h2 = accepted.stream.get_ref().1.alpn_protocol() == Some(b"h2");

@@ -1,7 +1,8 @@
 //! The origin's side: connections that belong to one client's connection, and are given nothing but permits.
 //!
 //! HTTP/1.1 connections serve one request at a time and are kept when it is over; HTTP/2 needs one. Which of the two is
-//! spoken follows the client: by ALPN over TLS, with prior knowledge where the client has it.
+//! spoken follows the client: by ALPN over TLS, with prior knowledge where the client has it. A client over TLS is offered
+//! HTTP/1.1 first where the target is reached in the clear, which most such targets speak alone.
 
 use super::{answer::Payload, client::Version};
 use crate::{
@@ -37,6 +38,11 @@ pub(super) enum OriginError {
     Slow(Duration),
     #[error("the target broke off: {0}")]
     Http(#[from] hyper::Error),
+}
+
+/// Whether lockgate speaks TLS to the target.
+pub(super) fn is_encrypted(target: &TargetSettings) -> bool {
+    target.upstream_tls.mode() != crate::tls::TlsMode::Disable
 }
 
 /// Where requests of one client's connection go.
@@ -75,7 +81,6 @@ impl Origin {
     pub(super) fn of(shared: &Shared, target: &TargetSettings, session: &Session) -> Self {
         let from = postgres::origin(target, &session.flow, shared);
         let endpoint = postgres::endpoint(target, session.flow.original_dst).from(from);
-        let encrypted = endpoint.tls.mode() != crate::tls::TlsMode::Disable;
         Self {
             endpoint,
             credential: target.credential.clone(),
@@ -84,7 +89,7 @@ impl Origin {
             idle: Mutex::default(),
             two: tokio::sync::Mutex::default(),
             wants_two: AtomicBool::new(false),
-            scheme: if encrypted { "https" } else { "http" },
+            scheme: if is_encrypted(target) { "https" } else { "http" },
         }
     }
 

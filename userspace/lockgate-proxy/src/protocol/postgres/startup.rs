@@ -181,7 +181,7 @@ async fn encrypt<S: AsyncRead + AsyncWrite + Unpin>(
     // What was read of a client that begins with TLS is the beginning of its handshake; of others it must be nothing.
     let (front, unread) = match negotiation {
         Negotiation::Asked => (BytesMut::new(), read),
-        Negotiation::Direct | Negotiation::Http => (read, BytesMut::new()),
+        Negotiation::Direct | Negotiation::Http { .. } => (read, BytesMut::new()),
     };
     let Accepted { stream, binding, disliked } = tls
         .accept(Unread::new(front, stream), &unread, negotiation, dialled)
