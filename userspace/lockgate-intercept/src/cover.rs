@@ -25,8 +25,10 @@ use std::{
 
 /// Bytes of a file that is read to be covered: the biggest bundles have some 250 KiB.
 const MAX_FILE: u64 = 8 * 1024 * 1024;
-/// Entries of a directory that is read to be covered: the biggest have some 450.
+/// Entries of a directory that is read to be covered, those below it included: the biggest have some 450.
 const MAX_ENTRIES: usize = 10_000;
+/// How far below it directories are followed: Java keeps its store one below.
+const MAX_DEPTH: usize = 3;
 /// Where a file is for the moment until it is laid over another one.
 const STAGING: &str = "/run";
 /// Covers are looked at and nothing else.
@@ -52,9 +54,11 @@ pub enum Entry {
     File(Vec<u8>),
     /// A symbolic link: where to.
     Link(PathBuf),
+    /// A directory: what is in it.
+    Directory(Entries),
 }
 
-/// A directory's entries by name; what is neither file nor link is left out.
+/// A directory's entries by name; devices, sockets and the like are left out.
 pub type Entries = std::collections::BTreeMap<std::ffi::OsString, Entry>;
 
 impl MountNamespace {
@@ -117,37 +121,7 @@ impl MountNamespace {
             }
             Err(error) => return Err(error),
         };
-        let mut entries = Entries::new();
-        for entry in rustix::fs::Dir::read_from(&directory)? {
-            use std::os::unix::ffi::OsStrExt as _;
-            let entry = entry?;
-            let name = std::ffi::OsStr::from_bytes(entry.file_name().to_bytes());
-            if name == "." || name == ".." {
-                continue;
-            }
-            if entries.len() >= MAX_ENTRIES {
-                return Err(io::Error::other(format!(
-                    "{} has more than {MAX_ENTRIES} entries",
-                    path.display()
-                )));
-            }
-            let status = rustix::fs::statat(&directory, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
-            match FileType::from_raw_mode(status.st_mode) {
-                FileType::Symlink => {
-                    let to = rustix::fs::readlinkat(&directory, name, Vec::new())?;
-                    let to =
-                        PathBuf::from(std::ffi::OsString::from(std::ffi::OsStr::from_bytes(to.to_bytes())));
-                    entries.insert(name.to_owned(), Entry::Link(to));
-                }
-                FileType::RegularFile => {
-                    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                    let file = openat(&directory, name, flags, Mode::empty())?;
-                    entries.insert(name.to_owned(), Entry::File(contents(file)?));
-                }
-                _another => {}
-            }
-        }
-        Ok(Some(entries))
+        listed(&directory, MAX_DEPTH, &mut 0).map(Some)
     }
 
     /// Lays a read-only file over the one at `path`.
@@ -177,17 +151,7 @@ impl MountNamespace {
             FsMountFlags::FSMOUNT_CLOEXEC,
             LOOK_ONLY - MountAttrFlags::MOUNT_ATTR_RDONLY,
         )?;
-        for (name, entry) in entries {
-            match entry {
-                Entry::Link(to) => rustix::fs::symlinkat(to, &tree, name)?,
-                Entry::File(content) => {
-                    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-                    let mut file = File::from(openat(&tree, name, flags, READABLE)?);
-                    file.write_all(content)?;
-                    rustix::fs::fchmod(&file, READABLE)?;
-                }
-            }
-        }
+        fill(tree.as_fd(), entries)?;
         sys::mount_attributes(tree.as_fd(), LOOK_ONLY.bits())?;
         self.lay(tree.as_fd(), target.as_fd())
     }
@@ -230,6 +194,61 @@ impl MountNamespace {
             thread.join().unwrap_or_else(|_| Err(io::Error::other("panicked in a mount namespace")))
         })
     }
+}
+
+fn listed(directory: &OwnedFd, depth: usize, count: &mut usize) -> io::Result<Entries> {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut entries = Entries::new();
+    for entry in rustix::fs::Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if name == "." || name == ".." {
+            continue;
+        }
+        *count += 1;
+        if *count > MAX_ENTRIES {
+            return Err(io::Error::other(format!("more than {MAX_ENTRIES} entries")));
+        }
+        let status = rustix::fs::statat(directory, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
+        let entry = match FileType::from_raw_mode(status.st_mode) {
+            FileType::Symlink => {
+                let to = rustix::fs::readlinkat(directory, name, Vec::new())?;
+                Entry::Link(OsStr::from_bytes(to.to_bytes()).into())
+            }
+            FileType::RegularFile => Entry::File(contents(openat(directory, name, flags, Mode::empty())?)?),
+            FileType::Directory if depth > 0 => {
+                let below = openat(directory, name, flags | OFlags::DIRECTORY, Mode::empty())?;
+                Entry::Directory(listed(&below, depth - 1, count)?)
+            }
+            _another => continue,
+        };
+        entries.insert(name.to_owned(), entry);
+    }
+    Ok(entries)
+}
+
+/// Writes entries into an empty directory.
+fn fill(directory: BorrowedFd<'_>, entries: &Entries) -> io::Result<()> {
+    for (name, entry) in entries {
+        match entry {
+            Entry::Link(to) => rustix::fs::symlinkat(to, directory, name)?,
+            Entry::File(content) => {
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+                let mut file = File::from(openat(directory, name, flags, READABLE)?);
+                file.write_all(content)?;
+                rustix::fs::fchmod(&file, READABLE)?;
+            }
+            Entry::Directory(entries) => {
+                rustix::fs::mkdirat(directory, name, Mode::RWXU)?;
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let below = openat(directory, name, flags, Mode::empty())?;
+                fill(below.as_fd(), entries)?;
+                rustix::fs::fchmod(&below, Mode::from_raw_mode(0o755))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn contents(file: OwnedFd) -> io::Result<Vec<u8>> {
@@ -316,6 +335,8 @@ mod tests {
         let directory = scratch.path().join("certs");
         fs::create_dir(&directory).unwrap();
         fs::write(directory.join("one.pem"), "one").unwrap();
+        fs::create_dir(directory.join("java")).unwrap();
+        fs::write(directory.join("java/cacerts"), "store").unwrap();
         std::os::unix::fs::symlink("one.pem", directory.join("1.0")).unwrap();
 
         let elsewhere = Elsewhere::start();
@@ -335,7 +356,7 @@ mod tests {
         assert_eq!(entries["1.0".as_ref() as &std::ffi::OsStr], Entry::Link("one.pem".into()));
         entries.insert("two.pem".into(), Entry::File(b"two".to_vec()));
         namespace.cover_directory(&directory, &entries).unwrap();
-        for (name, said) in [("two.pem", "two"), ("1.0", "one")] {
+        for (name, said) in [("two.pem", "two"), ("1.0", "one"), ("java/cacerts", "store")] {
             assert_eq!(elsewhere.sees(&directory.join(name)), said);
         }
         assert!(!directory.join("two.pem").exists());

@@ -136,6 +136,7 @@ pub use govern::{Governed, GovernedSet};
 pub use hearing::Learned;
 pub use interceptor::{Health, Interceptor, Settings, detach};
 pub use layer::{Layer, LayerState, TECHNIQUES, Technique, table};
+pub use mount::cgroup2_root;
 pub use object::{Verified, verified};
 pub use pin::Instance;
 pub use probe::{Check, Status, probe, prove};

@@ -19,7 +19,10 @@ struct Mount {
 pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 
 /// The mount point of the whole cgroup-v2 hierarchy.
-pub(crate) fn cgroup2_root() -> Result<PathBuf, InterceptError> {
+///
+/// # Errors
+/// When there is none, or only a part of it.
+pub fn cgroup2_root() -> Result<PathBuf, InterceptError> {
     let mount = mounts()?
         .into_iter()
         .find(|mount| mount.filesystem == "cgroup2" && mount.root == "/")
