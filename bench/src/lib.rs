@@ -4,6 +4,7 @@
 //! [`results`] keeps the sections of `bench/RESULTS.md`. The program `lockgate-peers` drives them, `lockgate-relay`,
 //! `lockgate-client` and `lockgate-engine` are what it starts. Criterion benches of single parts stand in `benches/`.
 
+pub mod approvals;
 pub mod ground;
 pub mod hold;
 pub mod instructions;

@@ -22,10 +22,13 @@ pub enum Section {
     Connect,
     /// `--search`
     Search,
+    /// `--approvals`
+    Approvals,
 }
 
 impl Section {
-    const ALL: [Self; 5] = [Self::Peers, Self::Large, Self::Instructions, Self::Connect, Self::Search];
+    const ALL: [Self; 6] =
+        [Self::Peers, Self::Large, Self::Instructions, Self::Connect, Self::Search, Self::Approvals];
 
     fn title(self) -> &'static str {
         match self {
@@ -34,6 +37,7 @@ impl Section {
             Self::Instructions => "## Instructions per query",
             Self::Connect => "## connect() with the hooks",
             Self::Search => "## Search over a million events",
+            Self::Approvals => "## Two thousand requests that wait",
         }
     }
 }

@@ -25,6 +25,9 @@ pub(crate) struct Wanted {
     /// How long questions about a million events take; writes bench/RESULTS.md
     #[arg(long)]
     search: bool,
+    /// 2,000 requests that wait at once, dead channels, 60 holds a minute (root); writes bench/RESULTS.md
+    #[arg(long)]
+    approvals: bool,
     /// Interleaved rounds of the side-by-side run
     #[arg(long, default_value_t = 5)]
     rounds: u32,
@@ -40,8 +43,8 @@ pub(crate) struct Wanted {
 }
 
 pub(crate) fn run(wanted: &Wanted) -> Result<()> {
-    let Wanted { peers, large, instructions, connect, search, rounds, seconds, only, profile } = wanted;
-    if !(*peers || *large || *instructions || *connect || *search || only.is_some()) {
+    let Wanted { peers, large, instructions, connect, search, approvals, rounds, seconds, only, profile } = wanted;
+    if !(*peers || *large || *instructions || *connect || *search || *approvals || only.is_some()) {
         setup::setup(setup::For::Build)?;
         return shell::run(&mut shell::cargo(&["bench", "--package", "lockgate-bench"]));
     }
@@ -65,6 +68,9 @@ pub(crate) fn run(wanted: &Wanted) -> Result<()> {
         run(&[&timing[..], &["--only", only]].concat())?;
     } else if *peers {
         run(&timing)?;
+    }
+    if *approvals {
+        shell::run(Command::new(built.join("lockgate-approvals")).current_dir(shell::root()))?;
     }
     if *large {
         run(&["--large"])?;

@@ -94,3 +94,60 @@ async fn a_decision_is_proven_off_the_host_and_a_changed_one_is_not() -> Result<
     );
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proofs_come_from_the_agent_wherever_it_is_and_from_the_files_without_one() -> Result<()> {
+    let mut world = World::with(crate::world::POLICY, |options, _| {
+        options.extra += "login: { bootstrap: { groups: [dba] } }\n";
+    })
+    .await?;
+    ensure!(world.psql(&["select 'proof-from-afar'"]).await?.code == Some(0));
+    world.recorded("session_ended", 1).await?;
+    let events = world.agent.events()?;
+    let decided = events.iter().find(|event| event["event"] == "operation_decided").context("no decision")?;
+    let decision = decided["data"]["verdict"]["decision"].as_str().context("no id")?.to_owned();
+    // Nothing of this host but the agent's address: no configuration, no store.
+    let remote = |role: &str, words: &[&str]| -> Result<Output> {
+        let made = world.agent.cli(&["tokens", "make", role, "--role", role, "--program", "--for", "1h"])?;
+        let mut command = std::process::Command::new(lockgate_tests::agent::built_binary("lockgate")?);
+        command.args(["--config", "/nonexistent"]).args(words).stdin(std::process::Stdio::null());
+        command.env("LOCKGATE_URL", world.agent.api()).env("LOCKGATE_TOKEN", text(&made)?.trim());
+        Ok(command.output()?)
+    };
+    let early = text(&remote("auditor", &["audit", "checkpoint"])?)?;
+    let scratch = Scratch::new("afar")?;
+    let path = |name: &str| scratch.path().join(name).display().to_string();
+    fs::write(path("early"), &early)?;
+    fs::copy(world.agent.store().join("keys/log.pub"), path("log.pub"))?;
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let proofs = loop {
+        let proved = remote("auditor", &["audit", "prove", &decision, "--out", &path("evidence")])?;
+        if proved.status.success() {
+            break text(&proved)?;
+        }
+        ensure!(std::time::Instant::now() < until, "{proved:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    };
+    fs::write(path("growth"), text(&remote("auditor", &["audit", "grown", &path("early")])?)?)?;
+    let first = proofs.lines().next().context("nothing is proven")?;
+    for proof in [first, &path("growth")] {
+        let checked = world.agent.cli(&["audit", "check", proof, "--key", &path("log.pub")])?;
+        ensure!(text(&checked)?.contains("proven"), "{proof}");
+    }
+    // Who looks at approvals does not read the log.
+    for words in [vec!["audit", "checkpoint"], vec!["audit", "prove", decision.as_str()], vec!["audit", "prove", "1"]]
+    {
+        let refused = remote("viewer", &words)?;
+        ensure!(!refused.status.success() && refused.stdout.is_empty(), "{words:?}: {refused:?}");
+    }
+
+    // Nobody answers: the files do, and say the same.
+    world.agent.terminate().await?;
+    let grown = text(&world.agent.cli(&["audit", "grown", &path("early")])?)?;
+    fs::write(path("growth"), grown)?;
+    let checked = world.agent.cli(&["audit", "check", &path("growth"), "--key", &path("log.pub")])?;
+    ensure!(text(&checked)?.contains("proven"));
+    let proved = world.agent.cli(&["audit", "prove", &decision, "--out", &path("offline")])?;
+    ensure!(text(&proved)?.lines().count() == proofs.lines().count(), "{proved:?} {proofs}");
+    Ok(())
+}
