@@ -33,12 +33,12 @@ await run(async () => {
   await tell("ask");
   const page = await bundle(made, "two");
   check((await page.textContent("h1")).includes("2 statements"), await page.textContent("h1"));
-  await looked(page, "bundle");
   // One joins: the page that is looked at shows it, and decides on what it shows.
   await page.evaluate(() => { window.same = true; });
   await tell("join");
   await page.waitForFunction(() => document.querySelector("h1").textContent.includes("3 statements"));
   check(await page.evaluate(() => window.same), "the page was loaded anew");
+  await looked(page, "bundle");
   await page.keyboard.press("a");
   await page.keyboard.type("the release of Friday");
   await page.keyboard.press("Enter");

@@ -38,13 +38,13 @@ async function policy(made) {
 
 async function register(made) {
   const page = await open(made, "/targets");
-  for (const [name, protocol, fill] of [
-    ["billing-db", "postgres", async () => { await page.selectOption("#credential", "password"); await page.fill("#user", "app"); await page.fill("#reference", given.secret); }],
-    ["shop-api", "http", async () => { await page.selectOption("#credential", "bearer"); await page.fill("#reference", given.secret); await page.fill("#remove_headers", "cookie"); }],
+  for (const [name, protocol, address, fill] of [
+    ["billing-db", "postgres", "203.0.113.9:5432", async () => { await page.selectOption("#credential", "password"); await page.fill("#user", "app"); await page.fill("#reference", given.secret); }],
+    ["shop-api", "http", "203.0.113.9:80", async () => { await page.selectOption("#credential", "bearer"); await page.fill("#reference", given.secret); await page.fill("#remove_headers", "cookie"); }],
   ]) {
     await page.fill("#name", name);
     await page.selectOption("#protocol", protocol);
-    await page.fill("#addresses", "203.0.113.9:1");
+    await page.fill("#addresses", address);
     await page.fill("#tags", "env: staging");
     await page.selectOption("#tls", "disable");
     await fill();

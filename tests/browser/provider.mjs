@@ -1,12 +1,11 @@
-// An OpenID provider (oidc-provider) in this process, for scenarios in which people log in. Its clock can be set back while
-// somebody proves who they are, so that a login is as old as a scenario needs it.
+// An OpenID provider (oidc-provider) in this process, for scenarios in which people log in. It can be told to say that somebody
+// proved who they are some time ago.
 import { generateKeyPairSync } from "node:crypto";
 import http from "node:http";
 import { pathToFileURL } from "node:url";
 
-const clock = Date.now;
-let back = 0;
-Date.now = () => clock() - back;
+/** Seconds since each person proved who they are, beyond the truth. */
+const ages = {};
 
 /** users: { name: { groups: […] } } */
 export async function openid({ url, port, modules, users }) {
@@ -27,23 +26,23 @@ export async function openid({ url, port, modules, users }) {
     cookies: { keys: ["k"] },
     pkce: { required: () => true },
   });
+  const proved = provider.Session.prototype.authTime;
+  provider.Session.prototype.authTime = function authTime() {
+    return proved.call(this) - (ages[this.accountId] ?? 0);
+  };
   const server = http.createServer(provider.callback());
   await new Promise((up) => server.listen(port, "127.0.0.1", up));
 }
 
 /** Logs in at the provider's own pages, from the page to log in; `age` seconds ago. */
 export async function log_in(page, name, age = 0) {
-  back = age * 1000;
-  try {
-    await page.click("a[href^='/login/corp']");
-    await page.waitForSelector("input[name=login]");
-    await page.fill("input[name=login]", name);
-    await page.fill("input[name=password]", "x");
-    await page.click("button[type=submit]");
-    // Either it asks for consent now, or it had it before.
-    await page.waitForFunction(() => location.pathname.startsWith("/interaction/") === false || document.querySelector("input[name=prompt][value=consent]"));
-  } finally {
-    back = 0;
-  }
+  ages[name] = age;
+  await page.click("a[href^='/login/corp']");
+  await page.waitForSelector("input[name=login]");
+  await page.fill("input[name=login]", name);
+  await page.fill("input[name=password]", "x");
+  await page.click("button[type=submit]");
+  // Either it asks for consent now, or it had it before.
+  await page.waitForFunction(() => location.pathname.startsWith("/interaction/") === false || document.querySelector("input[name=prompt][value=consent]"));
   if (await page.$("input[name=prompt][value=consent]")) await page.click("button[type=submit]");
 }

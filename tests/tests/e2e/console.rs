@@ -347,7 +347,7 @@ async fn every_page_is_fit_for_every_screen_and_reader() -> Result<()> {
 
 /// As [`POLICY`], with schema changes that are told together.
 fn bundled() -> String {
-    POLICY.replace("    timeout: 20m\n", "    timeout: 20m\n    coalesce: { by: [rule], window: 20s }\n")
+    POLICY.replace("    timeout: 20m\n", "    timeout: 20m\n    coalesce: { by: [rule], window: 60s }\n")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -415,6 +415,7 @@ metadata: { name: glass }
 groups:
   commander: { oidc: "groups:commander" }
   security:  { oidc: "groups:security" }
+  dba:       { oidc: "groups:dba" }
 rules:
 - id: everyday
   match: { target: { name: orders-db }, sql: { class: [read, session, transaction] } }
@@ -446,7 +447,7 @@ async fn the_glass_is_broken_by_a_person_who_has_just_logged_in() -> Result<()> 
     let port = free_port()?;
     let login = format!(
         "login:\n  providers:\n  - name: corp\n    oidc: {{ issuer: \"http://127.0.0.1:{port}\", client_id: lockgate, client_secret: {{ \
-         file: {} }}, scopes: [profile, groups] }}\n  roles: {{ viewer: [staff], approver: [commander, security] }}\n  \
+         file: {} }}, scopes: [profile, groups] }}\n  roles: {{ viewer: [staff] }}\n  \
          groups: {{ commander: [commander], security: [security] }}\n",
         secret.display()
     );
@@ -467,7 +468,8 @@ async fn the_glass_is_broken_by_a_person_who_has_just_logged_in() -> Result<()> 
                 // A CI job is no person, whatever terminal it makes for itself.
                 let config = world.agent.config().display().to_string();
                 let binary = world.agent.binary().display().to_string();
-                let line = format!("{binary} breakglass use bg-prod --reason x --ticket INC-1 --config {config}");
+                let line =
+                    format!("{binary} breakglass use bg-prod --reason x --ticket INC-1 --config {config}");
                 let ci = [("GITHUB_ACTIONS", "true"), ("GITHUB_RUN_ID", "4711")];
                 let command = ["script", "-qec", &line, "/dev/null"];
                 let job = job::run(job::governed(&world.agent, JOB_UID, &ci, &command)).await?;

@@ -2,8 +2,8 @@
 //!
 //! Needs root, cgroup v2 and BPF, and fails without. One test binary, so that it links once.
 
-mod api;
 mod alarms;
+mod api;
 mod approvals;
 mod attacks;
 mod bucket;
@@ -33,6 +33,7 @@ mod proofs;
 mod protocol;
 mod records;
 mod replay;
+mod sight;
 #[path = "../../../userspace/lockgate-control/src/api/openapi/strict.rs"]
 mod strict;
 mod unmask;

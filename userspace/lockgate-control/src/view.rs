@@ -532,3 +532,32 @@ pub(crate) fn merge(into: &mut Value, from: Value) {
         into.extend(from);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Ask, Clock, request};
+
+    #[test]
+    fn a_request_over_http_shows_its_values_to_who_may_see_them_alone() {
+        let mut operation = request(&Clock::new(), Ask::default()).operation;
+        let field = |name: &str| json!({ "name": name, "value": "4711-secret" });
+        for (class, why) in [("write", Value::Null), ("opaque", json!("a dot segment in /users/4711-secret/.."))] {
+            let route = if class == "opaque" { "/users/4711-secret/.." } else { "/users/{id}" };
+            let facts: HttpFacts = serde_json::from_value(json!({
+                "class": class, "method": "POST", "scheme": "https", "host": "shop", "path": "/users/4711-secret",
+                "route": route, "query": [field("card")], "headers": [field("x-note")], "body": { "state": "none" },
+                "json": { "card.number": ["4711-secret"] }, "risk": "low", "opaque_reason": why,
+            }))
+            .unwrap();
+            operation.text = "POST https://shop/users/4711-secret?card=4711-secret".into();
+            operation.normalized = format!("POST https://shop{route}?card").into();
+            operation.facts = Arc::new(Facts::Http(facts));
+            let shown = json!(super::operation(&operation, Sight::Recorded)).to_string();
+            assert!(shown.contains("card=4711-secret"), "{shown}");
+            let shown = json!(super::operation(&operation, Sight::Shapes)).to_string();
+            assert!(!shown.contains("4711-secret"), "{class}: {shown}");
+            assert!(shown.contains("x-note"), "{class}: {shown}");
+        }
+    }
+}

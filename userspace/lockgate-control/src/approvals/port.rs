@@ -88,6 +88,8 @@ fn announce(desk: &Arc<Desk>, told: &Arc<BundleCase>, new: &[Arc<Case>], kind: E
         // Set once: it was gathered once.
         let _ = case.bundle.set(told.clone());
     }
+    // Whoever looked when the requests came saw them alone.
+    desk.registry.changed();
     let bundled =
         EventKind::ApprovalsBundled { bundle: told.id, digest: told.digest(), requests: told.requests() };
     let session = Some(first.request.session.id);

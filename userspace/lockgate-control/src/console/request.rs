@@ -433,7 +433,7 @@ fn history(case: &Case, whole: &Value, now: Timestamp) -> Markup {
                     }
                 }
                 dl.facts {
-                    (fact("Digest", &said(&whole["command_digest"])))
+                    @if let Some(digest) = whole["command_digest"].as_str() { dt { "Digest" } dd { code.small { (digest) } } }
                     dt { "Decision" } dd { code { (case.request.decision()) } }
                     dt { "Policy" } dd { code { (case.request.verdict.policy) } }
                     @if let Some(earlier) = whole["takes_up"].as_str() { dt { "Takes up" } dd { code { (earlier) } } }

@@ -91,7 +91,7 @@ fn item(visit: &Visit, target: &TargetView, now: Timestamp) -> Markup {
                         }
                     } } }
                     (fact("Served to callers at", target.listen.as_deref().unwrap_or_default()))
-                    @if !target.tags.is_empty() { dt { "Tags" } dd.chips { @for (key, value) in &target.tags { span.chip { (word(key)) ": " (word(value)) } } } }
+                    @if !target.tags.is_empty() { dt { "Tags" } dd.chips { @for (key, value) in &target.tags { span.chip { span { (word(key)) ": " (word(value)) } } } } }
                     dt { "Where no rule decides" }
                     dd { @match target.default { DefaultEffect::Allow => "it passes", DefaultEffect::Deny => "it is denied" } }
                     dt { "Registered" }
@@ -168,7 +168,7 @@ fn register_form(visit: &Visit) -> Markup {
                     fieldset {
                         legend { "Towards the clients" }
                         div.cols {
-                            (text("client_ca", "CA that issues what they see", "(a file; for clients that speak TLS)"))
+                            (text("client_ca", "CA for their TLS", "(a file)"))
                             (text("client_ca_key", "Its key", "(a file)"))
                             div.field { label for="remove_headers" { "Headers that do not go on " span.hint { "(HTTP, one a line)" } } textarea.mono #remove_headers name="remove_headers" {} }
                         }

@@ -8,12 +8,16 @@ use crate::{
     cli::{facts_of, shapes_of},
     config::{Address, TargetConfig},
 };
-use lockgate_control::{PeerCred, house::{
-    Actor, Answer, ExplainQuery, Explained, Found, Governed, GovernedView, Hit, House, HouseError, Killed,
-    Origin, PolicyFile, PolicyTest, PolicyView, Proof, ProofQuery, Record, Registration, SearchQuery,
-    SessionFilter, SessionRef, SessionSummary, SessionView, Sight, Tail, TargetHealth, TargetView,
-    VerifyReport, Watched,
-}};
+use lockgate_audit::ChainHash;
+use lockgate_control::{
+    PeerCred,
+    house::{
+        Actor, Answer, ExplainQuery, Explained, Found, Governed, GovernedView, Hit, House, HouseError,
+        Killed, Origin, PolicyFile, PolicyTest, PolicyView, Proof, ProofQuery, Record, Registration,
+        SearchQuery, SessionFilter, SessionRef, SessionSummary, SessionView, Sight, Tail, TargetHealth,
+        TargetView, VerifyReport, Watched,
+    },
+};
 use lockgate_intercept::{Egress, Governed as Who};
 use lockgate_model::{
     DecisionId, SessionId, Timestamp,
@@ -26,7 +30,6 @@ use lockgate_model::{
     session::Session,
     verdict::{Denial, DenialCause, Effect, RuleHit, Verdict},
 };
-use lockgate_audit::ChainHash;
 use lockgate_policy::{CompiledPolicy, Explanation, replay::reconstructed};
 use lockgate_store::{Reader, Records, StoreError, VerifyProgress, search};
 use serde_json::{Value, json};
@@ -354,7 +357,9 @@ fn shown(mut record: Record, sight: Sight) -> Record {
                     understated(verdict);
                     denial.iter_mut().for_each(without_quotes);
                 }
-                EventKind::Refused { denial, .. } | EventKind::ResultCut { denial, .. } => without_quotes(denial),
+                EventKind::Refused { denial, .. } | EventKind::ResultCut { denial, .. } => {
+                    without_quotes(denial)
+                }
                 // What follows a statement's beginning, and rows as the client got them, are values.
                 EventKind::OperationPart { data, .. } => data.clear(),
                 EventKind::ResultRows { rows, .. } => rows.clear(),
@@ -382,7 +387,11 @@ fn understated(verdict: &mut Verdict) {
     }
     if verdict.rules.iter().any(|hit| hit.error.is_some()) {
         // An expression that fails names the value it fails on.
-        let hits = verdict.rules.iter().cloned().map(|hit| RuleHit { error: hit.error.map(|_| WITHHELD_TEXT.to_owned()), ..hit });
+        let hits = verdict
+            .rules
+            .iter()
+            .cloned()
+            .map(|hit| RuleHit { error: hit.error.map(|_| WITHHELD_TEXT.to_owned()), ..hit });
         verdict.rules = hits.collect();
     }
 }
@@ -401,10 +410,13 @@ fn shape(operation: &mut RecordedOperation) {
     operation.digest = WITHHELD;
     match Arc::make_mut(&mut operation.facts) {
         // A parser's complaint quotes the text it stumbled over.
-        Facts::Sql(facts) => facts.opaque_reason = facts.opaque_reason.take().map(|_| WITHHELD_TEXT.to_owned()),
+        Facts::Sql(facts) => {
+            facts.opaque_reason = facts.opaque_reason.take().map(|_| WITHHELD_TEXT.to_owned())
+        }
         Facts::Http(facts) => {
             without_values(facts);
-            operation.text = format!("{} {}://{}{}", facts.method, facts.scheme, facts.host, facts.route).into();
+            operation.text =
+                format!("{} {}://{}{}", facts.method, facts.scheme, facts.host, facts.route).into();
         }
     }
 }
@@ -423,7 +435,8 @@ fn without_values(facts: &mut HttpFacts) {
 /// What a refusal says of a statement that was not understood quotes it.
 fn without_quotes(denial: &mut Denial) {
     if matches!(denial.cause, DenialCause::Opaque | DenialCause::Unsupported) {
-        denial.reason = format!("{}: the reason quotes the text, which is not for viewers", denial.cause.as_str());
+        denial.reason =
+            format!("{}: the reason quotes the text, which is not for viewers", denial.cause.as_str());
     }
 }
 
