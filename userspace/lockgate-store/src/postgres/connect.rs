@@ -38,6 +38,11 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const UNACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(10);
 /// One batch, or one page, on a server under load.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// Names are written with their schema; nothing is looked for anywhere else. What is acknowledged has to survive a crash
+/// of the server, whatever its configuration says; one that waits for standbys too is left so.
+const PREPARE: &str = "
+    SET search_path = pg_catalog, pg_temp; SET timezone = 'UTC'; SET lock_timeout = '10s';
+    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 /// Notifications that nobody took yet: they only wake, so that one more or less is the same.
 const NOTIFICATIONS: usize = 64;
 
@@ -207,11 +212,7 @@ impl Database {
             }
         });
         let database = Self { runtime: Some(runtime), client, notifications };
-        // Names are written with their schema; nothing is looked for anywhere else.
-        database.batch(
-            "prepare",
-            "SET search_path = pg_catalog, pg_temp; SET timezone = 'UTC'; SET lock_timeout = '10s'",
-        )?;
+        database.batch("prepare", PREPARE)?;
         Ok(database)
     }
 

@@ -92,7 +92,7 @@ impl Requests {
         self.database
             .ask("ask in", |client| async move {
                 let ask = "INSERT INTO lockgate.request (node, id, expires_at, card) \
-                           VALUES ($1, $2, 'epoch'::timestamptz + $3 * interval '1 microsecond', $4::text::jsonb)";
+                           VALUES ($1, $2, 'epoch'::timestamptz + $3::bigint * interval '1 microsecond', $4::text::jsonb)";
                 client.execute(ask, &[&node, id, &expires, card]).await
             })
             .map(drop)

@@ -1,14 +1,26 @@
 //! Retention in the shared store: whole weeks go, and legal holds keep them. The rules are the embedded store's
 //! ([`crate::Plan`]): what keeps a session's record keeps the session, sessions that run stay, what no signed head covers
 //! stays, and the hashes of what went are kept, so that the rest still verifies. For the schema's owner alone.
+//!
+//! ```text
+//! retention ──▶ (each node records its removal; a signed head covers it and is here) ──▶ remove
+//! ```
 
 use super::{
     connect::Database,
-    shared::{Shared, decode},
+    row::{conjunction, removal_mark},
+    shared::{Shared, decode, unsigned},
 };
 use crate::error::StoreError;
-use lockgate_model::{Timestamp, custody::Hold, event::EventKind, time::format_duration};
+use lockgate_model::{
+    Timestamp,
+    custody::{Custody, Hold, Removal, RemovedSegment},
+    event::EventKind,
+    id::NodeName,
+    time::format_duration,
+};
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 use std::time::Duration;
 
 /// Hashing a week of records of a large fleet.
@@ -18,7 +30,7 @@ const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Records of a week that a policy wants kept, read at once.
 const RETAINED_AT_ONCE: i64 = 1000;
 
-/// What retention did, or would do.
+/// What retention would remove now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Expired {
     /// The rule.
@@ -34,9 +46,11 @@ pub struct Week {
     pub from: Timestamp,
     /// Records in it.
     pub records: u64,
-    /// Why it stays all the same; None: it goes.
+    /// Why it stays all the same; None: it may go.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept: Option<String>,
+    /// What goes with it. Each is to be recorded by its node, as [`lockgate_model::custody::Custody::Removed`].
+    pub removals: Vec<(NodeName, Removal)>,
     #[serde(skip)]
     table: String,
 }
@@ -93,11 +107,12 @@ impl Shared {
         Ok(released > 0)
     }
 
-    /// Removes the weeks that ended longer than `keep` ago and that nothing keeps; only tells of them when `dry`.
+    /// The weeks that ended longer than `keep` ago, and what would be removed of them. Nothing is removed yet: each removal
+    /// is recorded by its node first, and a signed head covers that.
     ///
     /// # Errors
-    /// When the database cannot be asked, or the role may not: what was removed before is removed.
-    pub fn expire(&self, keep: Duration, now: Timestamp, dry: bool) -> Result<Expired, StoreError> {
+    /// When the database cannot be asked.
+    pub fn retention(&self, keep: Duration, now: Timestamp, by: &str) -> Result<Expired, StoreError> {
         let holds = self.holds()?;
         let mut expired =
             Expired { policy: format!("retention {}", format_duration(keep)), weeks: Vec::new() };
@@ -105,24 +120,103 @@ impl Shared {
             if from + WEEK + keep >= now {
                 continue;
             }
-            let week = self.with(|database| {
+            let (kept, records, islands) = self.with(|database| {
                 let kept = why_kept(database, &table, &holds, now)?;
-                let records = count(database, &table)?;
-                if kept.is_none() && !dry {
-                    remove(database, &table)?;
-                }
-                Ok(Week { from, records, kept, table: table.clone() })
+                Ok((kept, count(database, &table)?, islands(database, &table)?))
             })?;
-            if week.kept.is_none() && !dry {
-                tracing::info!(
-                    table = week.table,
-                    records = week.records,
-                    "a week of records was removed; their hashes stay"
-                );
+            let mut removals = Vec::new();
+            for Island { node, first, last } in islands.into_iter().filter(|_| kept.is_none()) {
+                let segment = self.segment(&node, first, last)?;
+                let (policy, by) = (expired.policy.clone(), by.to_owned());
+                let removal =
+                    Removal { from: first, to: last, segments: vec![segment], policy, by, archive: None };
+                removals.push((node, removal));
             }
-            expired.weeks.push(week);
+            expired.weeks.push(Week { from, records, kept, removals, table });
         }
         Ok(expired)
+    }
+
+    /// Removes a week. Every node has recorded what goes of its log by now, and a signed head covers that record.
+    ///
+    /// # Errors
+    /// When one has not, or the week is not what it was, or something keeps it by now: then it stays whole.
+    pub fn remove(&self, week: &Week, now: Timestamp) -> Result<(), StoreError> {
+        let stays = |why: String| StoreError::NotProven(format!("the week of {} stays: {why}", week.from));
+        if let Some(why) = &week.kept {
+            return Err(stays(why.clone()));
+        }
+        for (node, removal) in &week.removals {
+            if !self.is_announced(node, removal)? {
+                let (from, to) = (removal.from, removal.to);
+                return Err(stays(format!(
+                    "no signed record of node {node} says that {from} to {to} are removed"
+                )));
+            }
+        }
+        let holds = self.holds()?;
+        self.with(|database| {
+            database.batch(
+                "begin in",
+                "BEGIN; LOCK TABLE lockgate.record, lockgate.hold IN ACCESS EXCLUSIVE MODE",
+            )?;
+            let removed = (|| {
+                if let Some(why) = why_kept(database, &week.table, &holds, now)? {
+                    return Err(stays(why));
+                }
+                let are = islands(database, &week.table)?;
+                let told = week.removals.iter().map(|(node, removal)| (node, removal.from, removal.to));
+                if !are.iter().map(|island| (&island.node, island.first, island.last)).eq(told) {
+                    return Err(stays("records have come meanwhile".to_owned()));
+                }
+                remove(database, &week.table)
+            })();
+            if removed.is_err() {
+                // The connection may be gone, and with it the transaction.
+                let _ = database.batch("roll back", "ROLLBACK");
+            }
+            removed
+        })
+    }
+
+    /// Whether a node's own log says it, under a signed head.
+    fn is_announced(&self, node: &NodeName, removal: &Removal) -> Result<bool, StoreError> {
+        let mark = conjunction(&[removal_mark(removal)].into());
+        let (mark, node) = (&mark, node.as_str());
+        let rows = self.with(|database| {
+            database.ask("look for a removal in", |client| async move {
+                let said = "SELECT line FROM lockgate.record WHERE words @@ $1::text::tsquery AND node = $2 \
+                            AND seq <= (SELECT max(size) FROM lockgate.head WHERE node = $2)";
+                client.query(said, &[mark, &node]).await
+            })
+        })?;
+        for row in rows {
+            let record = decode(row.get(0))?;
+            if let EventKind::Custody(custody) = &record.event.kind
+                && let Custody::Removed(said) = &**custody
+                && (said.from, said.to) == (removal.from, removal.to)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// What lines would be as a segment's file.
+    fn segment(&self, node: &NodeName, first: u64, last: u64) -> Result<RemovedSegment, StoreError> {
+        let (mut bytes, mut sha256, mut after) = (0, Sha256::new(), first - 1);
+        while after < last {
+            let lines = self.lines(node, after)?;
+            let Some((end, _)) = lines.last() else { break };
+            after = *end;
+            for (_, line) in lines.iter().filter(|(seq, _)| *seq <= last) {
+                sha256.update(line);
+                sha256.update(b"\n");
+                bytes += line.len() as u64 + 1;
+            }
+        }
+        let sha256 = sha256.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(RemovedSegment { first, last, bytes, sha256 })
     }
 
     /// Partitions of weeks and their first moments, oldest first.
@@ -234,12 +328,33 @@ fn retained(database: &Database, table: &str, now: Timestamp) -> Result<Option<S
     }
 }
 
-/// Hashes first, then the week and what is shown of sessions that have no record left, in one transaction.
+/// Records of one node that follow each other.
+struct Island {
+    node: NodeName,
+    first: u64,
+    last: u64,
+}
+
+fn islands(database: &Database, table: &str) -> Result<Vec<Island>, StoreError> {
+    let sql = format!(
+        "SELECT node, min(seq), max(seq) FROM (SELECT node, seq, seq - row_number() OVER (PARTITION BY node ORDER BY seq) AS island \
+             FROM lockgate.{table}) AS gone GROUP BY node, island ORDER BY node, min(seq)"
+    );
+    let sql = &sql;
+    let rows = database
+        .ask_for(WEEK_WITHIN, "look at a week of", |client| async move { client.query(sql, &[]).await })?;
+    let island = |row: &tokio_postgres::Row| Island {
+        node: row.get::<_, &str>(0).into(),
+        first: unsigned(row.get(1)),
+        last: unsigned(row.get(2)),
+    };
+    Ok(rows.iter().map(island).collect())
+}
+
+/// Hashes first, then the week and what is shown of sessions that have no record left; ends the transaction.
 fn remove(database: &Database, table: &str) -> Result<(), StoreError> {
     let sql = format!(
-        "BEGIN;
-         LOCK TABLE lockgate.record IN ACCESS EXCLUSIVE MODE;
-         INSERT INTO lockgate.removed (node, first, last, leaves)
+        "INSERT INTO lockgate.removed (node, first, last, leaves)
              SELECT node, min(seq), max(seq), string_agg(sha256('\\x00'::bytea || hash), ''::bytea ORDER BY seq)
              FROM (SELECT node, seq, hash, seq - row_number() OVER (PARTITION BY node ORDER BY seq) AS island
                    FROM lockgate.{table}) AS gone
@@ -251,10 +366,5 @@ fn remove(database: &Database, table: &str) -> Result<(), StoreError> {
              AND NOT EXISTS (SELECT FROM lockgate.record AS r WHERE r.session = s.id AND r.node = s.node);
          COMMIT"
     );
-    let removed = database.ask_for(WEEK_WITHIN, "remove a week of", |client| client.batch_execute(&sql));
-    if removed.is_err() {
-        // The connection may be gone, and with it the transaction.
-        let _ = database.batch("roll back", "ROLLBACK");
-    }
-    removed
+    database.ask_for(WEEK_WITHIN, "remove a week of", |client| client.batch_execute(&sql))
 }

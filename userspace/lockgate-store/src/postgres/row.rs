@@ -6,7 +6,10 @@ use crate::{
     session::SessionSummary,
 };
 use lockgate_audit::Record;
-use lockgate_model::event::EventKind;
+use lockgate_model::{
+    custody::{Custody, Removal},
+    event::EventKind,
+};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, fmt::Write as _};
 
@@ -41,11 +44,19 @@ impl Rows {
         let fact = Fact::of(&record.event);
         let (counted, detail) = meaning(record, &fact);
         let words = marker.marks(line, record).map(|mut marks| {
-            if let EventKind::OperationDecided { verdict, .. } = &record.event.kind
-                && verdict.obligations.record.retain.is_some()
-            {
-                // Retention looks for it.
-                marks.insert("retain:".to_owned());
+            // Retention looks for these.
+            match &record.event.kind {
+                EventKind::OperationDecided { verdict, .. }
+                    if verdict.obligations.record.retain.is_some() =>
+                {
+                    marks.insert("retain:".to_owned());
+                }
+                EventKind::Custody(custody) => {
+                    if let Custody::Removed(removal) = &**custody {
+                        marks.insert(removal_mark(removal));
+                    }
+                }
+                _ => {}
             }
             vector(&marks)
         });
@@ -82,6 +93,11 @@ impl Rows {
         one.words = vec![self.words.get(at).cloned().flatten()];
         one
     }
+}
+
+/// What a record that announces a removal is found by.
+pub(super) fn removal_mark(removal: &Removal) -> String {
+    format!("removed:{}-{}", removal.from, removal.to)
 }
 
 /// The numbers are the schema's (`lockgate.record.fact`).

@@ -15,20 +15,20 @@ use crate::{
     head, key,
     layout::Layout,
     lines::Lines,
-    reader::Reader,
     removed::{self, Hashes},
     search::Marker,
 };
 use lockgate_audit::{ChainHash, Record, tree};
-use lockgate_model::{SessionId, id::NodeName};
+use lockgate_model::{SessionId, event::EventKind, id::NodeName};
 use std::collections::HashSet;
 
 /// Records of one batch at most: a round trip and a commit are little beside them.
 const BATCH_RECORDS: usize = 1000;
 /// Bytes of one, about: what a large statement costs in memory is counted more than once.
 const BATCH_BYTES: usize = 4 << 20;
-/// A session's earlier records that are read again after a restart, so that what its later ones inherit is known.
-const REREAD_RECORDS: u64 = 20_000;
+/// A session's first records, which are read again after a restart, so that what its later ones inherit is known: votes
+/// and results come soon after what they are about.
+const RECALLED_RECORDS: i64 = 2000;
 
 /// Days are asked for, each once: a day lies in one week.
 const DAY_MICROS: i64 = 24 * 3_600_000_000;
@@ -52,7 +52,8 @@ pub(super) struct Shipper {
     /// Where it began: sessions that began before need to be read again.
     began_at: u64,
     marker: Marker,
-    reread: HashSet<SessionId>,
+    /// Sessions whose earlier records the marker knows, until they end.
+    known: HashSet<SessionId>,
     /// The size of the newest head there.
     head: u64,
     /// Whether weeks that are over get partitions, and the days that have one.
@@ -79,7 +80,7 @@ impl Shipper {
             through: seq,
             began_at: seq,
             marker: Marker::default(),
-            reread: HashSet::new(),
+            known: HashSet::new(),
             head: 0,
             own_weeks: false,
             days: HashSet::new(),
@@ -107,7 +108,7 @@ impl Shipper {
                 dir: self.layout.dir.clone(),
                 what: error.to_string(),
             })?;
-            self.recall(&record);
+            self.recall(&record)?;
             rows.push(&line, &record, &mut self.marker);
         }
         if !rows.is_empty() {
@@ -132,7 +133,7 @@ impl Shipper {
             if (now - MOST_MICROS..now + DAY_MICROS).contains(at) && self.days.insert(day) {
                 self.database.ask("make a partition in", |client| async move {
                     let make =
-                        "SELECT lockgate.make_week('epoch'::timestamptz + $1 * interval '1 microsecond')";
+                        "SELECT lockgate.make_week('epoch'::timestamptz + $1::bigint * interval '1 microsecond')";
                     client.execute(make, &[at]).await
                 })?;
             }
@@ -203,25 +204,32 @@ impl Shipper {
         }
     }
 
-    /// Reads again what a session's records before the beginning said.
-    fn recall(&mut self, record: &Record) {
-        let Some(id) = record.event.session.filter(|_| self.began_at > 0) else { return };
-        if !self.reread.insert(id) {
-            return;
-        }
-        let (before, marker, mut read) = (self.began_at, &mut self.marker, 0);
-        let reader = Reader::of(self.layout.clone());
-        let told = reader.session_lines(id, &mut |line, earlier| {
-            read += 1;
-            if earlier.seq > before || read > REREAD_RECORDS {
-                return Err(std::io::Error::other("enough"));
+    /// Reads again what a session's records before the beginning said, from where they went: there they are found at once.
+    fn recall(&mut self, record: &Record) -> Result<(), StoreError> {
+        let Some(id) = record.event.session.filter(|_| self.began_at > 0) else { return Ok(()) };
+        match &record.event.kind {
+            EventKind::SessionStarted(_) => {
+                self.known.insert(id);
+                return Ok(());
             }
-            let _ = marker.marks(line, &earlier);
-            Ok(())
-        });
-        if let Err(error) = told {
-            tracing::debug!(%error, "a session's earlier records were read in part");
+            EventKind::SessionEnded(_) if self.known.remove(&id) => return Ok(()),
+            _ if !self.known.insert(id) => return Ok(()),
+            _ => {}
         }
+        let (node, id) = (self.node.as_str(), id.to_string());
+        let id = &id;
+        let rows = self.database.ask("read a session of", |client| async move {
+            let of =
+                "SELECT line FROM lockgate.record WHERE session = $1 AND node = $2 ORDER BY seq LIMIT $3";
+            client.query(of, &[id, &node, &RECALLED_RECORDS]).await
+        })?;
+        for row in rows {
+            let line: &[u8] = row.get(0);
+            if let Ok(earlier) = Record::decode(line) {
+                let _ = self.marker.marks(line, &earlier);
+            }
+        }
+        Ok(())
     }
 
     /// Bytes that are not there yet.

@@ -23,6 +23,7 @@ mod owed;
 mod people;
 pub(crate) mod policy;
 mod registry;
+pub(crate) mod shared;
 mod signals;
 mod start;
 pub(crate) mod status;
@@ -99,6 +100,8 @@ pub(crate) struct Agent {
     reload: Notify,
     /// What becomes of the log besides being written.
     evidence: evidence::Evidence,
+    /// What takes it to the store that nodes share.
+    drain: Option<shared::Sharing>,
     /// What the hooks had counted when it started.
     before: Counters,
     /// Processes that asked to be governed and could not be.
@@ -218,7 +221,13 @@ async fn live(config: Config, lanes: Lanes) -> anyhow::Result<()> {
     let covered = record(&agent, coverage::event(agent.coverage())).await;
     let closed = record(&agent, EventKind::AgentStopped { node: agent.config.node.clone() }).await;
     let log = agent.log.clone();
-    let synced = tokio::task::spawn_blocking(move || log.close()).await;
+    let sharing = agent.clone();
+    let synced = tokio::task::spawn_blocking(move || {
+        let closed = log.close();
+        shared::finish(&sharing);
+        closed
+    })
+    .await;
     ended?;
     covered.and(closed).context("recording the end")?;
     synced.context("closing the log")?.context("closing the log")

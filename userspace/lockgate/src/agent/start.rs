@@ -22,7 +22,7 @@ use lockgate_intercept::{InterceptError, Interceptor, Settings, keeper};
 use lockgate_model::{
     Timestamp,
     id::TargetName,
-    port::{Ambient, Recorder, Shelf as _},
+    port::{Ambient, Shelf as _},
 };
 use lockgate_proxy::{Lanes, Limits, Ports, Proxy, ProxySettings};
 use lockgate_store::{Log, LogSettings, Shelf};
@@ -58,7 +58,7 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
     }
     let shelf = Shelf::open(&config.store.dir).context("store: the shelf")?;
     let log = open_log(&config, &shelf, ambient.clone())?;
-    let recorder: Arc<dyn Recorder> = log.clone();
+    let (drain, recorder) = super::shared::drain(&config, &log).await?;
     let targets = Targets::prepare(&config, registered.targets.clone()).await?;
 
     let tcp = match config.api.listen {
@@ -132,6 +132,7 @@ pub(super) async fn start(config: Config, lanes: Lanes) -> anyhow::Result<(Arc<A
     let before = interceptor.counters();
     let agent = Arc::new(Agent {
         evidence,
+        drain,
         config,
         log,
         alarms,

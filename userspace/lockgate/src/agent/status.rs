@@ -34,6 +34,9 @@ pub(crate) struct Status {
     connections: usize,
     /// What becomes of the log besides being written.
     evidence: super::evidence::State,
+    /// How it goes to the store that nodes share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shared: Option<lockgate_store::postgres::DrainStatus>,
 }
 
 #[derive(Debug, Serialize)]
@@ -117,6 +120,7 @@ impl Agent {
             pending_approvals: self.control.pending(),
             connections: self.proxy.connections(),
             evidence: self.evidence.state(),
+            shared: self.drain.as_ref().map(super::shared::Sharing::status),
         }
     }
 }

@@ -282,6 +282,7 @@ fn agent(client: &Client, findings: &mut Findings) -> Option<Value> {
     agent_hooks(&status["hooks"], findings);
     agent_policy(&status["policy"], findings);
     agent_evidence(&status["evidence"], findings);
+    agent_shared(&status["shared"], findings);
     channels::running(&agent, findings);
     match agent.post("/v1/self-test", &json!({})) {
         Ok(answer) if answer["ok"] == true => {
@@ -367,6 +368,28 @@ fn agent_evidence(evidence: &Value, findings: &mut Findings) {
             Some("traces and logs are given up meanwhile"),
         );
     }
+}
+
+/// How the log goes to the store that nodes share.
+fn agent_shared(shared: &Value, findings: &mut Findings) {
+    let Some(to) = shared["to"].as_str() else { return };
+    let (through, waiting) = (&shared["through"], &shared["waiting_bytes"]);
+    let full = shared["full"] == json!(true);
+    let (status, detail) = match shared["error"].as_str() {
+        Some(error) => (
+            if full { Status::Failed } else { Status::Warning },
+            format!("{waiting} bytes wait for {to}: {error}"),
+        ),
+        None if full => {
+            (Status::Failed, format!("{waiting} bytes wait for {to}: it is slower than this node"))
+        }
+        None => (Status::Ok, format!("{to} has {through} records, {waiting} bytes wait")),
+    };
+    let remedy = match full {
+        true => "operations are refused until the database takes records again",
+        false => "records wait in the spool; operations are refused once it is full (store_spool_bytes)",
+    };
+    findings.add("agent", status, "shared store", detail, (status != Status::Ok).then_some(remedy));
 }
 
 fn agent_hooks(hooks: &Value, findings: &mut Findings) {

@@ -32,6 +32,7 @@ mod run;
 mod search;
 mod sessions;
 mod show;
+mod store;
 mod tail;
 mod targets;
 mod text;
@@ -95,6 +96,7 @@ enum Verb {
     Breakglass(breakglass::Arguments),
     Sessions(sessions::Arguments),
     Audit(audit::Arguments),
+    Store(store::Arguments),
     Targets(targets::Arguments),
     Policy(policy::Arguments),
     Inspect(inspect::Arguments),
@@ -145,6 +147,7 @@ impl Cli {
             Verb::Breakglass(arguments) => breakglass::run(config, arguments),
             Verb::Sessions(arguments) => sessions::run(config, arguments),
             Verb::Audit(arguments) => audit::run(config, arguments),
+            Verb::Store(arguments) => store::run(config, arguments),
             Verb::Targets(arguments) => targets::run(config, arguments),
             Verb::Policy(arguments) => policy::run(config, arguments),
             Verb::Inspect(arguments) => inspect::run(arguments),

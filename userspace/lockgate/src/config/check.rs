@@ -8,10 +8,10 @@ mod evidence;
 mod http;
 mod identity;
 mod login;
+mod store;
 
 use super::{
-    Address, Api, Client, Config, DEFAULT_RUN_CGROUP, DEFAULT_STORE, Store, TargetConfig, UpstreamTls,
-    Webhook,
+    Address, Api, Client, Config, DEFAULT_RUN_CGROUP, Store, TargetConfig, UpstreamTls, Webhook,
     raw::{self, PathOrSecret, Raw, SecretText, Spanned},
 };
 use lockgate_control::auth::settings::Net;
@@ -226,26 +226,12 @@ impl Checker {
     }
 
     fn place(&mut self, raw: &Raw) -> Place {
-        let dir = match &raw.store {
-            None => PathBuf::from(DEFAULT_STORE),
-            Some(store) => match store.value.strip_prefix("sled:") {
-                Some(path) if !path.is_empty() => self.resolve(path),
-                _ => {
-                    let message = format!("expected \"sled:PATH\", got {:?}", store.value);
-                    self.error(
-                        store.at,
-                        message,
-                        Some("the embedded store is sled: store: \"sled:/var/lib/lockgate\""),
-                    );
-                    PathBuf::new()
-                }
-            },
-        };
+        let store = self.store(raw);
         let socket = match &raw.api.socket {
             Some(path) => self.resolve(path),
             // Beside the store, not in it: only root may enter the store.
             None => {
-                let mut beside = dir.clone().into_os_string();
+                let mut beside = store.dir.clone().into_os_string();
                 beside.push(".sock");
                 beside.into()
             }
@@ -257,8 +243,7 @@ impl Checker {
                 Instance::default()
             }),
         };
-        let head = raw.store_head.as_ref().map(|path| self.resolve(path));
-        Place { store: Store { dir, head }, socket, instance }
+        Place { store, socket, instance }
     }
 
     fn threads(&mut self, threads: &Spanned<usize>) -> Option<NonZeroUsize> {
@@ -767,11 +752,17 @@ impl Checker {
         for proxy in &raw.proxies {
             match proxy.value.parse::<Net>() {
                 Ok(net) => proxies.push(net),
-                Err(error) => self.error(proxy.at, format!("api.proxies: {error}"), Some("such as 10.0.0.0/8")),
+                Err(error) => {
+                    self.error(proxy.at, format!("api.proxies: {error}"), Some("such as 10.0.0.0/8"))
+                }
             }
         }
         if let Some(first) = raw.proxies.first().filter(|_| !raw.behind_proxy) {
-            self.error(first.at, "api.proxies means nothing without a proxy", Some("set api.behind_proxy: true"));
+            self.error(
+                first.at,
+                "api.proxies means nothing without a proxy",
+                Some("set api.behind_proxy: true"),
+            );
         }
         if raw.behind_proxy && raw.proxies.is_empty() {
             let on_loopback = listen.is_none_or(|listen| listen.ip().is_loopback());
@@ -780,7 +771,9 @@ impl Checker {
                     let help = "set api.proxies: [ADDRESS/BITS, …]; only their X-Forwarded-For is believed";
                     self.error(listen.at, "behind a proxy, but from where it asks is not said", Some(help));
                 }
-                None => proxies.extend(["127.0.0.0/8", "::1"].iter().filter_map(|net| net.parse::<Net>().ok())),
+                None => {
+                    proxies.extend(["127.0.0.0/8", "::1"].iter().filter_map(|net| net.parse::<Net>().ok()))
+                }
             }
         }
         proxies

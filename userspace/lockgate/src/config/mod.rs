@@ -280,6 +280,18 @@ pub(crate) struct Store {
     pub(crate) dir: PathBuf,
     /// Where the signed head goes; by default apart from the log, in the store's own directory.
     pub(crate) head: Option<PathBuf>,
+    /// Where records go from there, when nodes share a store.
+    pub(crate) shared: Option<SharedStore>,
+}
+
+/// A database that nodes share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SharedStore {
+    pub(crate) url: String,
+    pub(crate) password: Option<SecretRef>,
+    pub(crate) ca: Option<SecretRef>,
+    /// What may wait for it.
+    pub(crate) spool_bytes: u64,
 }
 
 /// One entry of `webhooks:`.

@@ -36,6 +36,16 @@ pub(crate) struct Raw {
     pub(crate) store: Option<Spanned<String>>,
     #[serde(default)]
     pub(crate) store_head: Option<String>,
+    /// Of a store that nodes share.
+    #[serde(default)]
+    pub(crate) store_password: Option<Spanned<SecretText>>,
+    #[serde(default)]
+    pub(crate) store_ca: Option<Spanned<PathOrSecret>>,
+    /// Where this node keeps what waits for it, and what is its own.
+    #[serde(default)]
+    pub(crate) store_dir: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) store_spool_bytes: Option<Spanned<u64>>,
     #[serde(default)]
     pub(crate) webhooks: Vec<Spanned<Webhook>>,
     #[serde(default)]

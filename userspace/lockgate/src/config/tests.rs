@@ -56,7 +56,7 @@ fn a_good_file_becomes_a_configuration() {
     assert_eq!((target.target.mode, target.target.default), (Mode::Enforce, DefaultEffect::Deny));
     assert!(target.client_tls.is_none());
     assert_eq!(target.target.tags["pci"], "true");
-    assert_eq!(config.store, Store { dir: dir.0.path().join("store"), head: None });
+    assert_eq!(config.store, Store { dir: dir.0.path().join("store"), head: None, shared: None });
     assert_eq!(config.api.socket, dir.0.path().join("store.sock"));
     assert_eq!(config.api.local_approvers[&1000][0].value.as_str(), "dba");
     assert_eq!(config.run_cgroup, "/lockgate/run");
@@ -217,7 +217,26 @@ fn every_mistake_is_placed_and_told() {
         ("  upstream:", "  mode: observe\n  upstream:", ""),
         ("env: production", "record: required", ""),
         ("policies/", "polices/", "/polices/ does not exist"),
-        ("sled:store", "postgres://x", "expected \"sled:PATH\""),
+        ("sled:store", "sql:x", "expected \"sled:PATH\" or \"postgres://…\""),
+        ("sled:store", "postgres://x?y=z", "expected postgres://ROLE@HOST[:PORT]/DATABASE"),
+        ("sled:store", "postgres://node:hunter2@db/lockgate", "a password does not belong into the address"),
+        (
+            "\"sled:store\"",
+            "\"sled:store\"\nstore_password: { file: secret }",
+            "store_password belongs to a store that nodes share",
+        ),
+        ("\"sled:store\"", "\"postgres://n@db/l\"\nstore_password: hunter2", "store_password is written out"),
+        (
+            "\"sled:store\"",
+            "\"postgres://n@db/l\"\nstore_spool_bytes: 1",
+            "expected store_spool_bytes from 16777216",
+        ),
+        ("\"sled:store\"", "\"postgres://n@db/l\"\nstore_ca: nowhere.pem", "nowhere.pem does not exist"),
+        (
+            "\"sled:store\"",
+            "\"postgres://n@db/l\"\nstore_password: { file: secret }\nstore_dir: spool\nstore_spool_bytes: 33554432",
+            "",
+        ),
         ("http://127.0.0.1:9000/hook", "127.0.0.1:9000", "is not an http:// or https:// URL"),
         ("name: approvals", "name: \"a b\"", "is not a webhook name"),
         ("listen: \"127.0.0.1:8420\"", "listen: \"localhost\"", "expected ADDRESS:PORT"),
