@@ -58,8 +58,8 @@ pub use lockgate_audit::{
     Report as VerifyReport,
 };
 pub use log::{Log, LogSettings};
-pub use objects::{ObjectError, ObjectSettings, Objects};
-pub use reader::{Reader, Records};
+pub use objects::{ObjectError, ObjectLock, ObjectSettings, Objects};
+pub use reader::{Reader, Records, VerifyProgress};
 pub use retention::Plan;
 pub use session::{SessionFilter, SessionSummary};
 pub use shelf::Shelf;
