@@ -268,7 +268,7 @@ impl Reader {
                 progress.records += 1;
                 progress.bytes += line.bytes.len() as u64 + 1;
                 verifier.line(line.place, line.bytes, line.complete);
-                if progress.records % TOLD_EVERY == 0 && !go_on(progress) {
+                if progress.records.is_multiple_of(TOLD_EVERY) && !go_on(progress) {
                     return Ok(None);
                 }
             }

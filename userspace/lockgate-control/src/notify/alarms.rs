@@ -85,11 +85,11 @@ impl Gathered {
 
     fn told(self) -> Option<Event> {
         let mut event = self.last?;
-        if let EventKind::Gap { count, detail, .. } = &mut event.kind {
-            if self.alarms > 1 {
-                *count = self.count;
-                *detail = format!("{} more: {}", self.alarms, self.details.join("; "));
-            }
+        if let EventKind::Gap { count, detail, .. } = &mut event.kind
+            && self.alarms > 1
+        {
+            *count = self.count;
+            *detail = format!("{} more: {}", self.alarms, self.details.join("; "));
         }
         Some(event)
     }
