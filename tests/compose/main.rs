@@ -295,9 +295,11 @@ fn is_recorded(world: &World) -> Result<()> {
 }
 
 fn is_refused(world: &World) -> Result<()> {
-    let refused = world.compose(&["run", "--rm", "job", "-c", "drop database shop"])?;
+    let refused = world.compose(&["run", "--rm", "job", "-c", "delete from orders"])?;
     let said = text(&refused);
-    ensure!(!refused.status.success() && said.contains("lockgate"), "{said}");
+    ensure!(!refused.status.success() && said.contains("ERROR:  lockgate"), "{said}");
+    let target = text(&world.compose(&["logs", "--no-color", "postgres"])?);
+    ensure!(!target.contains("delete from orders"), "the database saw what is refused");
     Ok(())
 }
 

@@ -188,6 +188,39 @@ async function end_at_provider(person, url) {
   return person.post(new URL(action, page.url).href, { xsrf, logout: "yes" });
 }
 
+/** Answers that come back to another provider's door, to another browser, twice, or in another provider's name. */
+async function mixed_up() {
+  const began = async (provider) => {
+    const response = await fetch(`${given.url}/login/${provider}`, { redirect: "manual" });
+    const to = new URL(response.headers.get("location"));
+    for (const name of ["code_challenge", "nonce", "state"]) must(`${name} in ${to}`, to.searchParams.get(name)?.length >= 16);
+    must("S256", to.searchParams.get("code_challenge_method") === "S256");
+    return { state: to.searchParams.get("state"), cookie: response.headers.getSetCookie()[0].split(";")[0] };
+  };
+  const answered = async (provider, fields, cookie) => {
+    const url = `${given.url}/login/${provider}/callback?${new URLSearchParams(fields)}`;
+    const response = await fetch(url, { redirect: "manual", headers: cookie ? { cookie } : {} });
+    must("nobody is logged in by it", !response.headers.getSetCookie().some((set) => /^(__Host-)?lockgate=[^;]/.test(set)));
+    return `${response.status} ${await response.text()}`;
+  };
+  const issuer = `http://127.0.0.1:${given.oidc_port}`;
+  for (const [code, provider, change, with_cookie] of [
+    ["other_provider", "corp", {}, true],
+    ["other_browser", "spare", {}, false],
+    ["bad_issuer", "spare", { iss: "https://evil.example.com" }, true],
+    ["bad_issuer", "spare", { iss: undefined }, true],
+    ["unknown_attempt", "spare", { state: "A".repeat(43) }, true],
+    ["code_refused", "spare", {}, true],
+  ]) {
+    const { state, cookie } = await began("spare");
+    const fields = Object.entries({ code: "stolen", state, iss: issuer, ...change }).filter(([, value]) => value !== undefined);
+    const said = await answered(provider, fields, with_cookie && cookie);
+    must(`${code}: ${said}`, said.startsWith("403") && said.includes(code));
+    const again = await answered("spare", { code: "stolen", state, iss: issuer }, cookie);
+    must(`used up: ${again}`, code === "unknown_attempt" || again.includes("unknown_attempt"));
+  }
+}
+
 /** What a login gives follows what its provider says, and what configuration says. */
 async function rights() {
   await openid("k1");
@@ -240,6 +273,8 @@ async function rights() {
   must(`back at ${back.url}`, back.url.startsWith(`${given.url}/login`) && back.status === 200);
   const again = await ana.go(`${given.url}/login/corp`);
   must("the provider asks who she is", again.url.startsWith(issuer) && again.text.includes('name="login"'));
+
+  await mixed_up();
 
   // The provider is taken from the configuration.
   must("bob is there", (await bob.api("/v1/whoami")).id === "oidc:corp:bob");

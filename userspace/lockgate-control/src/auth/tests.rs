@@ -555,14 +555,14 @@ async fn a_stream_ends_soon_after_the_right_to_hear_it() {
         ([(header::CONTENT_TYPE, "text/event-stream")], body)
     };
     let router = stage.control.authenticated(Router::new().route("/v1/events", axum::routing::get(endless)));
-    let hears = async |cookie: &str| {
+    let asked = async |cookie: &str| {
         let sent = request("GET", "/v1/events", &[("cookie", cookie)], "");
         let answer = router.clone().oneshot(sent).await.unwrap();
         assert_eq!(answer.status(), 200);
-        tokio::spawn(answer.into_body().collect())
+        answer.into_body()
     };
     let first = some_login(&stage, &["staff"]);
-    let heard = hears(&first).await;
+    let heard = tokio::spawn(asked(&first).await.collect());
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(!heard.is_finished(), "whoever may goes on");
     // A role is lost.
@@ -572,7 +572,7 @@ async fn a_stream_ends_soon_after_the_right_to_hear_it() {
     tokio::time::timeout(Duration::from_secs(5), heard).await.unwrap().unwrap().unwrap();
     // A login is over.
     stage.control.reload_login(Some(login_settings(vec![oidc_provider("corp")]))).unwrap();
-    let heard = hears(&first).await;
+    let heard = tokio::spawn(asked(&first).await.collect());
     stage.control.desk.auth.sessions.end_where(|_| true);
     tokio::time::timeout(Duration::from_secs(5), heard).await.unwrap().unwrap().unwrap();
 }

@@ -50,6 +50,9 @@ const FRESH: i64 = 300;
 /// An assertion that says longer is over by then all the same.
 const LIFE_MAX: i64 = 24 * 3_600;
 
+/// Whoever arrived, which attempt that answers, and since when they wait.
+type Waiting = (Arrived, String, Instant);
+
 /// One provider.
 pub(crate) struct Saml {
     name: String,
@@ -58,7 +61,7 @@ pub(crate) struct Saml {
     /// Where answers are posted.
     acs: String,
     seen: Arc<Mutex<HashMap<Hashed, Timestamp>>>,
-    waiting: Arc<Mutex<HashMap<Hashed, (Arrived, String, Instant)>>>,
+    waiting: Arc<Mutex<HashMap<Hashed, Waiting>>>,
 }
 
 impl Saml {
