@@ -74,6 +74,7 @@ await run(async () => {
   await tell("broken");
   await stale.page.click("li.card button.danger");
   await stale.page.waitForSelector("li.card textarea");
+  check((await stale.page.textContent("li.card")).includes("Ended by hand"), await stale.page.textContent("li.card"));
   await looked(stale.page, "breakglass-review");
   await tell("ended");
 

@@ -30,7 +30,7 @@ async function policy(made) {
   await page.waitForFunction(() => document.querySelector("#explain ~ .body").textContent.includes("no-unbounded-write"));
   await page.fill("#tags", "no colon here");
   await page.click("a:has-text('Run them')");
-  await page.waitForFunction(() => document.querySelector("#tests ~ .body, #tests").closest("section").textContent.includes("All 1 tests pass"));
+  await page.waitForFunction(() => document.querySelector("#tests ~ .body, #tests").closest("section").textContent.includes("1 of 1 test passes"));
   await page.click("a.chip:has-text('schema-change-dba')");
   await page.waitForURL(/\/search\?rule=schema-change-dba/);
   await page.close();

@@ -267,6 +267,26 @@ impl Told {
         }
     }
 
+    /// Approves, with a grant, whatever is held before the process says that it did something; how much that was.
+    async fn passes(&mut self, world: &World, before: usize, lifetime: &str) -> Result<usize> {
+        let mut asked = 0;
+        loop {
+            tokio::select! {
+                request = next_told(world, before + asked) => {
+                    let mut decision = approve(&request?);
+                    decision.body["data"]["grant"] = json!({ "for": lifetime });
+                    decision.accepted().await?;
+                    asked += 1;
+                }
+                said = self.said.next_line() => {
+                    let said = said?.context("it has ended")?;
+                    ensure!(said.starts_with("did ") && asked > 0, "{said}");
+                    return Ok(asked);
+                }
+            }
+        }
+    }
+
     async fn end(self) -> Result<()> {
         let Self { mut child, stdin, said } = self;
         drop((stdin, said));
@@ -276,39 +296,49 @@ impl Told {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_grant_is_lost_between_two_executions_of_one_statement_and_inside_an_open_pipeline() -> Result<()> {
+async fn a_grant_is_lost_between_two_executions_of_one_prepared_statement() -> Result<()> {
+    loses_its_grant("prepared").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_is_lost_inside_an_open_pipeline() -> Result<()> {
+    loses_its_grant("pipeline").await
+}
+
+/// Grants in force.
+fn granted(world: &World) -> Result<Vec<String>> {
+    let list = world.agent.json(&["grants", "list"])?;
+    let grants = list["grants"].as_array().map(Vec::as_slice).unwrap_or_default();
+    Ok(grants.iter().filter_map(|grant| grant["id"].as_str().map(str::to_owned)).collect())
+}
+
+async fn loses_its_grant(mode: &str) -> Result<()> {
     let world = world().await?;
-    for (round, (mode, lifetime)) in
-        [("prepared", "15m"), ("pipeline", "15m"), ("prepared", "3s"), ("pipeline", "3s")]
-            .into_iter()
-            .enumerate()
-    {
+    for (round, lifetime) in ["15m", "3s"].into_iter().enumerate() {
         let note = |step: &str| format!("{mode}-{lifetime}-{step}");
         let before = told(&world).len();
         let ended_before = world.events("grant_ended")?.len();
         let mut job = Told::start(&world, mode)?;
         job.say(&note("first")).await?;
-        let mut decision = approve(&job.held(&world, before).await?);
-        decision.body["data"]["grant"] = json!({ "for": lifetime });
-        decision.accepted().await?;
-        ensure!(job.hear().await? == format!("did {}", note("first")), "{mode} {lifetime}");
+        // Its Parse is asked for by itself where a Sync or Flush comes behind it.
+        let asked = job.passes(&world, before, lifetime).await?;
         if lifetime == "15m" {
             // In force: nobody is asked. Then taken back by hand.
             job.say(&note("granted")).await?;
             ensure!(job.hear().await? == format!("did {}", note("granted")), "{mode}");
-            ensure!(told(&world).len() == before + 1, "{mode}: a granted execution asked people");
-            let grants = world.agent.json(&["grants", "list"])?;
-            let grant = grants["grants"][0]["id"].as_str().context("a grant")?.to_owned();
-            let revoked = world.agent.cli(&["grants", "revoke", &grant, "--reason", "done"])?;
-            ensure!(revoked.status.success(), "{revoked:?}");
+            ensure!(told(&world).len() == before + asked, "{mode}: a granted execution asked people");
+            for grant in granted(&world)? {
+                let revoked = world.agent.cli(&["grants", "revoke", &grant, "--reason", "done"])?;
+                ensure!(revoked.status.success(), "{revoked:?}");
+            }
         }
         let until = Instant::now() + WITHIN;
-        while world.events("grant_ended")?.len() == ended_before {
+        while world.events("grant_ended")?.len() == ended_before || !granted(&world)?.is_empty() {
             ensure!(Instant::now() < until, "{mode} {lifetime}: the grant does not end");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         job.say(&note("after")).await?;
-        let request = job.held(&world, before + 1).await?;
+        let request = job.held(&world, before + asked).await?;
         ensure!(
             !world.target_saw(&note("after"))?,
             "{mode} {lifetime}: the target saw what was granted no more"

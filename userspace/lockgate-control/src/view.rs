@@ -26,9 +26,9 @@ use lockgate_model::{
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use shape::{
-    AskedFacts, AskedHttp, AskedOperation, AskedSql, AskedTarget, Asker, AskerJob, AskerParent, AskerPod, AskerTicket,
-    AskerProcess, AskerUnit, BoundValue, ClaimedText, Demand, Field, Glass, GlassPerson, HoldingRule,
-    Literals, Subject, Together, TogetherLine,
+    AskedFacts, AskedHttp, AskedOperation, AskedSql, AskedTarget, Asker, AskerJob, AskerParent, AskerPod,
+    AskerProcess, AskerTicket, AskerUnit, BoundValue, ClaimedText, Demand, Field, Glass, GlassPerson,
+    HoldingRule, Literals, Subject, Together, TogetherLine,
 };
 use std::sync::Arc;
 
@@ -124,7 +124,9 @@ pub(crate) fn statement(operation: &Operation, sight: Sight) -> &str {
     match sight {
         Sight::Recorded if !operation.touches_masked => &operation.text,
         Sight::Recorded => &operation.normalized,
-        Sight::Shapes if matches!(&*operation.facts, Facts::Http(_)) && operation.facts.is_opaque() => WITHHELD,
+        Sight::Shapes if matches!(&*operation.facts, Facts::Http(_)) && operation.facts.is_opaque() => {
+            WITHHELD
+        }
         Sight::Shapes => &operation.normalized,
     }
 }
@@ -542,7 +544,9 @@ mod tests {
     fn a_request_over_http_shows_its_values_to_who_may_see_them_alone() {
         let mut operation = request(&Clock::new(), Ask::default()).operation;
         let field = |name: &str| json!({ "name": name, "value": "4711-secret" });
-        for (class, why) in [("write", Value::Null), ("opaque", json!("a dot segment in /users/4711-secret/.."))] {
+        for (class, why) in
+            [("write", Value::Null), ("opaque", json!("a dot segment in /users/4711-secret/.."))]
+        {
             let route = if class == "opaque" { "/users/4711-secret/.." } else { "/users/{id}" };
             let facts: HttpFacts = serde_json::from_value(json!({
                 "class": class, "method": "POST", "scheme": "https", "host": "shop", "path": "/users/4711-secret",

@@ -9,9 +9,7 @@ mod shapes;
 #[cfg(test)]
 pub(crate) mod strict;
 
-pub(crate) use shapes::{
-    CastVote, DoneReview, Ended, Explanation, Need, OwedReview, RuleStage, Verified,
-};
+pub(crate) use shapes::{CastVote, DoneReview, Ended, Explanation, Need, OwedReview, RuleStage, Verified};
 
 use crate::auth::rules::{self, Rule};
 use axum::{Json, Router, http::Method, routing::get};
@@ -218,8 +216,7 @@ impl Operation {
 
     fn described(&self) -> Value {
         let (status, kind, schema, example) = &self.answer;
-        let mut answer =
-            json!({ "description": match status { 201 => "made", 202 => "begun", 204 => "done", _ => "the answer" } });
+        let mut answer = json!({ "description": match status { 201 => "made", 202 => "begun", 204 => "done", _ => "the answer" } });
         if let (Some(schema), Some(example)) = (schema, example) {
             answer["content"] = json!({ *kind: { "schema": schema, "example": example } });
         }

@@ -74,7 +74,9 @@ impl Run {
         let count = |of: &std::sync::atomic::AtomicU64| of.load(Ordering::Relaxed);
         let (state, report, error) = match self.end.as_ref().map(|(_, end)| end) {
             None => ("running", None, None),
-            Some(End::Checked(report)) if report.integrity == Integrity::Intact => ("intact", Some((**report).clone()), None),
+            Some(End::Checked(report)) if report.integrity == Integrity::Intact => {
+                ("intact", Some((**report).clone()), None)
+            }
             Some(End::Checked(report)) => ("broken", Some((**report).clone()), None),
             Some(End::Stopped) => ("stopped", None, None),
             Some(End::Failed(why)) => ("failed", None, Some(why.clone())),

@@ -5,7 +5,7 @@ use super::{
     form::Fields,
     inside::plain_id,
     page::{Page, Refusal, Section, Visit, csrf},
-    parts::{empty, fact, rough, said, time_of, word},
+    parts::{empty, exact, fact, rough, said, time_of, word},
 };
 use axum::{
     body::Body,
@@ -54,7 +54,8 @@ fn item(visit: &Visit, glass: &Value, now: Timestamp) -> Markup {
                 @if glass["principal"].is_string() { (fact("For", &said(&glass["principal"]))) } @else { (fact("For", &format!("processes of uid {}", said(&glass["uid"])))) }
                 (fact("Target", glass["target"].as_str().unwrap_or("every target")))
                 dt { "Began" } dd { (time_of(&glass["began_at"], now).unwrap_or_default()) }
-                dt { "Ends" } dd { (time_of(&glass["ends_at"], now).unwrap_or_default()) }
+                @if let Some(ended) = time_of(&glass["ended_at"], now) { dt { "Ended by hand" } dd { (ended) } }
+                @else { dt { @if live { "Ends" } @else { "Ended" } } dd { (time_of(&glass["ends_at"], now).unwrap_or_default()) } }
                 @if glass["review"].is_object() {
                     dt { "Review" } dd { "by " (word(&said(&glass["review"]["by"]))) ", due " (time_of(&glass["review"]["due"], now).unwrap_or_default())
                         @if glass["review"]["blocks_next_use"] == true { "; it cannot be used again before" } }
@@ -121,7 +122,7 @@ async fn break_it(console: &Console, visit: &Visit, body: Body) -> Result<(Strin
         }
     }
     let answer = console.post(&visit.caller, "/v1/breakglass", &word).await?;
-    let until = said(&answer["ends_at"]);
+    let until = answer["ends_at"].as_str().and_then(|at| at.parse().ok()).map(exact).unwrap_or_default();
     Ok(("/breakglass".to_owned(), format!("The glass is broken until {until}. Everybody is being told.")))
 }
 

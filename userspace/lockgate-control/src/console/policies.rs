@@ -178,8 +178,8 @@ fn outcome(tests: &[PolicyTest]) -> Markup {
     let failed = tests.iter().filter(|test| !test.passed).count();
     html! {
         @if tests.is_empty() { p { "The policy in force carries no tests." } }
-        @else if failed == 0 { p.note.good role="status" { "✓ All " (tests.len()) " tests pass." } }
-        @else { p.note.bad role="alert" { "✕ " (failed) " of " (tests.len()) " tests fail." } }
+        @else if failed == 0 { p.note.good role="status" { "✓ " (tests.len()) " of " (tests.len()) " " (plural(tests.len(), "test passes", "tests pass")) "." } }
+        @else { p.note.bad role="alert" { "✕ " (failed) " of " (tests.len()) " " (plural(failed, "test fails", "tests fail")) "." } }
         ul.stack { @for test in tests { li {
             @if test.passed { span.chip.good { "✓ passed" } } @else { span.chip.bad { "✕ failed" } }
             " " (word(&test.name)) span.muted.small { " " (word(&test.file)) ":" (test.line) }

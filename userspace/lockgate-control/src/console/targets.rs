@@ -220,7 +220,9 @@ fn draft(fields: &Fields) -> Result<TargetDraft, Refusal> {
 /// A field that is one of a few names of the model.
 fn named<T: serde::de::DeserializeOwned>(fields: &Fields, name: &str) -> Result<Option<T>, Refusal> {
     let Some(text) = fields.text(name) else { return Ok(None) };
-    serde_json::from_value(json!(text)).map(Some).map_err(|error| Problem::malformed(format!("{name}: {error}")).into())
+    serde_json::from_value(json!(text))
+        .map(Some)
+        .map_err(|error| Problem::malformed(format!("{name}: {error}")).into())
 }
 
 fn login(fields: &Fields) -> Result<Option<Login>, Refusal> {
@@ -231,7 +233,9 @@ fn login(fields: &Fields) -> Result<Option<Login>, Refusal> {
         })
     };
     let must = || {
-        kept().ok_or_else(|| Problem::malformed("the form's field `reference` is missing: where the secret rests"))
+        kept().ok_or_else(|| {
+            Problem::malformed("the form's field `reference` is missing: where the secret rests")
+        })
     };
     let user = fields.text("user");
     Ok(match fields.text("credential") {
@@ -345,7 +349,9 @@ mod tests {
     #[test]
     fn a_form_makes_the_entry_of_a_file() {
         let common = "name=orders-db&addresses=10.0.0.1:5432%0D%0Adb:5432&tags=env:+production%0Apci%3Dtrue&tls=disable";
-        let made = |more: &str| Ok::<_, Refusal>(draft(&Fields::parse(format!("{common}&{more}").as_bytes()))?.entry());
+        let made = |more: &str| {
+            Ok::<_, Refusal>(draft(&Fields::parse(format!("{common}&{more}").as_bytes()))?.entry())
+        };
         let entry = made("protocol=postgres&mode=enforce&default=deny&credential=password&user=app&source=file&reference=/etc/p").unwrap();
         assert_eq!(
             entry,
@@ -356,8 +362,14 @@ mod tests {
             })
         );
         for (more, credential) in [
-            ("protocol=postgres&credential=database&reference=database/creds/app", json!({ "vault": "database/creds/app" })),
-            ("protocol=http&credential=bearer&source=vault&reference=kv/shop", json!({ "bearer": { "vault": "kv/shop" } })),
+            (
+                "protocol=postgres&credential=database&reference=database/creds/app",
+                json!({ "vault": "database/creds/app" }),
+            ),
+            (
+                "protocol=http&credential=bearer&source=vault&reference=kv/shop",
+                json!({ "bearer": { "vault": "kv/shop" } }),
+            ),
             (
                 "protocol=http&credential=header&header=x-api-key&reference=/etc/key",
                 json!({ "header": { "name": "x-api-key", "value": { "file": "/etc/key" } } }),

@@ -271,8 +271,7 @@ impl Room {
             detail: HOSTILE.into(),
         };
         let gap = EventKind::Gap { stage: HOSTILE.into(), count: None, detail: HOSTILE.into() };
-        let house =
-            Den {
+        let house = Den {
             stage_session: request.session.id,
             records: vec![started, decided, rows, refused, gap],
             endless,

@@ -195,7 +195,8 @@ impl Add {
 
     fn draft(self) -> anyhow::Result<TargetDraft> {
         let pair = |text: &str, form: &str| {
-            let (name, value) = text.split_once('=').with_context(|| format!("expected {form}, got {text:?}"))?;
+            let (name, value) =
+                text.split_once('=').with_context(|| format!("expected {form}, got {text:?}"))?;
             anyhow::Ok((name.to_owned(), value.to_owned()))
         };
         let credential = match (self.user, self.bearer_file, self.header) {

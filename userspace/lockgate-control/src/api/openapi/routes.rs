@@ -5,8 +5,9 @@ use super::{
     shapes::{
         ApiToken, ApiTokenWish, Bootstrap, CallerToken, CallerTokenRequest, CastVote, Channel, Description,
         DoneReview, Ended, EndedLogin, Explanation, HoldRelease, HoldWish, Holds, Leaver, Left, LegalHold,
-        Mentions, Need, OpenLogin, OwedReview, Placed, Record, Rehearsed, RetentionPlan, RetentionRun, RuleStage,
-        SelfTest, SessionLine, SessionRecords, SlackAnswer, Status, TargetDefinition, Verified, Whoami,
+        Mentions, Need, OpenLogin, OwedReview, Placed, Record, Rehearsed, RetentionPlan, RetentionRun,
+        RuleStage, SelfTest, SessionLine, SessionRecords, SlackAnswer, Status, TargetDefinition, Verified,
+        Whoami,
     },
 };
 use crate::{
@@ -163,9 +164,15 @@ fn approvals() -> Vec<Operation> {
         op("POST", "/v1/approvals/{id}/deny", "deny", tag, "Vote against it")
             .takes::<Word>(json!({ "reason": "not in a freeze" }))
             .gives::<Counted>(200, counted()),
-        signature(op("POST", "/v1/approvals/{id}/decision", "decide", tag, "A decision of an integration, signed"))
-            .takes::<Decision>(signed())
-            .gives::<Counted>(200, counted()),
+        signature(op(
+            "POST",
+            "/v1/approvals/{id}/decision",
+            "decide",
+            tag,
+            "A decision of an integration, signed",
+        ))
+        .takes::<Decision>(signed())
+        .gives::<Counted>(200, counted()),
         op("GET", "/v1/bundles/{id}", "showBundle", tag, "Requests that are decided together")
             .asks("token", "string", "of a notification's link, for whoever has no login")
             .gives::<Bundle>(200, bundle()),
@@ -175,9 +182,15 @@ fn approvals() -> Vec<Operation> {
         op("POST", "/v1/bundles/{id}/deny", "denyBundle", tag, "Vote against all of it")
             .takes::<Word>(json!({ "reason": "not in a freeze" }))
             .gives::<CountedBundle>(200, counted_bundle()),
-        signature(op("POST", "/v1/bundles/{id}/decision", "decideBundle", tag, "A decision on a bundle, signed"))
-            .takes::<Decision>(signed())
-            .gives::<CountedBundle>(200, counted_bundle()),
+        signature(op(
+            "POST",
+            "/v1/bundles/{id}/decision",
+            "decideBundle",
+            tag,
+            "A decision on a bundle, signed",
+        ))
+        .takes::<Decision>(signed())
+        .gives::<CountedBundle>(200, counted_bundle()),
     ]
 }
 

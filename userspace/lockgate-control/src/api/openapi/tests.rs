@@ -68,7 +68,10 @@ fn fits(document: &Value, schema: &Value, value: &Value, place: &str) {
 }
 
 /// Stands before every router of this crate's tests: whatever JSON they are answered is as described, and all of it is.
-pub(crate) async fn checked(request: axum::extract::Request, next: axum::middleware::Next) -> axum::response::Response {
+pub(crate) async fn checked(
+    request: axum::extract::Request,
+    next: axum::middleware::Next,
+) -> axum::response::Response {
     static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
     static KNOWN: Mutex<BTreeMap<String, Arc<jsonschema::Validator>>> = Mutex::new(BTreeMap::new());
     let method = request.method().to_string();
@@ -128,8 +131,14 @@ fn ids_of_operations_are_unique_and_paths_well_formed() {
 }
 
 /// Those that the binary serves beside the control plane's.
-const THE_AGENT_S: &[&str] =
-    &["/v1/run", "/v1/tokens", "/v1/self-test", "/v1/audit/holds", "/v1/audit/mentions", "/v1/audit/retention"];
+const THE_AGENT_S: &[&str] = &[
+    "/v1/run",
+    "/v1/tokens",
+    "/v1/self-test",
+    "/v1/audit/holds",
+    "/v1/audit/mentions",
+    "/v1/audit/retention",
+];
 
 #[tokio::test]
 async fn every_route_that_is_described_is_served() {
@@ -216,7 +225,10 @@ fn everything_the_console_does_is_in_the_api_and_in_the_command_line() {
         let (method, path) = route.split_once(' ').unwrap();
         let operation = &document["paths"][path][method.to_lowercase()];
         assert!(operation.is_object(), "{page}: {route} is not described");
-        assert!(handbook.contains(&format!("`lockgate {command}")), "{page}: lockgate {command} is not in cli.md");
+        assert!(
+            handbook.contains(&format!("`lockgate {command}")),
+            "{page}: lockgate {command} is not in cli.md"
+        );
         // A page asks for what its route asks for, so that neither is a way around the other.
         let (page_method, page_path) = page.split_once(' ').unwrap();
         let page_rule = rules::rule(&page_method.parse().unwrap(), page_path);
