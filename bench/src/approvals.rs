@@ -108,7 +108,8 @@ impl Inbox {
         let agent = Agent::start(options).await?;
         let client = scratch.path().join("lockgate-approvals");
         std::fs::copy(built_binary("lockgate-approvals")?, &client)?;
-        let mut inbox = Self { agent, receiver, pg, origin, cookie: String::new(), client, _scratch: scratch };
+        let mut inbox =
+            Self { agent, receiver, pg, origin, cookie: String::new(), client, _scratch: scratch };
         inbox.cookie = inbox.log_in().await?;
         Ok(inbox)
     }
@@ -221,7 +222,8 @@ impl Inbox {
 
     /// Holds of one psql, each decided as soon as it is asked for.
     pub async fn holds_of_one(&self, count: usize) -> Result<Held> {
-        let statements: Vec<String> = (0..count).map(|number| format!("create table one_{number} ()")).collect();
+        let statements: Vec<String> =
+            (0..count).map(|number| format!("create table one_{number} ()")).collect();
         let statements: Vec<&str> = statements.iter().map(String::as_str).collect();
         let running = self.psql(&statements)?;
         for number in 0..count {
@@ -301,8 +303,11 @@ impl Inbox {
     pub async fn queued(&self) -> Result<u64> {
         let page: Value = serde_json::from_str(&self.host("GET", "/v1/channels", "").await?)?;
         let items = page["items"].as_array().context("no items")?;
-        let dead = items.iter().filter(|item| item["name"].as_str().is_some_and(|name| name.contains("dead-")));
-        Ok(dead.map(|item| item["queued"].as_u64().unwrap_or(0) + item["under_way"].as_u64().unwrap_or(0)).sum())
+        let dead =
+            items.iter().filter(|item| item["name"].as_str().is_some_and(|name| name.contains("dead-")));
+        Ok(dead
+            .map(|item| item["queued"].as_u64().unwrap_or(0) + item["under_way"].as_u64().unwrap_or(0))
+            .sum())
     }
 
     /// Approves everything that waits, as the host's approver; how long that took.

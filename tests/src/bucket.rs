@@ -64,7 +64,14 @@ impl BucketServer {
         fs::create_dir_all(&data)?;
         let mut command = Command::new(installed("sinks/bin/weed")?);
         command
-            .args(["server", "-s3", "-filer", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"])
+            .args([
+                "server",
+                "-s3",
+                "-filer",
+                "-ip=127.0.0.1",
+                "-ip.bind=127.0.0.1",
+                "-master.telemetry=false",
+            ])
             .args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false", "-volume.max=20"])
             .args(["-master.volumeSizeLimitMB=64", &format!("-s3.port={port}")])
             .arg(format!("-dir={}", data.display()))

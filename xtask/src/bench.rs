@@ -43,7 +43,8 @@ pub(crate) struct Wanted {
 }
 
 pub(crate) fn run(wanted: &Wanted) -> Result<()> {
-    let Wanted { peers, large, instructions, connect, search, approvals, rounds, seconds, only, profile } = wanted;
+    let Wanted { peers, large, instructions, connect, search, approvals, rounds, seconds, only, profile } =
+        wanted;
     if !(*peers || *large || *instructions || *connect || *search || *approvals || only.is_some()) {
         setup::setup(setup::For::Build)?;
         return shell::run(&mut shell::cargo(&["bench", "--package", "lockgate-bench"]));

@@ -135,7 +135,8 @@ async fn proofs_come_from_the_agent_wherever_it_is_and_from_the_files_without_on
         ensure!(text(&checked)?.contains("proven"), "{proof}");
     }
     // Who looks at approvals does not read the log.
-    for words in [vec!["audit", "checkpoint"], vec!["audit", "prove", decision.as_str()], vec!["audit", "prove", "1"]]
+    for words in
+        [vec!["audit", "checkpoint"], vec!["audit", "prove", decision.as_str()], vec!["audit", "prove", "1"]]
     {
         let refused = remote("viewer", &words)?;
         ensure!(!refused.status.success() && refused.stdout.is_empty(), "{words:?}: {refused:?}");

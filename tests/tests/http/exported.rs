@@ -16,9 +16,9 @@ async fn requests_are_api_activity_of_the_published_schema() -> Result<()> {
         let done = world.curl(&[&refused[..], &[url.as_str()]].concat()).await?;
         ensure!(done.stdout.ends_with("403"), "{done:?}");
     }
-    let body = ["-X", "POST", "-d", "amount=1", &world.url("/orders/8")].map(str::to_owned);
-    let body: Vec<&str> = body.iter().map(String::as_str).collect();
-    let running = world.start_curl(&body)?;
+    let url = world.url("/orders/8");
+    let running =
+        world.start_curl(&["-H", "content-type: application/json", "-d", "{\"amount\": 1}", &url])?;
     let request = world.asked("/orders/8").await?;
     world.decide(&request, "approve").await?;
     running.done().await?;
@@ -52,7 +52,10 @@ async fn requests_are_api_activity_of_the_published_schema() -> Result<()> {
     };
     let (allowed, denied, held) = (Some(1), Some(2), Some(3));
     for (operation, expected) in [
-        ("GET /orders/{id}", vec![[Some(2), allowed, Some(1)], [Some(2), allowed, Some(1)], [Some(2), None, None]]),
+        (
+            "GET /orders/{id}",
+            vec![[Some(2), allowed, Some(1)], [Some(2), allowed, Some(1)], [Some(2), None, None]],
+        ),
         ("DELETE /orders/{id}", vec![[Some(4), denied, Some(2)]]),
         ("PROPFIND /orders/{id}", vec![[Some(99), denied, Some(2)]]),
         (

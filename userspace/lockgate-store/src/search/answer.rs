@@ -24,8 +24,8 @@ use std::{
 /// How long the log's end is read at most when the index is behind; then the answer says that it is not complete.
 const TAIL_FOR: Duration = if cfg!(test) { Duration::from_secs(60) } else { Duration::from_millis(100) };
 
-/// Candidates that are read from the log for one page at most. More than a page's are needed where words stand in a record
-/// and not next to each other as the query has them.
+/// Candidates that are read from the log for one page at most. More than a page's are needed where the index says more than
+/// the log holds; the next page goes on behind them.
 const MAX_CANDIDATES: usize = 5_000;
 
 /// Candidates taken from the index at once, in multiples of what the page lacks.
@@ -41,7 +41,7 @@ impl Searcher {
             let view = view.as_ref()?;
             (view.table.clone(), view.committed, view.recent.clone(), view.read)
         };
-        let mut page = Page { wanted, layout, entries: Vec::new(), more: false };
+        let mut page = Page { wanted, layout, entries: Vec::new(), more: false, stopped: None };
         let written = self.written.load(Ordering::Acquire);
         let tail = match page.tail(&table, read, &recent, written) {
             Ok(tail) => tail,
@@ -72,6 +72,8 @@ struct Page<'a> {
     entries: Vec<Arc<Entry>>,
     /// Something older fits, or may fit.
     more: bool,
+    /// The page ended here for other reasons than that it is full.
+    stopped: Option<u64>,
 }
 
 impl Page<'_> {
@@ -149,7 +151,7 @@ impl Page<'_> {
             let last = candidates.len() < limit;
             for (seq, at) in candidates {
                 if looked_at >= MAX_CANDIDATES {
-                    self.more = true;
+                    self.stopped = Some(before);
                     return Ok(());
                 }
                 (before, looked_at) = (seq, looked_at + 1);
@@ -192,6 +194,7 @@ impl Page<'_> {
 
     fn found(self, indexed: u64, last: u64, complete: bool, began: Instant) -> Found {
         let next = self.entries.last().filter(|_| self.more).map(|entry| entry.hit.seq);
+        let next = self.stopped.or(next);
         let hits = self.entries.into_iter().map(|entry| Entry::clone(&entry).into_hit()).collect();
         let elapsed_micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         Found { hits, next, indexed, last, complete, elapsed_micros }
@@ -231,7 +234,7 @@ pub(crate) fn scan(layout: &Layout, query: &Query, most: usize) -> Result<Found,
     if more {
         entries.pop_front();
     }
-    let page = Page { wanted, layout, entries: entries.into_iter().rev().collect(), more };
+    let page = Page { wanted, layout, entries: entries.into_iter().rev().collect(), more, stopped: None };
     let indexed = if left_out == 0 { last } else { 0 };
     Ok(page.found(indexed, last, left_out == 0, began))
 }

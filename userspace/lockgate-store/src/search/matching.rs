@@ -101,7 +101,7 @@ fn is_named<'a>(wanted: &[String], names: impl IntoIterator<Item = &'a String>) 
 }
 
 fn cut(text: &str) -> Vec<String> {
-    words(text).map(Cow::into_owned).collect()
+    words(text).filter(|word| !word.is_empty()).map(Cow::into_owned).collect()
 }
 
 fn is_among(wanted: &str, tables: &[String]) -> bool {

@@ -18,7 +18,7 @@ use tantivy::{
     TantivyError, Term,
     collector::TopDocs,
     indexer::IndexWriterOptions,
-    query::{AllQuery, BooleanQuery, Occur, Query, RangeQuery, TermQuery},
+    query::{AllQuery, BooleanQuery, Occur, PhraseQuery, Query, RangeQuery, TermQuery},
     schema::{FAST, Field, INDEXED, IndexRecordOption, Schema, TextFieldIndexing, TextOptions},
     tokenizer::{LowerCaser, RemoveLongFilter, SimpleTokenizer, TextAnalyzer},
 };
@@ -30,7 +30,10 @@ const WORDS: &str = "lockgate-words";
 const MEMORY_BYTES: usize = 15_000_000;
 
 /// The shape of what is stored; another one is built anew from the log.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+
+/// Words of a phrase that the index looks at; the record is asked about the rest.
+const PHRASE_WORDS: usize = 16;
 
 /// Why the index cannot be used. Never more than a reason to read the log.
 #[derive(Debug, thiserror::Error)]
@@ -91,9 +94,14 @@ impl Fields {
     fn schema() -> (Schema, Self) {
         let mut schema = Schema::builder();
         let terms = |tokenizer: &str| {
+            // Where words stand next to each other counts: without it each that holds them all is read from the log.
+            let option = match tokenizer {
+                WORDS => IndexRecordOption::WithFreqsAndPositions,
+                _ => IndexRecordOption::Basic,
+            };
             let indexing = TextFieldIndexing::default()
                 .set_tokenizer(tokenizer)
-                .set_index_option(IndexRecordOption::Basic)
+                .set_index_option(option)
                 .set_fieldnorms(false);
             TextOptions::default().set_indexing_options(indexing)
         };
@@ -260,13 +268,10 @@ impl Table {
         ];
         let mut clauses: Vec<Box<dyn Query>> =
             exact_filters.into_iter().filter_map(|(field, value)| Some(exact(field, value?))).collect();
-        let phrases = wanted.phrases.iter().flatten();
-        for (field, word) in (wanted.words.iter().chain(phrases).map(|word| (fields.words, word)))
-            .chain(wanted.identity.iter().map(|word| (fields.identity, word)))
-            .chain(wanted.approver.iter().map(|word| (fields.approver, word)))
-        {
-            clauses.push(term(field, word));
-        }
+        clauses.extend(wanted.words.iter().map(|word| term(fields.words, word)));
+        let phrases = wanted.phrases.iter().map(|phrase| (fields.words, phrase));
+        let names = [(fields.identity, &wanted.identity), (fields.approver, &wanted.approver)];
+        clauses.extend(phrases.chain(names).filter_map(|(field, words)| phrase(field, words)));
         if query.since.is_some() || query.until.is_some() {
             let at = |at: Timestamp| Term::from_field_i64(fields.at, at.as_microsecond());
             let from = query.since.map_or(Bound::Unbounded, |since| Bound::Included(at(since)));
@@ -275,6 +280,18 @@ impl Table {
             clauses.push(Box::new(RangeQuery::new(from, to)));
         }
         clauses
+    }
+}
+
+/// Words next to each other; None without any.
+fn phrase(field: Field, words: &[String]) -> Option<Box<dyn Query>> {
+    match words {
+        [] => None,
+        [word] => Some(term(field, word)),
+        words => {
+            let words = words.iter().take(PHRASE_WORDS);
+            Some(Box::new(PhraseQuery::new(words.map(|word| Term::from_field_text(field, word)).collect())))
+        }
     }
 }
 

@@ -239,7 +239,7 @@ fn agree(indexed: &Reader, dir: &Path) {
 }
 
 fn caught_up(reader: &Reader) {
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + Duration::from_secs(240);
     loop {
         let found = reader.search(&Query::default()).unwrap();
         if found.indexed == found.last {
@@ -425,6 +425,35 @@ fn what_is_masked_or_skipped_is_not_found() {
     let found = log.reader().search(&Query::default()).unwrap();
     assert_eq!(found.hits.len(), 2);
     assert_eq!(found.last, 3);
+}
+
+#[test]
+fn a_phrase_means_the_same_to_the_index_and_to_the_log() {
+    let store = Store::new();
+    let log = store.open();
+    let session = session(1);
+    let long = "x".repeat(300);
+    let texts = [format!("alpha {long} beta"), "alpha, BETA gamma".into(), "beta alpha".into()];
+    let mut events = vec![sample::started(&session)];
+    for (n, text) in (0..).zip(&texts) {
+        events.push(operation(&session, n, text, "public.orders", SqlClass::Read, "allow"));
+    }
+    write(&log, events);
+    let long_phrase = format!("\"{}\"", "alpha beta ".repeat(40));
+    for (text, hits) in [
+        ("\"alpha beta\"", 1),
+        ("\"beta alpha\"", 1),
+        ("\"alpha beta gamma\"", 1),
+        ("\"beta beta\"", 0),
+        ("alpha beta", 3),
+        (long_phrase.as_str(), 0),
+    ] {
+        let query = Query { text: Some(text.into()), ..Query::default() };
+        let before = log.reader().search(&query).unwrap().hits;
+        assert_eq!(before.len(), hits, "{text}");
+        caught_up(&log.reader());
+        assert_eq!(log.reader().search(&query).unwrap().hits, before, "{text}");
+    }
 }
 
 #[test]

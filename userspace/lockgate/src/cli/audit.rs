@@ -208,7 +208,9 @@ fn describe(report: &Value) -> String {
         let file = text::line(held["file"].as_str().unwrap_or_default());
         let told = match held["record"].as_u64() {
             Some(record) => format!("{file} is what record {record} keeps the hash of"),
-            None => format!("{file}: {}: no record keeps its hash", styled(Style::Red, "NOT WHAT WAS STORED")),
+            None => {
+                format!("{file}: {}: no record keeps its hash", styled(Style::Red, "NOT WHAT WAS STORED"))
+            }
         };
         out.push_str(&sessions::field("recording", &told));
     }

@@ -261,9 +261,7 @@ fn list_sessions(here: &Here, filter: SessionFilter) -> anyhow::Result<Vec<Sessi
 
 fn play(session: SessionId, records: &[Record], speed: Option<f64>, format: Output) -> anyhow::Result<()> {
     match format {
-        Output::Json => {
-            output::print_json(&json!({ "session": session, "steps": replay::steps(records) }))
-        }
+        Output::Json => output::print_json(&json!({ "session": session, "steps": replay::steps(records) })),
         Output::Text => replay::play(records, speed),
     }
 }

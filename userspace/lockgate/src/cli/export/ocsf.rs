@@ -238,11 +238,12 @@ fn said(kind: &EventKind, about: &About<'_>) -> Option<Said> {
             let said = operation_of(about, format!("{word}{reason}"))?
                 .about(&operation.id)
                 .control(control.0, control.1);
-            let said = said.with(
-                "firewall_rule",
-                json!({ "uid": verdict.decision.to_string(),
-                "name": verdict.rules.first().map(|hit| hit.rule.to_string()) }),
-            );
+            let mut rule = json!({ "uid": verdict.decision.to_string() });
+            // Refused because no rule allows it: there is none to name.
+            if let Some(hit) = verdict.rules.first() {
+                rule["name"] = json!(hit.rule.to_string());
+            }
+            let said = said.with("firewall_rule", rule);
             Some(if denial.is_some() { said.status(false) } else { said })
         }
         EventKind::Forwarded { operation, approval, .. } => {
@@ -273,7 +274,9 @@ fn said(kind: &EventKind, about: &About<'_>) -> Option<Said> {
             let said = operation_of(about, message)?.about(operation);
             let said = said.status(success).with("duration", json!(outcome.elapsed_micros / 1000));
             Some(match status {
-                Some(code) => said.with("http_response", json!({ "code": code, "length": outcome.bytes_out })),
+                Some(code) => {
+                    said.with("http_response", json!({ "code": code, "length": outcome.bytes_out }))
+                }
                 None => said,
             })
         }
