@@ -4,6 +4,7 @@
 
 mod decide;
 mod exported;
+mod frames;
 mod framing;
 mod masks;
 mod trust;

@@ -106,6 +106,11 @@ impl World {
 
     /// Sends raw bytes from a governed process, and gives what came back.
     pub(crate) async fn raw(&self, bytes: &[u8]) -> Result<String> {
+        Ok(String::from_utf8_lossy(&self.raw_bytes(bytes).await?).into_owned())
+    }
+
+    /// The same, as bytes.
+    pub(crate) async fn raw_bytes(&self, bytes: &[u8]) -> Result<Vec<u8>> {
         let client = lockgate_tests::agent::built_binary("lockgate-raw-client")?;
         let copy = self.agent.scratch().path().join("raw-client");
         if !copy.exists() {
@@ -114,7 +119,7 @@ impl World {
         let address = format!("127.0.0.1:{}", self.origin.port());
         let done = self.start(&[&copy.display().to_string(), &address, &hex::encode(bytes)])?.done().await?;
         ensure!(done.code == Some(0), "{done:?}");
-        Ok(String::from_utf8_lossy(&hex::decode(done.stdout.trim())?).into_owned())
+        Ok(hex::decode(done.stdout.trim())?)
     }
 
     /// Waits for the request for approval of what contains this.
