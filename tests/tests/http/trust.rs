@@ -173,7 +173,8 @@ async fn what_is_to_be_trusted_is_shown_and_no_key_with_it() -> Result<()> {
     assert!(shown.contains("lockgate trust test"), "{shown}");
     let pem = said(&world.agent.cli(&["trust", "show", "--pem"])?);
     assert!(pem.starts_with("-----BEGIN CERTIFICATE-----") && !pem.contains("PRIVATE"), "{pem}");
-    let told: Value = serde_json::from_slice(&world.agent.cli(&["trust", "show", "--output", "json"])?.stdout)?;
+    let told: Value =
+        serde_json::from_slice(&world.agent.cli(&["trust", "show", "--output", "json"])?.stdout)?;
     assert_eq!(told["authorities"][0]["sha256"].as_str().map(str::len), Some(64), "{told}");
     // A leaf is no CA, and a file of something else is told apart.
     let leaf = world.agent.scratch().write("leaf.pem", &TestCa::new("x")?.issue(&["a"])?.certificate)?;
