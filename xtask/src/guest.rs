@@ -143,7 +143,14 @@ fn fetch(version: &str, directory: &Path) -> Result<Kernel> {
             .collect::<Vec<u64>>()
     });
     let name = names.pop().with_context(|| format!("Debian {release} has no package {pattern}"))?;
-    shell::run(&mut tool("apt-get", &["download", "--quiet", name]))?;
+    // From Linux 7 on the kernel and its modules have packages of their own, and the one of the old name needs them.
+    let known = tool("apt-cache", &["pkgnames", "linux-"]).output()?;
+    let known = String::from_utf8_lossy(&known.stdout).into_owned();
+    let parts =
+        ["image", "binary", "modules"].map(|part| name.replacen("linux-image", &format!("linux-{part}"), 1));
+    let parts = parts.iter().map(String::as_str).filter(|part| known.lines().any(|known| known == *part));
+    let download: Vec<&str> = ["download", "--quiet"].into_iter().chain(parts).collect();
+    shell::run(&mut tool("apt-get", &download))?;
     for entry in fs::read_dir(&apt)? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "deb") {
@@ -164,7 +171,7 @@ fn known() -> String {
 }
 
 /// An apt of its own: the machine's sources stay as they are.
-fn apt_root(directory: &Path, release: &str) -> Result<PathBuf> {
+pub(crate) fn apt_root(directory: &Path, release: &str) -> Result<PathBuf> {
     const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
     for part in [
         "etc/apt.conf.d",
@@ -193,10 +200,11 @@ fn apt_root(directory: &Path, release: &str) -> Result<PathBuf> {
 }
 
 fn unpacked(root: &Path) -> Result<Kernel> {
-    let image = only_child(&root.join("boot"), "vmlinuz-")?;
     let modules =
         ["lib/modules", "usr/lib/modules"].into_iter().find_map(|at| only_child(&root.join(at), "").ok());
     let modules = modules.context("the package has no modules")?;
+    // From Linux 7 on it lies beside its modules.
+    let image = only_child(&root.join("boot"), "vmlinuz-").or_else(|_| only_child(&modules, "vmlinuz"))?;
     let release = modules.file_name().context("a release")?.to_string_lossy().into_owned();
     Ok(Kernel { release, image, modules: Some(modules) })
 }

@@ -177,7 +177,8 @@ fn every_command_in_the_documents_is_one_that_there_is() {
             };
             let command = command[start..].split("  #").next().unwrap();
             let command =
-                command.split(" -- ").next().unwrap().split(" | ").next().unwrap().trim_end_matches(")\"");
+                [" -- ", " | ", " > ", " >> "].iter().fold(command, |text, end| text.split(end).next().unwrap());
+            let command = command.trim_end_matches(")\"");
             if command.starts_with("lockgate target/") || !is_verb(command) {
                 continue;
             }
