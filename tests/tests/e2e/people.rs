@@ -132,7 +132,7 @@ async fn rights_follow_the_provider_and_the_configuration_while_people_are_logge
     }
     // Neither the log of the agent nor that of evidence holds what opens something.
     let written = world.agent.log() + &world.agent.log_text()?;
-    for secret in ["eyJ", "s3cret", "code=", "id_token", "refresh_token", "lockgate="] {
+    for secret in ["eyJ", "s3cret", "stolen", "id_token", "refresh_token=", "lockgate="] {
         ensure!(!written.contains(secret), "{secret} is written down");
     }
     // A file that cannot be used is told of, and changes nothing.
