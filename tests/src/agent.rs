@@ -36,6 +36,8 @@ pub struct AgentOptions {
     pub api: String,
     /// Where the store goes; inside the scratch directory when empty.
     pub store: Option<PathBuf>,
+    /// The database that takes the records from there.
+    pub shared: Option<String>,
     /// More items of `govern:`.
     pub govern: Vec<String>,
     /// `node.restart_grace`, when it is not the default.
@@ -356,7 +358,11 @@ fn configuration(options: &AgentOptions, scratch: &Scratch, instance: &str, api_
     } else {
         text.push_str(&format!("targets:\n{}", options.targets.concat()));
     }
-    text.push_str(&format!("policies: [\"policies/\"]\nstore: \"sled:{}\"\n", store.display()));
+    text.push_str("policies: [\"policies/\"]\n");
+    match &options.shared {
+        Some(url) => text.push_str(&format!("store: \"{url}\"\nstore_dir: \"{}\"\n", store.display())),
+        None => text.push_str(&format!("store: \"sled:{}\"\n", store.display())),
+    }
     if let Some((url, speaks_for)) = &options.webhook {
         let secret = scratch.write_secret("webhook.secret", SECRET)?;
         let decision = scratch.write_secret("decision.secret", DECISION_SECRET)?;

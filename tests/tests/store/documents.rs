@@ -11,12 +11,7 @@ use lockgate_tests::{
     agent::built_binary,
     postgres::{HostAuth, PostgresOptions, TestPostgres},
 };
-use std::{
-    fs,
-    path::Path,
-    process::Command,
-    sync::Arc,
-};
+use std::{fs, path::Path, process::Command, sync::Arc};
 
 #[test]
 fn the_shared_store_s_page_works_as_it_is_written() -> Result<()> {

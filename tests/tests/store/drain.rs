@@ -3,9 +3,10 @@
 use crate::place::{
     NODE, PATIENCE, Place, agent, last, lines, lines_of, marks, open, scratch, session, until,
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use lockgate_model::port::{Durability, RecordError, Recorder};
 use lockgate_store::{
+    Log,
     contract::{record, sample},
     postgres::{Drain, DrainSettings, PostgresSettings},
 };
@@ -106,9 +107,55 @@ fn records_are_refused_when_the_spool_is_full_and_taken_when_it_has_room_again()
     // What follows a forward is never refused.
     spooled.submit(vec![sample::mark("a closing", 1)]);
     Arc::get_mut(&mut place.server).expect("nobody else has it").restart()?;
-    until("there is room again", || !drain.status().full)?;
+    until("there is room again", || !drain.status().full).with_context(|| format!("{:?}", drain.status()))?;
     marks(&spooled, "after", 5);
     ensure!(drain.wait_for(last(&log.reader()), PATIENCE), "{:?}", drain.status());
+    ensure!(lines_of(&place.shared())? == lines(&dir));
+    Ok(())
+}
+
+#[test]
+fn a_node_that_starts_while_the_database_is_away_knows_what_waits_and_keeps_it() -> Result<()> {
+    let mut place = Place::ready()?;
+    let (_temporary, dir) = scratch()?;
+    let log = open(&dir)?;
+    let mut drain = place.drain(&log, 100 << 10)?;
+    // More than the spool holds, and all of it is there.
+    for n in 0..150 {
+        record(&log, session(n), Durability::Written)?;
+    }
+    until("it arrives", || drain.status().through == 600)?;
+    ensure!(drain.stop(PATIENCE), "{:?}", drain.status());
+    log.close()?;
+    Arc::get_mut(&mut place.server).expect("nobody else has it").kill()?;
+    let log = Arc::new(open(&dir)?);
+    let drain = place.drain(&log, 100 << 10)?;
+    ensure!(drain.status().waiting_bytes == 0 && !drain.status().full, "{:?}", drain.status());
+    let spooled = drain.before(log.clone());
+    for n in 150..170 {
+        record(&spooled, session(n), Durability::Synced)?;
+    }
+    until("it is measured", || drain.status().waiting_bytes > 0)?;
+    ensure!(!drain.status().full, "{:?}", drain.status());
+    // What is not there yet is not removed here, however old it is.
+    let late = sample::at(0) + Duration::from_secs(400 * 86_400);
+    let removable = |log: &Log| log.retention(Duration::from_secs(86_400), late).map(|plan| plan.remove);
+    let before = removable(&log)?;
+    ensure!(before.iter().all(|first| *first < 600), "{before:?}");
+    drop((spooled, drain));
+    // Many more, in more segments, as if this had gone on.
+    for n in 170..400 {
+        record(&*log, session(n), Durability::Written)?;
+    }
+    log.close()?;
+    let log = open(&dir)?;
+    let drain = place.drain(&log, 100 << 10)?;
+    ensure!(drain.status().full && drain.status().waiting_bytes > 100 << 10, "{:?}", drain.status());
+    ensure!(removable(&log)? == before, "{:?}", removable(&log)?);
+    Arc::get_mut(&mut place.server).expect("nobody else has it").restart()?;
+    ensure!(drain.wait_for(1600, PATIENCE), "{:?}", drain.status());
+    until("there is room", || !drain.status().full)?;
+    ensure!(removable(&log)?.len() > before.len(), "{:?}", removable(&log)?);
     ensure!(lines_of(&place.shared())? == lines(&dir));
     Ok(())
 }

@@ -35,7 +35,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -86,6 +89,8 @@ pub struct Log {
     searcher: Option<Searcher>,
     left_open: BTreeSet<RequestId>,
     shelved: BTreeMap<String, Digest>,
+    /// The last record that retention may remove.
+    removable: Arc<AtomicU64>,
     running: Mutex<Option<Running>>,
 }
 
@@ -176,7 +181,19 @@ impl Log {
         let searcher = keeper.as_ref().map(Keeper::searcher);
         let running = Running { write_thread, sync_thread, signer, indexer, keeper, syncer, lock };
         let running = Mutex::new(Some(running));
-        Ok(Self { queue, writer, layout, public_key, index, searcher, left_open, shelved, running })
+        let removable = Arc::new(AtomicU64::new(u64::MAX));
+        Ok(Self {
+            queue,
+            writer,
+            layout,
+            public_key,
+            index,
+            searcher,
+            left_open,
+            shelved,
+            removable,
+            running,
+        })
     }
 
     /// What verifies the signed head; worth keeping off the host.
@@ -199,6 +216,11 @@ impl Log {
         Reader::indexed(self.layout.clone(), self.index.clone(), self.searcher.clone())
     }
 
+    /// What moves it: records that are to go elsewhere stay until they are there.
+    pub(crate) fn removable(&self) -> &Arc<AtomicU64> {
+        &self.removable
+    }
+
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -218,7 +240,8 @@ impl Log {
         })?;
         let open: Vec<_> = open.into_iter().map(|session| session.id).collect();
         let signed = Checkpoint::covers(&self.reader().checkpoint()?).unwrap_or(0);
-        retention::plan(&self.layout, keep, &self.holds().all()?, &open, signed, now)
+        let removable = signed.min(self.removable.load(Ordering::Acquire));
+        retention::plan(&self.layout, keep, &self.holds().all()?, &open, removable, now)
     }
 
     /// Writes down the hashes that stay of what a plan removes. To be recorded next: one removal each.

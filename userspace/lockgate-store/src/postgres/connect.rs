@@ -270,6 +270,11 @@ impl Database {
         Ok(messages.into_iter().filter_map(row).collect())
     }
 
+    /// Lets the connection see what happens to it.
+    pub(crate) fn idle(&self, pause: Duration) {
+        let _ = self.block_on(async { tokio::time::sleep(pause).await });
+    }
+
     /// Waits for a notification; false when there was none by then, or the connection ended.
     pub(crate) fn notified(&mut self, within: Duration) -> bool {
         let Self { runtime, notifications, .. } = self;

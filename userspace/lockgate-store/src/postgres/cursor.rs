@@ -6,7 +6,7 @@
 use crate::{
     error::{During, StoreError},
     head,
-    layout::{Layout, Segment},
+    layout::{At, Layout, Segment},
     lines::Lines,
 };
 use lockgate_audit::Checkpoint;
@@ -82,18 +82,26 @@ impl Cursor {
         Ok(lines)
     }
 
-    /// Bytes of the log that come after this place.
-    pub(super) fn bytes_left(&self) -> u64 {
-        let Ok((segments, _)) = self.layout.list_segments() else { return 0 };
-        let here = segments.partition_point(|segment| segment.first_seq <= self.next).saturating_sub(1);
-        let length =
-            |segment: &Segment| std::fs::metadata(&segment.path).map_or(0, |metadata| metadata.len());
-        let left: u64 = segments.iter().skip(here).map(length).sum();
-        let read = self.current.as_ref().filter(|lines| {
-            segments.get(here).is_some_and(|segment| segment.first_seq == lines.segment.first_seq)
-        });
-        left.saturating_sub(read.map_or(0, |lines| lines.offset))
+    /// Goes to its place, so that it is known; a place that is not there any more shows when it is read.
+    pub(super) fn settle(&mut self) {
+        self.current = self.find().ok();
     }
+
+    /// Where the next line begins, once it is known.
+    pub(super) fn place(&self) -> Option<At> {
+        self.current.as_ref().map(|lines| At { segment: lines.segment.first_seq, offset: lines.offset })
+    }
+}
+
+/// Bytes of a log that come after a place.
+pub(super) fn bytes_after(layout: &Layout, place: At) -> u64 {
+    let Ok((segments, _)) = layout.list_segments() else { return 0 };
+    let length = |segment: &Segment| std::fs::metadata(&segment.path).map_or(0, |metadata| metadata.len());
+    let of = |segment: &Segment| match segment.first_seq == place.segment {
+        true => length(segment).saturating_sub(place.offset),
+        false => length(segment),
+    };
+    segments.iter().filter(|segment| segment.first_seq >= place.segment).map(of).sum()
 }
 
 fn open(segment: Segment, offset: u64) -> Result<Lines, StoreError> {

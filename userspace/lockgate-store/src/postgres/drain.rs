@@ -1,9 +1,13 @@
 //! The thread that takes a node's log to the database, and what stands before the log while it cannot.
 
-use super::{connect::PostgresSettings, cursor::Cursor, shipper::Shipper};
+use super::{
+    connect::PostgresSettings,
+    cursor::{Cursor, bytes_after},
+    shipper::Shipper,
+};
 use crate::{
     error::{During, StoreError},
-    layout::Layout,
+    layout::{At, Layout},
     log::Log,
 };
 use lockgate_model::{
@@ -14,9 +18,10 @@ use lockgate_model::{
 };
 use serde::Serialize;
 use std::{
+    fs,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -29,6 +34,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_AT_MOST: Duration = Duration::from_secs(5);
 /// How often partitions are made for the weeks to come.
 const READY_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// How often it is written down how much is there.
+const REMEMBER_EVERY: Duration = Duration::from_secs(1);
 /// How often what waits is measured while there is nothing else to do.
 const MEASURE_EVERY: Duration = Duration::from_millis(250);
 
@@ -63,6 +70,11 @@ pub struct DrainStatus {
 }
 
 struct State {
+    /// Whose log it is, and where what is there ends, for measuring alone: where it goes on, the database says.
+    layout: Layout,
+    place: Mutex<At>,
+    /// The last record that is there, for retention: what is not there yet stays here.
+    removable: Arc<AtomicU64>,
     status: Mutex<DrainStatus>,
     moved: Condvar,
     full: AtomicBool,
@@ -79,7 +91,9 @@ impl State {
         self.stopping.load(Ordering::Acquire)
     }
 
-    fn measured(&self, bytes: u64) {
+    fn measure(&self) {
+        let place = *self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = bytes_after(&self.layout, place);
         let full = bytes > self.spool_bytes;
         let mut status = self.lock();
         (status.waiting_bytes, status.full) = (bytes, full);
@@ -94,7 +108,11 @@ impl State {
         }
     }
 
-    fn reached(&self, through: u64) {
+    fn reached(&self, through: u64, place: Option<At>) {
+        if let Some(place) = place {
+            *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
+        }
+        self.removable.store(through, Ordering::Release);
         let mut status = self.lock();
         if status.error.take().is_some() {
             tracing::info!(through, "the database takes records again");
@@ -143,14 +161,21 @@ impl Drain {
     /// When there can be no thread.
     pub fn start(log: &Log, settings: DrainSettings) -> Result<Self, StoreError> {
         let layout = log.layout().clone();
-        let status = DrainStatus { to: settings.place.describe(), ..DrainStatus::default() };
+        let (through, place) = remembered(&layout);
+        log.removable().store(through, Ordering::Release);
+        let status = DrainStatus { to: settings.place.describe(), through, ..DrainStatus::default() };
         let state = Arc::new(State {
+            layout: layout.clone(),
+            place: Mutex::new(place),
+            removable: log.removable().clone(),
             status: Mutex::new(status),
             moved: Condvar::new(),
             full: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             spool_bytes: settings.spool_bytes,
         });
+        // Before anybody records: a spool that was full is still.
+        state.measure();
         let (own, followed) = (state.clone(), layout.clone());
         let thread = thread::Builder::new()
             .name("audit-drain".into())
@@ -216,11 +241,9 @@ fn run(state: &State, layout: &Layout, settings: &DrainSettings) {
             },
             Err(error) => state.failed(&error),
         }
-        // Measured while nothing goes: from the last place that was reached.
         let until = Instant::now() + retry;
         while !state.stopping() && Instant::now() < until {
-            let through = state.lock().through;
-            state.measured(Cursor::at(layout.clone(), through + 1).bytes_left());
+            state.measure();
             state.pause(MEASURE_EVERY.min(retry));
         }
         retry = (retry * 2).min(RETRY_AT_MOST);
@@ -229,17 +252,25 @@ fn run(state: &State, layout: &Layout, settings: &DrainSettings) {
 
 /// Until it is to end, or something fails.
 fn follow(state: &State, mut shipper: Shipper) -> Result<(), StoreError> {
-    let mut ready_at = Instant::now();
-    state.reached(shipper.through);
+    let (mut ready_at, mut measured_at, mut remembered_at) =
+        (Instant::now(), None::<Instant>, None::<Instant>);
     loop {
         let shipped = shipper.ship()?;
-        state.measured(shipper.bytes_left());
-        state.reached(shipper.through);
+        state.reached(shipper.through, shipper.place());
+        if shipped > 0 || measured_at.is_none_or(|at| at.elapsed() >= MEASURE_EVERY) {
+            state.measure();
+            measured_at = Some(Instant::now());
+        }
+        let ending = shipped == 0 && state.stopping();
+        if ending || remembered_at.is_none_or(|at| at.elapsed() >= REMEMBER_EVERY) {
+            remember(&state.layout, shipper.through, shipper.place());
+            remembered_at = Some(Instant::now());
+        }
+        if ending {
+            return Ok(());
+        }
         if shipped > 0 {
             continue;
-        }
-        if state.stopping() {
-            return Ok(());
         }
         if ready_at.elapsed() >= READY_EVERY {
             shipper.make_ready();
@@ -254,7 +285,27 @@ fn follow(state: &State, mut shipper: Shipper) -> Result<(), StoreError> {
                 why: "the server closed it".to_owned(),
             });
         }
-        state.pause(LOOK_EVERY);
+        shipper.database.idle(LOOK_EVERY);
+    }
+}
+
+/// A small file that says how much was there: a node that starts while the database is away knows what waits. It may be
+/// old; then more seems to wait than does.
+fn remember(layout: &Layout, through: u64, place: Option<At>) {
+    let Some(place) = place else { return };
+    let (path, temporary) = (layout.dir.join("drained"), layout.dir.join("drained.new"));
+    let text = format!("{through} {} {}\n", place.segment, place.offset);
+    if let Err(error) = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, &path)) {
+        tracing::warn!(%error, path = %path.display(), "how much is in the database is not remembered");
+    }
+}
+
+fn remembered(layout: &Layout) -> (u64, At) {
+    let text = fs::read_to_string(layout.dir.join("drained")).unwrap_or_default();
+    let mut numbers = text.split_whitespace().map_while(|number| number.parse::<u64>().ok());
+    match (numbers.next(), numbers.next(), numbers.next()) {
+        (Some(through), Some(segment), Some(offset)) => (through, At { segment, offset }),
+        _ => (0, At::default()),
     }
 }
 

@@ -160,7 +160,8 @@ pub(super) fn vector(marks: &BTreeSet<String>) -> String {
     // Filters first, should there be no room for all: they hold a colon.
     let (filters, words): (Vec<_>, Vec<_>) = marks.iter().partition(|mark| mark.contains(':'));
     let mut text = String::new();
-    for mark in filters.into_iter().chain(words) {
+    // PostgreSQL knows no empty lexeme.
+    for mark in filters.into_iter().chain(words).filter(|mark| !mark.is_empty()) {
         if text.len() + mark.len() > MAX_MARKS_BYTES {
             break;
         }
@@ -173,7 +174,7 @@ pub(super) fn vector(marks: &BTreeSet<String>) -> String {
 /// Marks as the text of a `tsquery` that asks for all of them.
 pub(super) fn conjunction(marks: &BTreeSet<String>) -> String {
     let mut text = String::new();
-    for mark in marks {
+    for mark in marks.iter().filter(|mark| !mark.is_empty()) {
         if !text.is_empty() {
             text.push_str(" & ");
         }
@@ -193,7 +194,7 @@ mod tests {
 
     #[test]
     fn lexemes_are_quoted_and_filters_come_first() {
-        let marks = BTreeSet::from(["drop".to_owned(), "rule:it's \\ &|!".to_owned()]);
+        let marks = BTreeSet::from([String::new(), "drop".to_owned(), "rule:it's \\ &|!".to_owned()]);
         assert_eq!(vector(&marks), "'rule:it''s \\\\ &|!' 'drop' ");
         assert_eq!(conjunction(&marks), "'drop' & 'rule:it''s \\\\ &|!'");
         let many = (0..200_000).map(|n| format!("word{n}")).collect();

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     error::StoreError,
     head, key,
-    layout::Layout,
+    layout::{At, Layout},
     lines::Lines,
     removed::{self, Hashes},
     search::Marker,
@@ -85,6 +85,7 @@ impl Shipper {
             own_weeks: false,
             days: HashSet::new(),
         };
+        shipper.cursor.settle();
         shipper.announce_key()?;
         shipper.make_ready();
         Ok(shipper)
@@ -145,7 +146,7 @@ impl Shipper {
         let Err(error) = self.add(rows) else { return Ok(()) };
         // A value that the server has no room for must not keep the chain from going on: the bytes count.
         let of_data = matches!(&error, StoreError::Database { code: Some(code), .. }
-            if code.starts_with("22") || code.starts_with("54"));
+            if code.starts_with("22") || code.starts_with("54") || code == "42601");
         if !of_data {
             return Err(error);
         }
@@ -232,9 +233,9 @@ impl Shipper {
         Ok(())
     }
 
-    /// Bytes that are not there yet.
-    pub(super) fn bytes_left(&self) -> u64 {
-        self.cursor.bytes_left()
+    /// Where in the log the next record begins.
+    pub(super) fn place(&self) -> Option<At> {
+        self.cursor.place()
     }
 
     /// What retention removed before this log came here: its hashes, and the chain goes on behind them. For whoever owns

@@ -54,8 +54,9 @@ BEGIN
         IF clock_timestamp() >= until THEN
             RAISE EXCEPTION 'request % expired at %', NEW.request, until USING ERRCODE = 'LG012';
         END IF;
-        NEW.at := clock_timestamp();
     END IF;
+    -- When the row was locked: of two that came together, the first has the earlier time.
+    NEW.at := clock_timestamp();
     RETURN NEW;
 END
 $$;
