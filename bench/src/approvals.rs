@@ -275,9 +275,8 @@ impl Inbox {
             let id = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             match record["event"].as_str() {
                 Some("operation_decided") => {
-                    if data["operation"]["text"].as_str().is_some_and(|statement| statement.contains(text)) {
-                        wanted.insert(id(&data["operation"]["id"]), ());
-                    }
+                    let statement = data["operation"]["text"].as_str().unwrap_or_default();
+                    wanted.insert(id(&data["operation"]["id"]), statement.contains(text));
                 }
                 Some("approval_requested") => {
                     asked.insert(id(&data["request"]), id(&data["operation"]));
@@ -289,7 +288,9 @@ impl Inbox {
                 }
                 Some("forwarded") => {
                     let operation = id(&data["operation"]);
-                    if let Some(voted) = voted.get(&operation).filter(|_| wanted.contains_key(&operation)) {
+                    if let Some(voted) =
+                        voted.get(&operation).filter(|_| wanted.get(&operation) == Some(&true))
+                    {
                         took.push((at - *voted).total(jiff::Unit::Millisecond)?);
                     }
                 }
