@@ -281,3 +281,15 @@ async fn tls_ends_at_lockgate_on_both_legs_and_the_credential_is_the_target_s() 
     assert_eq!(world.origin.seen(), "");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_form_is_held_like_any_other_body() -> Result<()> {
+    // Another rule asks for a field of JSON; it is about other requests.
+    let world = World::new(Speaks::One).await?;
+    let running = world.start_curl(&["-X", "POST", "-d", "amount=1", &world.url("/orders/8")])?;
+    let request = world.asked("/orders/8").await?;
+    world.decide(&request, "approve").await?;
+    let done = running.done().await?;
+    assert_eq!(parts(&done), ("POST /orders/8 8 bytes\n", "200"), "{done:?}");
+    Ok(())
+}

@@ -160,8 +160,8 @@ impl Head<'_> {
         }
     }
 
-    /// Adds what rules ask of the body, which has been read whole.
-    pub fn read_body(&self, facts: &mut HttpFacts, body: &[u8], asked: &BTreeSet<JsonPath>) {
+    /// Adds what rules ask of the body, which has been read whole. Where no rule that could match asks, it may be anything.
+    pub fn read_body(&self, facts: &mut HttpFacts, body: &[u8], asked: &BTreeSet<JsonPath>, needed: bool) {
         facts.body =
             if body.is_empty() { HttpBody::None } else { HttpBody::Read { bytes: body.len() as u64 } };
         if asked.is_empty() || body.is_empty() {
@@ -176,7 +176,8 @@ impl Head<'_> {
         };
         match read {
             Ok(json) => facts.json = json,
-            Err(why) => opaque(facts, why),
+            Err(why) if needed => opaque(facts, why),
+            Err(_not_json) => {}
         }
     }
 
@@ -301,7 +302,7 @@ impl Given<'_> {
             opaque(&mut facts, why);
         }
         if let Some(body) = self.body {
-            head.read_body(&mut facts, body.as_bytes(), json);
+            head.read_body(&mut facts, body.as_bytes(), json, true);
         }
         facts
     }

@@ -138,7 +138,7 @@ impl Asked {
         let mut facts = head.facts(&asks.headers);
         let whole = self.rest.is_none();
         if whole && !self.read.is_empty() {
-            head.read_body(&mut facts, &self.read, &asks.json);
+            head.read_body(&mut facts, &self.read, &asks.json, needed);
         } else if !whole && needed {
             opaque(
                 &mut facts,
