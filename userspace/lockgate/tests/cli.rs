@@ -218,7 +218,8 @@ fn mistakes_in_the_configuration_are_shown_where_they_are() {
     let world = World::new();
     for (text, place, message, help) in [
         ("goven: []\n", "lockgate.yaml:1:1", "unknown key `goven`", "did you mean `govern`?"),
-        ("store: \"postgres:x\"\n", "lockgate.yaml:1:8", "expected \"sled:PATH\"", "sled"),
+        ("store: \"mysql:x\"\n", "lockgate.yaml:1:8", "expected \"sled:PATH\"", "sled"),
+        ("store: \"postgres:x\"\n", "lockgate.yaml:1:8", "expected postgres://ROLE@HOST", "store_password"),
         ("node: { name: x, instance: A }\n", "lockgate.yaml:1:28", "instance name \"A\"", ""),
         ("node: [\n", "lockgate.yaml:", "not YAML", ""),
     ] {
