@@ -108,6 +108,7 @@ pub(super) fn run(config: &Path, arguments: Arguments) -> anyhow::Result<Exit> {
 /// Holds recordings against the log; how many of them it does not know.
 fn recordings(config: &Path, verify: &Verify, report: &mut Value) -> anyhow::Result<usize> {
     if verify.recording.is_empty() {
+        report["recordings"] = json!([]);
         return Ok(0);
     }
     let key = recording::key(verify.key.as_deref(), report)?;
