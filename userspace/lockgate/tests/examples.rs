@@ -141,8 +141,18 @@ fn every_configuration_in_the_documents_is_read() {
 
 /// Every file that a configuration names.
 fn files(value: &Value, is_file: bool) -> Vec<&str> {
-    const KEYS: &[&str] =
-        &["file", "ca", "store_ca", "ca_key", "certificate", "certificates", "key", "client_ca", "tls_ca", "jwks_file"];
+    const KEYS: &[&str] = &[
+        "file",
+        "ca",
+        "store_ca",
+        "ca_key",
+        "certificate",
+        "certificates",
+        "key",
+        "client_ca",
+        "tls_ca",
+        "jwks_file",
+    ];
     match value {
         Value::String(name) => Vec::from_iter(is_file.then_some(name.as_str())),
         Value::Array(all) => all.iter().flat_map(|one| files(one, is_file)).collect(),
