@@ -27,6 +27,8 @@ use std::{
 const MAX_FILE: u64 = 8 * 1024 * 1024;
 /// Entries of a directory that is read to be covered, those below it included: the biggest have some 450.
 const MAX_ENTRIES: usize = 10_000;
+/// Bytes of all its files: what is in there may be the container's own making.
+const MAX_DIRECTORY: u64 = 4 * MAX_FILE;
 /// How far below it directories are followed: Java keeps its store one below.
 const MAX_DEPTH: usize = 3;
 /// Where a file is for the moment until it is laid over another one.
@@ -121,7 +123,7 @@ impl MountNamespace {
             }
             Err(error) => return Err(error),
         };
-        listed(&directory, MAX_DEPTH, &mut 0).map(Some)
+        listed(&directory, MAX_DEPTH, &mut Room::default()).map(Some)
     }
 
     /// Lays a read-only file over the one at `path`.
@@ -196,7 +198,19 @@ impl MountNamespace {
     }
 }
 
-fn listed(directory: &OwnedFd, depth: usize, count: &mut usize) -> io::Result<Entries> {
+/// How much more of a directory is read.
+struct Room {
+    entries: usize,
+    bytes: u64,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { entries: MAX_ENTRIES, bytes: MAX_DIRECTORY }
+    }
+}
+
+fn listed(directory: &OwnedFd, depth: usize, room: &mut Room) -> io::Result<Entries> {
     use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut entries = Entries::new();
@@ -206,20 +220,27 @@ fn listed(directory: &OwnedFd, depth: usize, count: &mut usize) -> io::Result<En
         if name == "." || name == ".." {
             continue;
         }
-        *count += 1;
-        if *count > MAX_ENTRIES {
-            return Err(io::Error::other(format!("more than {MAX_ENTRIES} entries")));
-        }
+        room.entries = room
+            .entries
+            .checked_sub(1)
+            .ok_or_else(|| io::Error::other(format!("more than {MAX_ENTRIES} entries")))?;
         let status = rustix::fs::statat(directory, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
         let entry = match FileType::from_raw_mode(status.st_mode) {
             FileType::Symlink => {
                 let to = rustix::fs::readlinkat(directory, name, Vec::new())?;
                 Entry::Link(OsStr::from_bytes(to.to_bytes()).into())
             }
-            FileType::RegularFile => Entry::File(contents(openat(directory, name, flags, Mode::empty())?)?),
+            FileType::RegularFile => {
+                let content = contents(openat(directory, name, flags, Mode::empty())?)?;
+                room.bytes = room
+                    .bytes
+                    .checked_sub(content.len() as u64)
+                    .ok_or_else(|| io::Error::other(format!("more than {MAX_DIRECTORY} bytes")))?;
+                Entry::File(content)
+            }
             FileType::Directory if depth > 0 => {
                 let below = openat(directory, name, flags | OFlags::DIRECTORY, Mode::empty())?;
-                Entry::Directory(listed(&below, depth - 1, count)?)
+                Entry::Directory(listed(&below, depth - 1, room)?)
             }
             _another => continue,
         };
@@ -339,6 +360,12 @@ mod tests {
         fs::write(directory.join("java/cacerts"), "store").unwrap();
         std::os::unix::fs::symlink("one.pem", directory.join("1.0")).unwrap();
 
+        let huge = scratch.path().join("huge");
+        fs::create_dir(&huge).unwrap();
+        for name in 0..5 {
+            File::create(huge.join(name.to_string())).unwrap().set_len(MAX_FILE).unwrap();
+        }
+
         let elsewhere = Elsewhere::start();
         let namespace = MountNamespace::of(elsewhere.0.id()).unwrap();
         assert!(!namespace.is_own().unwrap());
@@ -346,6 +373,7 @@ mod tests {
         assert_eq!(namespace.read(&link).unwrap().unwrap(), b"old");
         assert_eq!(namespace.read(&scratch.path().join("none")).unwrap(), None);
         assert!(namespace.read(scratch.path()).is_err());
+        assert!(namespace.list(&huge).unwrap_err().to_string().contains("more than"));
 
         namespace.cover_file(&link, b"new").unwrap();
         assert_eq!(
