@@ -30,6 +30,7 @@ const TESTS: &[&str] = &[
     "passwd",
     "procps",
     "curl",
+    "git",
     "python3",
     "openssl",
     "dnsmasq-base",
