@@ -117,6 +117,11 @@ async fn a_container_trusts_it_without_a_change_to_its_image() -> Result<()> {
     ensure!(states.iter().all(|row| row["state"] == "already"), "{told}");
     fs::write(Path::new(&scratch).join("go"), "")?;
     appears("second").await?;
+    // A CA that came later lies in a second layer; what is removed is all of it.
+    let other = world.agent.scratch().write("other.pem", &TestCa::new("another")?.pem())?;
+    let other = other.display().to_string();
+    let done = world.agent.cli(&["trust", "mount", "--pid", &pid, "--certificate", &other])?;
+    ensure!(done.status.success() && said(&done).contains("changed"), "{}", said(&done));
     let done = world.agent.cli(&["trust", "mount", "--pid", &pid, "--remove"])?;
     ensure!(done.status.success() && said(&done).contains("changed"), "{}", said(&done));
     fs::write(Path::new(&scratch).join("removed"), "")?;

@@ -55,8 +55,30 @@ pub(crate) fn cover(namespace: &MountNamespace, authorities: &[Authority]) -> Ve
     directory.into_iter().chain(files).collect()
 }
 
-/// Takes the covers away again.
+/// Covers that may lie over one another, one for each time that something was missing: CAs come and go.
+const MAX_LAYERS: usize = 64;
+
+/// Takes the covers away again, all that lie over one another.
 pub(crate) fn uncover(namespace: &MountNamespace) -> Vec<Outcome> {
+    let mut all: Vec<Outcome> = Vec::new();
+    for _ in 0..MAX_LAYERS {
+        let layer = uncover_layer(namespace);
+        let is_last = !layer.iter().any(|outcome| matches!(outcome.done, Done::Changed));
+        for outcome in layer {
+            // What became of a path in the end counts.
+            match all.iter_mut().find(|known| known.path == outcome.path) {
+                Some(known) => *known = outcome,
+                None => all.push(outcome),
+            }
+        }
+        if is_last {
+            break;
+        }
+    }
+    all
+}
+
+fn uncover_layer(namespace: &MountNamespace) -> Vec<Outcome> {
     let files = BUNDLES.iter().rev().filter_map(|path| outcome(path, uncover_file(namespace, path)));
     let mut all: Vec<Outcome> = files.collect();
     all.extend(outcome(HASHED, uncover_directory(namespace)));
