@@ -51,6 +51,22 @@ async fn smuggled_requests_are_refused_and_recorded() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn trailers_say_nothing_that_a_header_would_have_decided() -> Result<()> {
+    let world = World::new(Speaks::One).await?;
+    for (trailer, arrives) in [("X-HTTP-Method-Override: DELETE", false), ("X-Checksum: 7", true)] {
+        let name = trailer.split(':').next().unwrap_or_default();
+        let request = format!(
+            "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: {name}\r\nConnection: close\r\n\r\n\
+             1\r\nx\r\n0\r\n{trailer}\r\n\r\n"
+        );
+        world.raw(request.as_bytes()).await?;
+        let seen = world.origin.seen().to_ascii_lowercase();
+        assert_eq!(seen.contains(&trailer.to_ascii_lowercase()), arrives, "{seen}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn paths_are_no_way_around_a_rule() -> Result<()> {
     let world = World::new(Speaks::One).await?;
     for path in [
